@@ -1,0 +1,232 @@
+"""Encoders: from images to the features that a Coordinator draws its prompts from.
+
+A frozen encoder is fitted once to the training images and then only transforms, so that each image's
+features are computed once. A trainable one (`ScratchEncoder`) has parameters of its own, which stand in
+front of the decoder's in every candidate.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.base import BaseEstimator, clone
+from sklearn.decomposition import PCA
+
+from .decoder import CELLS, n_stages_for
+
+__all__ = ["Encoder", "PCAEncoder", "ScratchEncoder", "TimmEncoder", "make_encoder"]
+
+
+class Encoder(BaseEstimator, ABC):
+    """What a Coordinator needs of an encoder."""
+
+    #: Parameters that are trained with the decoder; 0 for a frozen encoder.
+    n_parameters = 0
+
+    @abstractmethod
+    def fit(self, pixels: torch.Tensor) -> Encoder:
+        """Learn from training images (n, 3, height, width) in [0, 1]; set `n_features_out_`."""
+
+    @abstractmethod
+    def transform(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Per-image features of shape (n, ...), which do not depend on trainable parameters."""
+
+
+class PCAEncoder(Encoder):
+    """Principal components of the training images: the statistical encoder of BlackVIP-SE.
+
+    Parameters
+    ----------
+    n_components : int, default=98
+        Components to keep; fewer where there are fewer images or pixels.
+
+    Notes
+    -----
+    Features are divided by one number, so that their root mean square over the training images is 1.
+    """
+
+    def __init__(self, n_components: int = 98):
+        self.n_components = n_components
+
+    def fit(self, pixels):
+        rows = pixels.flatten(1).numpy()
+        n_components = min(self.n_components, *rows.shape)
+        # The full solver is exact and draws no random numbers.
+        self.pca_ = PCA(n_components, svd_solver="full").fit(rows.astype(np.float64))
+        features = self.pca_.transform(rows)
+        self.scale_ = 1 / max(float(np.sqrt(np.mean(features**2))), 1e-12)
+        self.n_features_out_ = n_components
+        return self
+
+    def transform(self, pixels):
+        rows = pixels.flatten(1).numpy()
+        return torch.from_numpy(self.pca_.transform(rows.astype(np.float64)) * self.scale_)
+
+
+class TimmEncoder(Encoder):
+    """Any image model of timm, frozen, by its name: BlackVIP's ViT-MAE is ``vit_base_patch16_224.mae``.
+
+    Parameters
+    ----------
+    model_name : str
+        Name of a timm model, with the tag of its weights.
+    pretrained : bool, default=True
+        Whether to load the weights (from timm's hub, at the first use).
+    batch_size : int, default=32
+        Images in one forward pass.
+    device : str, default="cpu"
+
+    Notes
+    -----
+    The features are the model's pooled output without its classifier. For a ViT whose weights come without
+    a trained pooling (such as ViT-MAE) that is the class token, as in the paper. The network is loaded when
+    it is first needed; it is in neither clones nor pickles, which hold its name.
+    """
+
+    def __init__(self, model_name: str, pretrained: bool = True, batch_size: int = 32, device: str = "cpu"):
+        self.model_name = model_name
+        self.pretrained = pretrained
+        self.batch_size = batch_size
+        self.device = device
+
+    def fit(self, pixels):
+        self.n_features_out_ = self.transform(pixels[:1]).shape[1]
+        return self
+
+    def transform(self, pixels):
+        model, config = self._loaded()
+        size = config["input_size"][-2:]
+        mean, std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
+        parts = []
+        for part in pixels.split(self.batch_size):
+            if part.shape[-2:] != tuple(size):
+                part = F.interpolate(part, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+            with torch.inference_mode():
+                parts.append(model(((part - mean) / std).float().to(self.device)).cpu().clone())
+        return torch.cat(parts)
+
+    def _loaded(self):
+        if "_network" not in self.__dict__:
+            import timm
+
+            extra = {"global_pool": "token"} if self.model_name.startswith("vit_") else {}
+            with torch.random.fork_rng(devices=[]):  # weights that are not loaded are drawn from the global state
+                if not self.pretrained:
+                    torch.default_generator.manual_seed(0)
+                model = timm.create_model(self.model_name, pretrained=self.pretrained, num_classes=0, **extra)
+            self._network = model.eval().to(self.device), timm.data.resolve_data_config({}, model=model)
+        return self._network
+
+    def __getstate__(self):
+        state = dict(super().__getstate__())
+        state.pop("_network", None)
+        return state
+
+
+class ScratchEncoder(Encoder):
+    """A convolutional encoder that is trained together with the decoder: the paper's variant without weights.
+
+    Stages of a 3x3 convolution, a 2x2 convolution with stride 2, BatchNorm and GELU halve the image down to
+    7 x 7 cells: five for 224 px (3 -> 32 -> 64 -> 64 -> 128 -> 32 channels), fewer for smaller images, whose
+    last stages are then left out but for the final width. Images are resized to 7·2^s pixels.
+
+    Notes
+    -----
+    It has several hundred thousand parameters at 224 px, all of which SPSA perturbs: a yardstick more than a
+    tool. Its features are the (resized) images.
+    """
+
+    _widths = (32, 64, 64, 128)
+    n_channels_out = 32
+
+    def fit(self, pixels):
+        self.n_stages_ = n_stages_for(*pixels.shape[-2:])
+        widths = (3, *self._widths[: self.n_stages_ - 1], self.n_channels_out)
+        self.shapes_ = []
+        for n_in, n_out in zip(widths[:-1], widths[1:]):
+            n_mid = n_in if n_in != 3 else n_out
+            self.shapes_ += [
+                ((n_mid, n_in, 3, 3), n_in * 9),
+                ((n_mid,), n_in * 9),
+                ((n_out, n_mid, 2, 2), n_mid * 4),
+                ((n_out,), None),
+                ((n_out,), None),
+            ]
+        self.n_parameters = sum(math.prod(shape) for shape, _ in self.shapes_)
+        self.n_features_out_ = self.n_channels_out * CELLS**2
+        return self
+
+    def transform(self, pixels):
+        side = CELLS * 2**self.n_stages_
+        return F.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
+
+    def initial_parameters(self, rng: np.random.Generator) -> np.ndarray:
+        """Parameters as torch.nn starts them."""
+        parts = []
+        for index, (shape, fan) in enumerate(self.shapes_):
+            size = math.prod(shape)
+            if fan is None:
+                parts.append(np.full(size, 1.0 if index % 5 == 3 else 0.0))
+            else:
+                parts.append(rng.uniform(-1, 1, size) / math.sqrt(fan))
+        return np.concatenate(parts)
+
+    def __call__(self, parameters: torch.Tensor, images: torch.Tensor, statistics=None) -> torch.Tensor:
+        """Cells (p, n, 32, 49) of each parameter vector (p, n_parameters) for images (n, 3, side, side)."""
+        return torch.stack([self._forward(w, images, statistics)[0] for w in parameters])
+
+    def batch_statistics(self, parameters: torch.Tensor, batches) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """BatchNorm's statistics over all batches of `batches()`, as `Decoder.batch_statistics` computes them."""
+        statistics = []
+        for stage in range(self.n_stages_):
+            count, total, square = 0, 0.0, 0.0
+            for images in batches():
+                h = self._forward(parameters, images, statistics, stop=stage)[1].double()
+                count += h.numel() // h.shape[1]
+                total = total + h.sum((0, 2, 3))
+                square = square + h.square().sum((0, 2, 3))
+            mean = total / count
+            variance = (square / count - mean.square()).clamp(min=0)
+            statistics.append((mean.to(parameters.dtype), variance.to(parameters.dtype)))
+        return statistics
+
+    def _forward(self, parameters, h, statistics, stop=None):
+        """Cells, and the input of the BatchNorm of stage `stop`, at which it ends when that is given."""
+        parts = parameters.split([math.prod(shape) for shape, _ in self.shapes_])
+        pieces = [part.view(shape) for part, (shape, _) in zip(parts, self.shapes_)]
+        for stage in range(self.n_stages_):
+            conv, bias, down, gain, shift = pieces[5 * stage : 5 * stage + 5]
+            h = F.conv2d(F.conv2d(h, conv, bias, padding=1), down, stride=2)
+            if stage == stop:
+                return None, h
+            mean, variance = (None, None) if statistics is None else statistics[stage]
+            h = F.gelu(F.batch_norm(h, mean, variance, gain, shift, training=statistics is None))
+        return h.flatten(2), h
+
+
+def make_encoder(encoder) -> Encoder:
+    """An encoder from ``"pca"``, ``"scratch"``, the name of a timm model, or an `Encoder`, of which a clone is made."""
+    if isinstance(encoder, Encoder):
+        return clone(encoder)
+    if not isinstance(encoder, str):
+        raise TypeError(
+            f"encoder is a {type(encoder).__name__}; expected 'pca', 'scratch', a timm model's name, or an Encoder."
+        )
+    if encoder == "pca":
+        return PCAEncoder()
+    if encoder == "scratch":
+        return ScratchEncoder()
+    import timm
+
+    if not timm.is_model(encoder.split(".")[0]):
+        close = difflib.get_close_matches(encoder, timm.list_models(), n=3)
+        raise ValueError(
+            f"encoder={encoder!r} is neither 'pca' nor 'scratch' nor a model that timm knows"
+            + (f"; near it: {', '.join(close)}." if close else ". timm.list_models() lists them.")
+        )
+    return TimmEncoder(encoder)

@@ -1,0 +1,43 @@
+"""The errors and warnings that this package raises on purpose: one small hierarchy."""
+
+from __future__ import annotations
+
+from sklearn.exceptions import ConvergenceWarning
+
+__all__ = [
+    "BlackVIPError",
+    "BudgetError",
+    "ClassPromptError",
+    "FitInterruptedWarning",
+    "ImageError",
+    "PromptNotUsedWarning",
+    "ScoreError",
+]
+
+
+class BlackVIPError(ValueError):
+    """Base of all errors of this package; a `ValueError`, as scikit-learn's users expect."""
+
+
+class ImageError(BlackVIPError):
+    """An image, or a set of images, that cannot be used."""
+
+
+class ClassPromptError(BlackVIPError):
+    """Class prompts that do not fit the classes."""
+
+
+class ScoreError(BlackVIPError):
+    """A score function returned something that is not one finite score per image and class."""
+
+
+class BudgetError(BlackVIPError):
+    """The budget of billed images does not cover what was asked for."""
+
+
+class PromptNotUsedWarning(ConvergenceWarning):
+    """The trained prompt did not beat what was free, and the fitted estimator does not use it."""
+
+
+class FitInterruptedWarning(UserWarning):
+    """`fit` was interrupted; the estimator is fitted with the best prompt found until then."""

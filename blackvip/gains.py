@@ -1,0 +1,155 @@
+"""Step and perturbation sizes that fit the problem, found before training starts.
+
+The right step size differs by orders of magnitude between problems, since parameters, prompts and services
+differ. Both rules here measure in pixels, which are the same for all of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .optimizers import segmented_uniform
+
+__all__ = ["BUDGET_SHARE", "adapt_step_size", "find_a", "gain_cost", "needs_gains", "noise_tolerance", "set_gains"]
+
+BUDGET_SHARE = 0.1  #: The most of a training budget that gains which are "auto" may cost.
+PERTURBATION_RMS = 0.08  #: The most by which c="auto" moves a prompt, root mean square, in units of the pixel range.
+_SIZES = (0.01, 0.03, 0.09, 0.27)  # of random prompts that are tried, in the same unit
+_INDIFFERENT = 0.05  # share of the loss by which two sizes may differ and count as equal
+_GROWTH, _BACKOFF = 1.5, 3.0  # of the step size after a check
+_MAX_IMAGES = 160  # on which each size is tried at most
+_N_DIRECTIONS = 2  # random prompts, each with both signs, among which these images are divided
+
+
+def needs_gains(optimizer) -> bool:
+    """Whether the optimizer has a step or perturbation size that is still "auto"."""
+    return "auto" in (getattr(optimizer, "a", None), getattr(optimizer, "c", None))
+
+
+def gain_cost(optimizer, batches, budget: int) -> int:
+    """Images that finding the gains bills: at most a tenth of `budget`, but no less than the search needs."""
+    if not needs_gains(optimizer):
+        return 0
+    return _estimate_cost(optimizer, batches) + len(_SIZES) * _n_images(optimizer, batches, budget)
+
+
+def _estimate_cost(optimizer, batches):
+    return optimizer.n_candidates * batches.batch_size if optimizer.a == "auto" else 0
+
+
+def _n_images(optimizer, batches, budget):
+    """Images on which each size of random prompts is tried."""
+    affordable = (BUDGET_SHARE * budget - _estimate_cost(optimizer, batches)) // len(_SIZES)
+    most = min(_MAX_IMAGES, len(batches.rows))
+    return int(np.clip(affordable, min(2 * _N_DIRECTIONS, most), most))
+
+
+def set_gains(objective, optimizer, w: np.ndarray, batches, rng: np.random.Generator, budget: int) -> None:
+    """Replace the optimizer's "auto" gains by numbers; what that bills is `gain_cost`.
+
+    Parameters
+    ----------
+    objective : Objective
+    optimizer : Optimizer
+        Unchanged unless its `a` or `c` is "auto".
+    w : ndarray of shape (d,)
+        Where training will start.
+    batches : Batches
+    rng : numpy.random.Generator
+    budget : int
+        Images that training may bill, what is billed here included.
+    """
+    if not needs_gains(optimizer):
+        return
+    tolerance = noise_tolerance(objective, w, batches.rows, rng, _n_images(optimizer, batches, budget))
+    if optimizer.c == "auto":
+        optimizer.set_params(c=_find_c(objective, w, rng, min(PERTURBATION_RMS, tolerance)))
+    if optimizer.a == "auto":
+        n_steps = (budget - gain_cost(optimizer, batches, budget)) // (optimizer.n_candidates * batches.batch_size)
+        optimizer.set_params(a=find_a(objective, optimizer, w, batches, rng, max(1, n_steps), tolerance))
+
+
+def noise_tolerance(objective, w: np.ndarray, rows: np.ndarray, rng: np.random.Generator, n_images: int) -> float:
+    """The size of random prompts that the service likes best: their root mean square, in units of the pixel range.
+
+    A few random prompts are scaled to four sizes, and each size is scored on the same `n_images` training images.
+    Small ones do nothing and large ones hurt; where the service reads the domain badly, those between often help.
+    Of the sizes whose mean loss is within 5 % of the lowest, the largest is taken.
+    """
+    images = rng.permutation(rows)[:n_images]
+    directions = segmented_uniform(rng, (_N_DIRECTIONS, len(w)))
+    losses = np.zeros(len(_SIZES))
+    for direction, some in zip(np.concatenate([directions, -directions]), np.array_split(images, 2 * _N_DIRECTIONS)):
+        if len(some):
+            lengths = np.array([_length_for(objective, w, direction, rms) for rms in _SIZES])
+            losses += objective.candidate_losses(w + lengths[:, None] * direction, some) * len(some)
+    return _SIZES[int(np.flatnonzero(losses <= (1 + _INDIFFERENT) * losses.min()).max())]
+
+
+def _find_c(objective, w, rng, rms):
+    """The c at which a perturbation moves the prompts by `rms`, on the average of a few; bills nothing."""
+    lengths = [_length_for(objective, w, direction, rms) for direction in segmented_uniform(rng, (8, len(w)))]
+    return float(1 / np.mean(np.reciprocal(lengths)))
+
+
+def find_a(objective, optimizer, w, batches, rng, n_steps: int, tolerance: float) -> float:
+    """The step size at which a whole run, on noise alone, moves the prompts by what the service tolerates.
+
+    Spall (1998, section III.B) asks for first steps of a length that suits the problem. Here the service
+    tells that length: an estimate from simultaneous perturbation in d parameters is mostly noise, and the
+    steps add it up. So a is set such that `n_steps` estimates as long as the one that is measured here, were
+    they all noise, would add up to a random prompt that the service still tolerates. Bills one estimate.
+
+    Parameters
+    ----------
+    objective : Objective
+    optimizer : SPSA
+        With its c set.
+    w : ndarray of shape (d,)
+    batches : Batches
+    rng : numpy.random.Generator
+    n_steps : int
+        Steps that the budget allows.
+    tolerance : float
+        See `noise_tolerance`.
+
+    Returns
+    -------
+    a : float
+    """
+    optimizer.start(w, rng)
+    estimate = optimizer.estimate(objective.candidate_losses(optimizer.ask(), batches.next()))
+    norm = np.linalg.norm(estimate)
+    if optimizer.clip is not None:
+        norm = min(norm, optimizer.clip)
+    if norm == 0:  # a service that answers all alike shows no direction, whatever the step
+        return float(optimizer.c)
+    direction = estimate / np.linalg.norm(estimate)
+    moved = objective.prompt_rms(w, optimizer.c * direction) / optimizer.c * norm
+    if moved == 0:
+        return float(optimizer.c)
+    return float(tolerance / (moved * optimizer.accumulated_noise(n_steps)))
+
+
+def adapt_step_size(optimizer, validation) -> None:
+    """Correct a step size that was found at the start, after each check of the held-out images.
+
+    While they improve, a grows by half. Where they are worse by a twentieth than they have been, training goes
+    back to the best parameters, with a third of the step size.
+    """
+    if validation.checks_since_best == 0:
+        optimizer.set_params(a=optimizer.a * _GROWTH)
+    elif validation.last_loss > (1 + _INDIFFERENT) * validation.best_loss:
+        optimizer.restart_from(validation.best_w)
+        optimizer.set_params(a=optimizer.a / _BACKOFF)
+
+
+def _length_for(objective, w, direction, rms):
+    """The factor with which `direction` moves the prompts by `rms`; bills nothing."""
+    factor = rms
+    for _ in range(4):  # prompts are nearly linear in a small change of the parameters
+        moved = objective.prompt_rms(w, factor * direction)
+        if moved == 0:
+            return factor
+        factor *= rms / moved
+    return factor

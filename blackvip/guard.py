@@ -1,0 +1,121 @@
+"""The guard: nothing ships that is worse than what was free.
+
+Some labelled images are held out from the prompt's training. They choose among the prompts of a run, end a run
+that no longer improves, and at the end decide between the best prompt and none.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .heads import JudgedHead
+from .losses import cross_entropy
+
+__all__ = ["Validation", "prompt_helps", "split_held_out"]
+
+
+def split_held_out(y: np.ndarray, fraction: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train the prompt on, and rows held out: of each class the share `fraction`, rounded down."""
+    held_out = [
+        rng.permutation(np.flatnonzero(y == label))[: int(fraction * np.sum(y == label))] for label in np.unique(y)
+    ]
+    held_out = np.sort(np.concatenate(held_out))
+    return np.setdiff1d(np.arange(len(y)), held_out), held_out
+
+
+class Validation:
+    """Held-out images that choose among the parameter vectors of a run, and end it when nothing improves.
+
+    Parameters
+    ----------
+    objective : Objective
+    rows : ndarray of int
+        Held-out images; with none, nothing is checked.
+    n_checks : int
+        Checks over a whole run.
+    patience : int or None
+        Checks without an improvement after which `exhausted` is true; None: never.
+
+    Attributes
+    ----------
+    best_w : ndarray of shape (d,) or None
+        The vector with the lowest held-out loss.
+    best_loss, last_loss : float
+        The lowest held-out loss, and that of the last check.
+    best_log_scores : ndarray of shape (len(rows), n_classes) or None
+        The held-out images' log scores at `best_w`.
+    """
+
+    def __init__(self, objective, rows, n_checks, patience=None):
+        self.objective = objective
+        self.rows = rows
+        self.n_checks = n_checks
+        self.patience = patience
+        self.interval = None
+        self.best_loss = self.last_loss = np.inf
+        self.best_w = None
+        self.best_log_scores = None
+        self.checks_since_best = 0
+
+    @property
+    def cost(self) -> int:
+        """Images that all checks together bill at most."""
+        return self.n_checks * len(self.rows)
+
+    def spread_over(self, n_steps: int) -> None:
+        """Spread the checks evenly over a run of `n_steps` steps, the last one at its end."""
+        self.interval = max(1, math.ceil(n_steps / self.n_checks)) if self.n_checks else n_steps
+        self.n_steps = n_steps
+
+    def is_due(self, n_iter: int) -> bool:
+        return len(self.rows) > 0 and (n_iter % self.interval == 0 or n_iter == self.n_steps)
+
+    def check(self, w: np.ndarray) -> dict:
+        """Score the held-out images at `w`, remember it if it is the best, and return the figures."""
+        log_scores = self.objective.log_scores(w, self.rows)
+        y = self.objective.y[self.rows]
+        loss = float(cross_entropy(log_scores, y).mean())
+        self.last_loss = loss
+        self.checks_since_best += 1
+        if loss < self.best_loss:
+            self.best_loss, self.best_w, self.best_log_scores = loss, w.copy(), log_scores
+            self.checks_since_best = 0
+        accuracy = float((log_scores.argmax(axis=1) == y).mean())
+        return {"validation_loss": loss, "validation_accuracy": accuracy}
+
+    def completed_log_scores(self, w: np.ndarray) -> np.ndarray:
+        """Log scores of all images at `w`; bills those that are not known from the best check."""
+        n_images = len(self.objective.y)
+        if self.best_w is None or not np.array_equal(w, self.best_w):
+            return self.objective.log_scores(w, np.arange(n_images))
+        others = np.setdiff1d(np.arange(n_images), self.rows)
+        log_scores = np.empty((n_images, self.best_log_scores.shape[1]))
+        log_scores[self.rows] = self.best_log_scores
+        log_scores[others] = self.objective.log_scores(w, others)
+        return log_scores
+
+    @property
+    def exhausted(self) -> bool:
+        return self.patience is not None and self.checks_since_best >= self.patience
+
+
+def prompt_helps(plain: JudgedHead, prompted: JudgedHead, held_out: np.ndarray) -> bool:
+    """Whether prompted images are classified better than plain ones.
+
+    Parameters
+    ----------
+    plain, prompted : JudgedHead
+        On the training images without and with their prompts.
+    held_out : ndarray of int
+        The images that the prompt was not trained on; may be empty.
+
+    Returns
+    -------
+    helps : bool
+        Whether the log loss is lower on the held-out images as well as on all of them. Those that the prompt
+        was trained on flatter it, but are the more numerous: a prompt that does not win on both is noise.
+    """
+    gain = plain.losses - prompted.losses
+    return bool(gain.mean() > 0 and (not len(held_out) or gain[held_out].mean() > 0))

@@ -1,0 +1,271 @@
+"""Prompters: from an image's features to the prompt that is added to it, for many candidates at once.
+
+A prompter is fitted to the training images (what is fixed: an encoder, means, scales), makes prompts for any
+number of candidate parameter vectors while an optimizer searches, and at the end is frozen at the vector that
+was found. A frozen prompter stands alone: it turns images into prompted images and pickles by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils.validation import check_is_fitted
+
+from .decoder import CELLS, Decoder, n_stages_for
+from .encoders import make_encoder
+
+__all__ = ["Coordinator", "PromptBasis", "Prompter", "make_prompter"]
+
+
+class Prompter(BaseEstimator, ABC):
+    """What the training loop needs of a prompter.
+
+    Attributes
+    ----------
+    n_parameters_ : int
+        Length of a candidate, known after `fit`.
+    parameters_ : ndarray of shape (n_parameters_,)
+        The vector at which the prompter is frozen.
+    prompt_scale_ : float
+        The factor of the prompt with which it was frozen.
+    """
+
+    @abstractmethod
+    def fit(self, pixels: torch.Tensor) -> Prompter:
+        """Learn what is fixed from training images (n, 3, height, width) in [0, 1]."""
+
+    @abstractmethod
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What the prompt of each image is made from, of shape (n, ...)."""
+
+    @abstractmethod
+    def initial_parameters(self, rng: np.random.Generator) -> np.ndarray:
+        """The vector of shape (n_parameters_,) that training starts from."""
+
+    @abstractmethod
+    def prompts(self, candidates: torch.Tensor, features: torch.Tensor, statistics=None) -> torch.Tensor:
+        """Prompts (p, n, 3, height, width) of candidates (p, n_parameters_) for features (n, ...).
+
+        With `statistics`, as `batch_statistics` gives them, an image's prompt does not depend on the others.
+        """
+
+    def batch_statistics(self, parameters: torch.Tensor, batches):
+        """What `prompts` needs so that an image's prompt does not depend on the rest of its batch, if anything.
+
+        Parameters
+        ----------
+        parameters : tensor of shape (n_parameters_,)
+        batches : callable returning an iterator over the features of all training images
+        """
+        return None
+
+    def freeze(self, parameters: np.ndarray, statistics=None, prompt_scale: float = 1.0) -> Prompter:
+        """Fix the parameters, and the batch statistics (in float64) that belong to them."""
+        self.parameters_ = np.array(parameters, dtype=np.float64)
+        self.statistics_ = statistics
+        self.prompt_scale_ = float(prompt_scale)
+        return self
+
+    def frozen_prompts(self, features: torch.Tensor) -> torch.Tensor:
+        """Prompts (n, 3, height, width) of the frozen parameters, in float64.
+
+        Double precision makes the 8-bit image that is sent independent of the batch it was computed in.
+        """
+        check_is_fitted(self, "parameters_")
+        return self.prompts(torch.from_numpy(self.parameters_)[None], features.double(), self.statistics_)[0]
+
+    def transform(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Prompted images (n, 3, height, width) in [0, 1] from images of the same form; no service is called."""
+        if self.prompt_scale_ == 0:
+            return pixels
+        prompts = self.frozen_prompts(self.features(pixels))
+        return prompted(pixels.double(), prompts[None], self.prompt_scale_)[0]
+
+
+def prompted(pixels: torch.Tensor, prompts: torch.Tensor, prompt_scale: float) -> torch.Tensor:
+    """clip(x + eps h(x)), BlackVIP eq. 1, in pixels of [0, 1]: (n, ...) and (p, n, ...) -> (p, n, ...)."""
+    return torch.add(pixels, prompts, alpha=prompt_scale).clamp_(0, 1)
+
+
+class Coordinator(Prompter):
+    """BlackVIP's Coordinator: a frozen encoder, a prompt trigger and a small decoder.
+
+    An image's features z and the trigger t, a vector that is trained, are put one behind the other and cut
+    into 7 x 7 cells, from which the decoder draws the prompt (BlackVIP, section 3.2).
+
+    Parameters
+    ----------
+    encoder : str or Encoder, default="pca"
+        ``"pca"`` (BlackVIP-SE), ``"scratch"``, or the name of a timm model, such as
+        ``"vit_base_patch16_224.mae"``.
+    src_dim : int or "auto", default="auto"
+        Length of [z, t], a multiple of 49. "auto": the smallest of 784, 1568, 3136, ... that is at least one
+        and a half times as long as z (1568 for 768 features, 3136 for 2048, as in the paper).
+    last_layer : {"zero", "random"}, default="zero"
+        Start of the decoder's last layer. "zero": the first prompt is zero, so that training starts from the
+        zero-shot service. "random": the paper's start.
+
+    Attributes
+    ----------
+    encoder_ : Encoder
+    decoder_ : Decoder
+    n_trigger_ : int
+        Length of the trigger.
+
+    Notes
+    -----
+    At 224 px the decoder has the paper's five stages. For smaller images it has the fewest stages whose
+    7·2^s px cover the image's longer side (at least one), the last ones of the paper's, and the prompt's
+    centre is cut out. For larger images the 224-px prompt is resized to the image's longer side, bilinearly,
+    and its centre cut out.
+    """
+
+    def __init__(self, encoder="pca", src_dim="auto", last_layer="zero"):
+        self.encoder = encoder
+        self.src_dim = src_dim
+        self.last_layer = last_layer
+
+    def fit(self, pixels):
+        if self.last_layer not in ("zero", "random"):
+            raise ValueError(f"last_layer={self.last_layer!r}; expected 'zero' or 'random'.")
+        self.size_ = tuple(pixels.shape[-2:])
+        self.encoder_ = make_encoder(self.encoder).fit(pixels)
+        z_dim = self.encoder_.n_features_out_
+        if self.encoder_.n_parameters:
+            src_dim = z_dim  # its cells are the decoder's input as they are, without a trigger
+        elif self.src_dim == "auto":
+            src_dim = 784
+            while src_dim < 1.5 * z_dim:
+                src_dim *= 2
+        else:
+            src_dim = self.src_dim
+            if src_dim % CELLS**2 or src_dim < z_dim:
+                raise ValueError(
+                    f"src_dim={src_dim}; expected a multiple of 49 that is at least the encoder's {z_dim} features."
+                )
+        self.n_trigger_ = src_dim - z_dim
+        max_groups = 32 if z_dim == 2048 else 64
+        self.decoder_ = Decoder(src_dim // CELLS**2, n_stages_for(*self.size_), max_groups)
+        self._sizes = (self.encoder_.n_parameters, self.n_trigger_, self.decoder_.n_parameters)
+        self.n_parameters_ = sum(self._sizes)
+        return self
+
+    def features(self, pixels):
+        return self.encoder_.transform(pixels)
+
+    def initial_parameters(self, rng):
+        encoder = self.encoder_.initial_parameters(rng) if self.encoder_.n_parameters else np.empty(0)
+        trigger = rng.uniform(0.0, 0.1, self.n_trigger_)
+        return np.concatenate([encoder, trigger, self.decoder_.initial_parameters(rng, self.last_layer)])
+
+    def prompts(self, candidates, features, statistics=None):
+        *_, decoder = candidates.split(self._sizes, dim=1)
+        of_encoder, of_decoder = (None, None) if statistics is None else statistics
+        return self._fitted_to_image(self.decoder_(decoder, self._cells(candidates, features, of_encoder), of_decoder))
+
+    def batch_statistics(self, parameters, batches):
+        encoder, _, decoder = parameters.split(self._sizes)
+        of_encoder = None
+        if self.encoder_.n_parameters:
+            of_encoder = self.encoder_.batch_statistics(encoder, batches)
+        cells = lambda: (self._cells(parameters[None], part, of_encoder) for part in batches())
+        return of_encoder, self.decoder_.batch_statistics(decoder, cells)
+
+    def _cells(self, candidates, features, statistics):
+        """[z, t] as (p, n, channels, 49)."""
+        encoder, trigger, _ = candidates.split(self._sizes, dim=1)
+        if self.encoder_.n_parameters:
+            return self.encoder_(encoder, features, statistics)
+        p, n = len(candidates), len(features)
+        z = features.to(candidates.dtype).expand(p, n, -1)
+        t = trigger[:, None].expand(p, n, -1)
+        return torch.cat([z, t], dim=2).view(p, n, -1, CELLS**2)
+
+    def _fitted_to_image(self, prompts):
+        height, width = self.size_
+        side = max(height, width)
+        if side > prompts.shape[-1]:
+            p = len(prompts)
+            prompts = F.interpolate(prompts.flatten(0, 1), size=(side, side), mode="bilinear").unflatten(0, (p, -1))
+        top, left = (prompts.shape[-1] - height) // 2, (prompts.shape[-1] - width) // 2
+        return prompts[..., top : top + height, left : left + width]
+
+
+class PromptBasis(Prompter):
+    """A prompt with a dozen parameters: a weighted sum of fixed images and plain filters of the image itself.
+
+    prompt(x) = sum_j w_j phi_j(x). The phi are the training images' mean, median, 10 % and 90 % quantiles and
+    a constant; the image, three Gaussian blurs of it, its square, and its 3 x 3 maximum and minimum. What SPSA
+    pays for is the number of parameters, so that this basis trains with far fewer billed images than a decoder.
+
+    Parameters
+    ----------
+    rms : float, default=0.3
+        Root mean square over the training images to which each phi is scaled, in units of the pixel range.
+
+    Attributes
+    ----------
+    images_ : tensor of shape (5, 3, height, width)
+        The phi that are the same for every image.
+    scale_ : tensor of shape (12,)
+        The factor of each phi.
+    """
+
+    _sigmas = (1.0, 3.0, 8.0)
+
+    def __init__(self, rms: float = 0.3):
+        self.rms = rms
+
+    def fit(self, pixels):
+        quantiles = torch.from_numpy(np.quantile(pixels.numpy(), [0.5, 0.1, 0.9], axis=0)).to(pixels)
+        self.images_ = torch.stack([pixels.mean(0), *quantiles, torch.ones_like(pixels[0])])
+        self.n_parameters_ = len(self.images_) + len(self._sigmas) + 4
+        power = torch.zeros(self.n_parameters_, dtype=torch.float64)
+        for part in pixels.split(64):
+            power += self._phi(part).double().square().mean((2, 3, 4)).sum(0)
+        self.scale_ = self.rms / (power / len(pixels)).sqrt().clamp(min=1e-3)
+        return self
+
+    def features(self, pixels):
+        """The phi of each image, of shape (n, 12, 3, height, width)."""
+        return self._phi(pixels) * self.scale_.to(pixels.dtype)[:, None, None, None]
+
+    def initial_parameters(self, rng):
+        return np.zeros(self.n_parameters_)
+
+    def prompts(self, candidates, features, statistics=None):
+        n, n_phi = features.shape[:2]
+        flat = features.to(candidates.dtype).view(n, n_phi, -1)
+        return (candidates @ flat).transpose(0, 1).reshape(len(candidates), n, *features.shape[2:])
+
+    def _phi(self, pixels):
+        own = [pixels, *(_blurred(pixels, sigma) for sigma in self._sigmas), pixels.square()]
+        own += [F.max_pool2d(pixels, 3, 1, 1), -F.max_pool2d(-pixels, 3, 1, 1)]
+        still = [image.to(pixels.dtype).expand_as(pixels) for image in self.images_]
+        return torch.stack(still + own, dim=1)
+
+
+def _blurred(pixels, sigma):
+    """Gaussian blur, cut off at two standard deviations, with the edge repeated."""
+    reach = math.ceil(2 * sigma)
+    position = torch.arange(-reach, reach + 1, dtype=pixels.dtype)
+    kernel = torch.exp(-position.square() / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
+    padded = F.pad(pixels, [reach] * 4, mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.transpose(2, 3), groups=3)
+
+
+def make_prompter(prompter, encoder="pca") -> Prompter:
+    """A prompter from ``"coordinator"``, ``"basis"`` or a `Prompter`, of which a clone is made."""
+    if isinstance(prompter, Prompter):
+        return clone(prompter)
+    if prompter == "coordinator":
+        return Coordinator(encoder)
+    if prompter == "basis":
+        return PromptBasis()
+    raise ValueError(f"prompter={prompter!r}; expected 'coordinator', 'basis' or a Prompter.")

@@ -1,0 +1,52 @@
+"""Toy services and data: real computations that take microseconds."""
+
+import numpy as np
+import pytest
+
+
+class ToyService:
+    """A service that recognises bright stripes, and with `glare` takes all bright images for the first class.
+
+    An image's score for class j is the brightness of its j-th vertical stripe. It counts the images that it is
+    sent, keeps what it saw, and can be told to fail.
+    """
+
+    def __init__(self, gain=6.0, glare=0.0):
+        self.gain = gain
+        self.glare = glare
+        self.n_images = 0
+        self.calls = []
+        self.fail_at = None  # the call at which `failure` is raised
+        self.failure = RuntimeError("the service is down")
+
+    def __call__(self, images, class_prompts):
+        self.calls.append((images, class_prompts))
+        self.n_images += len(images)
+        if self.fail_at is not None and len(self.calls) >= self.fail_at:
+            raise self.failure
+        grey = images.mean(axis=3) / 255
+        stripes = np.array_split(grey, len(class_prompts), axis=2)
+        scores = np.stack([stripe.mean(axis=(1, 2)) for stripe in stripes], axis=1)
+        scores[:, 0] += self.glare * grey.mean(axis=(1, 2))
+        return self.gain * scores
+
+
+def make_stripes(n=40, n_classes=2, side=8, background=0.45, seed=0):
+    """Images (n, side, side, 3), uint8, with one brighter stripe; labels."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % n_classes
+    X = np.full((n, side, side), background) + rng.uniform(-0.05, 0.05, (n, side, side))
+    for image, label in zip(X, y):
+        np.array_split(image, n_classes, axis=1)[label][:] += 0.4
+    X = np.round(np.clip(X, 0, 1) * 255).astype(np.uint8)
+    return np.repeat(X[..., None], 3, axis=3), y
+
+
+@pytest.fixture
+def service():
+    return ToyService()
+
+
+@pytest.fixture
+def stripes():
+    return make_stripes()

@@ -1,0 +1,410 @@
+"""The estimator's public behaviour on toy services."""
+
+import io
+import re
+import warnings
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ToyService, make_stripes
+from PIL import Image
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from blackvip import (
+    SPSA,
+    BlackVIPClassifier,
+    BudgetError,
+    ClassPromptError,
+    Coordinator,
+    FitInterruptedWarning,
+    ImageError,
+    PromptBasis,
+    PromptNotUsedWarning,
+    ScoreError,
+    ServiceHead,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::blackvip.PromptNotUsedWarning")
+
+
+def make_classifier(service, **parameters):
+    defaults = dict(prompter="basis", max_queries=1500, random_state=0, verbose=0)
+    return BlackVIPClassifier(service, "stripe {}", **{**defaults, **parameters})
+
+
+@pytest.fixture
+def fitted(service, stripes):
+    return make_classifier(service).fit(*stripes)
+
+
+# What is learned
+
+
+@pytest.mark.parametrize("prompter", ["coordinator", "basis"])
+def test_a_prompt_is_learned_where_the_service_is_blinded(prompter):
+    X, y = make_stripes(n=60, n_classes=3, side=12, background=0.6)
+    X_test, y_test = make_stripes(n=90, n_classes=3, side=12, background=0.6, seed=1)
+    service = ToyService(gain=10, glare=0.7)
+    clf = make_classifier(service, prompter=prompter, head=None, max_queries=12_000).fit(X, y)
+    assert clf.score_controls(X_test, y_test)["zero_shot"] < 0.5
+    assert clf.prompt_used_
+    assert clf.score(X_test, y_test) > 0.9
+    losses = [row["validation_loss"] for row in clf.history_ if "validation_loss" in row]
+    assert min(losses) < clf.controls_["zero_shot"].log_loss
+
+
+def test_a_head_repairs_permuted_scores(stripes):
+    X, y = make_stripes(n=60, n_classes=3, side=9)
+    swapped = lambda images, prompts: ToyService()(images, prompts)[:, ::-1]
+    auto = make_classifier(swapped).fit(X, y)
+    assert auto.score(X, y) == 1
+    assert auto.controls_["zero_shot"].accuracy < 0.5
+    assert auto.controls_["calibrated_zero_shot"].accuracy > 0.9
+
+
+def test_a_useless_prompt_is_not_used_and_said_so(stripes):
+    X, y = stripes
+    rng = np.random.default_rng(0)
+
+    def deaf(images, prompts):  # reads the image but for the prompt: any change is noise to it
+        return rng.normal(size=(len(images), len(prompts)))
+
+    with pytest.warns(PromptNotUsedWarning, match="images will be sent as they are"):
+        clf = make_classifier(deaf, head=None, max_queries=3000).fit(X, np.roll(y, 1))
+    assert not clf.prompt_used_
+    np.testing.assert_array_equal(clf.prompted_images(X), X)
+
+
+def test_without_guard_the_prompt_is_always_used(service, stripes):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PromptNotUsedWarning)
+        clf = make_classifier(service, guard=False).fit(*stripes)
+    assert clf.prompt_used_
+    assert (clf.prompted_images(stripes[0]) != stripes[0]).any()
+    assert not any("validation_loss" in row for row in clf.history_)
+
+
+def test_head_none_is_the_services_own_softmax(service, stripes):
+    X, y = stripes
+    clf = make_classifier(service, head=None).fit(X, y)
+    assert isinstance(clf.head_, ServiceHead)
+    scores = np.exp(service(clf.prompted_images(X), clf.class_prompts_))
+    np.testing.assert_allclose(clf.predict_proba(X), scores / scores.sum(axis=1, keepdims=True), rtol=1e-6)
+
+
+def test_probabilities_are_taken_as_such(stripes):
+    def probabilities(images, prompts):
+        scores = np.exp(ToyService()(images, prompts))
+        return scores / scores.sum(axis=1, keepdims=True)
+
+    clf = make_classifier(probabilities, head=None).fit(*stripes)
+    assert clf.score_type_ == "probabilities"
+    logits = make_classifier(ToyService(), head=None).fit(*stripes)
+    assert logits.score_type_ == "logits"
+    np.testing.assert_allclose(clf.predict_proba(stripes[0]), logits.predict_proba(stripes[0]), atol=1e-6)
+
+
+# Queries
+
+
+@pytest.mark.parametrize("max_queries", [777, 1000, 1501])
+@pytest.mark.parametrize("parameters", [{}, {"guard": False, "a": 0.1, "c": 0.1}, {"images_per_call": 7}])
+def test_queries_are_counted_to_the_image_and_within_the_budget(max_queries, parameters, stripes):
+    service = ToyService()
+    clf = make_classifier(service, max_queries=max_queries, **parameters).fit(*stripes)
+    assert clf.n_queries_ == service.n_images <= max_queries
+    assert clf.n_queries_ > max_queries - 2 * 5 * 16 - 10 * 10  # less than a step, and checks, are left
+    assert clf.history_[-1]["n_queries"] <= clf.n_queries_
+    before = service.n_images
+    clf.predict(stripes[0][:7])
+    assert service.n_images == before + 7
+
+
+def test_a_budget_too_small_says_which_one_works_and_that_one_does(stripes):
+    service = ToyService()
+    with pytest.raises(BudgetError, match="does not pay for one step") as error:
+        make_classifier(service, max_queries=50).fit(*stripes)
+    assert service.n_images == 0
+    smallest = int(re.search(r"budget that works here is (\d+)", str(error.value))[1])
+    with pytest.raises(BudgetError):
+        make_classifier(service, max_queries=smallest - 1).fit(*stripes)
+    assert service.n_images == 0
+    clf = make_classifier(service, max_queries=smallest).fit(*stripes)
+    assert clf.n_iter_ == 1
+    assert clf.n_queries_ == service.n_images <= smallest
+
+
+def test_images_are_sent_as_promised(fitted, service):
+    for images, prompts in service.calls:
+        assert images.dtype == np.uint8
+        assert images.shape[1:] == (8, 8, 3)
+        assert len(images) <= 64
+        assert prompts == ["stripe 0", "stripe 1"]
+    assert fitted.class_prompts_ == ["stripe 0", "stripe 1"]
+
+
+# Reproducibility
+
+
+@pytest.mark.parametrize("prompter", ["coordinator", "basis"])
+def test_same_seed_same_bits_and_untouched_global_states(prompter, stripes):
+    X, y = stripes
+    numpy_before, torch_before = np.random.get_state(), torch.get_rng_state()
+    first, second = (make_classifier(ToyService(), prompter=prompter).fit(X, y) for _ in range(2))
+    first.predict(X)
+    for one, other in zip(numpy_before, np.random.get_state()):
+        np.testing.assert_array_equal(one, other)
+    assert torch.equal(torch.get_rng_state(), torch_before)
+    np.testing.assert_array_equal(first.coordinator_.parameters_, second.coordinator_.parameters_)
+    np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
+    assert first.history_ == second.history_
+    other = make_classifier(ToyService(), prompter=prompter, random_state=1).fit(X, y)
+    assert (other.coordinator_.parameters_ != first.coordinator_.parameters_).any()
+
+
+def test_no_seed_does_not_read_the_global_state(stripes):
+    before = np.random.get_state()[1].copy()
+    make_classifier(ToyService(), random_state=None).fit(*stripes)
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
+    one, other = (
+        make_classifier(ToyService(), random_state=np.random.RandomState(3)).fit(*stripes).coordinator_.parameters_
+        for _ in range(2)
+    )
+    np.testing.assert_array_equal(one, other)
+
+
+def test_prediction_depends_on_the_image_alone_and_changes_nothing(fitted, stripes):
+    X, _ = stripes
+    before = joblib.hash({name: value for name, value in vars(fitted).items() if name != "score_fn"})
+    together = fitted.predict_proba(X)
+    alone = np.concatenate([fitted.predict_proba(image[None]) for image in X])
+    np.testing.assert_allclose(together, alone, atol=1e-12, rtol=0)
+    assert joblib.hash({name: value for name, value in vars(fitted).items() if name != "score_fn"}) == before
+
+
+# Inputs
+
+
+def test_images_in_other_forms_give_the_same_classifier(stripes, tmp_path):
+    X, y = stripes
+    paths = [tmp_path / f"{i}.png" for i in range(len(X))]
+    for path, image in zip(paths, X):
+        Image.fromarray(image).save(path)
+    expected = make_classifier(ToyService()).fit(X, y).predict_proba(X)
+    forms = {
+        "planes": (X.transpose(0, 3, 1, 2), {}),
+        "rows": (X.reshape(len(X), -1), {"image_shape": (8, 8, 3)}),
+        "floats": (X / 255, {}),
+        "PIL": ([Image.fromarray(image) for image in X], {}),
+        "paths": (paths, {}),
+        "column": (pd.Series([str(path) for path in paths]), {}),
+    }
+    for name, (form, parameters) in forms.items():
+        clf = make_classifier(ToyService(), **parameters).fit(form, y)
+        np.testing.assert_allclose(clf.predict_proba(form), expected, atol=1e-12, err_msg=name)
+        assert clf.n_features_in_ == 8 * 8 * 3
+
+
+def test_labels_of_any_type(stripes):
+    X, y = stripes
+    for labels in (np.array(["left", "right"])[y], y.astype(bool), y * 10 + 5, np.array(["b", "a"], dtype=object)[y]):
+        clf = make_classifier(ToyService()).fit(X, labels)
+        np.testing.assert_array_equal(clf.classes_, np.unique(labels))
+        assert (clf.predict(X) == labels).all()
+        assert clf.class_prompts_ == [f"stripe {label}" for label in np.unique(labels)]
+
+
+def test_class_prompts_by_dict_and_sequence(stripes):
+    X, y = stripes
+    service = ToyService()
+    BlackVIPClassifier(service, {1: "right", 0: "left", 2: "top"}, max_queries=1500, verbose=0).fit(X, y)
+    assert service.calls[-1][1] == ["left", "right"]
+    BlackVIPClassifier(service, ["first", "second"], max_queries=1500, verbose=0).fit(X, y)
+    assert service.calls[-1][1] == ["first", "second"]
+
+
+def test_binary_decision_function_and_many_classes(fitted):
+    X, y = make_stripes(n=60, n_classes=3, side=9)
+    proba = fitted.predict_proba(X[:5, :8, :8])
+    np.testing.assert_allclose(fitted.decision_function(X[:5, :8, :8]), np.log(proba[:, 1] / proba[:, 0]), atol=1e-9)
+    clf = make_classifier(ToyService()).fit(X, y)
+    assert clf.decision_function(X).shape == (60, 3)
+    np.testing.assert_allclose(clf.predict_proba(X).sum(axis=1), 1)
+
+
+# Errors: each before anything is paid for
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "parameters", "error", "message"),
+    [
+        (None, [0] * 40, {}, ValueError, "1 class, 0; expected at least two"),
+        (None, [0, 1] * 10, {}, ValueError, "inconsistent numbers of samples"),
+        (None, None, {"class_prompts": ["a", "b", "c"]}, ClassPromptError, "3 prompts, but y has 2 classes"),
+        (None, None, {"class_prompts": {0: "a"}}, ClassPromptError, r"no prompt for the classes \[1\]"),
+        (["nowhere.png"] * 40, None, {}, ImageError, r"Image 0 \(nowhere.png\) cannot be read"),
+        (np.full((40, 4, 4), np.nan), None, {}, ImageError, "Image 0 contains NaN"),
+        (None, None, {"a": -1.0}, ValueError, "'a' parameter of BlackVIPClassifier must be"),
+        (None, None, {"prompter": "frame"}, ValueError, "'prompter' parameter of BlackVIPClassifier must be"),
+        (
+            None,
+            None,
+            {"encoder": "no_such_model", "prompter": "coordinator"},
+            ValueError,
+            "nor a model that timm knows",
+        ),
+        (None, np.linspace(0, 1, 40), {}, ValueError, "Unknown label type"),
+        (None, [0, 1, np.nan, 1] * 10, {}, ValueError, "NaN"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_paid_for(X, y, parameters, error, message, stripes):
+    service = ToyService()
+    clf = make_classifier(service).set_params(**parameters)
+    with pytest.raises(error, match=message):
+        clf.fit(stripes[0] if X is None else X, stripes[1] if y is None else y)
+    assert service.n_images == 0
+
+
+def test_images_of_another_size_are_refused_at_prediction(fitted, service):
+    before = service.n_images
+    with pytest.raises(ImageError, match="fitted to 8 x 8"):
+        fitted.predict(np.zeros((2, 9, 8, 3), np.uint8))
+    assert service.n_images == before
+
+
+def test_not_fitted():
+    with pytest.raises(NotFittedError):
+        make_classifier(ToyService()).predict(np.zeros((2, 8, 8)))
+
+
+# Faults
+
+
+def test_a_wrong_first_answer_is_explained_at_once(stripes):
+    calls = []
+
+    def one_score_too_few(images, prompts):
+        calls.append(len(images))
+        return np.zeros((len(images), 1))
+
+    with pytest.raises(ScoreError, match=r"shape \(40, 1\); expected numbers of shape \(40, 2\)"):
+        make_classifier(one_score_too_few).fit(*stripes)
+    assert calls == [40]
+
+
+def test_interruption_leaves_a_usable_classifier(stripes):
+    class Interrupted(ToyService):
+        def __call__(self, images, prompts):
+            self.fail_at = 14 if len(self.calls) == 13 else None
+            return super().__call__(images, prompts)
+
+    service = Interrupted()
+    service.failure = KeyboardInterrupt()
+    with pytest.warns(FitInterruptedWarning, match="was interrupted after .* steps .* The estimator is fitted"):
+        clf = make_classifier(service, guard=False, max_queries=100_000).fit(*stripes)
+    assert clf.termination_reason_ == "interrupted"
+    assert clf.n_iter_ == len(clf.history_) > 0
+    assert clf.n_queries_ == service.n_images < 100_000
+    assert clf.prompt_used_
+    assert clf.score(*stripes) > 0.9
+
+
+@pytest.mark.parametrize("fail_at", [4, 14])
+def test_a_failing_service_loses_nothing(fail_at, stripes):
+    service = ToyService()
+    service.fail_at = fail_at
+    clf = make_classifier(service)
+    with pytest.raises(RuntimeError, match="the service is down"):
+        clf.fit(*stripes)
+    assert clf.termination_reason_ == "error"
+    assert clf.n_queries_ == service.n_images
+    service.fail_at = None
+    assert clf.score(*stripes) > 0.9  # with the head that plain scores had paid for
+
+
+def test_patience_stops_early(stripes):
+    clf = make_classifier(lambda images, prompts: np.zeros((len(images), 2)), patience=1, max_queries=20_000)
+    clf.fit(*stripes)
+    assert clf.termination_reason_ == "no_improvement"
+    assert clf.n_queries_ < 10_000
+    assert clf.prompted_images(stripes[0]).shape == stripes[0].shape
+
+
+# As scikit-learn's tools use it
+
+
+def test_clone_and_pickle(fitted, stripes):
+    X, _ = stripes
+    parameters = fitted.get_params()
+    assert {**clone(fitted).get_params(), "score_fn": None} == {**parameters, "score_fn": None}
+    buffer = io.BytesIO()
+    joblib.dump(fitted, buffer)
+    buffer.seek(0)
+    np.testing.assert_array_equal(joblib.load(buffer).predict_proba(X), fitted.predict_proba(X))
+
+
+def test_coordinator_pickles_alone(fitted, stripes, tmp_path):
+    joblib.dump(fitted.coordinator_, tmp_path / "coordinator.joblib")
+    coordinator = joblib.load(tmp_path / "coordinator.joblib")
+    pixels = torch.from_numpy(stripes[0]).permute(0, 3, 1, 2) / 255
+    prompted = coordinator.transform(pixels).mul(255).round().permute(0, 2, 3, 1).numpy()
+    np.testing.assert_array_equal(prompted, fitted.prompted_images(stripes[0]))
+
+
+def test_pipeline_cross_validation_and_search(stripes):
+    X, y = stripes
+    rows = X[..., 0].reshape(len(X), -1) / 255.0
+    clf = make_classifier(ToyService(), image_shape=(8, 8), max_queries=600, n_directions=2, batch_size=8)
+    pipeline = make_pipeline(FunctionTransformer(np.sqrt), clf)
+    assert cross_val_score(pipeline, rows, y, cv=3).mean() > 0.9
+    search = GridSearchCV(clf, {"a": [0.01, 0.1], "c": [0.05, "auto"]}, cv=2).fit(rows, y)
+    assert search.best_score_ > 0.9
+    assert len(search.cv_results_["params"]) == 4
+    fits = [clone(clf).set_params(a=a, c=0.05).fit(rows, y) for a in (0.01, 0.1)]
+    assert [fit.a_ for fit in fits] == [0.01, 0.1]
+
+
+def test_a_fold_may_lack_a_class():
+    X, y = make_stripes(n=30, n_classes=3)
+    for prompts in ("stripe {}", {0: "a", 1: "b", 2: "c"}):
+        clf = BlackVIPClassifier(ToyService(), prompts, max_queries=1500, verbose=0).fit(X[y < 2], y[y < 2])
+        assert len(clf.class_prompts_) == 2
+
+
+def test_instances_of_the_parts(stripes):
+    optimizer, prompter = SPSA(a=0.02, c=0.1, n_directions=2), Coordinator(last_layer="random")
+    clf = make_classifier(ToyService(), optimizer=optimizer, prompter=prompter, head=ServiceHead(), guard=False)
+    clf.fit(*stripes)
+    assert (clf.a_, clf.c_) == (0.02, 0.1)
+    assert not hasattr(optimizer, "state")
+    assert not hasattr(prompter, "parameters_")
+    assert clf.coordinator_.last_layer == "random"
+    basis = make_classifier(ToyService(), prompter=PromptBasis(rms=0.1)).fit(*stripes)
+    assert basis.coordinator_.rms == 0.1
+
+
+def test_history_makes_a_table(fitted):
+    table = pd.DataFrame(fitted.history_)
+    assert len(table) == fitted.n_iter_
+    assert {"n_iter", "n_queries", "loss", "a", "a_k", "c_k", "estimate_norm", "step_norm"} <= set(table)
+    assert (table["a"] == fitted.a_).all()
+    np.testing.assert_allclose(table["a_k"], fitted.a_ / (table["n_iter"] + 1) ** 0.4)
+    np.testing.assert_allclose(table["c_k"], fitted.c_ / table["n_iter"] ** 0.1)
+    assert table["n_queries"].is_monotonic_increasing
+
+
+def test_progress_bar_counts_billed_images(stripes, capsys):
+    clf = make_classifier(ToyService(), verbose=2).fit(*stripes)
+    bar = capsys.readouterr().err
+    assert f"{clf.n_queries_}/1500" in bar
+    assert "loss=" in bar
+    assert "accuracy=" in bar
+    make_classifier(ToyService(), verbose=1).fit(*stripes)  # the standard error is no terminal here
+    assert capsys.readouterr().err == ""

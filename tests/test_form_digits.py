@@ -1,0 +1,40 @@
+"""The demo, end to end on the real reader."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parents[1]
+KEYS = {
+    "surface", "prompter", "seed", "billed_images", "zero_shot", "local_probe", "calibrated_zero_shot",
+    "blackvip_prompt", "blackvip",
+}  # fmt: skip
+
+
+def run_demo(tmp_path, *arguments):
+    picture = tmp_path / "picture.png"
+    command = [sys.executable, ROOT / "examples" / "form_digits.py", "--json", "--picture", picture, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    with Image.open(picture) as image:
+        assert min(image.size) > 300
+    return json.loads(done.stdout.splitlines()[-1]), done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("prompter", "queries"), [("basis", 2_500), ("coordinator", 4_000)])
+def test_demo_on_the_real_reader(prompter, queries, tmp_path):
+    figures, done = run_demo(tmp_path, "--prompter", prompter, "--surface", "strike", "--queries", str(queries))
+    assert set(figures) == KEYS
+    assert (figures["surface"], figures["prompter"], figures["seed"]) == ("strike", prompter, 0)
+    assert queries - 1000 < figures["billed_images"] <= queries
+    assert figures["zero_shot"] == pytest.approx(0.844, abs=0.004)  # METHOD.md's trial; it sent floats
+    assert 0.35 < figures["local_probe"] < 0.6
+    assert figures["calibrated_zero_shot"] == pytest.approx(0.93, abs=0.015)
+    assert figures["blackvip_prompt"] >= figures["zero_shot"] - 0.01
+    assert figures["blackvip"] >= figures["calibrated_zero_shot"] - 0.02
+    assert f"/{queries}" in done.stderr  # the progress bar
+    assert f"{figures['billed_images']:,d}" in done.stdout  # the table

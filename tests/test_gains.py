@@ -1,0 +1,101 @@
+"""Automatic gains on prompters and losses whose right answer is known."""
+
+import numpy as np
+import pytest
+
+from blackvip import SPSA, SPSAGC
+from blackvip.gains import BUDGET_SHARE, adapt_step_size, find_a, gain_cost, noise_tolerance, set_gains
+from blackvip.training import Batches
+
+
+class Ledger:
+    n_queries = 0
+
+
+class Linear:
+    """Prompts that are the parameters times `scale`, and a loss that depends on the prompt's size alone."""
+
+    def __init__(self, loss, scale=2.0, d=20):
+        self.loss, self.scale, self.d, self.ledger = loss, scale, d, Ledger()
+
+    def prompt_rms(self, w, direction):
+        return self.scale * np.sqrt(np.mean(np.square(direction)))
+
+    def candidate_losses(self, candidates, rows):
+        self.ledger.n_queries += len(candidates) * len(rows)
+        return np.array([self.loss(self.scale * w) for w in candidates])
+
+
+def rms(prompt):
+    return np.sqrt(np.mean(np.square(prompt)))
+
+
+@pytest.mark.parametrize(
+    ("loss", "size"),
+    [
+        (lambda prompt: 1 + 100 * rms(prompt) ** 2, 0.01),  # everything hurts
+        (lambda prompt: 1 + 100 * (rms(prompt) - 0.09) ** 2, 0.09),
+        (lambda prompt: 1.0, 0.27),  # nothing matters
+    ],
+)
+def test_noise_tolerance_finds_the_size_that_the_service_likes(loss, size):
+    objective = Linear(loss)
+    rng = np.random.default_rng(0)
+    assert noise_tolerance(objective, np.zeros(20), np.arange(40), rng, 12) == size
+    assert objective.ledger.n_queries == 4 * 12
+
+
+def test_a_bounds_the_noise_of_a_run():
+    slope = np.random.default_rng(1).normal(size=20)
+    objective = Linear(lambda prompt: float(slope @ prompt))
+    optimizer = SPSAGC(a="auto", c=0.1, n_directions=3)
+    batches = Batches(np.arange(40), 8, np.random.default_rng(0))
+    a = find_a(objective, optimizer, np.zeros(20), batches, np.random.default_rng(0), n_steps=50, tolerance=0.1)
+    optimizer.start(np.zeros(20), np.random.default_rng(0))
+    length = rms(2.0 * optimizer.estimate(objective.candidate_losses(optimizer.ask(), np.arange(8))))
+    assert a * length * optimizer.accumulated_noise(50) == pytest.approx(0.1)
+
+
+def test_gains_fit_parameters_of_any_scale():
+    found = []
+    for scale in (1.0, 100.0):
+        objective = Linear(lambda prompt: 1 + prompt.sum() + 10 * rms(prompt) ** 2, scale=scale)
+        optimizer = SPSAGC(a="auto", c="auto")
+        batches = Batches(np.arange(40), 8, np.random.default_rng(0))
+        set_gains(objective, optimizer, np.zeros(20), batches, np.random.default_rng(0), 10_000)
+        found.append((optimizer.a, optimizer.c))
+    (a, c), (a_100, c_100) = found
+    assert c_100 == pytest.approx(c / 100)
+    assert a_100 == pytest.approx(a / 100**2, rel=1e-6)  # the slope is 100 times as steep, the way as short
+
+
+@pytest.mark.parametrize("budget", [2_000, 20_000])
+@pytest.mark.parametrize(("a", "c"), [("auto", "auto"), (0.1, "auto"), ("auto", 0.1), (0.1, 0.1)])
+def test_gains_bill_what_was_said(a, c, budget):
+    objective = Linear(lambda prompt: 1.0)
+    optimizer = SPSA(a=a, c=c, n_directions=2)
+    batches = Batches(np.arange(100), 16, np.random.default_rng(0))
+    cost = gain_cost(optimizer, batches, budget)
+    set_gains(objective, optimizer, np.zeros(20), batches, np.random.default_rng(0), budget)
+    assert objective.ledger.n_queries == cost <= BUDGET_SHARE * budget
+    assert cost == 0 or "auto" in (a, c)
+    assert isinstance(optimizer.a, float)
+    assert isinstance(optimizer.c, float)
+
+
+def test_step_size_is_corrected_after_checks():
+    class Checks:
+        best_loss, last_loss, checks_since_best, best_w = 1.0, 1.0, 0, np.ones(3)
+
+    optimizer = SPSAGC(a=0.3)
+    optimizer.start(np.zeros(3), np.random.default_rng(0))
+    adapt_step_size(optimizer, Checks)
+    assert optimizer.a == pytest.approx(0.45)
+    Checks.last_loss, Checks.checks_since_best = 1.04, 1
+    adapt_step_size(optimizer, Checks)
+    assert optimizer.a == pytest.approx(0.45)
+    np.testing.assert_array_equal(optimizer.w, np.zeros(3))
+    Checks.last_loss = 1.2
+    adapt_step_size(optimizer, Checks)
+    assert optimizer.a == pytest.approx(0.15)
+    np.testing.assert_array_equal(optimizer.w, np.ones(3))
