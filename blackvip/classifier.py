@@ -63,10 +63,12 @@ class BlackVIPClassifier(ClassifierMixin, BaseEstimator):
         An instance comes with its own gains; `a`, `c`, `alpha`, `gamma`, `stability`, `momentum`,
         `n_directions` and `clip` are then not used.
     a : float or "auto", default="auto"
-        Step size, a_k = a / (k + stability)^alpha. "auto": found at the start of `fit`, see `a_`.
+        Step size, a_k = a / (k + stability)^alpha. "auto": found at the start of `fit` from at most a tenth of
+        the budget, such that the noise of a whole run moves the prompts no further than the service tolerates;
+        see `blackvip.gains`.
     c : float or "auto", default="auto"
         Perturbation size, c_k = c / k^gamma, in units of the parameters. "auto": so large that it moves the
-        prompts by 8 % of the pixel range (root mean square), or by less where the service bears less.
+        prompts by 3 % to 8 % of the pixel range (root mean square), as much as the service bears.
     alpha, gamma : float, default=0.4, 0.1
         The exponents with which the two decay.
     stability : float, default=1.0
@@ -75,16 +77,17 @@ class BlackVIPClassifier(ClassifierMixin, BaseEstimator):
         The gradient correction's beta.
     n_directions : int, default=5
         Perturbations in one step, each of which is scored on both sides.
-    clip : float or None, default=None
-        Greatest norm of a gradient estimate.
+    clip : float, "auto" or None, default="auto"
+        Greatest Euclidean norm of a gradient estimate; a longer one is scaled down to it. "auto": twice that
+        of the estimate from which a="auto" was found; no limit where `a` is given.
     batch_size : int, default=8
         Training images in one step; a step bills ``2 * n_directions * batch_size`` images.
     max_queries : int, default=10_000
         Images that `fit` may send to the service, all told. It is never passed by a single one.
     head : {"auto", "calibrated"}, None or Head, default="auto"
         From scores to probabilities. "calibrated": multinomial logistic regression on the log scores of the
-        prompted training images. "auto": that, where cross-validation prefers it. None: the softmax of the
-        scores, as in the paper.
+        prompted training images. "auto": that, unless cross-validation speaks against it. None: the softmax of
+        the scores, as in the paper.
     guard : bool, default=True
         Whether the prompt is used only if it classifies held-out training images better than none.
     validation_fraction : float, default=0.25
@@ -181,7 +184,7 @@ class BlackVIPClassifier(ClassifierMixin, BaseEstimator):
         "stability": [Interval(Real, 0, None, closed="left")],
         "momentum": [Interval(Real, 0, 1, closed="left")],
         "n_directions": [Interval(Integral, 1, None, closed="left")],
-        "clip": [None, Interval(Real, 0, None, closed="neither")],
+        "clip": [None, StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "max_queries": [Interval(Integral, 1, None, closed="left")],
         "head": [StrOptions({"auto", "calibrated"}), Head, None],
@@ -211,7 +214,7 @@ class BlackVIPClassifier(ClassifierMixin, BaseEstimator):
         stability=1.0,
         momentum=0.9,
         n_directions=5,
-        clip=None,
+        clip="auto",
         batch_size=8,
         max_queries=10_000,
         head="auto",
@@ -474,7 +477,7 @@ shape (n, n_features); or sequence of PIL images or of file paths
     def _settle(self, objective, run, plain, validation):
         """Choose between the trained prompt and none, and fit the head; returns what cut the training short."""
         y, error = objective.y, run.error
-        shipped = unprompted = choose_head(self.head, plain, y)
+        shipped = unprompted = choose_head(self.head, plain, y, validation.rows)
         used, w = False, run.w
         if run.n_iter:
             try:
@@ -482,7 +485,7 @@ shape (n, n_features); or sequence of PIL images or of file paths
             except (KeyboardInterrupt, Exception) as again:  # the service fails still: plain images are all there is
                 error = error or again
             else:
-                prompted = choose_head(self.head, log_scores, y)
+                prompted = choose_head(self.head, log_scores, y, validation.rows)
                 used = not self.guard or prompt_helps(unprompted, prompted, validation.rows)
                 shipped = prompted if used else unprompted
         self.coordinator_ = objective.frozen(w, self.prompt_scale if used else 0.0)

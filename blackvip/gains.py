@@ -13,9 +13,10 @@ from .optimizers import segmented_uniform
 __all__ = ["BUDGET_SHARE", "adapt_step_size", "find_a", "gain_cost", "needs_gains", "noise_tolerance", "set_gains"]
 
 BUDGET_SHARE = 0.1  #: The most of a training budget that gains which are "auto" may cost.
-PERTURBATION_RMS = 0.08  #: The most by which c="auto" moves a prompt, root mean square, in units of the pixel range.
+PERTURBATION_RMS = (0.03, 0.08)  #: By how much c="auto" moves a prompt: root mean square, in units of the pixel range.
 _SIZES = (0.01, 0.03, 0.09, 0.27)  # of random prompts that are tried, in the same unit
 _INDIFFERENT = 0.05  # share of the loss by which two sizes may differ and count as equal
+_CLIP = 2.0  # times the length of the estimate that was measured: the longest that clip="auto" lets pass
 _GROWTH, _BACKOFF = 1.5, 3.0  # of the step size after a check
 _MAX_IMAGES = 160  # on which each size is tried at most
 _N_DIRECTIONS = 2  # random prompts, each with both signs, among which these images are divided
@@ -51,7 +52,7 @@ def set_gains(objective, optimizer, w: np.ndarray, batches, rng: np.random.Gener
     ----------
     objective : Objective
     optimizer : Optimizer
-        Unchanged unless its `a` or `c` is "auto".
+        Unchanged unless its `a`, `c` or `clip` is "auto".
     w : ndarray of shape (d,)
         Where training will start.
     batches : Batches
@@ -59,14 +60,17 @@ def set_gains(objective, optimizer, w: np.ndarray, batches, rng: np.random.Gener
     budget : int
         Images that training may bill, what is billed here included.
     """
-    if not needs_gains(optimizer):
-        return
-    tolerance = noise_tolerance(objective, w, batches.rows, rng, _n_images(optimizer, batches, budget))
-    if optimizer.c == "auto":
-        optimizer.set_params(c=_find_c(objective, w, rng, min(PERTURBATION_RMS, tolerance)))
-    if optimizer.a == "auto":
-        n_steps = (budget - gain_cost(optimizer, batches, budget)) // (optimizer.n_candidates * batches.batch_size)
-        optimizer.set_params(a=find_a(objective, optimizer, w, batches, rng, max(1, n_steps), tolerance))
+    length = None
+    if needs_gains(optimizer):
+        tolerance = noise_tolerance(objective, w, batches.rows, rng, _n_images(optimizer, batches, budget))
+        if optimizer.c == "auto":
+            optimizer.set_params(c=_find_c(objective, w, rng, float(np.clip(tolerance, *PERTURBATION_RMS))))
+        if optimizer.a == "auto":
+            n_steps = (budget - gain_cost(optimizer, batches, budget)) // (optimizer.n_candidates * batches.batch_size)
+            a, length = find_a(objective, optimizer, w, batches, rng, max(1, n_steps), tolerance)
+            optimizer.set_params(a=a)
+    if getattr(optimizer, "clip", None) == "auto":  # what bounds a run of such estimates must bound longer ones
+        optimizer.set_params(clip=_CLIP * length if length else None)
 
 
 def noise_tolerance(objective, w: np.ndarray, rows: np.ndarray, rng: np.random.Generator, n_images: int) -> float:
@@ -92,7 +96,7 @@ def _find_c(objective, w, rng, rms):
     return float(1 / np.mean(np.reciprocal(lengths)))
 
 
-def find_a(objective, optimizer, w, batches, rng, n_steps: int, tolerance: float) -> float:
+def find_a(objective, optimizer, w, batches, rng, n_steps: int, tolerance: float) -> tuple[float, float]:
     """The step size at which a whole run, on noise alone, moves the prompts by what the service tolerates.
 
     Spall (1998, section III.B) asks for first steps of a length that suits the problem. Here the service
@@ -116,19 +120,16 @@ def find_a(objective, optimizer, w, batches, rng, n_steps: int, tolerance: float
     Returns
     -------
     a : float
+    length : float
+        Euclidean norm of the estimate.
     """
     optimizer.start(w, rng)
     estimate = optimizer.estimate(objective.candidate_losses(optimizer.ask(), batches.next()))
-    norm = np.linalg.norm(estimate)
-    if optimizer.clip is not None:
-        norm = min(norm, optimizer.clip)
-    if norm == 0:  # a service that answers all alike shows no direction, whatever the step
-        return float(optimizer.c)
-    direction = estimate / np.linalg.norm(estimate)
-    moved = objective.prompt_rms(w, optimizer.c * direction) / optimizer.c * norm
-    if moved == 0:
-        return float(optimizer.c)
-    return float(tolerance / (moved * optimizer.accumulated_noise(n_steps)))
+    length = float(np.linalg.norm(estimate))
+    moved = objective.prompt_rms(w, optimizer.c / max(length, 1e-12) * estimate) / optimizer.c * length
+    if moved == 0:  # a service that answers all alike shows no direction, whatever the step
+        return float(optimizer.c), 0.0
+    return float(tolerance / (moved * optimizer.accumulated_noise(n_steps))), length
 
 
 def adapt_step_size(optimizer, validation) -> None:

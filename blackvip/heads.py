@@ -103,7 +103,7 @@ class CalibratedHead(Head):
         return best, tried[best]
 
 
-@dataclass
+@dataclass(repr=False)
 class JudgedHead:
     """A fitted head, and how it does on training images that it has not seen.
 
@@ -123,6 +123,9 @@ class JudgedHead:
     held_out: np.ndarray
     hits: np.ndarray
     losses: np.ndarray
+
+    def __repr__(self):
+        return f"JudgedHead({self.head}, accuracy={self.accuracy:.3f}, log_loss={self.log_loss:.3f})"
 
     @property
     def accuracy(self) -> float:
@@ -144,27 +147,32 @@ def log_loss(log_proba: np.ndarray, y: np.ndarray) -> np.ndarray:
     return -log_proba[np.arange(len(y)), y]
 
 
-def choose_head(head, log_scores: np.ndarray, y: np.ndarray) -> JudgedHead:
+def choose_head(head, log_scores: np.ndarray, y: np.ndarray, held_out: np.ndarray) -> JudgedHead:
     """The head that `head` asks for.
 
     Parameters
     ----------
     head : {"auto", "calibrated"}, None or Head
-        None: `ServiceHead`. "auto": a calibrated head where its cross-validated log loss is lower than the
-        service's own and its accuracy not lower, and where each class has two images or more.
+        None: `ServiceHead`. "auto": a calibrated head, unless each class does not have two images, or its
+        cross-validated log loss is higher than the service's own by more than one standard error and it gets
+        fewer images right.
     log_scores : ndarray of shape (n_images, n_classes)
     y : ndarray of shape (n_images,)
         Class indices, each class at least once.
+    held_out : ndarray of int
+        Images on which "auto" compares, since a prompt flatters the service on the images that it was trained
+        on; where there are none, all are used.
     """
     if isinstance(head, Head):
         return judge(clone(head), log_scores, y)
-    if head is None:
-        return judge(ServiceHead(), log_scores, y)
-    if head not in ("auto", "calibrated"):
+    if head not in ("auto", "calibrated", None):
         raise ValueError(f"head={head!r}; expected 'auto', 'calibrated', None or a Head.")
-    calibrated = judge(CalibratedHead(), log_scores, y)
-    if head == "calibrated":
-        return calibrated
     service = judge(ServiceHead(), log_scores, y)
-    better = calibrated.log_loss < service.log_loss and calibrated.accuracy >= service.accuracy
-    return calibrated if better and np.bincount(y).min() >= 2 else service
+    if head is None or (head == "auto" and np.bincount(y).min() < 2):
+        return service
+    calibrated = judge(CalibratedHead(), log_scores, y)
+    rows = held_out if len(held_out) > 1 else np.arange(len(y))
+    excess = (calibrated.losses - service.losses)[rows]
+    worse = excess.mean() > excess.std() / np.sqrt(len(rows))
+    fewer = calibrated.hits[rows].sum() < service.hits[rows].sum()
+    return service if head == "auto" and worse and fewer else calibrated

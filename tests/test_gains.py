@@ -50,10 +50,13 @@ def test_a_bounds_the_noise_of_a_run():
     objective = Linear(lambda prompt: float(slope @ prompt))
     optimizer = SPSAGC(a="auto", c=0.1, n_directions=3)
     batches = Batches(np.arange(40), 8, np.random.default_rng(0))
-    a = find_a(objective, optimizer, np.zeros(20), batches, np.random.default_rng(0), n_steps=50, tolerance=0.1)
+    a, measured = find_a(
+        objective, optimizer, np.zeros(20), batches, np.random.default_rng(0), n_steps=50, tolerance=0.1
+    )
     optimizer.start(np.zeros(20), np.random.default_rng(0))
-    length = rms(2.0 * optimizer.estimate(objective.candidate_losses(optimizer.ask(), np.arange(8))))
-    assert a * length * optimizer.accumulated_noise(50) == pytest.approx(0.1)
+    estimate = optimizer.estimate(objective.candidate_losses(optimizer.ask(), np.arange(8)))
+    assert measured == pytest.approx(np.linalg.norm(estimate))
+    assert a * rms(2.0 * estimate) * optimizer.accumulated_noise(50) == pytest.approx(0.1)
 
 
 def test_gains_fit_parameters_of_any_scale():
@@ -81,6 +84,21 @@ def test_gains_bill_what_was_said(a, c, budget):
     assert cost == 0 or "auto" in (a, c)
     assert isinstance(optimizer.a, float)
     assert isinstance(optimizer.c, float)
+
+
+@pytest.mark.parametrize(
+    ("a", "clip", "expected"), [("auto", "auto", "found"), (0.1, "auto", None), ("auto", 3.0, 3.0)]
+)
+def test_clip(a, clip, expected):
+    objective = Linear(lambda prompt: 1 + prompt.sum())
+    optimizer = SPSAGC(a=a, c=0.1, clip=clip, n_directions=100)  # so many that all estimates are alike
+    batches = Batches(np.arange(40), 8, np.random.default_rng(0))
+    set_gains(objective, optimizer, np.zeros(20), batches, np.random.default_rng(0), 10_000)
+    if expected == "found":
+        length = np.linalg.norm(optimizer.estimate(objective.candidate_losses(optimizer.ask(), np.arange(8))))
+        assert optimizer.clip == pytest.approx(2 * length, rel=0.2)
+    else:
+        assert optimizer.clip == expected
 
 
 def test_step_size_is_corrected_after_checks():

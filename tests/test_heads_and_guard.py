@@ -38,26 +38,48 @@ def test_calibrated_head_is_logistic_regression_and_judged_out_of_fold():
     np.testing.assert_allclose(held_out[test], model.fit(scores[train], y[train]).predict_log_proba(scores[test]))
 
 
+ALL = np.arange(0)  # no image is held out: heads are compared on all
+
+
 def test_auto_takes_a_head_where_it_helps_and_none_where_it_does_not():
     scores, y = scores_with(4.0)
-    assert isinstance(choose_head("auto", 3 * scores, y).head, ServiceHead)  # the service is calibrated as it is
     permuted = scores[:, [1, 2, 0]]
-    assert isinstance(choose_head("auto", permuted, y).head, CalibratedHead)
-    assert choose_head("auto", permuted, y).accuracy > 0.9
-    assert isinstance(choose_head(None, permuted, y).head, ServiceHead)
-    assert isinstance(choose_head("calibrated", 3 * scores, y).head, CalibratedHead)
+    assert isinstance(choose_head("auto", permuted, y, ALL).head, CalibratedHead)
+    assert choose_head("auto", permuted, y, ALL).accuracy > 0.9
+    assert isinstance(choose_head(None, permuted, y, ALL).head, ServiceHead)
+    few, y_few = scores_with(3.0, n=20, n_classes=10, seed=1)  # two shots do not teach a head ten classes
+    assert isinstance(choose_head("auto", 2 * few, y_few, ALL).head, ServiceHead)
+    assert isinstance(choose_head("calibrated", 2 * few, y_few, ALL).head, CalibratedHead)
     own = CalibratedHead(Cs=(1.0,))
-    assert choose_head(own, scores, y).head is not own
+    assert choose_head(own, scores, y, ALL).head is not own
     with pytest.raises(ValueError, match="head='linear'; expected 'auto'"):
-        choose_head("linear", scores, y)
+        choose_head("linear", scores, y, ALL)
+
+
+def test_auto_compares_on_images_that_the_prompt_was_not_trained_on():
+    y = np.arange(120) % 3
+    held_out = np.arange(0, 120, 4)
+    rng = np.random.default_rng(0)
+    # The service is right and sure on the images that the prompt was trained on, and takes the others for the
+    # class behind theirs, less sure: which a head can learn.
+    scores = 9 * np.eye(3)[y] + rng.normal(size=(120, 3))
+    scores[held_out] = 4 * np.eye(3)[(y[held_out] + 1) % 3] + [0, 0, 0] + rng.normal(size=(30, 3))
+    on_all, on_held_out = (choose_head("auto", scores, y, rows) for rows in (np.arange(120), held_out))
+    service = choose_head(None, scores, y, ALL)
+    calibrated = choose_head("calibrated", scores, y, ALL)
+    assert calibrated.losses[held_out].mean() < service.losses[held_out].mean()
+    assert isinstance(on_held_out.head, CalibratedHead)
+    trained = np.setdiff1d(np.arange(120), held_out)
+    assert isinstance(choose_head("auto", scores, y, trained).head, ServiceHead)
+    assert on_all.accuracy > 0.5
 
 
 def test_a_class_of_one_image_gets_no_head_of_its_own_accord():
     scores, y = scores_with(2.0, n=13)  # one class has five images, the others four
     y = np.where(np.arange(13) == 12, 3, y)
     scores = np.hstack([scores, np.zeros((13, 1))])[:, [1, 2, 0, 3]]
-    assert isinstance(choose_head("auto", scores, y).head, ServiceHead)
-    assert choose_head("calibrated", scores, y).head.predict_log_proba(scores).shape == (13, 4)
+    assert isinstance(choose_head("auto", scores, y, ALL).head, ServiceHead)
+    assert choose_head("calibrated", scores, y, ALL).head.predict_log_proba(scores).shape == (13, 4)
 
 
 def test_controls():
@@ -131,7 +153,7 @@ def test_guard_keeps_a_prompt_that_helps_and_drops_one_that_harms():
 
 def test_guard_drops_a_prompt_that_only_flatters_its_training_images():
     plain, y = scores_with(2.0)
-    held_out = np.arange(0, 90, 4)
+    held_out = np.arange(0, 90, 9)
     flattered = plain + 3 * np.eye(3)[y]
     flattered[held_out] = plain[held_out] - 3 * np.eye(3)[y][held_out]
     plain, flattered = (judge(ServiceHead(), scores, y) for scores in (plain, flattered))
