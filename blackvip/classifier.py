@@ -291,7 +291,7 @@ shape (n, n_features); or sequence of PIL images or of file paths
         ledger = self._ledger(self.score_type, self.max_queries)
         objective = Objective(prompter, images, self.image_format_, y, ledger, self.prompt_scale)
         optimizer = self._optimizer()
-        rows, held_out = split_held_out(y, self.validation_fraction, rng) if self.guard else (np.arange(len(y)), [])
+        rows, held_out = split_held_out(y, self.validation_fraction if self.guard else 0.0, rng)
         batches = Batches(rows, min(self.batch_size, len(rows)), rng)
         left = self._checked_budget(len(images), optimizer, batches)
         n_checks = min(_MAX_CHECKS, int(min(_CHECK_SHARE * self.max_queries, left)) // max(len(held_out), 1))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-__all__ = ["CELLS", "MAX_STAGES", "Decoder", "n_stages_for"]
+__all__ = ["CELLS", "MAX_STAGES", "Decoder", "fit_to_image", "n_stages_for"]
 
 CELLS = 7  #: The decoder starts from CELLS x CELLS positions.
 MAX_STAGES = 5  #: and doubles them this often at most: 7 -> 224 pixels.
@@ -28,6 +28,17 @@ _CACHE_BYTES = 32 * 2**20  # activations of one chunk of candidates; measured at
 def n_stages_for(height: int, width: int) -> int:
     """Number of doublings for an image: the fewest whose 7·2^s px cover it, at least 1 and at most 5."""
     return min(MAX_STAGES, max(1, math.ceil(math.log2(max(height, width) / CELLS))))
+
+
+def fit_to_image(pictures: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Cut the centre out of square pictures (..., side, side), enlarged first where the image is larger."""
+    side = max(height, width)
+    if side > pictures.shape[-1]:
+        flat = pictures.reshape(-1, 1, *pictures.shape[-2:])
+        flat = F.interpolate(flat, size=(side, side), mode="bilinear")
+        pictures = flat.view(*pictures.shape[:-2], side, side)
+    top, left = (pictures.shape[-1] - height) // 2, (pictures.shape[-1] - width) // 2
+    return pictures[..., top : top + height, left : left + width]
 
 
 class Layer(NamedTuple):

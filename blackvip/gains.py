@@ -15,9 +15,9 @@ __all__ = ["BUDGET_SHARE", "adapt_step_size", "find_a", "gain_cost", "needs_gain
 BUDGET_SHARE = 0.1  #: The most of a training budget that gains which are "auto" may cost.
 PERTURBATION_RMS = (0.03, 0.08)  #: By how much c="auto" moves a prompt: root mean square, in units of the pixel range.
 _SIZES = (0.01, 0.03, 0.09, 0.27)  # of random prompts that are tried, in the same unit
-_INDIFFERENT = 0.05  # share of the loss by which two sizes may differ and count as equal
 _CLIP = 2.0  # times the length of the estimate that was measured: the longest that clip="auto" lets pass
 _GROWTH, _BACKOFF = 1.5, 3.0  # of the step size after a check
+_WORSE = 1.05  # times the best held-out loss: a check above it sends training back
 _MAX_IMAGES = 160  # on which each size is tried at most
 _N_DIRECTIONS = 2  # random prompts, each with both signs, among which these images are divided
 
@@ -77,8 +77,8 @@ def noise_tolerance(objective, w: np.ndarray, rows: np.ndarray, rng: np.random.G
     """The size of random prompts that the service likes best: their root mean square, in units of the pixel range.
 
     A few random prompts are scaled to four sizes, and each size is scored on the same `n_images` training images.
-    Small ones do nothing and large ones hurt; where the service reads the domain badly, those between often help.
-    Of the sizes whose mean loss is within 5 % of the lowest, the largest is taken.
+    The size with the lowest mean loss wins: small ones do nothing and large ones hurt, but where the service reads
+    the domain badly, those between often help.
     """
     images = rng.permutation(rows)[:n_images]
     directions = segmented_uniform(rng, (_N_DIRECTIONS, len(w)))
@@ -87,7 +87,7 @@ def noise_tolerance(objective, w: np.ndarray, rows: np.ndarray, rng: np.random.G
         if len(some):
             lengths = np.array([_length_for(objective, w, direction, rms) for rms in _SIZES])
             losses += objective.candidate_losses(w + lengths[:, None] * direction, some) * len(some)
-    return _SIZES[int(np.flatnonzero(losses <= (1 + _INDIFFERENT) * losses.min()).max())]
+    return _SIZES[int(losses.argmin())]
 
 
 def _find_c(objective, w, rng, rms):
@@ -140,7 +140,7 @@ def adapt_step_size(optimizer, validation) -> None:
     """
     if validation.checks_since_best == 0:
         optimizer.set_params(a=optimizer.a * _GROWTH)
-    elif validation.last_loss > (1 + _INDIFFERENT) * validation.best_loss:
+    elif validation.last_loss > _WORSE * validation.best_loss:
         optimizer.restart_from(validation.best_w)
         optimizer.set_params(a=optimizer.a / _BACKOFF)
 

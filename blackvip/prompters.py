@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
-from .decoder import CELLS, Decoder, n_stages_for
+from .decoder import CELLS, Decoder, fit_to_image, n_stages_for
 from .encoders import make_encoder
 
 __all__ = ["Coordinator", "PromptBasis", "Prompter", "make_prompter"]
@@ -166,7 +166,8 @@ class Coordinator(Prompter):
     def prompts(self, candidates, features, statistics=None):
         *_, decoder = candidates.split(self._sizes, dim=1)
         of_encoder, of_decoder = (None, None) if statistics is None else statistics
-        return self._fitted_to_image(self.decoder_(decoder, self._cells(candidates, features, of_encoder), of_decoder))
+        prompts = self.decoder_(decoder, self._cells(candidates, features, of_encoder), of_decoder)
+        return fit_to_image(prompts, *self.size_)
 
     def batch_statistics(self, parameters, batches):
         encoder, _, decoder = parameters.split(self._sizes)
@@ -185,15 +186,6 @@ class Coordinator(Prompter):
         z = features.to(candidates.dtype).expand(p, n, -1)
         t = trigger[:, None].expand(p, n, -1)
         return torch.cat([z, t], dim=2).view(p, n, -1, CELLS**2)
-
-    def _fitted_to_image(self, prompts):
-        height, width = self.size_
-        side = max(height, width)
-        if side > prompts.shape[-1]:
-            p = len(prompts)
-            prompts = F.interpolate(prompts.flatten(0, 1), size=(side, side), mode="bilinear").unflatten(0, (p, -1))
-        top, left = (prompts.shape[-1] - height) // 2, (prompts.shape[-1] - width) // 2
-        return prompts[..., top : top + height, left : left + width]
 
 
 class PromptBasis(Prompter):

@@ -35,7 +35,7 @@ def rms(prompt):
     [
         (lambda prompt: 1 + 100 * rms(prompt) ** 2, 0.01),  # everything hurts
         (lambda prompt: 1 + 100 * (rms(prompt) - 0.09) ** 2, 0.09),
-        (lambda prompt: 1.0, 0.27),  # nothing matters
+        (lambda prompt: 1 - rms(prompt), 0.27),  # the more the better
     ],
 )
 def test_noise_tolerance_finds_the_size_that_the_service_likes(loss, size):
@@ -96,7 +96,7 @@ def test_clip(a, clip, expected):
     set_gains(objective, optimizer, np.zeros(20), batches, np.random.default_rng(0), 10_000)
     if expected == "found":
         length = np.linalg.norm(optimizer.estimate(objective.candidate_losses(optimizer.ask(), np.arange(8))))
-        assert optimizer.clip == pytest.approx(2 * length, rel=0.2)
+        assert optimizer.clip == pytest.approx(2 * length, rel=0.3)
     else:
         assert optimizer.clip == expected
 

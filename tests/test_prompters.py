@@ -134,15 +134,36 @@ def test_prompt_is_the_centre_of_the_decoders_picture_or_enlarged():
     assert prompts.std() > 0.01
 
 
-def test_pca_features_are_those_of_scikit_learn(pixels):
+def test_pca_features_span_the_subspace_of_scikit_learn(pixels):
     from sklearn.decomposition import PCA
 
     encoder = PCAEncoder(5).fit(pixels)
     rows = pixels.flatten(1).double().numpy()
-    expected = PCA(5, svd_solver="full").fit_transform(rows)
+    components = PCA(5, svd_solver="full").fit(rows).components_
+    np.testing.assert_allclose(encoder.axes_, components, atol=1e-12)
     features = encoder.transform(pixels).numpy()
-    np.testing.assert_allclose(np.abs(features), np.abs(expected) / np.sqrt((expected**2).mean()), atol=1e-6)
-    assert np.sqrt((features**2).mean()) == pytest.approx(1)
+    np.testing.assert_allclose(features, rows @ components.T / np.sqrt(((rows @ components.T) ** 2).mean()), atol=1e-9)
+
+
+@pytest.mark.parametrize("n_components", [98, 110])
+def test_pca_axes_are_turned_to_the_cells_within_their_subspace(n_components):
+    from sklearn.decomposition import PCA
+
+    rng = np.random.default_rng(0)
+    blocks = np.kron(rng.uniform(size=(150, 1, 14, 7)), np.ones((4, 8)))[:, :, 4:52, 4:52]  # half a cell each
+    noise = rng.normal(0, 0.001, (150, 3, 48, 48))
+    pixels = torch.tensor(blocks + noise, dtype=torch.float32)
+    encoder = PCAEncoder(n_components).fit(pixels)
+    np.testing.assert_allclose(encoder.axes_ @ encoder.axes_.T, np.eye(n_components), atol=1e-9)
+    components = PCA(n_components, svd_solver="full").fit(pixels.flatten(1).double().numpy()).components_
+    np.testing.assert_allclose(np.linalg.norm(encoder.axes_ @ components.T, axis=1), 1, atol=1e-9)
+    # map 0 has the upper halves of the cells, map 1 the lower ones, in the decoder's order
+    maps = encoder.axes_[:98].reshape(2, 7, 7, 3, 48, 48).sum(axis=3)
+    halves = np.kron(np.arange(98).reshape(14, 7), np.ones((4, 8)))[4:52, 4:52]
+    for half, row, column in [(0, 2, 5), (1, 2, 5), (0, 6, 1), (1, 0, 0)]:
+        inside = halves == (2 * row + half) * 7 + column
+        weight = np.square(maps[half, row, column])
+        assert weight[inside].sum() > 0.99 * weight.sum()
 
 
 def test_scratch_encoder_equals_torch_layers():
