@@ -159,15 +159,20 @@ class BlackVIPClassifier(ClassifierMixin, BaseEstimator):
     --------
     >>> import numpy as np
     >>> from blackvip import BlackVIPClassifier
-    >>> def brightness(images, class_prompts):  # a service that takes bright images for days
+    >>> def service(images, class_prompts):  # it takes bright images for days
     ...     day = images.mean(axis=(1, 2, 3)) / 255
-    ...     return np.stack([day, 1 - day], axis=1)
+    ...     return 20 * np.stack([day - 0.5, 0.5 - day], axis=1)
     >>> rng = np.random.default_rng(0)
-    >>> X = rng.uniform(0, 1, (40, 8, 8)) * np.repeat([0.4, 0.6], 20)[:, None, None]
-    >>> y = np.repeat(["night", "day"], 20)
-    >>> clf = BlackVIPClassifier(brightness, "a photo taken at {}", max_queries=2000, random_state=0)
-    >>> clf.fit(X, y).score(X, y)
+    >>> y = np.repeat(["night", "day"], 40)  # all of it far too dark for the service
+    >>> X = rng.uniform(0, 0.3, (80, 16, 16)) + np.where(y == "day", 0.15, 0)[:, None, None]
+    >>> clf = BlackVIPClassifier(service, "a photo taken at {}", prompter="basis", max_queries=2000, random_state=0)
+    >>> clf = clf.fit(X[::2], y[::2])
+    >>> clf.controls_["zero_shot"].accuracy
+    0.5
+    >>> clf.score(X[1::2], y[1::2])
     1.0
+    >>> clf.n_queries_ <= 2000
+    True
     """
 
     _parameter_constraints = {
@@ -302,6 +307,7 @@ shape (n, n_features); or sequence of PIL images or of file paths
         ledger.on_queries = bar.on_queries
         try:
             plain = objective.plain_log_scores()
+            validation.set_start(plain)
             self.controls_ = fit_controls(plain, objective.encoded(self.probe_encoder_), y)
             budget = self.max_queries - 2 * len(images)
             run = train(objective, optimizer, w, batches, validation, budget, rng, bar.on_step)

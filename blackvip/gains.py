@@ -15,9 +15,10 @@ __all__ = ["BUDGET_SHARE", "adapt_step_size", "find_a", "gain_cost", "needs_gain
 BUDGET_SHARE = 0.1  #: The most of a training budget that gains which are "auto" may cost.
 PERTURBATION_RMS = (0.03, 0.08)  #: By how much c="auto" moves a prompt: root mean square, in units of the pixel range.
 _SIZES = (0.01, 0.03, 0.09, 0.27)  # of random prompts that are tried, in the same unit
+_MAX_ESTIMATES = 5  # whose length is averaged
 _CLIP = 2.0  # times the length of the estimate that was measured: the longest that clip="auto" lets pass
-_GROWTH, _BACKOFF = 1.5, 3.0  # of the step size after a check
-_WORSE = 1.05  # times the best held-out loss: a check above it sends training back
+_GROWTH, _SLOW_GROWTH, _BACKOFF = 1.5, 2.0, 3.0  # by which the step size grows or shrinks after a check
+_NOTICEABLE = 0.05  # share of the held-out loss
 _MAX_IMAGES = 160  # on which each size is tried at most
 _N_DIRECTIONS = 2  # random prompts, each with both signs, among which these images are divided
 
@@ -31,16 +32,22 @@ def gain_cost(optimizer, batches, budget: int) -> int:
     """Images that finding the gains bills: at most a tenth of `budget`, but no less than the search needs."""
     if not needs_gains(optimizer):
         return 0
-    return _estimate_cost(optimizer, batches) + len(_SIZES) * _n_images(optimizer, batches, budget)
+    estimates = _n_estimates(optimizer, batches, budget) * optimizer.n_candidates * batches.batch_size
+    return estimates + len(_SIZES) * _n_images(optimizer, batches, budget)
 
 
-def _estimate_cost(optimizer, batches):
-    return optimizer.n_candidates * batches.batch_size if optimizer.a == "auto" else 0
+def _n_estimates(optimizer, batches, budget):
+    """Gradient estimates whose length is averaged: what a quarter of the share allows."""
+    if optimizer.a != "auto":
+        return 0
+    affordable = BUDGET_SHARE * budget / 4 // (optimizer.n_candidates * batches.batch_size)
+    return int(np.clip(affordable, 1, _MAX_ESTIMATES))
 
 
 def _n_images(optimizer, batches, budget):
     """Images on which each size of random prompts is tried."""
-    affordable = (BUDGET_SHARE * budget - _estimate_cost(optimizer, batches)) // len(_SIZES)
+    estimates = _n_estimates(optimizer, batches, budget) * optimizer.n_candidates * batches.batch_size
+    affordable = (BUDGET_SHARE * budget - estimates) // len(_SIZES)
     most = min(_MAX_IMAGES, len(batches.rows))
     return int(np.clip(affordable, min(2 * _N_DIRECTIONS, most), most))
 
@@ -67,7 +74,8 @@ def set_gains(objective, optimizer, w: np.ndarray, batches, rng: np.random.Gener
             optimizer.set_params(c=_find_c(objective, w, rng, float(np.clip(tolerance, *PERTURBATION_RMS))))
         if optimizer.a == "auto":
             n_steps = (budget - gain_cost(optimizer, batches, budget)) // (optimizer.n_candidates * batches.batch_size)
-            a, length = find_a(objective, optimizer, w, batches, rng, max(1, n_steps), tolerance)
+            n_estimates = _n_estimates(optimizer, batches, budget)
+            a, length = find_a(objective, optimizer, w, batches, rng, n_estimates, max(1, n_steps), tolerance)
             optimizer.set_params(a=a)
     if getattr(optimizer, "clip", None) == "auto":  # what bounds a run of such estimates must bound longer ones
         optimizer.set_params(clip=_CLIP * length if length else None)
@@ -96,13 +104,17 @@ def _find_c(objective, w, rng, rms):
     return float(1 / np.mean(np.reciprocal(lengths)))
 
 
-def find_a(objective, optimizer, w, batches, rng, n_steps: int, tolerance: float) -> tuple[float, float]:
+def find_a(
+    objective, optimizer, w, batches, rng, n_estimates: int, n_steps: int, tolerance: float
+) -> tuple[float, float]:
     """The step size at which a whole run, on noise alone, moves the prompts by what the service tolerates.
 
     Spall (1998, section III.B) asks for first steps of a length that suits the problem. Here the service
     tells that length: an estimate from simultaneous perturbation in d parameters is mostly noise, and the
-    steps add it up. So a is set such that `n_steps` estimates as long as the one that is measured here, were
-    they all noise, would add up to a random prompt that the service still tolerates. Bills one estimate.
+    steps add it up. So a is set such that `n_steps` estimates as long as those that are measured here, were
+    they all noise, would add up to a random prompt that the service still tolerates, or where a run's n random
+    directions are few for its d parameters, to the share n / (n + d) of it: the squared cosine between what they
+    estimate and the gradient, and so what of a step's length is not noise. Bills `n_estimates` estimates.
 
     Parameters
     ----------
@@ -112,6 +124,8 @@ def find_a(objective, optimizer, w, batches, rng, n_steps: int, tolerance: float
     w : ndarray of shape (d,)
     batches : Batches
     rng : numpy.random.Generator
+    n_estimates : int
+        Estimates whose length is measured.
     n_steps : int
         Steps that the budget allows.
     tolerance : float
@@ -121,28 +135,42 @@ def find_a(objective, optimizer, w, batches, rng, n_steps: int, tolerance: float
     -------
     a : float
     length : float
-        Euclidean norm of the estimate.
+        Root mean square of the estimates' Euclidean norms.
     """
     optimizer.start(w, rng)
-    estimate = optimizer.estimate(objective.candidate_losses(optimizer.ask(), batches.next()))
-    length = float(np.linalg.norm(estimate))
-    moved = objective.prompt_rms(w, optimizer.c / max(length, 1e-12) * estimate) / optimizer.c * length
+    squares = []
+    for _ in range(n_estimates):
+        estimate = optimizer.estimate(objective.candidate_losses(optimizer.ask(), batches.next()))
+        length = np.linalg.norm(estimate)
+        moved = objective.prompt_rms(w, optimizer.c / max(length, 1e-12) * estimate) / optimizer.c * length
+        squares.append((length**2, moved**2))
+    length, moved = np.sqrt(np.mean(squares, axis=0)).tolist()
     if moved == 0:  # a service that answers all alike shows no direction, whatever the step
         return float(optimizer.c), 0.0
-    return float(tolerance / (moved * optimizer.accumulated_noise(n_steps))), length
+    return float(signal_share(optimizer, n_steps) * tolerance / (moved * optimizer.accumulated_noise(n_steps))), length
+
+
+def signal_share(optimizer, n_steps: int) -> float:
+    """n / (n + d): the squared cosine between the gradient in d parameters and what a run's n directions estimate."""
+    n_directions = n_steps * optimizer.n_directions
+    return n_directions / (n_directions + len(optimizer.w))
 
 
 def adapt_step_size(optimizer, validation) -> None:
     """Correct a step size that was found at the start, after each check of the held-out images.
 
-    While they improve, a grows by half. Where they are worse by a twentieth than they have been, training goes
-    back to the best parameters, with a third of the step size.
+    Where they are worse by a twentieth than they have been, training goes back to the best parameters, with a third
+    of the step size. Where they improve, a grows by half, if a run's estimates are mostly signal; if they are mostly
+    noise, which a larger step would add to, it doubles only where the images improve by less than a twentieth.
     """
-    if validation.checks_since_best == 0:
-        optimizer.set_params(a=optimizer.a * _GROWTH)
-    elif validation.last_loss > _WORSE * validation.best_loss:
+    if validation.improvement < -_NOTICEABLE:
         optimizer.restart_from(validation.best_w)
         optimizer.set_params(a=optimizer.a / _BACKOFF)
+    elif validation.improvement > 0:
+        if signal_share(optimizer, validation.n_steps) > 0.5:
+            optimizer.set_params(a=optimizer.a * _GROWTH)
+        elif validation.improvement < _NOTICEABLE:
+            optimizer.set_params(a=optimizer.a * _SLOW_GROWTH)
 
 
 def _length_for(objective, w, direction, rms):

@@ -44,6 +44,8 @@ class Validation:
         The vector with the lowest held-out loss.
     best_loss, last_loss : float
         The lowest held-out loss, and that of the last check.
+    improvement : float
+        By what share of the lowest loss before it the last check's loss is lower; negative where it is higher.
     best_log_scores : ndarray of shape (len(rows), n_classes) or None
         The held-out images' log scores at `best_w`.
     """
@@ -55,6 +57,7 @@ class Validation:
         self.patience = patience
         self.interval = None
         self.best_loss = self.last_loss = np.inf
+        self.start_loss = np.inf
         self.best_w = None
         self.best_log_scores = None
         self.checks_since_best = 0
@@ -64,13 +67,18 @@ class Validation:
         """Images that all checks together bill at most."""
         return self.n_checks * len(self.rows)
 
+    def set_start(self, log_scores: np.ndarray) -> None:
+        """Tell the log scores (n_images, n_classes) before training, to which the first check is compared."""
+        if len(self.rows):
+            self.start_loss = float(cross_entropy(log_scores[self.rows], self.objective.y[self.rows]).mean())
+
     def spread_over(self, n_steps: int) -> None:
         """Spread the checks evenly over a run of `n_steps` steps, the last one at its end."""
-        self.interval = max(1, math.ceil(n_steps / self.n_checks)) if self.n_checks else n_steps
+        self.interval = max(1, math.ceil(n_steps / max(1, self.n_checks)))
         self.n_steps = n_steps
 
     def is_due(self, n_iter: int) -> bool:
-        return len(self.rows) > 0 and (n_iter % self.interval == 0 or n_iter == self.n_steps)
+        return self.cost > 0 and (n_iter % self.interval == 0 or n_iter == self.n_steps)
 
     def check(self, w: np.ndarray) -> dict:
         """Score the held-out images at `w`, remember it if it is the best, and return the figures."""
@@ -78,6 +86,7 @@ class Validation:
         y = self.objective.y[self.rows]
         loss = float(cross_entropy(log_scores, y).mean())
         self.last_loss = loss
+        self.improvement = 1 - loss / min(self.best_loss, self.start_loss)
         self.checks_since_best += 1
         if loss < self.best_loss:
             self.best_loss, self.best_w, self.best_log_scores = loss, w.copy(), log_scores

@@ -33,9 +33,9 @@ def rms(prompt):
 @pytest.mark.parametrize(
     ("loss", "size"),
     [
-        (lambda prompt: 1 + 100 * rms(prompt) ** 2, 0.01),  # everything hurts
-        (lambda prompt: 1 + 100 * (rms(prompt) - 0.09) ** 2, 0.09),
-        (lambda prompt: 1 - rms(prompt), 0.27),  # the more the better
+        (lambda prompt: 1 + 1000 * rms(prompt) ** 2, 0.01),  # everything hurts
+        (lambda prompt: 1 + 1000 * (rms(prompt) - 0.09) ** 2, 0.09),
+        (lambda prompt: 1 - 3 * rms(prompt), 0.27),  # the more the better
     ],
 )
 def test_noise_tolerance_finds_the_size_that_the_service_likes(loss, size):
@@ -51,12 +51,12 @@ def test_a_bounds_the_noise_of_a_run():
     optimizer = SPSAGC(a="auto", c=0.1, n_directions=3)
     batches = Batches(np.arange(40), 8, np.random.default_rng(0))
     a, measured = find_a(
-        objective, optimizer, np.zeros(20), batches, np.random.default_rng(0), n_steps=50, tolerance=0.1
+        objective, optimizer, np.zeros(20), batches, np.random.default_rng(0), n_estimates=1, n_steps=50, tolerance=0.1
     )
     optimizer.start(np.zeros(20), np.random.default_rng(0))
     estimate = optimizer.estimate(objective.candidate_losses(optimizer.ask(), np.arange(8)))
     assert measured == pytest.approx(np.linalg.norm(estimate))
-    assert a * rms(2.0 * estimate) * optimizer.accumulated_noise(50) == pytest.approx(0.1)
+    assert a * rms(2.0 * estimate) * optimizer.accumulated_noise(50) == pytest.approx(0.1 * 150 / 170)
 
 
 def test_gains_fit_parameters_of_any_scale():
@@ -101,19 +101,26 @@ def test_clip(a, clip, expected):
         assert optimizer.clip == expected
 
 
-def test_step_size_is_corrected_after_checks():
+@pytest.mark.parametrize(
+    ("improvement", "n_steps", "a", "w"),
+    [
+        (0.3, 100, 0.45, 0),  # 500 directions for 100 parameters: signal
+        (0.02, 100, 0.45, 0),
+        (0.3, 10, 0.3, 0),  # 50 directions for 100 parameters: noise
+        (0.02, 10, 0.6, 0),
+        (0.0, 10, 0.3, 0),
+        (-0.02, 100, 0.3, 0),
+        (-0.2, 100, 0.1, 1),
+        (-0.2, 10, 0.1, 1),
+    ],
+)
+def test_step_size_is_corrected_after_checks(improvement, n_steps, a, w):
     class Checks:
-        best_loss, last_loss, checks_since_best, best_w = 1.0, 1.0, 0, np.ones(3)
+        best_w = np.ones(100)
 
+    Checks.improvement, Checks.n_steps = improvement, n_steps
     optimizer = SPSAGC(a=0.3)
-    optimizer.start(np.zeros(3), np.random.default_rng(0))
+    optimizer.start(np.zeros(100), np.random.default_rng(0))
     adapt_step_size(optimizer, Checks)
-    assert optimizer.a == pytest.approx(0.45)
-    Checks.last_loss, Checks.checks_since_best = 1.04, 1
-    adapt_step_size(optimizer, Checks)
-    assert optimizer.a == pytest.approx(0.45)
-    np.testing.assert_array_equal(optimizer.w, np.zeros(3))
-    Checks.last_loss = 1.2
-    adapt_step_size(optimizer, Checks)
-    assert optimizer.a == pytest.approx(0.15)
-    np.testing.assert_array_equal(optimizer.w, np.ones(3))
+    assert optimizer.a == pytest.approx(a)
+    np.testing.assert_array_equal(optimizer.w, np.full(100, w))

@@ -109,8 +109,11 @@ def test_validation_remembers_the_best_and_bills_no_image_twice():
     validation.spread_over(10)
     assert [k for k in range(1, 11) if validation.is_due(k)] == [3, 6, 9, 10]
     assert validation.cost == 12
-    for value in (1.0, 3.0, 2.0):
+    validation.set_start(np.zeros((12, 3)))
+    loss = {value: np.log(1 + 2 * np.exp(-value)) for value in (0.0, 1.0, 2.0, 3.0)}
+    for value, before in ((1.0, 0.0), (3.0, 1.0), (2.0, 3.0)):
         figures = validation.check(np.array([value]))
+        assert validation.improvement == pytest.approx(1 - loss[value] / loss[before])
     assert figures["validation_accuracy"] == 1
     assert figures["validation_loss"] == pytest.approx(np.log(1 + 2 * np.exp(-2)))
     assert not validation.exhausted
