@@ -17,7 +17,7 @@ PERTURBATION_RMS = (0.03, 0.08)  #: By how much c="auto" moves a prompt: root me
 _SIZES = (0.01, 0.03, 0.09, 0.27)  # of random prompts that are tried, in the same unit
 _MAX_ESTIMATES = 5  # whose length is averaged
 _CLIP = 2.0  # times the length of the estimate that was measured: the longest that clip="auto" lets pass
-_GROWTH, _SLOW_GROWTH, _BACKOFF = 1.5, 2.0, 3.0  # by which the step size grows or shrinks after a check
+_GROWTH, _BACKOFF = 2.0, 3.0  # by which the step size grows or shrinks after a check
 _NOTICEABLE = 0.05  # share of the held-out loss
 _MAX_IMAGES = 160  # on which each size is tried at most
 _N_DIRECTIONS = 2  # random prompts, each with both signs, among which these images are divided
@@ -69,24 +69,29 @@ def set_gains(objective, optimizer, w: np.ndarray, batches, rng: np.random.Gener
     """
     length = None
     if needs_gains(optimizer):
-        tolerance = noise_tolerance(objective, w, batches.rows, rng, _n_images(optimizer, batches, budget))
+        step_cost = optimizer.n_candidates * batches.batch_size
+        n_steps = max(1, (budget - gain_cost(optimizer, batches, budget)) // step_cost)
+        # Where a run's estimates are mostly signal, a step that is too long is mended sooner than one too short.
+        bold = signal_share(optimizer, len(w), n_steps) > 0.5
+        tolerance = noise_tolerance(objective, w, batches.rows, rng, _n_images(optimizer, batches, budget), bold)
         if optimizer.c == "auto":
             optimizer.set_params(c=_find_c(objective, w, rng, float(np.clip(tolerance, *PERTURBATION_RMS))))
         if optimizer.a == "auto":
-            n_steps = (budget - gain_cost(optimizer, batches, budget)) // (optimizer.n_candidates * batches.batch_size)
             n_estimates = _n_estimates(optimizer, batches, budget)
-            a, length = find_a(objective, optimizer, w, batches, rng, n_estimates, max(1, n_steps), tolerance)
+            a, length = find_a(objective, optimizer, w, batches, rng, n_estimates, n_steps, tolerance)
             optimizer.set_params(a=a)
     if getattr(optimizer, "clip", None) == "auto":  # what bounds a run of such estimates must bound longer ones
         optimizer.set_params(clip=_CLIP * length if length else None)
 
 
-def noise_tolerance(objective, w: np.ndarray, rows: np.ndarray, rng: np.random.Generator, n_images: int) -> float:
+def noise_tolerance(
+    objective, w: np.ndarray, rows: np.ndarray, rng: np.random.Generator, n_images: int, bold: bool
+) -> float:
     """The size of random prompts that the service likes best: their root mean square, in units of the pixel range.
 
     A few random prompts are scaled to four sizes, and each size is scored on the same `n_images` training images.
     The size with the lowest mean loss wins: small ones do nothing and large ones hurt, but where the service reads
-    the domain badly, those between often help.
+    the domain badly, those between often help. With `bold`, the largest whose loss is within a twentieth of it wins.
     """
     images = rng.permutation(rows)[:n_images]
     directions = segmented_uniform(rng, (_N_DIRECTIONS, len(w)))
@@ -95,7 +100,8 @@ def noise_tolerance(objective, w: np.ndarray, rows: np.ndarray, rng: np.random.G
         if len(some):
             lengths = np.array([_length_for(objective, w, direction, rms) for rms in _SIZES])
             losses += objective.candidate_losses(w + lengths[:, None] * direction, some) * len(some)
-    return _SIZES[int(losses.argmin())]
+    borne = losses <= (1 + _NOTICEABLE * bold) * losses.min()
+    return _SIZES[int(np.flatnonzero(borne).max())]
 
 
 def _find_c(objective, w, rng, rms):
@@ -147,30 +153,31 @@ def find_a(
     length, moved = np.sqrt(np.mean(squares, axis=0)).tolist()
     if moved == 0:  # a service that answers all alike shows no direction, whatever the step
         return float(optimizer.c), 0.0
-    return float(signal_share(optimizer, n_steps) * tolerance / (moved * optimizer.accumulated_noise(n_steps))), length
+    return float(
+        signal_share(optimizer, len(w), n_steps) * tolerance / (moved * optimizer.accumulated_noise(n_steps))
+    ), length
 
 
-def signal_share(optimizer, n_steps: int) -> float:
+def signal_share(optimizer, d: int, n_steps: int) -> float:
     """n / (n + d): the squared cosine between the gradient in d parameters and what a run's n directions estimate."""
     n_directions = n_steps * optimizer.n_directions
-    return n_directions / (n_directions + len(optimizer.w))
+    return n_directions / (n_directions + d)
 
 
 def adapt_step_size(optimizer, validation) -> None:
     """Correct a step size that was found at the start, after each check of the held-out images.
 
     Where they are worse by a twentieth than they have been, training goes back to the best parameters, with a third
-    of the step size. Where they improve, a grows by half, if a run's estimates are mostly signal; if they are mostly
-    noise, which a larger step would add to, it doubles only where the images improve by less than a twentieth.
+    of the step size. Where they improve, a doubles, if a run's estimates are mostly signal; if they are mostly noise,
+    which a larger step would add to, only where the images improve by less than a twentieth.
     """
     if validation.improvement < -_NOTICEABLE:
         optimizer.restart_from(validation.best_w)
         optimizer.set_params(a=optimizer.a / _BACKOFF)
     elif validation.improvement > 0:
-        if signal_share(optimizer, validation.n_steps) > 0.5:
+        signal = signal_share(optimizer, len(optimizer.w), validation.n_steps)
+        if signal > 0.5 or validation.improvement < _NOTICEABLE:
             optimizer.set_params(a=optimizer.a * _GROWTH)
-        elif validation.improvement < _NOTICEABLE:
-            optimizer.set_params(a=optimizer.a * _SLOW_GROWTH)
 
 
 def _length_for(objective, w, direction, rms):

@@ -31,18 +31,20 @@ def rms(prompt):
 
 
 @pytest.mark.parametrize(
-    ("loss", "size"),
+    ("loss", "size", "bold"),
     [
-        (lambda prompt: 1 + 1000 * rms(prompt) ** 2, 0.01),  # everything hurts
-        (lambda prompt: 1 + 1000 * (rms(prompt) - 0.09) ** 2, 0.09),
-        (lambda prompt: 1 - 3 * rms(prompt), 0.27),  # the more the better
+        (lambda prompt: 1 + 1000 * rms(prompt) ** 2, 0.01, 0.01),  # everything hurts
+        (lambda prompt: 1 + 1000 * (rms(prompt) - 0.09) ** 2, 0.09, 0.09),
+        (lambda prompt: 1 + 0.4 * abs(rms(prompt) - 0.03), 0.03, 0.09),  # little matters
+        (lambda prompt: 1 - 3 * rms(prompt), 0.27, 0.27),  # the more the better
     ],
 )
-def test_noise_tolerance_finds_the_size_that_the_service_likes(loss, size):
+def test_noise_tolerance_finds_the_size_that_the_service_likes(loss, size, bold):
     objective = Linear(loss)
     rng = np.random.default_rng(0)
-    assert noise_tolerance(objective, np.zeros(20), np.arange(40), rng, 12) == size
-    assert objective.ledger.n_queries == 4 * 12
+    assert noise_tolerance(objective, np.zeros(20), np.arange(40), rng, 12, bold=False) == size
+    assert noise_tolerance(objective, np.zeros(20), np.arange(40), rng, 12, bold=True) == bold
+    assert objective.ledger.n_queries == 2 * 4 * 12
 
 
 def test_a_bounds_the_noise_of_a_run():
@@ -104,8 +106,8 @@ def test_clip(a, clip, expected):
 @pytest.mark.parametrize(
     ("improvement", "n_steps", "a", "w"),
     [
-        (0.3, 100, 0.45, 0),  # 500 directions for 100 parameters: signal
-        (0.02, 100, 0.45, 0),
+        (0.3, 100, 0.6, 0),  # 500 directions for 100 parameters: signal
+        (0.02, 100, 0.6, 0),
         (0.3, 10, 0.3, 0),  # 50 directions for 100 parameters: noise
         (0.02, 10, 0.6, 0),
         (0.0, 10, 0.3, 0),
