@@ -154,7 +154,7 @@ def choose_head(head, log_scores: np.ndarray, y: np.ndarray, held_out: np.ndarra
     ----------
     head : {"auto", "calibrated"}, None or Head
         None: `ServiceHead`. "auto": a calibrated head, unless each class does not have two images, or its
-        cross-validated log loss is higher than the service's own by more than one standard error and it gets
+        cross-validated log loss is higher than the service's own by more than two standard errors and it gets
         fewer images right.
     log_scores : ndarray of shape (n_images, n_classes)
     y : ndarray of shape (n_images,)
@@ -173,6 +173,6 @@ def choose_head(head, log_scores: np.ndarray, y: np.ndarray, held_out: np.ndarra
     calibrated = judge(CalibratedHead(), log_scores, y)
     rows = held_out if len(held_out) > 1 else np.arange(len(y))
     excess = (calibrated.losses - service.losses)[rows]
-    worse = excess.mean() > excess.std() / np.sqrt(len(rows))
+    worse = excess.mean() > 2 * excess.std() / np.sqrt(len(rows))
     fewer = calibrated.hits[rows].sum() < service.hits[rows].sum()
     return service if head == "auto" and worse and fewer else calibrated

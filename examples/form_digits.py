@@ -115,15 +115,15 @@ def run(prompter, args, read, forms):
 def print_table(results, args):
     some = results[0][0]
     print(f"\nDigits on the surface {args.surface!r}, {SHOTS} shots, 500 test images, seed {args.seed}")
-    print(f"{'':44s}accuracy   billed images")
+    print(f"{'':50s}accuracy   billed images")
     prices = {"zero_shot": "0", "local_probe": "0", "calibrated_zero_shot": f"{10 * SHOTS}"}
     for key, name in ROWS.items():
-        print(f"  {name:42s}{some[key]:8.3f}{prices[key]:>16s}")
+        print(f"  {name:48s}{some[key]:8.3f}{prices[key]:>16s}")
     for figures, clf, seconds in results:
         note = "" if clf.prompt_used_ else ", which the guard does not use"
-        print(f"  {figures['prompter'] + ' prompt' + note:42s}{figures['blackvip_prompt']:8.3f}"
+        print(f"  {figures['prompter'] + ' prompt' + note:48s}{figures['blackvip_prompt']:8.3f}"
               f"{figures['billed_images']:>16,d}")  # fmt: skip
-        print(f"  {figures['prompter'] + ' with its head':42s}{figures['blackvip']:8.3f}"
+        print(f"  {figures['prompter'] + ' with its head':48s}{figures['blackvip']:8.3f}"
               f"{figures['billed_images']:>16,d}   ({seconds:.0f} s)")  # fmt: skip
     print("Every image that is predicted later bills one image more, the local probe's none.")
 
