@@ -86,7 +86,8 @@ class Validation:
         y = self.objective.y[self.rows]
         loss = float(cross_entropy(log_scores, y).mean())
         self.last_loss = loss
-        self.improvement = 1 - loss / min(self.best_loss, self.start_loss)
+        before = min(self.best_loss, self.start_loss)
+        self.improvement = (before - loss) / max(before, 1e-12) if np.isfinite(before) else 1.0
         self.checks_since_best += 1
         if loss < self.best_loss:
             self.best_loss, self.best_w, self.best_log_scores = loss, w.copy(), log_scores

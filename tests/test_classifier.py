@@ -82,6 +82,14 @@ def test_a_useless_prompt_is_not_used_and_said_so(stripes):
     np.testing.assert_array_equal(clf.prompted_images(X), X)
 
 
+def test_a_service_without_a_fault_is_left_alone(stripes):
+    X, y = stripes
+    clf = make_classifier(ToyService(gain=1000)).fit(X, y)  # so sure that its loss is exactly zero
+    assert clf.controls_["zero_shot"].log_loss == 0
+    assert clf.termination_reason_ == "budget"
+    assert clf.score(X, y) == 1
+
+
 def test_without_guard_the_prompt_is_always_used(service, stripes):
     with warnings.catch_warnings():
         warnings.simplefilter("error", PromptNotUsedWarning)
