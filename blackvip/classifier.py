@@ -79,7 +79,7 @@ class BlackVIPClassifier(ClassifierMixin, BaseEstimator):
         Perturbations in one step, each of which is scored on both sides.
     clip : float, "auto" or None, default="auto"
         Greatest Euclidean norm of a gradient estimate; a longer one is scaled down to it. "auto": twice that
-        of the estimate from which a="auto" was found; no limit where `a` is given.
+        of the estimates from which a="auto" was found; no limit where `a` is given.
     batch_size : int, default=8
         Training images in one step; a step bills ``2 * n_directions * batch_size`` images.
     max_queries : int, default=10_000

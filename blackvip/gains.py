@@ -72,7 +72,7 @@ def set_gains(objective, optimizer, w: np.ndarray, batches, rng: np.random.Gener
         step_cost = optimizer.n_candidates * batches.batch_size
         n_steps = max(1, (budget - gain_cost(optimizer, batches, budget)) // step_cost)
         # Where a run's estimates are mostly signal, a step that is too long is mended sooner than one too short.
-        bold = signal_share(optimizer, len(w), n_steps) > 0.5
+        bold = mostly_signal(optimizer, len(w), n_steps)
         tolerance = noise_tolerance(objective, w, batches.rows, rng, _n_images(optimizer, batches, budget), bold)
         if optimizer.c == "auto":
             optimizer.set_params(c=_find_c(objective, w, rng, float(np.clip(tolerance, *PERTURBATION_RMS))))
@@ -164,6 +164,11 @@ def signal_share(optimizer, d: int, n_steps: int) -> float:
     return n_directions / (n_directions + d)
 
 
+def mostly_signal(optimizer, d: int, n_steps: int) -> bool:
+    """Whether a run has more directions than parameters."""
+    return signal_share(optimizer, d, n_steps) > 0.5
+
+
 def adapt_step_size(optimizer, validation) -> None:
     """Correct a step size that was found at the start, after each check of the held-out images.
 
@@ -175,8 +180,8 @@ def adapt_step_size(optimizer, validation) -> None:
         optimizer.restart_from(validation.best_w)
         optimizer.set_params(a=optimizer.a / _BACKOFF)
     elif validation.improvement > 0:
-        signal = signal_share(optimizer, len(optimizer.w), validation.n_steps)
-        if signal > 0.5 or validation.improvement < _NOTICEABLE:
+        bold = mostly_signal(optimizer, len(optimizer.w), validation.n_steps)
+        if bold or validation.improvement < _NOTICEABLE:
             optimizer.set_params(a=optimizer.a * _GROWTH)
 
 

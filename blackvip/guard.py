@@ -42,8 +42,8 @@ class Validation:
     ----------
     best_w : ndarray of shape (d,) or None
         The vector with the lowest held-out loss.
-    best_loss, last_loss : float
-        The lowest held-out loss, and that of the last check.
+    best_loss, start_loss : float
+        The lowest held-out loss of a check, and that before training.
     improvement : float
         By what share of the lowest loss before it the last check's loss is lower; negative where it is higher.
     best_log_scores : ndarray of shape (len(rows), n_classes) or None
@@ -56,8 +56,7 @@ class Validation:
         self.n_checks = n_checks
         self.patience = patience
         self.interval = None
-        self.best_loss = self.last_loss = np.inf
-        self.start_loss = np.inf
+        self.best_loss = self.start_loss = np.inf
         self.best_w = None
         self.best_log_scores = None
         self.checks_since_best = 0
@@ -85,7 +84,6 @@ class Validation:
         log_scores = self.objective.log_scores(w, self.rows)
         y = self.objective.y[self.rows]
         loss = float(cross_entropy(log_scores, y).mean())
-        self.last_loss = loss
         before = min(self.best_loss, self.start_loss)
         self.improvement = (before - loss) / max(before, 1e-12) if np.isfinite(before) else 1.0
         self.checks_since_best += 1
