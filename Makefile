@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+LOWEST := .venv-lowest
+LOWEST_READY := $(LOWEST)/.ready
 
-.PHONY: demo test test-fast lint benchmarks clean
+.PHONY: demo test test-fast test-lowest lint benchmarks clean
 
 demo: $(READY)
 	$(RUN) examples/form_digits.py $(ARGS)
@@ -15,9 +17,14 @@ test: $(READY)
 test-fast: $(READY)
 	$(RUN) -m pytest -m "not slow" $(ARGS)
 
+# The same tests with every core dependency at its lower bound in setup.cfg; `test` has the newest of each.
+test-lowest: $(LOWEST_READY)
+	$(LOWEST)/bin/python -m pytest $(ARGS)
+
 lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 benchmarks: $(READY)
 	$(RUN) benchmarks/optimizers.py
@@ -31,5 +38,15 @@ $(READY): setup.cfg pyproject.toml
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $(READY)
 
+# Only for 3.11 and 3.12 are there wheels of all these releases: newer Pythons need a newer NumPy and SciPy. The pins
+# are read first, so that a requirement without a bound stops make, and does not go unpinned.
+$(LOWEST_READY): setup.cfg pyproject.toml tools/lowest.py
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
+		{ echo "The lowest releases need Python 3.11 or 3.12; found $$($(PYTHON) --version). Use: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(LOWEST)
+	pins=$$($(PYTHON) tools/lowest.py) && \
+		$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]' $$pins
+	@touch $(LOWEST_READY)
+
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) build *.egg-info .pytest_cache .ruff_cache

@@ -8,12 +8,15 @@ from .exceptions import (
     ClassPromptError,
     FitInterruptedWarning,
     ImageError,
+    ImagesResizedWarning,
+    ImagesSkippedWarning,
     PromptNotUsedWarning,
     ScoreError,
 )
-from .heads import CalibratedHead, ServiceHead
+from .heads import CalibratedHead
 from .optimizers import SPSA, SPSAGC
 from .prompters import Coordinator, PromptBasis
+from .transformer import BlackVIPPrompter
 
 __version__ = "0.1.0"
 
@@ -22,17 +25,19 @@ __all__ = [
     "SPSAGC",
     "BlackVIPClassifier",
     "BlackVIPError",
+    "BlackVIPPrompter",
     "BudgetError",
     "CalibratedHead",
     "ClassPromptError",
     "Coordinator",
     "FitInterruptedWarning",
     "ImageError",
+    "ImagesResizedWarning",
+    "ImagesSkippedWarning",
     "PCAEncoder",
     "PromptBasis",
     "PromptNotUsedWarning",
     "ScoreError",
     "ScratchEncoder",
-    "ServiceHead",
     "TimmEncoder",
 ]

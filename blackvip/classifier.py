@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context, clone
-from sklearn.utils import assert_all_finite, check_random_state
-from sklearn.utils._param_validation import Interval, Options, StrOptions
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
+import torch
+from sklearn.base import BaseEstimator, _fit_context, clone
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
+from sklearn.utils.validation import check_consistent_length
 
-from .controls import fit_controls
+from .callbacks import CallbackSupportMixin
+from .documentation import Documented, pipeline_block
 from .encoders import Encoder, PCAEncoder
+from .evidence import Evidence
 from .exceptions import BudgetError, FitInterruptedWarning, PromptNotUsedWarning
-from .gains import gain_cost
-from .guard import Validation, prompt_helps, split_held_out
-from .heads import Head, choose_head
-from .images import ImageFormat, holds_flattened_rows, to_uint8
+from .guard import Validation, split_held_out
+from .images import Images
+from .labels import check_labels, class_indices, training_weights
+from .monitoring import Monitor
 from .optimizers import SPSA, SPSAGC, Optimizer
-from .progress import ProgressBar
+from .prediction import PromptedClassifier
 from .prompters import Prompter, make_prompter
 from .prompts import make_class_prompts
-from .scorers import Ledger
-from .training import Batches, Objective, train
+from .sources import select
+from .training import Batches, Objective, Plan, TrainingResult, train
 
 __all__ = ["BlackVIPClassifier"]
+
+ScoreFunction = Callable[[np.ndarray, list[str]], Any]
 
 _FITTING_IMAGES = 2_000  # the most images that an encoder or a basis is fitted to
 _CHECK_SHARE = 0.05  # of the budget, for the guard's checks
 _MAX_CHECKS = 10
 
 
-class BlackVIPClassifier(ClassifierMixin, BaseEstimator):
+class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
     """Adapt a vision service to labelled images from its scores alone, by black-box visual prompting.
 
     A prompter draws a prompt onto every image before it is sent to the service; it is trained from the
@@ -84,10 +91,11 @@ class BlackVIPClassifier(ClassifierMixin, BaseEstimator):
         Training images in one step; a step bills ``2 * n_directions * batch_size`` images.
     max_queries : int, default=10_000
         Images that `fit` may send to the service, all told. It is never passed by a single one.
-    head : {"auto", "calibrated"}, None or Head, default="auto"
+    head : {"auto", "calibrated"}, None or classifier, default="auto"
         From scores to probabilities. "calibrated": multinomial logistic regression on the log scores of the
-        prompted training images. "auto": that, unless cross-validation speaks against it. None: the softmax of
-        the scores, as in the paper.
+        prompted training images, see `CalibratedHead`. "auto": that, unless cross-validation speaks against it.
+        None: the softmax of the scores, as in the paper. Any scikit-learn classifier that has `predict_proba` is
+        trained on the log scores instead.
     guard : bool, default=True
         Whether the prompt is used only if it classifies held-out training images better than none.
     validation_fraction : float, default=0.25
@@ -102,13 +110,25 @@ class BlackVIPClassifier(ClassifierMixin, BaseEstimator):
     images_per_call : int or None, default=None
         The most images in one call of `score_fn`. None: what it declares, else 64.
     image_shape : tuple of int or None, default=None
-        (height, width) or (height, width, channels) of X given as rows of flattened pixels. None: such rows
-        are grey images that are one pixel high.
+        (height, width) or (height, width, channels). Rows of flattened pixels are reshaped to it, and other images
+        resized to it. None: such rows are grey images that are one pixel high, and other images keep their size;
+        where they differ in size, they are resized to 224 x 224, with a warning.
+    resize : {"crop", "pad", "stretch"}, default="crop"
+        How an image is resized: "crop" covers the new size and cuts the centre out; "pad" fits into it, with black
+        around; "stretch" scales height and width each on their own.
+    on_error : {"raise", "skip"}, default="raise"
+        What `fit` does with images that cannot be read: an error that names them, or go on without them, with a
+        warning. Prediction always raises, since each image needs an answer.
+    class_weight : dict, "balanced" or None, default=None
+        Weights of the classes' images, as in scikit-learn; multiplied with `sample_weight`.
+    warm_start : bool, default=False
+        Whether a further `fit` goes on from where the last one ended, with its prompter, optimizer and step size,
+        and a new budget, instead of starting anew. The classes must be the same.
     random_state : int, RandomState instance or None, default=None
         With an int, `fit` gives bit-identical results on one machine. NumPy's and torch's global generators
         are neither read nor set.
     verbose : {0, 1, 2}, default=1
-        Progress bar: never, on a terminal, always.
+        Progress bar: never, on a terminal, always. The logger "blackvip" tells the same, whatever this is.
 
     Attributes
     ----------
@@ -117,13 +137,20 @@ class BlackVIPClassifier(ClassifierMixin, BaseEstimator):
     class_prompts_ : list of str
         One per class.
     n_features_in_ : int
-        Numbers that describe an image: the columns of flattened rows, else height * width * 3.
+        The columns of X where X is a table, else height * width * 3.
+    feature_names_in_ : ndarray of str
+        Only where X is a table whose columns have names.
     coordinator_ : Prompter
-        The trained prompter; ``coordinator_.transform(pixels)`` draws prompts without any service. It pickles
-        by itself.
+        The trained prompter; ``coordinator_.transform(X)`` draws prompts onto images and asks no service. It
+        pickles by itself.
     prompt_used_ : bool
         False where the guard found that the prompt does not help: images are then sent as they are.
-    head_ : Head
+    head_ : classifier
+        Of class indices.
+    optimizer_ : Optimizer
+        With its state, from which `partial_fit` goes on.
+    n_skipped_ : int
+        Training images that were left out since they cannot be read.
     controls_ : dict of str to JudgedHead
         What was free: "zero_shot", "calibrated_zero_shot", and "local_probe", a linear classifier on the
         encoder's features that asks no service.
@@ -138,7 +165,7 @@ class BlackVIPClassifier(ClassifierMixin, BaseEstimator):
     a_, c_ : float
         The step and perturbation size that training started with. A step size that was found, and not given,
         is corrected after each check of the held-out images; `history_` has it step by step.
-    termination_reason_ : {"budget", "no_improvement", "interrupted", "error"}
+    termination_reason_ : {"budget", "no_improvement", "callback", "interrupted", "error"}
         Why training stopped.
     score_type_ : {"logits", "probabilities"}
     image_format_ : ImageFormat
@@ -175,6 +202,13 @@ class BlackVIPClassifier(ClassifierMixin, BaseEstimator):
     True
     """
 
+    _evidence: Evidence
+    _rng: np.random.Generator
+    history_: list[dict[str, Any]]
+    n_iter_: int
+    n_queries_: int
+    optimizer_: Optimizer
+
     _parameter_constraints = {
         "score_fn": [callable],
         "class_prompts": [str, dict, "array-like"],
@@ -192,45 +226,53 @@ class BlackVIPClassifier(ClassifierMixin, BaseEstimator):
         "clip": [None, StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "max_queries": [Interval(Integral, 1, None, closed="left")],
-        "head": [StrOptions({"auto", "calibrated"}), Head, None],
+        "head": [StrOptions({"auto", "calibrated"}), HasMethods(["fit", "predict_proba"]), None],
         "guard": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "patience": [None, Interval(Integral, 1, None, closed="left")],
         "score_type": [StrOptions({"auto", "logits", "probabilities"})],
         "images_per_call": [None, Interval(Integral, 1, None, closed="left")],
         "image_shape": [None, tuple, list],
+        "resize": [StrOptions({"crop", "pad", "stretch"})],
+        "on_error": [StrOptions({"raise", "skip"})],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "warm_start": ["boolean"],
         "random_state": ["random_state"],
         "verbose": [Options(Integral, {0, 1, 2}), "boolean"],
     }
 
     def __init__(
         self,
-        score_fn,
-        class_prompts="a photo of a {}.",
+        score_fn: ScoreFunction,
+        class_prompts: str | Mapping[Any, str] | Sequence[str] = "a photo of a {}.",
         *,
-        prompter="coordinator",
-        encoder="pca",
-        prompt_scale=1.0,
-        optimizer="spsa-gc",
-        a="auto",
-        c="auto",
-        alpha=0.4,
-        gamma=0.1,
-        stability=1.0,
-        momentum=0.9,
-        n_directions=5,
-        clip="auto",
-        batch_size=8,
-        max_queries=10_000,
-        head="auto",
-        guard=True,
-        validation_fraction=0.25,
-        patience=None,
-        score_type="auto",
-        images_per_call=None,
-        image_shape=None,
-        random_state=None,
-        verbose=1,
+        prompter: str | Prompter = "coordinator",
+        encoder: str | Encoder = "pca",
+        prompt_scale: float = 1.0,
+        optimizer: str | Optimizer = "spsa-gc",
+        a: float | str = "auto",
+        c: float | str = "auto",
+        alpha: float = 0.4,
+        gamma: float = 0.1,
+        stability: float = 1.0,
+        momentum: float = 0.9,
+        n_directions: int = 5,
+        clip: float | str | None = "auto",
+        batch_size: int = 8,
+        max_queries: int = 10_000,
+        head: Any = "auto",
+        guard: bool = True,
+        validation_fraction: float = 0.25,
+        patience: int | None = None,
+        score_type: str = "auto",
+        images_per_call: int | None = None,
+        image_shape: tuple[int, ...] | None = None,
+        resize: str = "crop",
+        on_error: str = "raise",
+        class_weight: dict[Any, float] | str | None = None,
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 1,
     ):
         self.score_fn = score_fn
         self.class_prompts = class_prompts
@@ -255,25 +297,33 @@ class BlackVIPClassifier(ClassifierMixin, BaseEstimator):
         self.score_type = score_type
         self.images_per_call = images_per_call
         self.image_shape = image_shape
+        self.resize = resize
+        self.on_error = on_error
+        self.class_weight = class_weight
+        self.warm_start = warm_start
         self.random_state = random_state
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y):
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> BlackVIPClassifier:
         """Train the prompter and the head on labelled images.
 
         Parameters
         ----------
         X : array of shape (n, height, width, 3), (n, height, width) or (n, 3, height, width); array-like of \
-shape (n, n_features); or sequence of PIL images or of file paths
+shape (n, n_features); or sequence of images, paths or encoded files
             Training images. Floats between 0 and 1, or 0 and 255, are taken as such; other numbers are scaled by
-            their least and greatest value.
+            their least and greatest value. See `blackvip.sources` for all that an image may be.
         y : array-like of shape (n,)
             Class labels, two classes at least.
+        sample_weight : array-like of shape (n,) or None, default=None
+            Weights of the images in the loss, the head and the guard. Images of weight zero are left out, and
+            are not billed.
 
         Returns
         -------
         self : BlackVIPClassifier
+            The fitted estimator.
 
         Raises
         ------
@@ -281,185 +331,129 @@ shape (n, n_features); or sequence of PIL images or of file paths
             For unusable parameters, images, labels or prompts, before any image is billed; also
             `ScoreError`, `BudgetError`, `ImageError` and `ClassPromptError`, which are all of this kind.
         """
-        images, y = self._training_set(X, y)
-        rng = _local_generator(self.random_state)
-        self.class_prompts_ = make_class_prompts(self.class_prompts, self.classes_)
+        goes_on = self.warm_start and hasattr(self, "optimizer_")
+        images, y, weights = self._training_set(X, y, sample_weight, self.classes_ if goes_on else None, goes_on)
+        return self._train(images, y, weights, goes_on, budget=self.max_queries, earlier=None)
+
+    #: `classes` is an argument of `partial_fit`, not metadata that is routed.
+    __metadata_request__partial_fit = {"classes": True}
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> BlackVIPClassifier:
+        """Go on training on a further batch of labelled images, with the same optimizer and the same budget.
+
+        Each call makes one pass over its images, and bills ``2 * n_directions`` images for each of them that is
+        not held out, and two for each besides; the first call also finds the step size. All calls together bill
+        at most `max_queries`. Images are not kept: the head and the guard know the earlier ones by their scores,
+        with the prompts of the time when they came.
+
+        Parameters
+        ----------
+        X : images, in any form that `fit` takes
+            Of the size of the first batch.
+        y : array-like of shape (n,)
+            Their class labels.
+        classes : array-like of shape (n_classes,) or None, default=None
+            All labels that may come. Needed in the first call, unless the first batch has them all.
+        sample_weight : array-like of shape (n,) or None, default=None
+            Weights of the images.
+
+        Returns
+        -------
+        self : BlackVIPClassifier
+            The estimator, trained further.
+        """
+        goes_on = hasattr(self, "optimizer_")
+        if goes_on and classes is not None and not np.array_equal(np.unique(check_labels(classes)), self.classes_):
+            raise ValueError(
+                f"classes={np.unique(classes).tolist()} is not the same as on the last call to partial_fit, "
+                f"{self.classes_.tolist()}. Leave it out, or start anew with fit."
+            )
+        known = self.classes_ if goes_on else classes
+        images, y, weights = self._training_set(X, y, sample_weight, known, goes_on)
+        budget = self.max_queries - (self.n_queries_ if goes_on else 0)
+        return self._train(images, y, weights, goes_on, budget, self._evidence if goes_on else None, one_pass=True)
+
+    def _train(
+        self,
+        images: Images,
+        y: np.ndarray,
+        weights: np.ndarray,
+        goes_on: bool,
+        budget: int,
+        earlier: Evidence | None,
+        one_pass: bool = False,
+    ) -> BlackVIPClassifier:
+        """One run of training within `budget` images, from the start or from where the last run ended."""
+        rng = self._rng if goes_on else _local_generator(self.random_state)
 
         # images -> features -> prompts
-        sample = np.sort(rng.permutation(len(images))[:_FITTING_IMAGES])
-        pixels = self.image_format_.pixels(images[sample])
-        prompter = make_prompter(self.prompter, self.encoder).fit(pixels)
-        self.probe_encoder_ = _frozen_encoder(prompter, pixels)
-        w = prompter.initial_parameters(rng)
+        if goes_on:
+            prompter, optimizer, w = self.coordinator_, self._same_optimizer(), self.coordinator_.parameters_
+        else:
+            sample = np.sort(rng.permutation(len(images))[:_FITTING_IMAGES])
+            pixels = self.image_format_.pixels(images[sample])
+            prompter = make_prompter(self.prompter, self.encoder).fit_pixels(pixels)
+            self.probe_encoder_ = _frozen_encoder(prompter, pixels)
+            optimizer, w = self._new_optimizer(), prompter.initial_parameters(rng)
 
         # prompts -> scores -> losses
-        ledger = self._ledger(self.score_type, self.max_queries)
-        objective = Objective(prompter, images, self.image_format_, y, ledger, self.prompt_scale)
-        optimizer = self._optimizer()
+        ledger = self._ledger(self.score_type_ if goes_on else self.score_type, budget)
+        objective = Objective(prompter, images, self.image_format_, y, weights, ledger, self.prompt_scale)
         rows, held_out = split_held_out(y, self.validation_fraction if self.guard else 0.0, rng)
         batches = Batches(rows, min(self.batch_size, len(rows)), rng)
-        left = self._checked_budget(len(images), optimizer, batches)
-        n_checks = min(_MAX_CHECKS, int(min(_CHECK_SHARE * self.max_queries, left)) // max(len(held_out), 1))
+        n_checks = 0 if one_pass else self._n_checks(budget, len(images), len(held_out), optimizer, batches)
         validation = Validation(objective, held_out, n_checks, self.patience)
+        pass_length = -(-len(rows) // batches.batch_size) if one_pass else None
+        plan = Plan.make(optimizer, batches, validation.cost, budget - 2 * len(images), pass_length)
+        self._check_budget(plan, len(images), budget, batches.batch_size)
 
         # losses -> update
-        bar = ProgressBar(self.max_queries, self.verbose)
-        ledger.on_queries = bar.on_queries
-        try:
-            plain = objective.plain_log_scores()
-            validation.set_start(plain)
-            self.controls_ = fit_controls(plain, objective.encoded(self.probe_encoder_), y)
-            budget = self.max_queries - 2 * len(images)
-            run = train(objective, optimizer, w, batches, validation, budget, rng, bar.on_step)
-            error = self._settle(objective, run, plain, validation)
-        finally:
-            bar.close()
-            self.n_queries_ = ledger.n_queries
-        if isinstance(error, KeyboardInterrupt):
-            warnings.warn(
-                f"fit was interrupted after {run.n_iter} steps and {self.n_queries_} billed images. The estimator is "
-                f"fitted and {'uses the best prompt so far' if self.prompt_used_ else 'uses no prompt'}.",
-                FitInterruptedWarning,
-                stacklevel=2,
-            )
-        elif error is not None:
-            raise error
+        with ledger, Monitor(self, objective, validation, plan) as monitor:
+            try:
+                plain = objective.plain_log_scores()
+                validation.set_start(plain)
+                adaptive = getattr(self._new_optimizer(), "a", None) == "auto"
+                run = train(objective, optimizer, w, batches, validation, plan, rng, adaptive, monitor)
+                prompted, error = self._completed_log_scores(run, validation, plain.shape)
+            finally:
+                self.n_queries_ = ledger.n_queries + (self.n_queries_ if earlier else 0)
+            is_held_out = np.isin(np.arange(len(y)), held_out)
+            features = objective.encoded(self.probe_encoder_)
+            evidence = Evidence(y, weights, is_held_out, features, plain, prompted).after(earlier)
+            self._settle(evidence, objective, run, added=earlier is not None)
+            self._rng = rng
+        self._warn_or_raise(error, run)
         return self
 
-    def predict(self, X):
-        """Class labels of images; bills one image each.
-
-        Parameters
-        ----------
-        X : images, in any form that `fit` takes, of the same size
-
-        Returns
-        -------
-        y : ndarray of shape (n,)
-        """
-        log_proba = self._log_proba(X)
-        return self.classes_[log_proba.argmax(axis=1)]
-
-    def predict_proba(self, X):
-        """Class probabilities of images; bills one image each.
-
-        Parameters
-        ----------
-        X : images, in any form that `fit` takes, of the same size
-
-        Returns
-        -------
-        proba : ndarray of shape (n, n_classes)
-        """
-        return np.exp(self._log_proba(X))
-
-    def decision_function(self, X):
-        """Log probabilities of images, or the log odds of the second of two classes; bills one image each.
-
-        Parameters
-        ----------
-        X : images, in any form that `fit` takes, of the same size
-
-        Returns
-        -------
-        decision : ndarray of shape (n, n_classes), or (n,) for two classes
-        """
-        log_proba = self._log_proba(X)
-        return log_proba[:, 1] - log_proba[:, 0] if len(self.classes_) == 2 else log_proba
-
-    def prompted_images(self, X):
-        """Images with their prompts, exactly as `predict` sends them to the service; bills nothing.
-
-        Parameters
-        ----------
-        X : images, in any form that `fit` takes, of the same size
-
-        Returns
-        -------
-        prompted : ndarray of shape (n, height, width, 3), uint8
-        """
-        return np.concatenate([self._prompted(pixels) for pixels in self._pixel_batches(self._images(X))])
-
-    def score_controls(self, X, y):
-        """Accuracies of what was free, on other images; bills one image each.
-
-        Parameters
-        ----------
-        X : images, in any form that `fit` takes, of the same size
-        y : array-like of shape (n,)
-
-        Returns
-        -------
-        accuracies : dict of str to float
-            Of each of `controls_`.
-        """
-        images = self._images(X)
-        y = column_or_1d(y)
-        check_consistent_length(images, y)
-        plain = self._log_scores(images, to_uint8)
-        features = np.concatenate([self.probe_encoder_.transform(pixels) for pixels in self._pixel_batches(images)])
-        inputs = {"zero_shot": plain, "calibrated_zero_shot": plain, "local_probe": features}
-        return {
-            name: float((self.classes_[control.head.predict_log_proba(inputs[name]).argmax(axis=1)] == y).mean())
-            for name, control in self.controls_.items()
-        }
-
-    def _training_set(self, X, y):
-        """Images and class indices; sets `classes_`, `image_format_` and `n_features_in_`."""
-        X, y = self._checked(X, y)
-        check_classification_targets(y)
-        self.classes_, y = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"y has 1 class, {self.classes_.tolist()[0]!r}; expected at least two classes.")
-        self.image_format_, images = ImageFormat.learn(X, self.image_shape)
-        if not holds_flattened_rows(X):
-            self.n_features_in_ = self.image_format_.height * self.image_format_.width * 3
-        return images, y
-
-    def _checked(self, X, y):
-        """X and y after scikit-learn's checks, which for X are those of rows of flattened pixels."""
-        if y is None:
-            raise ValueError("BlackVIPClassifier requires y to be passed, but the target y is None.")
-        if holds_flattened_rows(X):
-            return validate_data(self, X, y)
-        y = column_or_1d(y, warn=True)
+    def _training_set(
+        self, X: Any, y: Any, sample_weight: Any, classes: Any, goes_on: bool
+    ) -> tuple[Images, np.ndarray, np.ndarray]:
+        """Images, class indices and weights; sets `classes_`, `class_prompts_` and what reading X learns."""
+        y = check_labels(y)
         check_consistent_length(X, y)
-        assert_all_finite(y, input_name="y")
-        return X, y
+        weights = training_weights(sample_weight, self.class_weight, y)
+        if not weights.all():
+            used = np.flatnonzero(weights)
+            X, y, weights = select(X, used), y[used], weights[used]
+        images, y = (self._open_images(X), y) if goes_on else self._learn_images(X, y)
+        self.n_skipped_ = len(y) - len(images.kept)
+        y, weights = y[images.kept], weights[images.kept]
+        classes = np.unique(y if classes is None else check_labels(classes))
+        if len(classes) < 2:
+            raise ValueError(f"y has 1 class, {classes.tolist()[0]!r}; expected at least two classes.")
+        self.classes_, y = classes, class_indices(y, classes)
+        self.class_prompts_ = make_class_prompts(self.class_prompts, self.classes_)
+        return images, y, weights
 
-    def _images(self, X):
-        """Images to predict, as `fit` has learned to read them."""
-        check_is_fitted(self)
-        if holds_flattened_rows(X):
-            X = validate_data(self, X, reset=False)
-        return self.image_format_.open(X, self.image_shape)
+    def _sk_visual_block_(self) -> Any:
+        """The diagram of a notebook: what an image goes through."""
+        prompter = make_prompter(self.prompter, self.encoder)
+        service = getattr(self.score_fn, "__name__", type(self.score_fn).__name__)
+        head = "softmax" if self.head is None else self.head
+        return pipeline_block(self, {"prompter": prompter, "service": f"service: {service}", "head": head})
 
-    def _pixel_batches(self, images):
-        for first in range(0, len(images), 64):
-            yield self.image_format_.pixels(images[first : first + 64])
-
-    def _log_proba(self, X):
-        log_scores = self._log_scores(self._images(X), self._prompted)
-        return self.head_.predict_log_proba(log_scores)
-
-    def _prompted(self, pixels):
-        return to_uint8(self.coordinator_.transform(pixels))
-
-    def _log_scores(self, images, drawn):
-        """Log scores of images that `drawn` turns from pixels into what is sent."""
-        ledger = self._ledger(self.score_type_)
-        return np.concatenate([ledger.log_scores(drawn(pixels)) for pixels in self._pixel_batches(images)])
-
-    def _ledger(self, score_type, max_queries=None):
-        return Ledger(
-            self.score_fn,
-            self.class_prompts_,
-            max_queries=max_queries,
-            images_per_call=self.images_per_call,
-            score_type=score_type,
-        )
-
-    def _optimizer(self):
+    def _new_optimizer(self) -> Optimizer:
         if isinstance(self.optimizer, Optimizer):
             return clone(self.optimizer)
         gains = {
@@ -467,52 +461,89 @@ shape (n, n_features); or sequence of PIL images or of file paths
         }
         return SPSAGC(momentum=self.momentum, **gains) if self.optimizer == "spsa-gc" else SPSA(**gains)
 
-    def _checked_budget(self, n_images, optimizer, batches):
-        """What the budget leaves beyond a single step and all around it; an error where that is negative."""
-        step = optimizer.n_candidates * batches.batch_size
-        gains = gain_cost(optimizer, batches, 0)
-        smallest = 2 * n_images + gains + step
-        if self.max_queries < smallest:
-            raise BudgetError(
-                f"max_queries={self.max_queries} does not pay for one step. The smallest budget that works here is "
-                f"{smallest}: {2 * n_images} to score the {n_images} training images before and after, {gains} to find "
-                f"the step size, {step} for a step ({optimizer.n_candidates} candidates, {batches.batch_size} images)."
-            )
-        return self.max_queries - smallest
+    def _same_optimizer(self) -> Optimizer:
+        """The optimizer of the last run, with those parameters that were given, and not found, as they are now."""
+        new = self._new_optimizer()
+        if type(new) is not type(self.optimizer_):
+            return new
+        given = {name: value for name, value in new.get_params(deep=False).items() if value != "auto"}
+        optimizer = self.optimizer_.set_params(**given)
+        if not np.array_equal(optimizer.w, self.coordinator_.parameters_):
+            optimizer.restart_from(self.coordinator_.parameters_)
+        return optimizer
 
-    def _settle(self, objective, run, plain, validation):
-        """Choose between the trained prompt and none, and fit the head; returns what cut the training short."""
-        y, error = objective.y, run.error
-        shipped = unprompted = choose_head(self.head, plain, y, validation.rows)
-        used, w = False, run.w
+    def _n_checks(self, budget: int, n_images: int, n_held_out: int, optimizer: Optimizer, batches: Batches) -> int:
+        """Checks of the held-out images that a run can pay for, beyond a single step and all around it."""
+        smallest = Plan.make(optimizer, batches, 0, 0)
+        left = max(0, budget - 2 * n_images - smallest.gains - smallest.step)
+        return min(_MAX_CHECKS, int(min(_CHECK_SHARE * budget, left)) // max(n_held_out, 1))
+
+    def _check_budget(self, plan: Plan, n_images: int, budget: int, batch_size: int) -> None:
+        if plan.n_steps:
+            return
+        smallest = 2 * n_images + plan.gains + plan.step
+        left = "" if budget == self.max_queries else f", of which {budget} are left,"
+        raise BudgetError(
+            f"max_queries={self.max_queries}{left} does not pay for one step. The smallest budget that works here is "
+            f"{smallest}: {2 * n_images} to score the {n_images} training images before and after, {plan.gains} to "
+            f"find the step size, {plan.step} for a step ({plan.step // batch_size} candidates, {batch_size} images)."
+        )
+
+    def _completed_log_scores(
+        self, run: TrainingResult, validation: Validation, shape: tuple[int, ...]
+    ) -> tuple[np.ndarray, BaseException | None]:
+        """Log scores of the training images with the trained prompt, NaN where there are none; and what went wrong."""
         if run.n_iter:
             try:
-                log_scores = validation.completed_log_scores(w)
-            except (KeyboardInterrupt, Exception) as again:  # the service fails still: plain images are all there is
-                error = error or again
-            else:
-                prompted = choose_head(self.head, log_scores, y, validation.rows)
-                used = not self.guard or prompt_helps(unprompted, prompted, validation.rows)
-                shipped = prompted if used else unprompted
-        self.coordinator_ = objective.frozen(w, self.prompt_scale if used else 0.0)
+                return validation.completed_log_scores(run.w), run.error
+            except (KeyboardInterrupt, Exception) as error:  # the service fails still: plain images are all there is
+                return np.full(shape, np.nan), run.error or error
+        return np.full(shape, np.nan), run.error
+
+    def _settle(self, evidence: Evidence, objective: Objective, run: TrainingResult, added: bool) -> None:
+        """Choose between the trained prompt and none, fit the head, and set what a fitted estimator has."""
+        self.controls_ = evidence.controls()
+        used, shipped = evidence.decide(self.head, self.controls_, self.guard)
+        self._evidence = evidence
+        self.coordinator_ = objective.frozen(run.w, self.prompt_scale if used else 0.0)
+        self.coordinator_._adopt_reading(self)
         self.prompt_used_ = used
         self.head_ = shipped.head
+        self.optimizer_ = run.optimizer
         self.score_type_ = objective.ledger.score_type
-        self.history_ = run.history
-        self.n_iter_ = run.n_iter
+        self.history_ = (self.history_ if added else []) + run.history
+        self.n_iter_ = run.n_iter + (self.n_iter_ if added else 0)
         self.a_, self.c_ = run.a, getattr(run.optimizer, "c", None)
         self.termination_reason_ = run.termination_reason
-        if not used and error is None:
+
+    def _warn_or_raise(self, error: BaseException | None, run: TrainingResult) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            warnings.warn(
+                f"fit was interrupted after {run.n_iter} steps and {self.n_queries_} billed images. The estimator is "
+                f"fitted and {'uses the best prompt so far' if self.prompt_used_ else 'uses no prompt'}.",
+                FitInterruptedWarning,
+                stacklevel=5,
+            )
+        elif error is not None:
+            raise error
+        elif not self.prompt_used_:
             warnings.warn(
                 "The trained prompt does not classify held-out training images better than no prompt, so that images "
                 "will be sent as they are. More training images, another prompter or a larger budget may help.",
                 PromptNotUsedWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
-        return error
+
+    def __sklearn_clone__(self) -> BlackVIPClassifier:
+        """A clone that shares the score function: a model or a client is not copied for every fold or candidate."""
+        twin = BaseEstimator.__sklearn_clone__(copy.copy(self).set_params(score_fn=None))
+        twin.score_fn = self.score_fn
+        if hasattr(self, "_skl_callbacks"):  # scikit-learn before 1.9 does not know them
+            twin._skl_callbacks = self._skl_callbacks
+        return twin
 
 
-def _local_generator(random_state) -> np.random.Generator:
+def _local_generator(random_state: Any) -> np.random.Generator:
     """A generator of our own, so that the global ones are neither read nor set."""
     if random_state is None:
         return np.random.default_rng()
@@ -521,9 +552,7 @@ def _local_generator(random_state) -> np.random.Generator:
     return np.random.default_rng(check_random_state(random_state).randint(2**31))
 
 
-def _frozen_encoder(prompter, pixels):
+def _frozen_encoder(prompter: Prompter, pixels: torch.Tensor) -> Encoder:
     """The encoder whose features the local probe classifies: the prompter's own, if it is frozen, else PCA."""
-    encoder = getattr(prompter, "encoder_", None)
-    if encoder is None or encoder.n_parameters:
-        encoder = PCAEncoder().fit(pixels)
-    return encoder
+    encoder: Encoder | None = getattr(prompter, "encoder_", None)
+    return PCAEncoder().fit_pixels(pixels) if encoder is None or encoder.n_parameters else encoder

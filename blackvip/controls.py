@@ -9,7 +9,9 @@ from .heads import CalibratedHead, JudgedHead, ServiceHead, judge
 __all__ = ["fit_controls"]
 
 
-def fit_controls(plain_log_scores: np.ndarray, features: np.ndarray, y: np.ndarray) -> dict[str, JudgedHead]:
+def fit_controls(
+    plain_log_scores: np.ndarray, features: np.ndarray, y: np.ndarray, weights: np.ndarray
+) -> dict[str, JudgedHead]:
     """Zero-shot, calibrated zero-shot and local probe.
 
     Parameters
@@ -20,9 +22,11 @@ def fit_controls(plain_log_scores: np.ndarray, features: np.ndarray, y: np.ndarr
         Of a frozen encoder, of root mean square 1.
     y : ndarray of shape (n_images,)
         Class indices.
+    weights : ndarray of shape (n_images,)
     """
-    return {
-        "zero_shot": judge(ServiceHead(), plain_log_scores, y),
-        "calibrated_zero_shot": judge(CalibratedHead(), plain_log_scores, y),
-        "local_probe": judge(CalibratedHead(standardize=False), features, y),
-    }
+    n_classes = plain_log_scores.shape[1]
+    controls = {"zero_shot": judge(ServiceHead(), plain_log_scores, y, weights, n_classes)}
+    if len(np.unique(y)) > 1:  # so far: more classes may come with `partial_fit`
+        controls["calibrated_zero_shot"] = judge(CalibratedHead(), plain_log_scores, y, weights, n_classes)
+        controls["local_probe"] = judge(CalibratedHead(standardize=False), features, y, weights, n_classes)
+    return controls

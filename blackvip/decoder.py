@@ -10,13 +10,14 @@ permutation puts them where they belong in the picture.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-__all__ = ["CELLS", "MAX_STAGES", "Decoder", "fit_to_image", "n_stages_for"]
+__all__ = ["CELLS", "MAX_STAGES", "Decoder", "fit_to_image", "n_stages_for", "pooled_moments", "split_moments"]
 
 CELLS = 7  #: The decoder starts from CELLS x CELLS positions.
 MAX_STAGES = 5  #: and doubles them this often at most: 7 -> 224 pixels.
@@ -39,6 +40,24 @@ def fit_to_image(pictures: torch.Tensor, height: int, width: int) -> torch.Tenso
         pictures = flat.view(*pictures.shape[:-2], side, side)
     top, left = (pictures.shape[-1] - height) // 2, (pictures.shape[-1] - width) // 2
     return pictures[..., top : top + height, left : left + width]
+
+
+def pooled_moments(parts: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Mean and biased variance over all rows of all parts (rows, width), in double precision: (2 * width,)."""
+    count, total, square = 0, torch.zeros(()), torch.zeros(())
+    for part in parts:
+        part = part.double()
+        count += len(part)
+        total = total + part.sum(0)
+        square = square + part.square().sum(0)
+    mean = total / count
+    return torch.cat([mean, (square / count - mean.square()).clamp(min=0)])
+
+
+def split_moments(statistics: torch.Tensor, widths: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(mean, variance) of each stage, whose width is given, from the vector in which they stand one after another."""
+    parts = statistics.split([width for width in widths for _ in range(2)])
+    return list(zip(parts[::2], parts[1::2]))
 
 
 class Layer(NamedTuple):
@@ -122,15 +141,17 @@ class Decoder:
             parts[-1] = np.zeros(self.sizes[-1])
         return np.concatenate(parts)
 
-    def __call__(self, parameters: torch.Tensor, cells: torch.Tensor, statistics=None) -> torch.Tensor:
+    def __call__(
+        self, parameters: torch.Tensor, cells: torch.Tensor, statistics: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Prompts of every parameter vector for every image.
 
         Parameters
         ----------
         parameters : tensor of shape (p, n_parameters)
         cells : tensor of shape (p, n, n_channels, 49)
-        statistics : list of (mean, variance), each of shape (1, 1, width), or None
-            BatchNorm's statistics, a stage each. None: those of the batch, for each candidate alone.
+        statistics : tensor of shape (n_statistics,) or None
+            BatchNorm's mean and variance, stage after stage. None: those of the batch, for each candidate alone.
 
         Returns
         -------
@@ -143,15 +164,16 @@ class Decoder:
             parts = zip(parameters.split(chunk), cells.split(chunk))
             return torch.cat([self(w, part, statistics) for w, part in parts])
         pieces = self._pieces(parameters)
-        h = self._nested(cells)
-        for stage in range(self.n_stages - 1):
-            h = self._stage(h, pieces, stage)
-            mean, variance = self._moments(h) if statistics is None else statistics[stage]
-            h = self._normalised(h, pieces, stage, mean, variance)
+        h = self._normalised_stages(self._nested(cells), pieces, statistics, self.n_stages - 1)
         last = pieces["last"].permute(0, 1, 3, 2).reshape(p, h.shape[-1], -1)
         return self._picture(h @ last, p, n)
 
-    def batch_statistics(self, parameters: torch.Tensor, batches) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    @property
+    def n_statistics(self) -> int:
+        """Length of the vector of batch statistics."""
+        return 2 * sum(self.widths[:-1])
+
+    def batch_statistics(self, parameters: torch.Tensor, batches: Callable[[], Iterable[torch.Tensor]]) -> torch.Tensor:
         """BatchNorm's statistics over any number of images, a stage after the other, in bounded memory.
 
         Parameters
@@ -161,37 +183,41 @@ class Decoder:
 
         Returns
         -------
-        statistics : list of (mean, variance), each of shape (1, 1, width)
-            The biased variance, which normalises, over all positions of all images.
+        statistics : tensor of shape (n_statistics,)
+            Mean and biased variance, which normalises, over all positions of all images, stage after stage.
         """
         pieces = self._pieces(parameters[None])
-        statistics = []
+        statistics = parameters.new_empty(0)
         for stage in range(self.n_stages - 1):
-            count, total, square = 0, 0.0, 0.0
-            for cells in batches():
-                h = self._nested(cells)
-                for earlier in range(stage):
-                    h = self._normalised(self._stage(h, pieces, earlier), pieces, earlier, *statistics[earlier])
-                h = self._stage(h, pieces, stage).double()
-                count += h.shape[1]
-                total = total + h.sum(1, keepdim=True)
-                square = square + h.square().sum(1, keepdim=True)
-            mean = total / count
-            variance = (square / count - mean.square()).clamp(min=0)
-            statistics.append((mean.to(parameters.dtype), variance.to(parameters.dtype)))
+            halfway = (
+                self._stage(self._normalised_stages(self._nested(cells), pieces, statistics, stage), pieces, stage)
+                for cells in batches()
+            )
+            statistics = torch.cat([statistics, pooled_moments(h[0] for h in halfway).to(parameters.dtype)])
         return statistics
 
-    def _pieces(self, parameters):
+    def _normalised_stages(
+        self, h: torch.Tensor, pieces: dict[str, torch.Tensor], statistics: torch.Tensor | None, n_stages: int
+    ) -> torch.Tensor:
+        """The first `n_stages` stages, with BatchNorm and GELU after each."""
+        given = None if statistics is None else split_moments(statistics, self.widths[:n_stages])
+        for stage in range(n_stages):
+            h = self._stage(h, pieces, stage)
+            mean, variance = self._moments(h) if given is None else given[stage]
+            h = self._normalised(h, pieces, stage, mean, variance)
+        return h
+
+    def _pieces(self, parameters: torch.Tensor) -> dict[str, torch.Tensor]:
         """The named parameter tensors, each with the candidates first."""
         parts = parameters.split(self.sizes, dim=1)
         return {layer.name: part.reshape(-1, *layer.shape) for layer, part in zip(self.layers, parts)}
 
     @staticmethod
-    def _nested(cells):
+    def _nested(cells: torch.Tensor) -> torch.Tensor:
         p, n, channels, _ = cells.shape
         return cells.transpose(2, 3).reshape(p, n * CELLS**2, channels)
 
-    def _stage(self, h, pieces, stage):
+    def _stage(self, h: torch.Tensor, pieces: dict[str, torch.Tensor], stage: int) -> torch.Tensor:
         """Transposed convolution and 1x1 convolution as one product: (p, positions, c) -> (p, 4 positions, c')."""
         p, n_in = h.shape[0], h.shape[2]
         deconv, bias, mix = (pieces[f"{stage}.{name}"] for name in ("deconv", "bias", "mix"))
@@ -202,17 +228,19 @@ class Decoder:
         return torch.baddbmm(offset, h, matrix).view(p, -1, n_out)
 
     @staticmethod
-    def _moments(h):
+    def _moments(h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         variance, mean = torch.var_mean(h, dim=1, keepdim=True, correction=0)
         return mean, variance
 
     @staticmethod
-    def _normalised(h, pieces, stage, mean, variance):
+    def _normalised(
+        h: torch.Tensor, pieces: dict[str, torch.Tensor], stage: int, mean: torch.Tensor, variance: torch.Tensor
+    ) -> torch.Tensor:
         """BatchNorm and GELU."""
         slope = pieces[f"{stage}.gain"][:, None] * torch.rsqrt(variance + _EPS)
         return F.gelu(torch.addcmul(pieces[f"{stage}.shift"][:, None] - mean * slope, h, slope))
 
-    def _picture(self, h, p, n):
+    def _picture(self, h: torch.Tensor, p: int, n: int) -> torch.Tensor:
         """(p, positions in nested order, 4 x 3) -> (p, n, 3, side, side)."""
         s = self.n_stages
         h = h.view(p, n, CELLS, CELLS, *(2, 2) * s, 3)
@@ -220,7 +248,7 @@ class Decoder:
         h = h.permute(0, 1, 4 + 2 * s, 2, *rows, 3, *columns)
         return h.reshape(p, n, 3, self.side, self.side)
 
-    def _bytes_per_image(self, itemsize):
+    def _bytes_per_image(self, itemsize: int) -> int:
         # The widest pair of neighbouring activations, of the last two stages.
         positions = (CELLS * 2 ** (self.n_stages - 1)) ** 2
         return positions * (4 * self.widths[-1] + 2 * (self.widths[-2] if self.n_stages > 1 else 0)) * itemsize

@@ -1,40 +1,109 @@
 """Encoders: from images to the features that a Coordinator draws its prompts from.
 
 A frozen encoder is fitted once to the training images and then only transforms, so that each image's
-features are computed once. A trainable one (`ScratchEncoder`) has parameters of its own, which stand in
-front of the decoder's in every candidate.
+features are computed once. A trainable one (`ScratchEncoder`) has parameters of its own. To scikit-learn they are
+transformers of images in any form; the training loop uses the methods that take pixels.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import clone
 from sklearn.decomposition import PCA
 
-from .decoder import CELLS, fit_to_image, n_stages_for
+from .decoder import CELLS, fit_to_image, n_stages_for, pooled_moments, split_moments
+from .reading import ImageTransformer, pixel_batches
 
-__all__ = ["Encoder", "PCAEncoder", "ScratchEncoder", "TimmEncoder", "make_encoder"]
+__all__ = ["Encoder", "PCAEncoder", "ScratchEncoder", "TimmEncoder", "TrainableEncoder", "make_encoder"]
 
 
-class Encoder(BaseEstimator, ABC):
-    """What a Coordinator needs of an encoder."""
+class Encoder(ImageTransformer, ABC):
+    """What a Coordinator needs of an encoder: `fit_pixels` and `encode`. `fit` and `transform` come with them.
 
-    #: Parameters that are trained with the decoder; 0 for a frozen encoder.
-    n_parameters = 0
+    Attributes
+    ----------
+    n_features_out_ : int
+        Numbers that the decoder gets for an image.
+    """
+
+    n_features_out_: int
+
+    @property
+    def n_parameters(self) -> int:
+        """Parameters that are trained with the decoder; 0 for a frozen encoder."""
+        return 0
 
     @abstractmethod
-    def fit(self, pixels: torch.Tensor) -> Encoder:
+    def fit_pixels(self, pixels: torch.Tensor) -> Encoder:
         """Learn from training images (n, 3, height, width) in [0, 1]; set `n_features_out_`."""
 
     @abstractmethod
-    def transform(self, pixels: torch.Tensor) -> torch.Tensor:
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Per-image features of shape (n, ...), which do not depend on trainable parameters."""
+
+    def fit(self, X: Any, y: Any = None) -> Encoder:
+        """Learn from training images.
+
+        Parameters
+        ----------
+        X : images, in any form that `BlackVIPClassifier` takes
+            The training images.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : Encoder
+            The fitted encoder.
+        """
+        return self.fit_pixels(self._pixels(X))
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Features of images.
+
+        Parameters
+        ----------
+        X : images, in any form that `BlackVIPClassifier` takes
+            Of the size that `fit` was given.
+
+        Returns
+        -------
+        features : ndarray of shape (n_images, n_features), float64
+            A row per image.
+        """
+        batches = pixel_batches(self.image_format_, self._open_images(X))
+        return np.concatenate([self.encode(pixels).flatten(1).double().numpy() for pixels in batches])
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_features_out_
+
+
+class TrainableEncoder(Encoder):
+    """An encoder whose parameters are trained: they stand in front of the decoder's in every candidate."""
+
+    @abstractmethod
+    def initial_parameters(self, rng: np.random.Generator) -> np.ndarray:
+        """Parameters of shape (n_parameters,) that training starts from."""
+
+    @abstractmethod
+    def cells(
+        self, parameters: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The decoder's input (p, n, channels, 49) of each parameter vector (p, n_parameters)."""
+
+    @abstractmethod
+    def batch_statistics(self, parameters: torch.Tensor, batches: Callable[[], Iterable[torch.Tensor]]) -> torch.Tensor:
+        """What `cells` needs so that an image's cells do not depend on the others, as one vector."""
 
 
 class PCAEncoder(Encoder):
@@ -53,6 +122,8 @@ class PCAEncoder(Encoder):
     ----------
     axes_ : ndarray of shape (n_features_out_, 3 * height * width)
         Orthonormal.
+    scale_ : float
+        The number that the features are multiplied with.
 
     Notes
     -----
@@ -63,7 +134,7 @@ class PCAEncoder(Encoder):
     def __init__(self, n_components: int = 98):
         self.n_components = n_components
 
-    def fit(self, pixels):
+    def fit_pixels(self, pixels: torch.Tensor) -> PCAEncoder:
         rows = pixels.flatten(1).double().numpy()
         n_components = min(self.n_components, *rows.shape)
         # The full solver is exact and draws no random numbers.
@@ -75,16 +146,16 @@ class PCAEncoder(Encoder):
             left, _, right = np.linalg.svd(templates @ self.axes_.T)
             self.axes_ = np.concatenate([left @ right[:n_turned], right[n_turned:]]) @ self.axes_
         self.scale_ = 1.0
-        self.scale_ = 1 / max(self.transform(pixels).square().mean().sqrt().item(), 1e-12)
+        self.scale_ = 1 / max(self.encode(pixels).square().mean().sqrt().item(), 1e-12)
         self.n_features_out_ = n_components
         return self
 
-    def transform(self, pixels):
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         rows = pixels.flatten(1).double().numpy()
         return torch.from_numpy(rows @ self.axes_.T * self.scale_)
 
 
-def _cell_templates(n_templates, height, width):
+def _cell_templates(n_templates: int, height: int, width: int) -> np.ndarray:
     """Unit vectors, each even over a horizontal strip of one cell of the decoder's picture, in three channels."""
     side = CELLS * 2 ** n_stages_for(height, width)
     n_strips = n_templates // CELLS**2
@@ -112,12 +183,13 @@ class TimmEncoder(Encoder):
     batch_size : int, default=32
         Images in one forward pass.
     device : str, default="cpu"
+        Where the network runs, as torch names it.
 
     Notes
     -----
     The features are the model's pooled output without its classifier. For a ViT whose weights come without
     a trained pooling (such as ViT-MAE) that is the class token, as in the paper. The network is loaded when
-    it is first needed; it is in neither clones nor pickles, which hold its name.
+    it is first needed, once for all encoders of its name; clones and pickles hold the name alone.
     """
 
     def __init__(self, model_name: str, pretrained: bool = True, batch_size: int = 32, device: str = "cpu"):
@@ -126,12 +198,12 @@ class TimmEncoder(Encoder):
         self.batch_size = batch_size
         self.device = device
 
-    def fit(self, pixels):
-        self.n_features_out_ = self.transform(pixels[:1]).shape[1]
+    def fit_pixels(self, pixels: torch.Tensor) -> TimmEncoder:
+        self.n_features_out_ = self.encode(pixels[:1]).shape[1]
         return self
 
-    def transform(self, pixels):
-        model, config = self._loaded()
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        model, config = _network(self.model_name, self.pretrained, self.device)
         size = config["input_size"][-2:]
         mean, std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
         parts = []
@@ -142,25 +214,21 @@ class TimmEncoder(Encoder):
                 parts.append(model(((part - mean) / std).float().to(self.device)).cpu().clone())
         return torch.cat(parts)
 
-    def _loaded(self):
-        if "_network" not in self.__dict__:
-            import timm
 
-            extra = {"global_pool": "token"} if self.model_name.startswith("vit_") else {}
-            with torch.random.fork_rng(devices=[]):  # weights that are not loaded are drawn from the global state
-                if not self.pretrained:
-                    torch.default_generator.manual_seed(0)
-                model = timm.create_model(self.model_name, pretrained=self.pretrained, num_classes=0, **extra)
-            self._network = model.eval().to(self.device), timm.data.resolve_data_config({}, model=model)
-        return self._network
+@functools.lru_cache(maxsize=1)  # clones, and the candidates of a search, share the network
+def _network(model_name: str, pretrained: bool, device: str) -> tuple[torch.nn.Module, dict[str, Any]]:
+    import timm
+    from timm.data.config import resolve_data_config
 
-    def __getstate__(self):
-        state = dict(super().__getstate__())
-        state.pop("_network", None)
-        return state
+    extra: dict[str, Any] = {"global_pool": "token"} if model_name.startswith("vit_") else {}
+    with torch.random.fork_rng(devices=[]):  # weights that are not loaded are drawn from the global state
+        if not pretrained:
+            torch.default_generator.manual_seed(0)
+        model = timm.create_model(model_name, pretrained=pretrained, num_classes=0, **extra)
+    return model.eval().to(device), resolve_data_config({}, model=model)
 
 
-class ScratchEncoder(Encoder):
+class ScratchEncoder(TrainableEncoder):
     """A convolutional encoder that is trained together with the decoder: the paper's variant without weights.
 
     Stages of a 3x3 convolution, a 2x2 convolution with stride 2, BatchNorm and GELU halve the image down to
@@ -176,31 +244,34 @@ class ScratchEncoder(Encoder):
     _widths = (32, 64, 64, 128)
     n_channels_out = 32
 
-    def fit(self, pixels):
-        self.n_stages_ = n_stages_for(*pixels.shape[-2:])
-        widths = (3, *self._widths[: self.n_stages_ - 1], self.n_channels_out)
-        self.shapes_ = []
-        for n_in, n_out in zip(widths[:-1], widths[1:]):
-            n_mid = n_in if n_in != 3 else n_out
-            self.shapes_ += [
-                ((n_mid, n_in, 3, 3), n_in * 9),
-                ((n_mid,), n_in * 9),
-                ((n_out, n_mid, 2, 2), n_mid * 4),
-                ((n_out,), None),
-                ((n_out,), None),
-            ]
-        self.n_parameters = sum(math.prod(shape) for shape, _ in self.shapes_)
+    @property
+    def n_parameters(self) -> int:
+        return sum(math.prod(shape) for shape, _ in self._shapes())
+
+    def fit_pixels(self, pixels: torch.Tensor) -> ScratchEncoder:
+        self.n_stages_ = n_stages_for(pixels.shape[-2], pixels.shape[-1])
         self.n_features_out_ = self.n_channels_out * CELLS**2
         return self
 
-    def transform(self, pixels):
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         side = CELLS * 2**self.n_stages_
         return F.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
 
     def initial_parameters(self, rng: np.random.Generator) -> np.ndarray:
-        """Parameters as torch.nn starts them."""
+        """Parameters as torch.nn starts them.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Where they are drawn from.
+
+        Returns
+        -------
+        parameters : ndarray of shape (n_parameters,)
+            Weights, biases, and BatchNorm's gains and shifts.
+        """
         parts = []
-        for index, (shape, fan) in enumerate(self.shapes_):
+        for index, (shape, fan) in enumerate(self._shapes()):
             size = math.prod(shape)
             if fan is None:
                 parts.append(np.full(size, 1.0 if index % 5 == 3 else 0.0))
@@ -208,40 +279,61 @@ class ScratchEncoder(Encoder):
                 parts.append(rng.uniform(-1, 1, size) / math.sqrt(fan))
         return np.concatenate(parts)
 
-    def __call__(self, parameters: torch.Tensor, images: torch.Tensor, statistics=None) -> torch.Tensor:
-        """Cells (p, n, 32, 49) of each parameter vector (p, n_parameters) for images (n, 3, side, side)."""
-        return torch.stack([self._forward(w, images, statistics)[0] for w in parameters])
+    def cells(
+        self, parameters: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        outputs = [self._activations(w, features, statistics, self.n_stages_) for w in parameters]
+        return torch.stack([output.flatten(2) for output in outputs])
 
-    def batch_statistics(self, parameters: torch.Tensor, batches) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """BatchNorm's statistics over all batches of `batches()`, as `Decoder.batch_statistics` computes them."""
-        statistics = []
+    def batch_statistics(self, parameters: torch.Tensor, batches: Callable[[], Iterable[torch.Tensor]]) -> torch.Tensor:
+        statistics = parameters.new_empty(0)
         for stage in range(self.n_stages_):
-            count, total, square = 0, 0.0, 0.0
-            for images in batches():
-                h = self._forward(parameters, images, statistics, stop=stage)[1].double()
-                count += h.numel() // h.shape[1]
-                total = total + h.sum((0, 2, 3))
-                square = square + h.square().sum((0, 2, 3))
-            mean = total / count
-            variance = (square / count - mean.square()).clamp(min=0)
-            statistics.append((mean.to(parameters.dtype), variance.to(parameters.dtype)))
+            halfway = (self._activations(parameters, images, statistics, stage + 0.5) for images in batches())
+            moments = pooled_moments(h.movedim(1, -1).flatten(0, 2) for h in halfway)
+            statistics = torch.cat([statistics, moments.to(parameters.dtype)])
         return statistics
 
-    def _forward(self, parameters, h, statistics, stop=None):
-        """Cells, and the input of the BatchNorm of stage `stop`, at which it ends when that is given."""
-        parts = parameters.split([math.prod(shape) for shape, _ in self.shapes_])
-        pieces = [part.view(shape) for part, (shape, _) in zip(parts, self.shapes_)]
-        for stage in range(self.n_stages_):
+    @property
+    def _n_features_out(self) -> int:
+        return 3 * (CELLS * 2**self.n_stages_) ** 2
+
+    def _out_widths(self) -> tuple[int, ...]:
+        return (*self._widths[: self.n_stages_ - 1], self.n_channels_out)
+
+    def _shapes(self) -> list[tuple[tuple[int, ...], int | None]]:
+        """Shape of each parameter tensor and the fan of its uniform start (None: constant)."""
+        shapes: list[tuple[tuple[int, ...], int | None]] = []
+        widths = (3, *self._out_widths())
+        for n_in, n_out in zip(widths[:-1], widths[1:]):
+            n_mid = n_in if n_in != 3 else n_out
+            shapes += [
+                ((n_mid, n_in, 3, 3), n_in * 9),
+                ((n_mid,), n_in * 9),
+                ((n_out, n_mid, 2, 2), n_mid * 4),
+                ((n_out,), None),
+                ((n_out,), None),
+            ]
+        return shapes
+
+    def _activations(
+        self, parameters: torch.Tensor, h: torch.Tensor, statistics: torch.Tensor | None, stop: float
+    ) -> torch.Tensor:
+        """What leaves stage `stop`; a half stands for what enters the BatchNorm of the stage before it is counted."""
+        shapes = [shape for shape, _ in self._shapes()]
+        parts = parameters.split([math.prod(shape) for shape in shapes])
+        pieces = [part.view(shape) for part, shape in zip(parts, shapes)]
+        given = None if statistics is None else split_moments(statistics, self._out_widths()[: int(stop)])
+        for stage in range(math.ceil(stop)):
             conv, bias, down, gain, shift = pieces[5 * stage : 5 * stage + 5]
             h = F.conv2d(F.conv2d(h, conv, bias, padding=1), down, stride=2)
-            if stage == stop:
-                return None, h
-            mean, variance = (None, None) if statistics is None else statistics[stage]
+            if stage + 0.5 == stop:
+                return h
+            mean, variance = (None, None) if given is None else given[stage]
             h = F.gelu(F.batch_norm(h, mean, variance, gain, shift, training=statistics is None))
-        return h.flatten(2), h
+        return h
 
 
-def make_encoder(encoder) -> Encoder:
+def make_encoder(encoder: str | Encoder) -> Encoder:
     """An encoder from ``"pca"``, ``"scratch"``, the name of a timm model, or an `Encoder`, of which a clone is made."""
     if isinstance(encoder, Encoder):
         return clone(encoder)

@@ -10,6 +10,9 @@ __all__ = [
     "ClassPromptError",
     "FitInterruptedWarning",
     "ImageError",
+    "ImagesResizedWarning",
+    "ImagesSkippedWarning",
+    "PersistenceError",
     "PromptNotUsedWarning",
     "ScoreError",
 ]
@@ -33,6 +36,18 @@ class ScoreError(BlackVIPError):
 
 class BudgetError(BlackVIPError):
     """The budget of billed images does not cover what was asked for."""
+
+
+class PersistenceError(BlackVIPError):
+    """A file that `load` does not read, or an estimator that `save` cannot write."""
+
+
+class ImagesResizedWarning(UserWarning):
+    """The images differ in size and were resized to one size."""
+
+
+class ImagesSkippedWarning(UserWarning):
+    """Images that cannot be read were left out, as ``on_error="skip"`` asks."""
 
 
 class PromptNotUsedWarning(ConvergenceWarning):

@@ -6,9 +6,15 @@ differ. Both rules here measure in pixels, which are the same for all of them.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
-from .optimizers import segmented_uniform
+from .optimizers import Optimizer, segmented_uniform
+
+if TYPE_CHECKING:
+    from .guard import Validation
+    from .training import Batches, Objective
 
 __all__ = ["BUDGET_SHARE", "adapt_step_size", "find_a", "gain_cost", "needs_gains", "noise_tolerance", "set_gains"]
 
@@ -23,12 +29,12 @@ _MAX_IMAGES = 160  # on which each size is tried at most
 _N_DIRECTIONS = 2  # random prompts, each with both signs, among which these images are divided
 
 
-def needs_gains(optimizer) -> bool:
+def needs_gains(optimizer: Optimizer) -> bool:
     """Whether the optimizer has a step or perturbation size that is still "auto"."""
     return "auto" in (getattr(optimizer, "a", None), getattr(optimizer, "c", None))
 
 
-def gain_cost(optimizer, batches, budget: int) -> int:
+def gain_cost(optimizer: Any, batches: Batches, budget: int) -> int:
     """Images that finding the gains bills: at most a tenth of `budget`, but no less than the search needs."""
     if not needs_gains(optimizer):
         return 0
@@ -36,7 +42,7 @@ def gain_cost(optimizer, batches, budget: int) -> int:
     return estimates + len(_SIZES) * _n_images(optimizer, batches, budget)
 
 
-def _n_estimates(optimizer, batches, budget):
+def _n_estimates(optimizer: Any, batches: Batches, budget: int) -> int:
     """Gradient estimates whose length is averaged: what a quarter of the share allows."""
     if optimizer.a != "auto":
         return 0
@@ -44,7 +50,7 @@ def _n_estimates(optimizer, batches, budget):
     return int(np.clip(affordable, 1, _MAX_ESTIMATES))
 
 
-def _n_images(optimizer, batches, budget):
+def _n_images(optimizer: Any, batches: Batches, budget: int) -> int:
     """Images on which each size of random prompts is tried."""
     estimates = _n_estimates(optimizer, batches, budget) * optimizer.n_candidates * batches.batch_size
     affordable = (BUDGET_SHARE * budget - estimates) // len(_SIZES)
@@ -52,7 +58,9 @@ def _n_images(optimizer, batches, budget):
     return int(np.clip(affordable, min(2 * _N_DIRECTIONS, most), most))
 
 
-def set_gains(objective, optimizer, w: np.ndarray, batches, rng: np.random.Generator, budget: int) -> None:
+def set_gains(
+    objective: Objective, optimizer: Any, w: np.ndarray, batches: Batches, rng: np.random.Generator, budget: int
+) -> None:
     """Replace the optimizer's "auto" gains by numbers; what that bills is `gain_cost`.
 
     Parameters
@@ -85,7 +93,7 @@ def set_gains(objective, optimizer, w: np.ndarray, batches, rng: np.random.Gener
 
 
 def noise_tolerance(
-    objective, w: np.ndarray, rows: np.ndarray, rng: np.random.Generator, n_images: int, bold: bool
+    objective: Objective, w: np.ndarray, rows: np.ndarray, rng: np.random.Generator, n_images: int, bold: bool
 ) -> float:
     """The size of random prompts that the service likes best: their root mean square, in units of the pixel range.
 
@@ -104,14 +112,21 @@ def noise_tolerance(
     return _SIZES[int(np.flatnonzero(borne).max())]
 
 
-def _find_c(objective, w, rng, rms):
+def _find_c(objective: Objective, w: np.ndarray, rng: np.random.Generator, rms: float) -> float:
     """The c at which a perturbation moves the prompts by `rms`, on the average of a few; bills nothing."""
     lengths = [_length_for(objective, w, direction, rms) for direction in segmented_uniform(rng, (8, len(w)))]
     return float(1 / np.mean(np.reciprocal(lengths)))
 
 
 def find_a(
-    objective, optimizer, w, batches, rng, n_estimates: int, n_steps: int, tolerance: float
+    objective: Objective,
+    optimizer: Any,
+    w: np.ndarray,
+    batches: Batches,
+    rng: np.random.Generator,
+    n_estimates: int,
+    n_steps: int,
+    tolerance: float,
 ) -> tuple[float, float]:
     """The step size at which a whole run, on noise alone, moves the prompts by what the service tolerates.
 
@@ -158,18 +173,18 @@ def find_a(
     ), length
 
 
-def signal_share(optimizer, d: int, n_steps: int) -> float:
+def signal_share(optimizer: Any, d: int, n_steps: int) -> float:
     """n / (n + d): the squared cosine between the gradient in d parameters and what a run's n directions estimate."""
     n_directions = n_steps * optimizer.n_directions
     return n_directions / (n_directions + d)
 
 
-def mostly_signal(optimizer, d: int, n_steps: int) -> bool:
+def mostly_signal(optimizer: Any, d: int, n_steps: int) -> bool:
     """Whether a run has more directions than parameters."""
     return signal_share(optimizer, d, n_steps) > 0.5
 
 
-def adapt_step_size(optimizer, validation) -> None:
+def adapt_step_size(optimizer: Any, validation: Validation) -> None:
     """Correct a step size that was found at the start, after each check of the held-out images.
 
     Where they are worse by a twentieth than they have been, training goes back to the best parameters, with a third
@@ -185,7 +200,7 @@ def adapt_step_size(optimizer, validation) -> None:
             optimizer.set_params(a=optimizer.a * _GROWTH)
 
 
-def _length_for(objective, w, direction, rms):
+def _length_for(objective: Objective, w: np.ndarray, direction: np.ndarray, rms: float) -> float:
     """The factor with which `direction` moves the prompts by `rms`; bills nothing."""
     factor = rms
     for _ in range(4):  # prompts are nearly linear in a small change of the parameters

@@ -7,21 +7,25 @@ that no longer improves, and at the end decide between the best prompt and none.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .heads import JudgedHead
 from .losses import cross_entropy
 
+if TYPE_CHECKING:
+    from .training import Objective
+
 __all__ = ["Validation", "prompt_helps", "split_held_out"]
 
 
 def split_held_out(y: np.ndarray, fraction: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Rows to train the prompt on, and rows held out: of each class the share `fraction`, rounded down."""
-    held_out = [
+    of_classes = [
         rng.permutation(np.flatnonzero(y == label))[: int(fraction * np.sum(y == label))] for label in np.unique(y)
     ]
-    held_out = np.sort(np.concatenate(held_out))
+    held_out = np.sort(np.concatenate(of_classes))
     return np.setdiff1d(np.arange(len(y)), held_out), held_out
 
 
@@ -48,14 +52,22 @@ class Validation:
         By what share of the lowest loss before it the last check's loss is lower; negative where it is higher.
     best_log_scores : ndarray of shape (len(rows), n_classes) or None
         The held-out images' log scores at `best_w`.
+    last_log_scores : ndarray of shape (len(rows), n_classes)
+        Those of the last check.
     """
 
-    def __init__(self, objective, rows, n_checks, patience=None):
+    best_w: np.ndarray | None
+    best_log_scores: np.ndarray | None
+    improvement: float
+    last_log_scores: np.ndarray
+
+    def __init__(self, objective: Objective, rows: np.ndarray, n_checks: int, patience: int | None = None):
         self.objective = objective
         self.rows = rows
         self.n_checks = n_checks
         self.patience = patience
-        self.interval = None
+        self.interval = self.n_steps = 1
+        self.checks_left = n_checks
         self.best_loss = self.start_loss = np.inf
         self.best_w = None
         self.best_log_scores = None
@@ -69,34 +81,46 @@ class Validation:
     def set_start(self, log_scores: np.ndarray) -> None:
         """Tell the log scores (n_images, n_classes) before training, to which the first check is compared."""
         if len(self.rows):
-            self.start_loss = float(cross_entropy(log_scores[self.rows], self.objective.y[self.rows]).mean())
+            self.start_loss = self._loss(log_scores[self.rows])
+
+    def start_from(self, w: np.ndarray) -> None:
+        """Make the first check now: where training goes on from an earlier run, that run's prompt is one to beat."""
+        if self.checks_left and len(self.rows):
+            self.check(w)
 
     def spread_over(self, n_steps: int) -> None:
-        """Spread the checks evenly over a run of `n_steps` steps, the last one at its end."""
-        self.interval = max(1, math.ceil(n_steps / max(1, self.n_checks)))
+        """Spread the checks that are left evenly over a run of `n_steps` steps, the last one at its end."""
+        self.interval = max(1, math.ceil(n_steps / max(1, self.checks_left)))
         self.n_steps = n_steps
 
     def is_due(self, n_iter: int) -> bool:
-        return self.cost > 0 and (n_iter % self.interval == 0 or n_iter == self.n_steps)
+        if not self.checks_left or not len(self.rows):
+            return False
+        return n_iter % self.interval == 0 or n_iter == self.n_steps
 
-    def check(self, w: np.ndarray) -> dict:
+    def check(self, w: np.ndarray) -> dict[str, float]:
         """Score the held-out images at `w`, remember it if it is the best, and return the figures."""
-        log_scores = self.objective.log_scores(w, self.rows)
-        y = self.objective.y[self.rows]
-        loss = float(cross_entropy(log_scores, y).mean())
+        self.checks_left -= 1
+        self.last_log_scores = log_scores = self.objective.log_scores(w, self.rows)
+        loss = self._loss(log_scores)
         before = min(self.best_loss, self.start_loss)
         self.improvement = (before - loss) / max(before, 1e-12) if np.isfinite(before) else 1.0
         self.checks_since_best += 1
         if loss < self.best_loss:
             self.best_loss, self.best_w, self.best_log_scores = loss, w.copy(), log_scores
             self.checks_since_best = 0
-        accuracy = float((log_scores.argmax(axis=1) == y).mean())
+        hits = log_scores.argmax(axis=1) == self.objective.y[self.rows]
+        accuracy = float(np.average(hits, weights=self.objective.weights[self.rows]))
         return {"validation_loss": loss, "validation_accuracy": accuracy}
+
+    def _loss(self, log_scores: np.ndarray) -> float:
+        losses = cross_entropy(log_scores, self.objective.y[self.rows])
+        return float(np.average(losses, weights=self.objective.weights[self.rows]))
 
     def completed_log_scores(self, w: np.ndarray) -> np.ndarray:
         """Log scores of all images at `w`; bills those that are not known from the best check."""
         n_images = len(self.objective.y)
-        if self.best_w is None or not np.array_equal(w, self.best_w):
+        if self.best_w is None or self.best_log_scores is None or not np.array_equal(w, self.best_w):
             return self.objective.log_scores(w, np.arange(n_images))
         others = np.setdiff1d(np.arange(n_images), self.rows)
         log_scores = np.empty((n_images, self.best_log_scores.shape[1]))
@@ -126,4 +150,6 @@ def prompt_helps(plain: JudgedHead, prompted: JudgedHead, held_out: np.ndarray) 
         was trained on flatter it, but are the more numerous: a prompt that does not win on both is noise.
     """
     gain = plain.losses - prompted.losses
-    return bool(gain.mean() > 0 and (not len(held_out) or gain[held_out].mean() > 0))
+    weights = plain.weights
+    helps = weights @ gain > 0 and (not len(held_out) or weights[held_out] @ gain[held_out] > 0)
+    return bool(helps)

@@ -1,106 +1,233 @@
 """Heads: from the service's log scores to class probabilities.
 
 A calibrated head costs almost no images, since it is trained on scores that are already paid for, and is
-often worth more than the prompt (see docs/method.md).
+often worth more than the prompt (see docs/method.md). Any scikit-learn classifier can be a head.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
+from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
-__all__ = ["CalibratedHead", "Head", "JudgedHead", "ServiceHead", "choose_head", "judge", "log_loss"]
+from .labels import check_labels, training_weights
 
+__all__ = ["CalibratedHead", "JudgedHead", "ServiceHead", "choose_head", "judge", "log_loss", "log_proba_of"]
 
-class Head(BaseEstimator, ABC):
-    """What an estimator needs of a head."""
-
-    @abstractmethod
-    def fit(self, log_scores: np.ndarray, y: np.ndarray) -> Head:
-        """Learn from log scores (n_images, n_classes) and class indices (n_images,)."""
-
-    @abstractmethod
-    def predict_log_proba(self, log_scores: np.ndarray) -> np.ndarray:
-        """Log probabilities of shape (n_images, n_classes)."""
-
-    @abstractmethod
-    def fit_held_out(self, log_scores: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """`fit`, and log probabilities of the training images, each from a head that has not seen it."""
+_FLOOR = 1e-12  # of a classifier's probabilities, before their logarithm is taken
 
 
-class ServiceHead(Head):
+class ServiceHead(ClassifierMixin, BaseEstimator):
     """No head: the softmax of the service's scores, as in the paper."""
 
-    def fit(self, log_scores, y):
+    classes_: np.ndarray
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ServiceHead:
+        """Learn nothing; the classes are the columns of X, by their numbers."""
+        self.classes_ = np.arange(X.shape[1])
         return self
 
-    def predict_log_proba(self, log_scores):
-        return log_softmax(log_scores, axis=1)
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Log probabilities of shape (n_images, n_classes), of log scores of this shape."""
+        return log_softmax(X, axis=1)
 
-    def fit_held_out(self, log_scores, y):
-        return self.predict_log_proba(log_scores)
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities of shape (n_images, n_classes), of log scores of this shape."""
+        return np.exp(self.predict_log_proba(X))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The class with the highest score, for each row of log scores."""
+        return self.classes_[np.argmax(X, axis=1)]
 
 
-class CalibratedHead(Head):
-    """Multinomial logistic regression, its strength chosen by cross-validation.
+class CalibratedHead(ClassifierMixin, BaseEstimator):
+    """Multinomial logistic regression on log scores, its strength chosen by cross-validation.
 
     Parameters
     ----------
-    Cs : tuple of float
+    Cs : tuple of float, default=(0.1, 0.3, 1.0, 3.0)
         Inverse regularisation strengths to choose from, by the cross-validated log loss.
-    n_folds : int
+    n_folds : int, default=5
         Folds, at most; a class with fewer images allows fewer. With a class of one image, the middle one of
         `Cs` is taken without a choice.
-    standardize : bool
+    standardize : bool, default=True
         Whether to scale each input to mean 0 and variance 1 first.
 
     Attributes
     ----------
     C_ : float
         The chosen strength.
+    classes_ : ndarray of shape (n_classes,)
+        The labels.
+    coef_ : ndarray of shape (n_classes, n_features_in_)
+        Weights of the log scores as they come, not standardized.
+    intercept_ : ndarray of shape (n_classes,)
+        What is added to them.
+    n_features_in_ : int
+        Columns of X.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blackvip import CalibratedHead
+    >>> log_scores = np.log([[0.6, 0.4], [0.7, 0.3], [0.9, 0.1], [0.8, 0.2]])
+    >>> CalibratedHead().fit(log_scores, ["cat", "cat", "dog", "dog"]).predict(log_scores).tolist()
+    ['cat', 'cat', 'dog', 'dog']
     """
 
-    def __init__(self, Cs=(0.1, 0.3, 1.0, 3.0), n_folds=5, standardize=True):
+    classes_: np.ndarray
+    coef_: np.ndarray
+    intercept_: np.ndarray
+    C_: float
+
+    def __init__(self, Cs: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0), n_folds: int = 5, standardize: bool = True):
         self.Cs = Cs
         self.n_folds = n_folds
         self.standardize = standardize
 
-    def fit(self, log_scores, y):
-        self.fit_held_out(log_scores, y)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> CalibratedHead:
+        """Choose the strength, and learn.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, n_features)
+            Log scores, or any other inputs.
+        y : array-like of shape (n_images,)
+            Labels, two classes at least.
+        sample_weight : array-like of shape (n_images,) or None, default=None
+            Weights of the images, not negative.
+
+        Returns
+        -------
+        self : CalibratedHead
+            The fitted head.
+        """
+        self.fit_held_out(X, y, sample_weight)
         return self
 
-    def fit_held_out(self, log_scores, y):
-        self.C_, held_out = self._chosen(log_scores, y)
-        self.model_ = self._model(self.C_).fit(log_scores, y)
+    def fit_held_out(self, X: Any, y: Any, sample_weight: Any = None) -> np.ndarray:
+        """`fit`, and log probabilities of the training images, each from a head that has not seen it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, n_features)
+            Log scores, or any other inputs.
+        y : array-like of shape (n_images,)
+            Labels, two classes at least.
+        sample_weight : array-like of shape (n_images,) or None, default=None
+            Weights of the images, not negative.
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n_images, n_classes)
+            By cross-validation, in the order of `classes_`.
+        """
+        y = check_labels(y)
+        X, y = validate_data(self, X, y)
+        weights = training_weights(sample_weight, None, y)
+        self.classes_, index = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"y has 1 class, {self.classes_.tolist()[0]!r}; expected at least two classes.")
+        self.C_, held_out = self._chosen(X, index, weights)
+        self.coef_, self.intercept_ = self._regression(self.C_, X, index, weights)
         return held_out
 
-    def predict_log_proba(self, log_scores):
-        return self.model_.predict_log_proba(log_scores)
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Log probabilities.
 
-    def _model(self, C):
-        scaler = StandardScaler() if self.standardize else "passthrough"
-        return make_pipeline(scaler, LogisticRegression(C=C, max_iter=1000))
+        Parameters
+        ----------
+        X : array-like of shape (n_images, n_features_in_)
+            Log scores.
 
-    def _chosen(self, log_scores, y):
+        Returns
+        -------
+        log_proba : ndarray of shape (n_images, n_classes)
+            In the order of `classes_`.
+        """
+        check_is_fitted(self)
+        return _log_proba(validate_data(self, X, reset=False), self.coef_, self.intercept_)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, n_features_in_)
+            Log scores.
+
+        Returns
+        -------
+        proba : ndarray of shape (n_images, n_classes)
+            In the order of `classes_`.
+        """
+        return np.exp(self.predict_log_proba(X))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Labels.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, n_features_in_)
+            Log scores.
+
+        Returns
+        -------
+        y : ndarray of shape (n_images,)
+            The most probable class of each.
+        """
+        best = self.predict_log_proba(X).argmax(axis=1)
+        return self.classes_[best]
+
+    def _regression(self, C: float, X: np.ndarray, index: np.ndarray, weights: np.ndarray) -> tuple[Any, Any]:
+        """Weights (n_classes, n_features) and intercepts (n_classes,) that act on X as it is."""
+        scaler = StandardScaler().fit(X, sample_weight=weights) if self.standardize else None
+        scaled = X if scaler is None else scaler.transform(X)
+        model = LogisticRegression(C=C, max_iter=1000).fit(scaled, index, sample_weight=weights)
+        coef, intercept = model.coef_, model.intercept_
+        if len(coef) == 1:  # two classes: the log odds of the second
+            coef, intercept = np.concatenate([0 * coef, coef]), np.concatenate([0 * intercept, intercept])
+        if scaler is not None:
+            coef = coef / scaler.scale_
+            intercept = intercept - coef @ scaler.mean_
+        return coef, intercept
+
+    def _chosen(self, X: np.ndarray, index: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
         """The best strength and its held-out log probabilities."""
-        n_folds = min(self.n_folds, np.bincount(y).min())
+        n_folds = min(self.n_folds, np.bincount(index).min())
         if n_folds < 2:
             C = self.Cs[len(self.Cs) // 2]
-            return C, self._model(C).fit(log_scores, y).predict_log_proba(log_scores)
-        folds = StratifiedKFold(n_folds, shuffle=True, random_state=0)
-        tried = {
-            C: cross_val_predict(self._model(C), log_scores, y, cv=folds, method="predict_log_proba") for C in self.Cs
-        }
-        best = min(tried, key=lambda C: log_loss(tried[C], y).mean())
+            return C, _log_proba(X, *self._regression(C, X, index, weights))
+        folds = list(StratifiedKFold(n_folds, shuffle=True, random_state=0).split(X, index))
+        tried = {}
+        for C in self.Cs:
+            tried[C] = np.empty((len(X), len(self.classes_)))
+            for train, test in folds:
+                tried[C][test] = _log_proba(X[test], *self._regression(C, X[train], index[train], weights[train]))
+        best = min(tried, key=lambda C: np.average(log_loss(tried[C], index), weights=weights))
         return best, tried[best]
+
+
+def _log_proba(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
+    return log_softmax(X @ coef.T + intercept, axis=1)
+
+
+def log_proba_of(head: Any, inputs: np.ndarray, n_classes: int) -> np.ndarray:
+    """Log probabilities (n_images, n_classes) of a classifier of class indices, which need not have seen them all."""
+    if isinstance(head, (ServiceHead, CalibratedHead)):
+        known = head.predict_log_proba(inputs)
+    else:
+        known = np.log(np.maximum(head.predict_proba(inputs), _FLOOR))
+    log_proba = np.full((len(inputs), n_classes), np.log(_FLOOR))
+    log_proba[:, head.classes_] = known
+    return log_proba
 
 
 @dataclass(repr=False)
@@ -109,7 +236,7 @@ class JudgedHead:
 
     Attributes
     ----------
-    head : Head
+    head : classifier
         Fitted to all training images.
     held_out : ndarray of shape (n_images, n_classes)
         Log probabilities of the training images, each from a head that has not seen it.
@@ -117,29 +244,63 @@ class JudgedHead:
         Which of them are right.
     losses : ndarray of shape (n_images,)
         Negative log probability of the true class, in nats.
+    weights : ndarray of shape (n_images,)
+        Of the images, in `accuracy` and `log_loss`.
     """
 
-    head: Head
+    head: Any
     held_out: np.ndarray
     hits: np.ndarray
     losses: np.ndarray
+    weights: np.ndarray
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"JudgedHead({self.head}, accuracy={self.accuracy:.3f}, log_loss={self.log_loss:.3f})"
 
     @property
     def accuracy(self) -> float:
-        return float(self.hits.mean())
+        """Share of the images that are right."""
+        return float(np.average(self.hits, weights=self.weights))
 
     @property
     def log_loss(self) -> float:
-        return float(self.losses.mean())
+        """Mean of `losses`."""
+        return float(np.average(self.losses, weights=self.weights))
 
 
-def judge(head: Head, inputs: np.ndarray, y: np.ndarray) -> JudgedHead:
+def judge(head: Any, inputs: np.ndarray, y: np.ndarray, weights: np.ndarray, n_classes: int) -> JudgedHead:
     """Fit a head to inputs (n_images, n_inputs) and class indices (n_images,), and judge it on held-out folds."""
-    held_out = head.fit_held_out(inputs, y)
-    return JudgedHead(head, held_out, held_out.argmax(axis=1) == y, log_loss(held_out, y))
+    if isinstance(head, ServiceHead):
+        held_out = log_proba_of(head.fit(inputs, y), inputs, n_classes)
+    elif isinstance(head, CalibratedHead):
+        held_out = np.full((len(y), n_classes), np.log(_FLOOR))
+        known = head.fit_held_out(inputs, y, weights)
+        held_out[:, head.classes_] = known
+    else:
+        held_out = _fit_classifier(head, inputs, y, weights, n_classes)
+    return JudgedHead(head, held_out, held_out.argmax(axis=1) == y, log_loss(held_out, y), weights)
+
+
+def _fit_classifier(head: Any, inputs: np.ndarray, y: np.ndarray, weights: np.ndarray, n_classes: int) -> np.ndarray:
+    """Fit any classifier, and return log probabilities of the images, each from a twin that has not seen it."""
+    weighted = has_fit_parameter(head, "sample_weight")
+    if not weighted and np.ptp(weights):
+        raise ValueError(
+            f"The head {head} takes no sample_weight, but the images have different weights. Leave sample_weight and "
+            "class_weight out, or take another head."
+        )
+
+    def fitted(model: Any, rows: Any) -> Any:
+        return model.fit(inputs[rows], y[rows], **({"sample_weight": weights[rows]} if weighted else {}))
+
+    fitted(head, slice(None))
+    n_folds = min(5, np.unique(y, return_counts=True)[1].min())
+    if n_folds < 2:
+        return log_proba_of(head, inputs, n_classes)
+    held_out = np.empty((len(y), n_classes))
+    for train, test in StratifiedKFold(n_folds, shuffle=True, random_state=0).split(inputs, y):
+        held_out[test] = log_proba_of(fitted(clone(head), train), inputs[test], n_classes)
+    return held_out
 
 
 def log_loss(log_proba: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -147,32 +308,45 @@ def log_loss(log_proba: np.ndarray, y: np.ndarray) -> np.ndarray:
     return -log_proba[np.arange(len(y)), y]
 
 
-def choose_head(head, log_scores: np.ndarray, y: np.ndarray, held_out: np.ndarray) -> JudgedHead:
+def choose_head(
+    head: Any,
+    log_scores: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray,
+    held_out: np.ndarray,
+    judged: tuple[JudgedHead, JudgedHead] | None = None,
+) -> JudgedHead:
     """The head that `head` asks for.
 
     Parameters
     ----------
-    head : {"auto", "calibrated"}, None or Head
-        None: `ServiceHead`. "auto": a calibrated head, unless each class does not have two images, or its
+    head : {"auto", "calibrated"}, None or classifier
+        None: `ServiceHead`. "auto": a calibrated head, unless a class has less than two images, or its
         cross-validated log loss is higher than the service's own by more than two standard errors and it gets
         fewer images right.
     log_scores : ndarray of shape (n_images, n_classes)
     y : ndarray of shape (n_images,)
-        Class indices, each class at least once.
+        Class indices.
+    weights : ndarray of shape (n_images,)
     held_out : ndarray of int
         Images on which "auto" compares, since a prompt flatters the service on the images that it was trained
         on; where there are none, all are used.
+    judged : (JudgedHead, JudgedHead) or None
+        The service's own softmax and the calibrated head on these scores, where they are known already.
     """
-    if isinstance(head, Head):
-        return judge(clone(head), log_scores, y)
+    n_classes = log_scores.shape[1]
+    if not (isinstance(head, str) or head is None):
+        return judge(clone(head), log_scores, y, weights, n_classes)
     if head not in ("auto", "calibrated", None):
-        raise ValueError(f"head={head!r}; expected 'auto', 'calibrated', None or a Head.")
-    service = judge(ServiceHead(), log_scores, y)
-    if head is None or (head == "auto" and np.bincount(y).min() < 2):
+        raise ValueError(f"head={head!r}; expected 'auto', 'calibrated', None or a classifier with predict_proba.")
+    service = judged[0] if judged else judge(ServiceHead(), log_scores, y, weights, n_classes)
+    counts = np.bincount(y, minlength=n_classes)
+    if head is None or (head == "auto" and counts.min() < 2) or np.count_nonzero(counts) < 2:
         return service
-    calibrated = judge(CalibratedHead(), log_scores, y)
+    calibrated = judged[1] if judged else judge(CalibratedHead(), log_scores, y, weights, n_classes)
     rows = held_out if len(held_out) > 1 else np.arange(len(y))
     excess = (calibrated.losses - service.losses)[rows]
-    worse = excess.mean() > 2 * excess.std() / np.sqrt(len(rows))
-    fewer = calibrated.hits[rows].sum() < service.hits[rows].sum()
+    mean = np.average(excess, weights=weights[rows])
+    worse = mean > 2 * excess.std() / np.sqrt(len(rows))
+    fewer = weights[rows] @ calibrated.hits[rows] < weights[rows] @ service.hits[rows]
     return service if head == "auto" and worse and fewer else calibrated

@@ -7,6 +7,7 @@ Equation numbers are those of BlackVIP (CVPR 2023, arXiv 2303.14773) and of Spal
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
@@ -14,7 +15,7 @@ from sklearn.base import BaseEstimator, clone
 __all__ = ["SPSA", "SPSAGC", "Optimizer", "segmented_uniform"]
 
 
-def segmented_uniform(rng: np.random.Generator, shape) -> np.ndarray:
+def segmented_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Perturbations whose entries are uniform on [-1, -0.5] and [0.5, 1].
 
     They are symmetric with a bounded inverse moment, which is what SPSA asks of a perturbation
@@ -27,20 +28,35 @@ def segmented_uniform(rng: np.random.Generator, shape) -> np.ndarray:
 class Optimizer(BaseEstimator, ABC):
     """What a training loop needs of an optimizer.
 
-    `start` once, then `ask` and `tell` in turn. The parameters given to ``__init__`` never change;
-    everything that does is in `state`, a dict of plain values and arrays.
+    `start` once, then `ask` and `tell` in turn. What changes with each step is in `state`, a dict of plain values
+    and arrays.
     """
 
     #: Candidates that one step asks for.
     n_candidates: int
-    state: dict
+    state: dict[str, Any]
+
+    @property
+    def started(self) -> bool:
+        """Whether `start` was called, so that another run can go on from here."""
+        return "state" in vars(self)
 
     @property
     def w(self) -> np.ndarray:
         """The current parameter vector, of shape (d,)."""
         return self.state["w"]
 
-    def figures(self) -> dict:
+    def restart_from(self, w: np.ndarray) -> None:
+        """Go on from another parameter vector.
+
+        Parameters
+        ----------
+        w : ndarray of shape (d,)
+            The vector.
+        """
+        self.state["w"] = np.array(w, dtype=np.float64)
+
+    def figures(self) -> dict[str, float]:
         """What the last step has to tell, as plain numbers, for the history."""
         return {}
 
@@ -80,25 +96,42 @@ class SPSA(Optimizer):
     A step evaluates ``2 * n_directions`` candidates, whatever the number of parameters.
     """
 
-    def __init__(self, a=0.01, c=0.01, *, alpha=0.4, gamma=0.1, stability=1.0, n_directions=5, clip=None):
+    def __init__(
+        self,
+        a: float | str = 0.01,
+        c: float | str = 0.01,
+        *,
+        alpha: float = 0.4,
+        gamma: float = 0.1,
+        stability: float = 1.0,
+        n_directions: int = 5,
+        clip: float | str | None = None,
+    ):
         self.a = a
         self.c = c
         self.alpha = alpha
         self.gamma = gamma
         self.stability = stability
         self.n_directions = n_directions
-        self.clip = clip
+        self.clip: Any = clip
 
     @property
-    def n_candidates(self) -> int:
+    def n_candidates(self) -> int:  # type: ignore[override]
+        """Candidates that one step asks for: two for each direction."""
         return 2 * self.n_directions
 
-    def start(self, w, rng):
+    def start(self, w: np.ndarray, rng: np.random.Generator) -> None:
         self.rng = rng
         self.state = {"k": 1, "w": np.array(w, dtype=np.float64), "m": None, "delta": None}
 
     def restart_from(self, w: np.ndarray) -> None:
-        """Go on from another parameter vector, without momentum; the gain sequences go on as they were."""
+        """Go on from another parameter vector, without momentum; the gain sequences go on as they were.
+
+        Parameters
+        ----------
+        w : ndarray of shape (d,)
+            The vector.
+        """
         self.state.update(w=np.array(w, dtype=np.float64), m=None)
 
     @property
@@ -111,27 +144,44 @@ class SPSA(Optimizer):
         """Perturbation size of the current step (Spall 1998, section III.B)."""
         return self.c / self.state["k"] ** self.gamma
 
-    def ask(self):
+    def ask(self) -> np.ndarray:
         w = self.state["w"]
         self.state["delta"] = delta = segmented_uniform(self.rng, (self.n_directions, len(w)))
         return np.concatenate([w + self.c_k * delta, w - self.c_k * delta])
 
-    def tell(self, losses):
-        """Make one step with the losses of the candidates asked for last."""
+    def tell(self, losses: np.ndarray) -> None:
+        """Make one step.
+
+        Parameters
+        ----------
+        losses : ndarray of shape (n_candidates,)
+            Of the candidates asked for last.
+        """
         self._step(self._clipped(self.estimate(losses)))
 
-    def figures(self):
+    def figures(self) -> dict[str, float]:
         return self.state["figures"]
 
-    def _step(self, g):
+    def _step(self, g: np.ndarray) -> None:
         step = self.a_k * self._direction(g)
         norms = {"estimate_norm": float(np.linalg.norm(g)), "step_norm": float(np.linalg.norm(step))}
         self.state["figures"] = {"a": self.a, "a_k": self.a_k, "c_k": self.c_k, **norms}
         self.state["w"] = self.state["w"] - step  # BlackVIP, eq. 4
         self.state["k"] += 1
 
-    def estimate(self, losses):
-        """Gradient estimate of shape (d,) from the losses of the candidates asked for last (BlackVIP, eq. 3)."""
+    def estimate(self, losses: np.ndarray) -> np.ndarray:
+        """Gradient estimate from losses (BlackVIP, eq. 3).
+
+        Parameters
+        ----------
+        losses : ndarray of shape (n_candidates,)
+            Of the candidates asked for last.
+
+        Returns
+        -------
+        estimate : ndarray of shape (d,)
+            The mean over the directions.
+        """
         plus, minus = np.split(np.asarray(losses, dtype=np.float64), 2)
         return (((plus - minus) / (2 * self.c_k))[:, None] / self.state["delta"]).mean(axis=0)
 
@@ -140,6 +190,16 @@ class SPSA(Optimizer):
 
         The root of the summed squares of the weights with which the estimates enter the final parameters:
         a_k, and what the momentum repeats of them later. Used to choose a step size.
+
+        Parameters
+        ----------
+        n_steps : int
+            Steps that are made.
+
+        Returns
+        -------
+        distance : float
+            In units of the parameters, per unit of a.
         """
         twin = clone(self).set_params(a=1.0)
         twin.start(np.zeros(n_steps), np.random.default_rng(0))
@@ -147,11 +207,11 @@ class SPSA(Optimizer):
             twin._step(np.where(np.arange(n_steps) == k, 1.0, 0.0))
         return float(np.linalg.norm(twin.state["w"]))
 
-    def _clipped(self, g):
+    def _clipped(self, g: np.ndarray) -> np.ndarray:
         norm = np.linalg.norm(g)
         return g if self.clip is None or norm <= self.clip else g * (self.clip / norm)
 
-    def _direction(self, g):
+    def _direction(self, g: np.ndarray) -> np.ndarray:
         return g
 
 
@@ -160,17 +220,38 @@ class SPSAGC(SPSA):
 
     Parameters
     ----------
+    a : float
+        Step size, as in `SPSA`.
+    c : float
+        Perturbation size, as in `SPSA`.
+    alpha, gamma : float
+        The exponents with which both sequences decay.
+    stability : float
+        The constant :math:`o` in the step size.
     momentum : float
         The smoothing constant :math:`\beta` of the correction.
-    a, c, alpha, gamma, stability, n_directions, clip
-        As in `SPSA`.
+    n_directions : int
+        Perturbations in one step.
+    clip : float or None
+        Greatest Euclidean norm of an estimate.
     """
 
-    def __init__(self, a=0.01, c=0.01, *, alpha=0.4, gamma=0.1, stability=1.0, momentum=0.9, n_directions=5, clip=None):
+    def __init__(
+        self,
+        a: float | str = 0.01,
+        c: float | str = 0.01,
+        *,
+        alpha: float = 0.4,
+        gamma: float = 0.1,
+        stability: float = 1.0,
+        momentum: float = 0.9,
+        n_directions: int = 5,
+        clip: float | str | None = None,
+    ):
         super().__init__(a, c, alpha=alpha, gamma=gamma, stability=stability, n_directions=n_directions, clip=clip)
         self.momentum = momentum
 
-    def _direction(self, g):
+    def _direction(self, g: np.ndarray) -> np.ndarray:
         m = self.state["m"]
         self.state["m"] = m = g if m is None else self.momentum * m + g  # BlackVIP, eq. 5
         return g + self.momentum * m  # the look-ahead of BlackVIP, eq. 5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tqdm.auto import tqdm
 
 __all__ = ["ProgressBar"]
@@ -18,7 +20,7 @@ class ProgressBar:
     """
 
     def __init__(self, max_queries: int, verbose: int):
-        self._figures = {}
+        self._figures: dict[str, str] = {}
         self._bar = tqdm(
             total=max_queries,
             unit="img",
@@ -30,7 +32,7 @@ class ProgressBar:
     def on_queries(self, n_images: int) -> None:
         self._bar.update(n_images)
 
-    def on_step(self, row: dict) -> None:
+    def on_step(self, row: dict[str, Any]) -> None:
         """Show the last step's loss and the last held-out accuracy."""
         self._figures["loss"] = f"{row['loss']:.3f}"
         if "validation_accuracy" in row:

@@ -9,34 +9,47 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from .decoder import CELLS, Decoder, fit_to_image, n_stages_for
-from .encoders import make_encoder
+from .encoders import Encoder, TrainableEncoder, make_encoder
+from .images import to_uint8
+from .reading import ImageTransformer, as_output, pixel_batches
 
 __all__ = ["Coordinator", "PromptBasis", "Prompter", "make_prompter"]
 
+FeatureBatches = Callable[[], Iterable[torch.Tensor]]
 
-class Prompter(BaseEstimator, ABC):
-    """What the training loop needs of a prompter.
+
+class Prompter(ImageTransformer, ABC):
+    """What the training loop needs of a prompter, and what a frozen one is to scikit-learn: a transformer of images.
 
     Attributes
     ----------
     n_parameters_ : int
-        Length of a candidate, known after `fit`.
+        Length of a candidate, known after `fit_pixels`.
     parameters_ : ndarray of shape (n_parameters_,)
         The vector at which the prompter is frozen.
+    statistics_ : ndarray of shape (n_statistics,) or None
+        The batch statistics that belong to it.
     prompt_scale_ : float
         The factor of the prompt with which it was frozen.
     """
 
+    n_parameters_: int
+    parameters_: np.ndarray
+    statistics_: np.ndarray | None
+    prompt_scale_: float
+
     @abstractmethod
-    def fit(self, pixels: torch.Tensor) -> Prompter:
+    def fit_pixels(self, pixels: torch.Tensor) -> Prompter:
         """Learn what is fixed from training images (n, 3, height, width) in [0, 1]."""
 
     @abstractmethod
@@ -48,43 +61,149 @@ class Prompter(BaseEstimator, ABC):
         """The vector of shape (n_parameters_,) that training starts from."""
 
     @abstractmethod
-    def prompts(self, candidates: torch.Tensor, features: torch.Tensor, statistics=None) -> torch.Tensor:
+    def prompts(
+        self, candidates: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Prompts (p, n, 3, height, width) of candidates (p, n_parameters_) for features (n, ...).
 
         With `statistics`, as `batch_statistics` gives them, an image's prompt does not depend on the others.
         """
 
-    def batch_statistics(self, parameters: torch.Tensor, batches):
+    def batch_statistics(self, parameters: torch.Tensor, batches: FeatureBatches) -> torch.Tensor | None:
         """What `prompts` needs so that an image's prompt does not depend on the rest of its batch, if anything.
 
         Parameters
         ----------
         parameters : tensor of shape (n_parameters_,)
-        batches : callable returning an iterator over the features of all training images
+            The parameters that will be frozen.
+        batches : callable
+            Returns an iterator over the features of all training images.
+
+        Returns
+        -------
+        statistics : tensor of shape (n_statistics,) or None
+            None where prompts do not depend on the batch.
         """
         return None
 
-    def freeze(self, parameters: np.ndarray, statistics=None, prompt_scale: float = 1.0) -> Prompter:
-        """Fix the parameters, and the batch statistics (in float64) that belong to them."""
+    def freeze(
+        self, parameters: np.ndarray, statistics: torch.Tensor | None = None, prompt_scale: float = 1.0
+    ) -> Prompter:
+        """Fix the parameters, and the batch statistics that belong to them.
+
+        Parameters
+        ----------
+        parameters : ndarray of shape (n_parameters_,)
+            Kept in float64.
+        statistics : tensor of shape (n_statistics,) or None
+            As `batch_statistics` gives them.
+        prompt_scale : float
+            The factor of the prompt; 0 draws none.
+
+        Returns
+        -------
+        self : Prompter
+            The frozen prompter.
+        """
         self.parameters_ = np.array(parameters, dtype=np.float64)
-        self.statistics_ = statistics
+        self.statistics_ = None if statistics is None else statistics.double().numpy()
         self.prompt_scale_ = float(prompt_scale)
         return self
 
     def frozen_prompts(self, features: torch.Tensor) -> torch.Tensor:
-        """Prompts (n, 3, height, width) of the frozen parameters, in float64.
+        """Prompts of the frozen parameters.
 
         Double precision makes the 8-bit image that is sent independent of the batch it was computed in.
+
+        Parameters
+        ----------
+        features : tensor of shape (n, ...)
+            As `features` makes them.
+
+        Returns
+        -------
+        prompts : tensor of shape (n, 3, height, width), float64
+            In units of the pixel range, not bounded, before `prompt_scale_`.
+        """
+        statistics = None if self.statistics_ is None else torch.from_numpy(self.statistics_)
+        return self.prompts(torch.from_numpy(self.parameters_)[None], features.double(), statistics)[0]
+
+    def draw(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Prompted images, before they are rounded to 8 bits; no service is called.
+
+        Parameters
+        ----------
+        pixels : tensor of shape (n, 3, height, width)
+            RGB in [0, 1].
+
+        Returns
+        -------
+        prompted : tensor of shape (n, 3, height, width)
+            RGB in [0, 1].
         """
         check_is_fitted(self, "parameters_")
-        return self.prompts(torch.from_numpy(self.parameters_)[None], features.double(), self.statistics_)[0]
-
-    def transform(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Prompted images (n, 3, height, width) in [0, 1] from images of the same form; no service is called."""
         if self.prompt_scale_ == 0:
             return pixels
         prompts = self.frozen_prompts(self.features(pixels))
         return prompted(pixels.double(), prompts[None], self.prompt_scale_)[0]
+
+    def fit(self, X: Any, y: Any = None) -> Prompter:
+        """Learn what is fixed, and freeze at the parameters that training would start from.
+
+        `BlackVIPClassifier` is what trains a prompter; `BlackVIPPrompter` does so within a pipeline.
+
+        Parameters
+        ----------
+        X : images, in any form that `BlackVIPClassifier` takes
+            The training images.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : Prompter
+            The untrained prompter.
+        """
+        pixels = self._pixels(X)
+        self.fit_pixels(pixels)
+        w = self.initial_parameters(np.random.default_rng(0))
+        batches = lambda: (self.features(part).double() for part in pixels.split(64))
+        return self.freeze(w, self.batch_statistics(torch.as_tensor(w), batches))
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Images with their prompts, as they are sent to a service; no service is called.
+
+        Parameters
+        ----------
+        X : images, in any form that `BlackVIPClassifier` takes
+            Of the size that `fit` was given, unless it had to resize.
+
+        Returns
+        -------
+        prompted : ndarray of shape (n_images, height, width, 3), uint8
+            RGB. Where X is rows of flattened pixels, of shape (n_images, height * width * 3).
+        """
+        return as_output(self, X, self.prompted_images(X))
+
+    def prompted_images(self, X: Any) -> np.ndarray:
+        """Images with their prompts, as images whatever X is; no service is called.
+
+        Parameters
+        ----------
+        X : images, in any form that `BlackVIPClassifier` takes
+            Of the size that `fit` was given, unless it had to resize.
+
+        Returns
+        -------
+        prompted : ndarray of shape (n_images, height, width, 3), uint8
+            RGB.
+        """
+        batches = pixel_batches(self.image_format_, self._open_images(X))
+        return np.concatenate([to_uint8(self.draw(pixels)) for pixels in batches])
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.image_format_.height * self.image_format_.width * 3
 
 
 def prompted(pixels: torch.Tensor, prompts: torch.Tensor, prompt_scale: float) -> torch.Tensor:
@@ -125,25 +244,28 @@ class Coordinator(Prompter):
     and its centre cut out.
     """
 
-    def __init__(self, encoder="pca", src_dim="auto", last_layer="zero"):
+    encoder_: Encoder
+    decoder_: Decoder
+
+    def __init__(self, encoder: str | Encoder = "pca", src_dim: int | str = "auto", last_layer: str = "zero"):
         self.encoder = encoder
         self.src_dim = src_dim
         self.last_layer = last_layer
 
-    def fit(self, pixels):
+    def fit_pixels(self, pixels: torch.Tensor) -> Coordinator:
         if self.last_layer not in ("zero", "random"):
             raise ValueError(f"last_layer={self.last_layer!r}; expected 'zero' or 'random'.")
-        self.size_ = tuple(pixels.shape[-2:])
-        self.encoder_ = make_encoder(self.encoder).fit(pixels)
+        self.size_ = (pixels.shape[-2], pixels.shape[-1])
+        self.encoder_ = make_encoder(self.encoder).fit_pixels(pixels)
         z_dim = self.encoder_.n_features_out_
-        if self.encoder_.n_parameters:
+        if isinstance(self.encoder_, TrainableEncoder):
             src_dim = z_dim  # its cells are the decoder's input as they are, without a trigger
         elif self.src_dim == "auto":
             src_dim = 784
             while src_dim < 1.5 * z_dim:
                 src_dim *= 2
         else:
-            src_dim = self.src_dim
+            src_dim = int(self.src_dim)
             if src_dim % CELLS**2 or src_dim < z_dim:
                 raise ValueError(
                     f"src_dim={src_dim}; expected a multiple of 49 that is at least the encoder's {z_dim} features."
@@ -151,37 +273,46 @@ class Coordinator(Prompter):
         self.n_trigger_ = src_dim - z_dim
         max_groups = 32 if z_dim == 2048 else 64
         self.decoder_ = Decoder(src_dim // CELLS**2, n_stages_for(*self.size_), max_groups)
-        self._sizes = (self.encoder_.n_parameters, self.n_trigger_, self.decoder_.n_parameters)
-        self.n_parameters_ = sum(self._sizes)
+        self.n_parameters_ = sum(self._sizes())
         return self
 
-    def features(self, pixels):
-        return self.encoder_.transform(pixels)
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.encoder_.encode(pixels)
 
-    def initial_parameters(self, rng):
-        encoder = self.encoder_.initial_parameters(rng) if self.encoder_.n_parameters else np.empty(0)
+    def initial_parameters(self, rng: np.random.Generator) -> np.ndarray:
+        trained = isinstance(self.encoder_, TrainableEncoder)
+        encoder = self.encoder_.initial_parameters(rng) if trained else np.empty(0)
         trigger = rng.uniform(0.0, 0.1, self.n_trigger_)
         return np.concatenate([encoder, trigger, self.decoder_.initial_parameters(rng, self.last_layer)])
 
-    def prompts(self, candidates, features, statistics=None):
-        *_, decoder = candidates.split(self._sizes, dim=1)
-        of_encoder, of_decoder = (None, None) if statistics is None else statistics
+    def prompts(
+        self, candidates: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        *_, decoder = candidates.split(self._sizes(), dim=1)
+        of_encoder = of_decoder = None
+        if statistics is not None:
+            n_of_encoder = len(statistics) - self.decoder_.n_statistics
+            of_encoder, of_decoder = statistics[:n_of_encoder], statistics[n_of_encoder:]
         prompts = self.decoder_(decoder, self._cells(candidates, features, of_encoder), of_decoder)
         return fit_to_image(prompts, *self.size_)
 
-    def batch_statistics(self, parameters, batches):
-        encoder, _, decoder = parameters.split(self._sizes)
-        of_encoder = None
-        if self.encoder_.n_parameters:
+    def batch_statistics(self, parameters: torch.Tensor, batches: FeatureBatches) -> torch.Tensor:
+        encoder, _, decoder = parameters.split(self._sizes())
+        of_encoder = parameters.new_empty(0)
+        if isinstance(self.encoder_, TrainableEncoder):
             of_encoder = self.encoder_.batch_statistics(encoder, batches)
         cells = lambda: (self._cells(parameters[None], part, of_encoder) for part in batches())
-        return of_encoder, self.decoder_.batch_statistics(decoder, cells)
+        return torch.cat([of_encoder, self.decoder_.batch_statistics(decoder, cells)])
 
-    def _cells(self, candidates, features, statistics):
+    def _sizes(self) -> tuple[int, int, int]:
+        """Parameters of the encoder, the trigger and the decoder, which stand in this order."""
+        return self.encoder_.n_parameters, self.n_trigger_, self.decoder_.n_parameters
+
+    def _cells(self, candidates: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None) -> torch.Tensor:
         """[z, t] as (p, n, channels, 49)."""
-        encoder, trigger, _ = candidates.split(self._sizes, dim=1)
-        if self.encoder_.n_parameters:
-            return self.encoder_(encoder, features, statistics)
+        encoder, trigger, _ = candidates.split(self._sizes(), dim=1)
+        if isinstance(self.encoder_, TrainableEncoder):
+            return self.encoder_.cells(encoder, features, statistics)
         p, n = len(candidates), len(features)
         z = features.to(candidates.dtype).expand(p, n, -1)
         t = trigger[:, None].expand(p, n, -1)
@@ -202,9 +333,9 @@ class PromptBasis(Prompter):
 
     Attributes
     ----------
-    images_ : tensor of shape (5, 3, height, width)
+    images_ : ndarray of shape (5, 3, height, width), float32
         The phi that are the same for every image.
-    scale_ : tensor of shape (12,)
+    scale_ : ndarray of shape (12,)
         The factor of each phi.
     """
 
@@ -213,36 +344,51 @@ class PromptBasis(Prompter):
     def __init__(self, rms: float = 0.3):
         self.rms = rms
 
-    def fit(self, pixels):
-        quantiles = torch.from_numpy(np.quantile(pixels.numpy(), [0.5, 0.1, 0.9], axis=0)).to(pixels)
-        self.images_ = torch.stack([pixels.mean(0), *quantiles, torch.ones_like(pixels[0])])
+    def fit_pixels(self, pixels: torch.Tensor) -> PromptBasis:
+        array = pixels.numpy()
+        quantiles = np.quantile(array, [0.5, 0.1, 0.9], axis=0)
+        images = [pixels.mean(0).numpy(), *quantiles, np.ones_like(array[0])]
+        self.images_ = np.stack(images).astype(np.float32)
         self.n_parameters_ = len(self.images_) + len(self._sigmas) + 4
         power = torch.zeros(self.n_parameters_, dtype=torch.float64)
         for part in pixels.split(64):
             power += self._phi(part).double().square().mean((2, 3, 4)).sum(0)
-        self.scale_ = self.rms / (power / len(pixels)).sqrt().clamp(min=1e-3)
+        self.scale_ = (self.rms / (power / len(pixels)).sqrt().clamp(min=1e-3)).numpy()
         return self
 
-    def features(self, pixels):
-        """The phi of each image, of shape (n, 12, 3, height, width)."""
-        return self._phi(pixels) * self.scale_.to(pixels.dtype)[:, None, None, None]
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The phi of each image.
 
-    def initial_parameters(self, rng):
+        Parameters
+        ----------
+        pixels : tensor of shape (n, 3, height, width)
+            RGB in [0, 1].
+
+        Returns
+        -------
+        phi : tensor of shape (n, 12, 3, height, width)
+            Scaled to `rms`.
+        """
+        return self._phi(pixels) * torch.from_numpy(self.scale_).to(pixels.dtype)[:, None, None, None]
+
+    def initial_parameters(self, rng: np.random.Generator) -> np.ndarray:
         return np.zeros(self.n_parameters_)
 
-    def prompts(self, candidates, features, statistics=None):
+    def prompts(
+        self, candidates: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
+    ) -> torch.Tensor:
         n, n_phi = features.shape[:2]
         flat = features.to(candidates.dtype).view(n, n_phi, -1)
         return (candidates @ flat).transpose(0, 1).reshape(len(candidates), n, *features.shape[2:])
 
-    def _phi(self, pixels):
+    def _phi(self, pixels: torch.Tensor) -> torch.Tensor:
         own = [pixels, *(_blurred(pixels, sigma) for sigma in self._sigmas), pixels.square()]
         own += [F.max_pool2d(pixels, 3, 1, 1), -F.max_pool2d(-pixels, 3, 1, 1)]
-        still = [image.to(pixels.dtype).expand_as(pixels) for image in self.images_]
+        still = [image.to(pixels.dtype).expand_as(pixels) for image in torch.from_numpy(self.images_)]
         return torch.stack(still + own, dim=1)
 
 
-def _blurred(pixels, sigma):
+def _blurred(pixels: torch.Tensor, sigma: float) -> torch.Tensor:
     """Gaussian blur, cut off at two standard deviations, with the edge repeated."""
     reach = math.ceil(2 * sigma)
     position = torch.arange(-reach, reach + 1, dtype=pixels.dtype)
@@ -252,7 +398,7 @@ def _blurred(pixels, sigma):
     return F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.transpose(2, 3), groups=3)
 
 
-def make_prompter(prompter, encoder="pca") -> Prompter:
+def make_prompter(prompter: str | Prompter, encoder: str | Encoder = "pca") -> Prompter:
     """A prompter from ``"coordinator"``, ``"basis"`` or a `Prompter`, of which a clone is made."""
     if isinstance(prompter, Prompter):
         return clone(prompter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from .exceptions import ClassPromptError
 __all__ = ["make_class_prompts"]
 
 
-def make_class_prompts(spec, classes) -> list[str]:
+def make_class_prompts(spec: Any, classes: Any) -> list[str]:
     """Turn a template, a dict or a sequence into one class prompt per class.
 
     Parameters
@@ -19,7 +20,9 @@ def make_class_prompts(spec, classes) -> list[str]:
     spec : str, dict or sequence of str
         A template that contains ``{}``, where the class's name goes; a dict from class label to
         prompt, which may hold more labels than are needed; or one prompt per class, in the order
-        of `classes`.
+        of `classes`. Where the labels are numbers none of which is in the dict, but all of which are
+        places in it, as `VotingClassifier` and `StackingClassifier` make them of any labels, they
+        are taken for the places of its sorted keys.
     classes : array-like of shape (n_classes,)
         The class labels, in the order in which the scores are returned.
 
@@ -48,6 +51,7 @@ def make_class_prompts(spec, classes) -> list[str]:
             )
         prompts = [spec.replace("{}", str(label)) for label in classes]
     elif isinstance(spec, Mapping):
+        spec = _by_position(spec, classes)
         missing = [label for label in classes if label not in spec]
         if missing:
             raise ClassPromptError(
@@ -74,3 +78,12 @@ def make_class_prompts(spec, classes) -> list[str]:
                 f"The prompt of class {label!r} is a {type(prompt).__name__}, {prompt!r}; expected a text."
             )
     return [str(prompt) for prompt in prompts]
+
+
+def _by_position(spec: Mapping[Any, Any], classes: list[Any]) -> Mapping[Any, Any]:
+    """The dict by the places of its sorted keys, where that is how the labels name them."""
+    if any(label in spec for label in classes):
+        return spec
+    if not all(isinstance(label, int) and 0 <= label < len(spec) for label in classes):
+        return spec
+    return dict(enumerate(spec[key] for key in np.unique(list(spec)).tolist()))

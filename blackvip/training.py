@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
-from .gains import adapt_step_size, set_gains
-from .images import to_uint8
+from .encoders import Encoder
+from .gains import adapt_step_size, gain_cost, set_gains
+from .guard import Validation
+from .images import ImageFormat, Images, to_uint8
 from .losses import cross_entropy
+from .monitoring import Monitor
 from .optimizers import Optimizer
-from .prompters import prompted
+from .prompters import Prompter, prompted
+from .scorers import Ledger
 
-__all__ = ["Batches", "Objective", "TrainingResult", "train"]
+__all__ = ["Batches", "Objective", "Plan", "TrainingResult", "train"]
 
 _CHUNK_BYTES = 64 * 2**20  # prompted images of one chunk of candidates, as float32
 _CACHE_BYTES = 512 * 2**20  # features that are kept rather than computed again
@@ -30,23 +36,35 @@ class Objective:
     image_format : ImageFormat
     y : ndarray of shape (n_images,)
         Class indices.
+    weights : ndarray of shape (n_images,)
+        Of the images' losses; scaled to a mean of 1.
     ledger : Ledger
     prompt_scale : float
     """
 
-    def __init__(self, prompter, images, image_format, y, ledger, prompt_scale):
+    def __init__(
+        self,
+        prompter: Prompter,
+        images: Images,
+        image_format: ImageFormat,
+        y: np.ndarray,
+        weights: np.ndarray,
+        ledger: Ledger,
+        prompt_scale: float,
+    ):
         self.prompter = prompter
         self.images = images
         self.image_format = image_format
         self.y = y
+        self.weights = weights / weights.mean()
         self.ledger = ledger
         self.prompt_scale = prompt_scale
         self._features = self._cached_features()
 
-    def pixels(self, rows) -> torch.Tensor:
+    def pixels(self, rows: np.ndarray) -> torch.Tensor:
         return self.image_format.pixels(self.images[rows])
 
-    def features(self, rows) -> torch.Tensor:
+    def features(self, rows: np.ndarray) -> torch.Tensor:
         return self._features[rows] if self._features is not None else self.prompter.features(self.pixels(rows))
 
     def candidate_losses(self, candidates: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -59,9 +77,10 @@ class Objective:
             for part in weights.split(chunk)
         ]
         log_scores = self.ledger.log_scores(np.concatenate(images))
-        return cross_entropy(log_scores.reshape(len(candidates), len(rows), -1), self.y[rows]).mean(axis=1)
+        losses = cross_entropy(log_scores.reshape(len(candidates), len(rows), -1), self.y[rows])
+        return (losses * self.weights[rows]).mean(axis=1)
 
-    def frozen(self, w: np.ndarray, prompt_scale: float):
+    def frozen(self, w: np.ndarray, prompt_scale: float) -> Prompter:
         """The prompter, frozen at the parameter vector `w` as it is used for prediction."""
         statistics = self.prompter.batch_statistics(torch.as_tensor(w, dtype=torch.float64), self._feature_batches)
         return self.prompter.freeze(w, statistics, prompt_scale)
@@ -69,15 +88,16 @@ class Objective:
     def log_scores(self, w: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Log scores (len(rows), n_classes) of images prompted for prediction; bills len(rows) images."""
         frozen = self.frozen(w, self.prompt_scale)
-        return self._scored(frozen.transform(self.pixels(part)) for part in _batches(rows))
+        return self._scored(frozen.draw(self.pixels(part)) for part in _batches(rows))
 
     def plain_log_scores(self) -> np.ndarray:
         """Log scores (n_images, n_classes) of all images as they are; bills n_images images."""
         return self._scored(self.pixels(part) for part in _batches(np.arange(len(self.y))))
 
-    def encoded(self, encoder) -> np.ndarray:
+    def encoded(self, encoder: Encoder) -> np.ndarray:
         """A frozen encoder's features (n_images, n_features) of all images; bills nothing."""
-        return np.concatenate([encoder.transform(self.pixels(part)) for part in _batches(np.arange(len(self.y)))])
+        everything = _batches(np.arange(len(self.y)))
+        return np.concatenate([encoder.encode(self.pixels(part)).flatten(1).numpy() for part in everything])
 
     def prompt_rms(self, w: np.ndarray, direction: np.ndarray) -> float:
         """Root mean square by which `direction` moves the prompts, in units of the pixel range; bills nothing."""
@@ -86,21 +106,21 @@ class Objective:
         before, after = self.prompter.prompts(both, features.double())
         return self.prompt_scale * (after - before).square().mean().sqrt().item()
 
-    def _scored(self, pixel_batches):
+    def _scored(self, pixel_batches: Iterable[torch.Tensor]) -> np.ndarray:
         images = [to_uint8(pixels) for pixels in pixel_batches]
         return self.ledger.log_scores(np.concatenate(images) if images else np.empty((0, 1, 1, 3), np.uint8))
 
-    def _feature_batches(self):
+    def _feature_batches(self) -> Iterator[torch.Tensor]:
         return (self.features(part).double() for part in _batches(np.arange(len(self.y))))
 
-    def _cached_features(self):
+    def _cached_features(self) -> torch.Tensor | None:
         one = self.prompter.features(self.pixels(np.arange(1)))
         if one.numel() * one.element_size() * len(self.y) > _CACHE_BYTES:
             return None
         return torch.cat([self.prompter.features(self.pixels(part)) for part in _batches(np.arange(len(self.y)))])
 
 
-def _batches(rows, size=32):
+def _batches(rows: np.ndarray, size: int = 32) -> Iterator[np.ndarray]:
     return (rows[first : first + size] for first in range(0, len(rows), size))
 
 
@@ -118,7 +138,7 @@ class TrainingResult:
         The step size that training started with.
     n_iter : int
         Steps made.
-    termination_reason : {"budget", "no_improvement", "interrupted", "error"}
+    termination_reason : {"budget", "no_improvement", "callback", "interrupted", "error"}
     error : BaseException or None
         What ended the training before its time.
     history : list of dict
@@ -131,7 +151,7 @@ class TrainingResult:
     n_iter: int = 0
     termination_reason: str = "budget"
     error: BaseException | None = None
-    history: list = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Batches:
@@ -145,7 +165,7 @@ class Batches:
     rng : numpy.random.Generator
     """
 
-    def __init__(self, rows, batch_size, rng):
+    def __init__(self, rows: np.ndarray, batch_size: int, rng: np.random.Generator):
         self.rows, self.batch_size, self.rng = rows, batch_size, rng
         self.left = np.empty(0, dtype=int)
 
@@ -160,23 +180,70 @@ class Batches:
         return batch
 
 
-def train(objective, optimizer, w, batches, validation, budget, rng, on_step=None) -> TrainingResult:
-    """Ask, score and tell until the budget is spent, nothing improves any more, or something stops it.
+@dataclass
+class Plan:
+    """What a run may spend, and how much of it on what; all of it is known before the first image is sent.
+
+    Attributes
+    ----------
+    n_steps : int
+        Steps that will be made.
+    step, gains : int
+        Images that one step, and finding the gains, bill.
+    budget : int
+        Images that training may bill in this run and those to come, by which the gains are chosen.
+    """
+
+    n_steps: int
+    step: int
+    gains: int
+    budget: int
+
+    @classmethod
+    def make(
+        cls,
+        optimizer: Optimizer,
+        batches: Batches,
+        validation_cost: int,
+        budget: int,
+        max_steps: int | None = None,
+    ) -> Plan:
+        """The plan of a run that may bill `budget` images, and makes `max_steps` steps at most."""
+        step = optimizer.n_candidates * batches.batch_size
+        budget -= validation_cost
+        gains = 0 if optimizer.started else gain_cost(optimizer, batches, budget)
+        n_steps = max(0, (budget - gains) // step)
+        return cls(n_steps if max_steps is None else min(n_steps, max_steps), step, gains, budget)
+
+
+def train(
+    objective: Objective,
+    optimizer: Optimizer,
+    w: np.ndarray,
+    batches: Batches,
+    validation: Validation,
+    plan: Plan,
+    rng: np.random.Generator,
+    adaptive: bool,
+    monitor: Monitor | None = None,
+) -> TrainingResult:
+    """Ask, score and tell until the plan is carried out, nothing improves any more, or something stops it.
 
     Parameters
     ----------
     objective : Objective
     optimizer : Optimizer
-        Gains that are "auto" are found first, from a share of the budget.
+        One that has not started starts at `w`; gains that are "auto" are found first. One that has goes on.
     w : ndarray of shape (d,)
         Where to start.
     batches : Batches
     validation : Validation
-    budget : int
-        Images that may be billed.
+    plan : Plan
     rng : numpy.random.Generator
-    on_step : callable or None
-        Called with each step's row of the history.
+    adaptive : bool
+        Whether the step size is corrected after each check of the held-out images.
+    monitor : Monitor or None
+        Is told each step; training ends where it says so.
 
     Returns
     -------
@@ -185,16 +252,17 @@ def train(objective, optimizer, w, batches, validation, budget, rng, on_step=Non
         `error` then.
     """
     result = TrainingResult(w, optimizer)
-    stop_at = objective.ledger.n_queries + budget
-    cost = optimizer.n_candidates * batches.batch_size
-    adaptive = getattr(optimizer, "a", None) == "auto"
     try:
-        set_gains(objective, optimizer, w, batches, rng, budget - validation.cost)
+        if optimizer.started:
+            validation.start_from(w)
+        else:
+            set_gains(objective, optimizer, w, batches, rng, plan.budget)
+            optimizer.start(w, rng)
+        validation.spread_over(plan.n_steps)
         result.a = getattr(optimizer, "a", None)
-        optimizer.start(w, rng)
-        left = stop_at - objective.ledger.n_queries - validation.cost
-        validation.spread_over(left // cost)
-        for _ in range(left // cost):
+        for _ in range(plan.n_steps):
+            if monitor is not None:
+                monitor.begin_step()
             losses = objective.candidate_losses(optimizer.ask(), batches.next())
             optimizer.tell(losses)
             result.w = optimizer.w
@@ -206,8 +274,9 @@ def train(objective, optimizer, w, batches, validation, budget, rng, on_step=Non
                     adapt_step_size(optimizer, validation)
             row["n_queries"] = objective.ledger.n_queries
             result.history.append(row)
-            if on_step is not None:
-                on_step(row)
+            if monitor is not None and monitor.end_step(row, optimizer.w):
+                result.termination_reason = "callback"
+                break
             if validation.exhausted:
                 result.termination_reason = "no_improvement"
                 break

@@ -99,7 +99,7 @@ def run(prompter, args, read, forms):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptNotUsedWarning)  # the table tells
         clf.fit(X, y)
-    prompted_scores = read(clf.prompted_images(X_test), clf.class_prompts_)
+    prompted_scores = read(clf.coordinator_.transform(X_test), clf.class_prompts_)
     figures = {
         "surface": args.surface,
         "prompter": prompter,
@@ -137,7 +137,7 @@ def draw_picture(results, read, forms, path, n_images=6, zoom=3):
     chosen = np.concatenate([wrong[: n_images - 2], right[:2]])
     rows = [("as it is", X[chosen], plain[chosen])]
     for figures, clf, _ in results:
-        prompted = clf.prompted_images(X[chosen])
+        prompted = clf.coordinator_.transform(X[chosen])
         difference = prompted.astype(int) - X[chosen]
         neutral = np.clip(128 + difference / 2, 0, 255).astype(np.uint8)  # grey: no change
         rows.append((f"{figures['prompter']}: prompt", neutral, None))

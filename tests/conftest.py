@@ -1,5 +1,9 @@
 """Toy services and data: real computations that take microseconds."""
 
+import os
+
+os.environ["SCIPY_ARRAY_API"] = "1"  # or scikit-learn skips its check of array API input; read when SciPy is imported
+
 import numpy as np
 import pytest
 

@@ -7,10 +7,12 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from blackvip import CalibratedHead, ServiceHead
+from blackvip import CalibratedHead
 from blackvip.controls import fit_controls
 from blackvip.guard import Validation, prompt_helps, split_held_out
-from blackvip.heads import choose_head, judge
+from blackvip.heads import ServiceHead
+from blackvip.heads import choose_head as choose_weighted_head
+from blackvip.heads import judge as judge_weighted
 from blackvip.losses import cross_entropy
 
 
@@ -36,6 +38,14 @@ def test_calibrated_head_is_logistic_regression_and_judged_out_of_fold():
     np.testing.assert_allclose(head.predict_log_proba(scores), model.fit(scores, y).predict_log_proba(scores))
     train, test = next(StratifiedKFold(5, shuffle=True, random_state=0).split(scores, y))
     np.testing.assert_allclose(held_out[test], model.fit(scores[train], y[train]).predict_log_proba(scores[test]))
+
+
+def judge(head, scores, y):
+    return judge_weighted(head, scores, y, np.ones(len(y)), scores.shape[1])
+
+
+def choose_head(head, scores, y, held_out):
+    return choose_weighted_head(head, scores, y, np.ones(len(y)), held_out)
 
 
 ALL = np.arange(0)  # no image is held out: heads are compared on all
@@ -76,7 +86,7 @@ def test_a_class_of_one_image_gets_no_head_of_its_own_accord():
 def test_controls():
     plain, y = scores_with(1.0)
     features = np.random.default_rng(1).normal(size=(90, 5))
-    controls = fit_controls(plain[:, [1, 2, 0]], features, y)
+    controls = fit_controls(plain[:, [1, 2, 0]], features, y, np.ones(90))
     assert list(controls) == ["zero_shot", "calibrated_zero_shot", "local_probe"]
     assert controls["zero_shot"].accuracy == (plain[:, [1, 2, 0]].argmax(1) == y).mean()
     assert controls["calibrated_zero_shot"].accuracy > controls["zero_shot"].accuracy + 0.2
@@ -95,7 +105,7 @@ class Fixed:
     """An objective whose held-out scores are as good as its parameter says; it counts what it bills."""
 
     def __init__(self, y):
-        self.y, self.billed = y, 0
+        self.y, self.weights, self.billed = y, np.ones(len(y)), 0
 
     def log_scores(self, w, rows):
         self.billed += len(rows)

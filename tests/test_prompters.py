@@ -27,7 +27,7 @@ def candidates(prompter, p=3, spread=0.2):
 
 @pytest.mark.parametrize("prompter", [Coordinator(), Coordinator("scratch"), PromptBasis()])
 def test_contract_of_a_prompter(prompter, pixels):
-    prompter.fit(pixels)
+    prompter.fit_pixels(pixels)
     features = prompter.features(pixels)
     start = prompter.initial_parameters(np.random.default_rng(0))
     assert start.shape == (prompter.n_parameters_,)
@@ -42,15 +42,15 @@ def test_contract_of_a_prompter(prompter, pixels):
 
 @pytest.mark.parametrize("prompter", [Coordinator(), Coordinator("scratch"), PromptBasis()])
 def test_frozen_prompter_draws_each_image_alone_and_pickles(prompter, pixels):
-    prompter.fit(pixels)
+    prompter.fit_pixels(pixels)
     w = candidates(prompter, p=1)[0].double()
     features = prompter.features(pixels).double()
     prompter.freeze(w.numpy(), prompter.batch_statistics(w, lambda: iter(features.split(5))), 0.7)
-    whole = prompter.transform(pixels)
+    whole = prompter.draw(pixels)
     assert whole.min() >= 0
     assert whole.max() <= 1
     assert (whole - pixels).abs().max() > 0.01
-    alone = torch.cat([prompter.transform(image[None]) for image in pixels])
+    alone = torch.cat([prompter.draw(image[None]) for image in pixels])
     torch.testing.assert_close(alone, whole, atol=1e-9, rtol=0)
     # the statistics of all training images give what batch mode gives on them
     batch = prompted(pixels.double(), prompter.prompts(w[None], features), 0.7)[0]
@@ -59,16 +59,16 @@ def test_frozen_prompter_draws_each_image_alone_and_pickles(prompter, pixels):
     buffer = io.BytesIO()
     joblib.dump(prompter, buffer)
     buffer.seek(0)
-    torch.testing.assert_close(joblib.load(buffer).transform(pixels), whole, atol=0, rtol=0)
+    torch.testing.assert_close(joblib.load(buffer).draw(pixels), whole, atol=0, rtol=0)
 
 
 def test_prompt_of_scale_zero_leaves_the_image(pixels):
-    basis = PromptBasis().fit(pixels).freeze(np.ones(12), prompt_scale=0.0)
-    torch.testing.assert_close(basis.transform(pixels), pixels, atol=0, rtol=0)
+    basis = PromptBasis().fit_pixels(pixels).freeze(np.ones(12), prompt_scale=0.0)
+    torch.testing.assert_close(basis.draw(pixels), pixels, atol=0, rtol=0)
 
 
 def test_basis_equals_its_formula(pixels):
-    basis = PromptBasis(rms=0.3).fit(pixels)
+    basis = PromptBasis(rms=0.3).fit_pixels(pixels)
     x = pixels.double().numpy()
 
     def blurred(sigma):
@@ -88,7 +88,7 @@ def test_basis_equals_its_formula(pixels):
 
 
 def test_coordinator_puts_features_before_the_trigger(pixels):
-    coordinator = Coordinator().fit(pixels)
+    coordinator = Coordinator().fit_pixels(pixels)
     assert coordinator.n_trigger_ == 784 - 12
     w = torch.zeros(1, coordinator.n_parameters_)
     trigger = torch.arange(772.0)
@@ -105,11 +105,11 @@ def test_coordinator_puts_features_before_the_trigger(pixels):
 @pytest.mark.parametrize(("z_dim", "src_dim"), [(98, 784), (384, 784), (768, 1568), (2048, 3136)])
 def test_src_dim_rule(z_dim, src_dim):
     class Fixed(PCAEncoder):
-        def fit(self, pixels):
+        def fit_pixels(self, pixels):
             self.n_features_out_ = z_dim
             return self
 
-    coordinator = Coordinator(Fixed()).fit(torch.zeros(2, 3, 224, 224))
+    coordinator = Coordinator(Fixed()).fit_pixels(torch.zeros(2, 3, 224, 224))
     assert coordinator.n_trigger_ == src_dim - z_dim
     if src_dim == 1568:
         assert coordinator.decoder_.n_parameters == 9_120
@@ -117,16 +117,16 @@ def test_src_dim_rule(z_dim, src_dim):
 
 def test_prompt_is_the_centre_of_the_decoders_picture_or_enlarged():
     rng = np.random.default_rng(0)
-    small = Coordinator(last_layer="random").fit(torch.rand(4, 3, 10, 28))
+    small = Coordinator(last_layer="random").fit_pixels(torch.rand(4, 3, 10, 28))
     assert small.decoder_.side == 28
     w = torch.tensor(small.initial_parameters(rng))[None]
     features = small.features(torch.rand(4, 3, 10, 28))
     prompts = small.prompts(w, features)
-    _, _, decoder = w.split(small._sizes, dim=1)
+    _, _, decoder = w.split(small._sizes(), dim=1)
     whole = small.decoder_(decoder, small._cells(w, features, None))
     torch.testing.assert_close(prompts, whole[..., 9:19, :])
 
-    large = Coordinator(last_layer="random").fit(torch.rand(2, 3, 300, 448))
+    large = Coordinator(last_layer="random").fit_pixels(torch.rand(2, 3, 300, 448))
     prompts = large.prompts(
         torch.tensor(large.initial_parameters(rng))[None], large.features(torch.rand(2, 3, 300, 448))
     )
@@ -137,11 +137,11 @@ def test_prompt_is_the_centre_of_the_decoders_picture_or_enlarged():
 def test_pca_features_span_the_subspace_of_scikit_learn(pixels):
     from sklearn.decomposition import PCA
 
-    encoder = PCAEncoder(5).fit(pixels)
+    encoder = PCAEncoder(5).fit_pixels(pixels)
     rows = pixels.flatten(1).double().numpy()
     components = PCA(5, svd_solver="full").fit(rows).components_
     np.testing.assert_allclose(encoder.axes_, components, atol=1e-12)
-    features = encoder.transform(pixels).numpy()
+    features = encoder.encode(pixels).numpy()
     np.testing.assert_allclose(features, rows @ components.T / np.sqrt(((rows @ components.T) ** 2).mean()), atol=1e-9)
 
 
@@ -153,7 +153,7 @@ def test_pca_axes_are_turned_to_the_cells_within_their_subspace(n_components):
     blocks = np.kron(rng.uniform(size=(150, 1, 14, 7)), np.ones((4, 8)))[:, :, 4:52, 4:52]  # half a cell each
     noise = rng.normal(0, 0.001, (150, 3, 48, 48))
     pixels = torch.tensor(blocks + noise, dtype=torch.float32)
-    encoder = PCAEncoder(n_components).fit(pixels)
+    encoder = PCAEncoder(n_components).fit_pixels(pixels)
     np.testing.assert_allclose(encoder.axes_ @ encoder.axes_.T, np.eye(n_components), atol=1e-9)
     components = PCA(n_components, svd_solver="full").fit(pixels.flatten(1).double().numpy()).components_
     np.testing.assert_allclose(np.linalg.norm(encoder.axes_ @ components.T, axis=1), 1, atol=1e-9)
@@ -170,7 +170,7 @@ def test_scratch_encoder_equals_torch_layers():
     from torch import nn
 
     images = torch.rand(6, 3, 56, 56, generator=torch.Generator().manual_seed(0))
-    encoder = ScratchEncoder().fit(images)
+    encoder = ScratchEncoder().fit_pixels(images)
     parameters = torch.tensor(encoder.initial_parameters(np.random.default_rng(0)), dtype=torch.float32)
     layers = []
     for n_in, n_mid, n_out in ((3, 32, 32), (32, 32, 64), (64, 64, 32)):
@@ -181,15 +181,15 @@ def test_scratch_encoder_equals_torch_layers():
     nn.utils.vector_to_parameters(parameters, reference.parameters())
     with torch.no_grad():
         expected = reference(images).view(6, 32, 49)
-    torch.testing.assert_close(encoder(parameters[None], images)[0], expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(encoder.cells(parameters[None], images)[0], expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "size"), [("test_vit.r160_in1k", 160), ("resnet10t.c3_in1k", 176)])
 def test_timm_encoder_equals_the_model(name, size):
     images = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0))
     state = torch.get_rng_state()
-    encoder = TimmEncoder(name, pretrained=False).fit(images)
-    features = encoder.transform(images)
+    encoder = TimmEncoder(name, pretrained=False).fit_pixels(images)
+    features = encoder.encode(images)
     assert torch.equal(torch.get_rng_state(), state)
     assert features.shape == (3, encoder.n_features_out_)
     with torch.random.fork_rng(devices=[]):
@@ -203,13 +203,13 @@ def test_timm_encoder_equals_the_model(name, size):
 
 def test_timm_network_is_not_pickled_but_made_again():
     images = torch.rand(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
-    encoder = TimmEncoder("test_vit.r160_in1k", pretrained=False).fit(images)
-    features = encoder.transform(images)
+    encoder = TimmEncoder("test_vit.r160_in1k", pretrained=False).fit_pixels(images)
+    features = encoder.encode(images)
     buffer = io.BytesIO()
     joblib.dump(encoder, buffer)
     assert buffer.tell() < 10_000
     buffer.seek(0)
-    torch.testing.assert_close(joblib.load(buffer).transform(images), features)
+    torch.testing.assert_close(joblib.load(buffer).encode(images), features)
 
 
 def test_names():
@@ -234,4 +234,4 @@ def test_names():
 )
 def test_coordinator_errors(coordinator, message, pixels):
     with pytest.raises(ValueError, match=message):
-        coordinator.fit(pixels)
+        coordinator.fit_pixels(pixels)

@@ -16,8 +16,8 @@ from blackvip.training import Batches, Objective
 def objective():
     X, y = make_stripes(n=30, n_classes=3, side=9)
     image_format, images = ImageFormat.learn(X)
-    prompter = PromptBasis().fit(image_format.pixels(images[:]))
-    return Objective(prompter, images, image_format, y, Ledger(ToyService(), list("abc")), 0.8)
+    prompter = PromptBasis().fit_pixels(image_format.pixels(images[:]))
+    return Objective(prompter, images, image_format, y, np.ones(30), Ledger(ToyService(), list("abc")), 0.8)
 
 
 def test_losses_are_those_of_prompted_rounded_images(objective):
@@ -41,7 +41,13 @@ def test_chunks_and_uncached_features_change_nothing(objective, monkeypatch):
     monkeypatch.setattr("blackvip.training._CHUNK_BYTES", 1)
     monkeypatch.setattr("blackvip.training._CACHE_BYTES", 1)
     uncached = Objective(
-        objective.prompter, objective.images, objective.image_format, objective.y, objective.ledger, 0.8
+        objective.prompter,
+        objective.images,
+        objective.image_format,
+        objective.y,
+        objective.weights,
+        objective.ledger,
+        0.8,
     )
     assert uncached._features is None
     np.testing.assert_allclose(uncached.candidate_losses(candidates, rows), whole, atol=0.01)

@@ -2,21 +2,29 @@
 
 ``score_fn(images, class_prompts) -> scores``: images (n, height, width, 3), uint8, RGB, just what a service
 would be sent; class_prompts, a list of str; scores (n, n_classes), finite, higher is better.
+
+It may declare as attributes: ``images_per_call``, the most images in one call; ``score_type``, "logits" or
+"probabilities"; and a method ``lease(n_images)``, a context manager whose value is a score function that sends no
+more than these, see `SharedBudget`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from ..exceptions import ScoreError
 
-__all__ = ["SCORE_TYPES", "as_log_scores", "check_scores", "recognise_score_type"]
+__all__ = ["SCORE_TYPES", "ScoreFunction", "as_log_scores", "check_scores", "recognise_score_type"]
 
+ScoreFunction = Callable[[np.ndarray, list[str]], Any]
 SCORE_TYPES = ("logits", "probabilities")
 _FLOOR = 1e-6  # of probabilities, before their logarithm is taken
 
 
-def check_scores(scores, n_images: int, n_classes: int) -> np.ndarray:
+def check_scores(scores: Any, n_images: int, n_classes: int) -> np.ndarray:
     """Scores as a float array of shape (n_images, n_classes), or an error that says what came back.
 
     Raises

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+
 import numpy as np
 
 from ..exceptions import BudgetError
-from .contract import SCORE_TYPES, as_log_scores, check_scores, recognise_score_type
+from .contract import SCORE_TYPES, ScoreFunction, as_log_scores, check_scores, recognise_score_type
 
 __all__ = ["Ledger"]
 
 
 class Ledger:
     """A score function with its class prompts, a count and a budget.
+
+    ``with Ledger(...) as ledger:`` sets the images of its budget aside where the score function is a
+    `SharedBudget` (it has the method ``lease``), and gives back at the end of the block what was not sent.
+    Outside such a block, each call sets aside its own.
 
     Parameters
     ----------
@@ -37,25 +44,46 @@ class Ledger:
 
     def __init__(
         self,
-        score_fn,
-        class_prompts,
+        score_fn: ScoreFunction,
+        class_prompts: Iterable[str],
         *,
-        max_queries=None,
-        images_per_call=None,
-        score_type="auto",
-        on_queries=None,
+        max_queries: int | None = None,
+        images_per_call: int | None = None,
+        score_type: str = "auto",
+        on_queries: Callable[[int], object] | None = None,
     ):
         self.score_fn = score_fn
         self.class_prompts = tuple(class_prompts)
         self.max_queries = max_queries
-        self.images_per_call = images_per_call or getattr(score_fn, "images_per_call", None) or 64
-        self.score_type = getattr(score_fn, "score_type", "auto") if score_type == "auto" else score_type
+        self.images_per_call: int = images_per_call or getattr(score_fn, "images_per_call", None) or 64
+        self.score_type: str = getattr(score_fn, "score_type", "auto") if score_type == "auto" else score_type
         if self.score_type not in ("auto", *SCORE_TYPES):
             raise ValueError(
                 f"The score function declares score_type={self.score_type!r}; expected 'logits' or 'probabilities'."
             )
         self.on_queries = on_queries
         self.n_queries = 0
+        self._send = score_fn
+        self._lease: AbstractContextManager[ScoreFunction] | None = None
+
+    def __enter__(self) -> Ledger:
+        """Set the budget's images aside, where the score function shares one.
+
+        Raises
+        ------
+        BudgetError
+            If the shared budget has fewer left; nothing is sent then.
+        """
+        lease = getattr(self.score_fn, "lease", None)
+        if lease is not None and self.max_queries is not None:
+            self._lease = lease(self.max_queries - self.n_queries)
+            self._send = self._lease.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        lease, self._lease, self._send = self._lease, None, self.score_fn
+        if lease is not None:
+            lease.__exit__(None, None, None)
 
     @property
     def remaining(self) -> float:
@@ -90,9 +118,9 @@ class Ledger:
         ]
         return np.concatenate(parts) if parts else np.empty((0, len(self.class_prompts)))
 
-    def _call(self, images):
+    def _call(self, images: np.ndarray) -> np.ndarray:
         self.n_queries += len(images)
-        answer = self.score_fn(np.ascontiguousarray(images), list(self.class_prompts))
+        answer = self._send(np.ascontiguousarray(images), list(self.class_prompts))
         scores = check_scores(answer, len(images), len(self.class_prompts))
         if self.score_type == "auto":
             self.score_type = recognise_score_type(scores)

@@ -1,0 +1,226 @@
+"""Decoding: a single image, in any form that an image may have, to RGB pixels.
+
+See `blackvip.sources` for the forms. No content of a file is executed.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import stat
+from collections.abc import Mapping
+from numbers import Number
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+__all__ = [
+    "SINGLE",
+    "as_array",
+    "channels_last",
+    "decoded",
+    "is_image",
+    "is_missing",
+    "is_row_of_numbers",
+    "is_tensor",
+    "path_of",
+    "reason_of",
+]
+
+SINGLE = (str, os.PathLike, bytes, bytearray, Image.Image)  #: Types that are one image, and no set of them.
+_EXPECTED_ITEM = "expected a PIL image, the path or the bytes of an image file, or an array (height, width, 3)"
+
+
+def decoded(item: Any) -> np.ndarray:
+    """Pixels (height, width, 3) of an image; uint8 unless it is an array of something else.
+
+    Raises
+    ------
+    Exception
+        Of nearly any kind, for a damaged file; see `reason_of`.
+    """
+    return _pixels(_unwrapped(item))
+
+
+def is_tensor(X: Any) -> bool:
+    return hasattr(X, "detach") and hasattr(X, "cpu")
+
+
+def is_row_of_numbers(item: Any) -> bool:
+    """Whether an item is a number or a sequence of numbers, as no image is."""
+    if isinstance(item, Number):
+        return not is_missing(item)
+    if is_image(item) or isinstance(item, Mapping):
+        return False
+    if getattr(item, "ndim", None) is not None:
+        return bool(item.ndim <= 1)
+    return isinstance(item, (list, tuple)) and (len(item) == 0 or isinstance(item[0], Number) or item[0] is None)
+
+
+def is_missing(item: Any) -> bool:
+    return (
+        item is None or (isinstance(item, float) and math.isnan(item)) or type(item).__name__ in ("NAType", "NaTType")
+    )
+
+
+def is_image(item: Any) -> bool:
+    """Whether an item has the type of an image, or is a tuple that starts with one."""
+    if isinstance(item, tuple):
+        return len(item) > 0 and is_image(item[0])
+    return isinstance(item, SINGLE) or _is_undecoded(item) or (getattr(item, "ndim", None) or 0) >= 2
+
+
+def _is_undecoded(item: Any) -> bool:
+    return isinstance(item, Mapping) and {"bytes", "path"} == set(item)
+
+
+def _unwrapped(item: Any) -> Any:
+    """The image in a row of a data set."""
+    if isinstance(item, tuple) and is_image(item):
+        return _unwrapped(item[0])
+    if not isinstance(item, Mapping) or _is_undecoded(item):
+        return item
+    found = [key for key, value in item.items() if is_image(value) and not isinstance(value, (str, os.PathLike))]
+    if len(found) == 1:
+        return item[found[0]]
+    types = ", ".join(f"{key}: {type(value).__name__}" for key, value in item.items())
+    raise ValueError(f"the row has {len(found)} images ({types}); expected one: pass the column of the images")
+
+
+def path_of(item: Any) -> str | None:
+    """The path of an image, as far as the image tells it."""
+    if isinstance(item, tuple) and item:
+        return path_of(item[0])
+    if _is_undecoded(item):
+        return path_of(item["path"])
+    if isinstance(item, Image.Image):
+        return path_of(getattr(item, "filename", None) or None)
+    return os.fsdecode(item) if isinstance(item, (str, os.PathLike)) else None
+
+
+def reason_of(error: Exception) -> str:
+    """What went wrong, in words for a user."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, UnidentifiedImageError):
+        return "its content is no image in a format that Pillow reads"
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return f"{str(error).rstrip('.')}; if you trust it, raise the limit PIL.Image.MAX_IMAGE_PIXELS"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory to decode it"
+    text = str(error).strip().rstrip(".")
+    if isinstance(error, (OSError, ValueError, SyntaxError)) and text:
+        return text
+    module = type(error).__module__
+    kind = type(error).__qualname__ if module == "builtins" else f"{module}.{type(error).__qualname__}"
+    return f"{kind}: {text}" if text else kind
+
+
+def _pixels(item: Any) -> np.ndarray:
+    """Pixels (height, width, 3) of an image."""
+    if _is_undecoded(item):
+        item = item["path"] if item["bytes"] is None else item["bytes"]
+    if is_missing(item):
+        raise ValueError(f"it is missing ({item}); {_EXPECTED_ITEM}")
+    if isinstance(item, Image.Image):
+        pixels = _pil_pixels(item)
+    elif isinstance(item, (bytes, bytearray)):
+        pixels = _encoded_pixels(io.BytesIO(item), len(item))
+    elif isinstance(item, (str, os.PathLike)):
+        status = os.stat(item)
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
+            raise ValueError("it is a directory" if stat.S_ISDIR(status.st_mode) else "it is no regular file")
+        pixels = _encoded_pixels(item, status.st_size)
+    else:
+        pixels = _array_pixels(item)
+    if not pixels.size:
+        raise ValueError(f"it has no pixels (its shape is {pixels.shape})")
+    return pixels
+
+
+def _array_pixels(item: Any) -> np.ndarray:
+    if not isinstance(item, (list, tuple)) and not hasattr(item, "ndim"):
+        raise ValueError(f"it is a {type(item).__name__}; {_EXPECTED_ITEM}")
+    array = as_array(item)
+    if array.dtype.kind not in "uifb":
+        raise ValueError(f"it is an array of {array.dtype}; {_EXPECTED_ITEM}")
+    if array.ndim not in (2, 3):
+        raise ValueError(f"it is an array of shape {array.shape}; {_EXPECTED_ITEM}")
+    pixels = channels_last(array[None])[0]
+    if not np.isfinite(pixels).all():
+        raise ValueError("it contains NaN or infinity; expected finite pixels")
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+
+
+def as_array(values: Any) -> np.ndarray:
+    """An array of a tensor, a polars Series, or any other array."""
+    if is_tensor(values):
+        values = values.detach().cpu()
+        return np.asarray(values.float() if "bfloat16" in str(values.dtype) else values)  # NumPy has no bfloat16
+    return np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
+
+
+def channels_last(images: np.ndarray) -> np.ndarray:
+    """Arrays of images as (n, height, width, 1) or (n, height, width, 3)."""
+    if images.ndim == 3:
+        return images[..., None]
+    if images.ndim == 4 and images.shape[3] in (1, 3):
+        return images
+    if images.ndim == 4 and images.shape[1] in (1, 3):
+        return np.moveaxis(images, 1, 3)
+    if images.ndim == 4 and images.shape[3] == 4 and images.dtype == np.uint8:
+        return _on_white(images)
+    hint = " (RGBA is taken as uint8 only)" if images.ndim == 4 and images.shape[3] == 4 else ""
+    raise ValueError(f"it is an array of shape {images.shape[1:]}{hint}; {_EXPECTED_ITEM}")
+
+
+def _on_white(rgba: np.ndarray) -> np.ndarray:
+    """RGBA (..., 4) on a white ground: RGB (..., 3); both uint8."""
+    alpha = rgba[..., 3:].astype(np.uint16)
+    return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _encoded_pixels(file: Any, n_bytes: int) -> np.ndarray:
+    if not n_bytes:
+        raise ValueError("it is empty")
+    with Image.open(file) as image:
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and image.width * image.height > limit:  # where Pillow only warns
+            raise Image.DecompressionBombError(
+                f"it has {image.height} x {image.width} pixels (height x width), more than {limit}"
+            )
+        return _pil_pixels(image)
+
+
+def _pil_pixels(image: Image.Image) -> np.ndarray:
+    """RGB (height, width, 3), uint8, of a PIL image of any mode."""
+    if image.format == "EPS":
+        raise ValueError("it is an EPS file, which is a program that would be executed; convert it to PNG before")
+    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        grey = _eight_bits(np.asarray(image, dtype=np.float64), image.mode, sixteen_bits)
+        return np.broadcast_to(grey[..., None], (*grey.shape, 3))
+    if image.mode == "LAB":  # which Pillow's `convert` does not know
+        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return np.asarray(ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB"))
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("RGB"))
+    return _on_white(np.asarray((image.convert("LA") if image.mode == "La" else image).convert("RGBA")))
+
+
+def _eight_bits(values: np.ndarray, mode: str, sixteen_bits: bool) -> np.ndarray:
+    """Grey values of a PIL mode with more than 8 bits, as uint8."""
+    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    scale = 257 if mode != "F" and (sixteen_bits or high > 255) else 1
+    is_fraction = mode == "F" and 0 < high <= 1
+    if low >= 0 and high <= 255 * scale and not is_fraction:
+        eight_bits: np.ndarray = np.rint(values / scale).astype(np.uint8)
+        return eight_bits
+    expected = "0 and 255" if mode == "F" else "0 and 65535"
+    raise ValueError(
+        f"its mode is {mode!r}, with values between {low:g} and {high:g}; expected between {expected}: scale them, or "
+        "pass the images as arrays"
+    )

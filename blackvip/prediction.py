@@ -1,0 +1,141 @@
+"""Prediction: images -> prompted images -> scores -> probabilities, with a fitted estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+from .encoders import Encoder
+from .heads import JudgedHead, log_proba_of
+from .images import to_uint8
+from .labels import check_labels
+from .prompters import Prompter
+from .reading import ReadsImages, pixel_batches
+from .scorers import Ledger
+
+__all__ = ["PromptedClassifier"]
+
+
+class PromptedClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
+    """What `BlackVIPClassifier` does once it is fitted."""
+
+    score_fn: Any
+    images_per_call: int | None
+    classes_: np.ndarray
+    class_prompts_: list[str]
+    coordinator_: Prompter
+    head_: Any
+    controls_: dict[str, JudgedHead]
+    score_type_: str
+    probe_encoder_: Encoder
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Class labels of images; bills one image each.
+
+        Parameters
+        ----------
+        X : images, in any form that `fit` takes
+            Of the training images' size, unless `fit` had to resize.
+
+        Returns
+        -------
+        y : ndarray of shape (n_images,)
+            The most probable class of each.
+        """
+        best = self.predict_log_proba(X).argmax(axis=1)
+        return self.classes_[best]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Class probabilities of images; bills one image each.
+
+        Parameters
+        ----------
+        X : images, in any form that `fit` takes
+            Of the training images' size, unless `fit` had to resize.
+
+        Returns
+        -------
+        proba : ndarray of shape (n_images, n_classes)
+            In the order of `classes_`.
+        """
+        return np.exp(self.predict_log_proba(X))
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Logarithms of the class probabilities of images; bills one image each.
+
+        Parameters
+        ----------
+        X : images, in any form that `fit` takes
+            Of the training images' size, unless `fit` had to resize.
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n_images, n_classes)
+            In the order of `classes_`.
+        """
+        images = self._open_images(X)
+        log_scores = self._log_scores(images, lambda pixels: to_uint8(self.coordinator_.draw(pixels)))
+        return log_proba_of(self.head_, log_scores, len(self.classes_))
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Log probabilities of images, or the log odds of the second of two classes; bills one image each.
+
+        Parameters
+        ----------
+        X : images, in any form that `fit` takes
+            Of the training images' size, unless `fit` had to resize.
+
+        Returns
+        -------
+        decision : ndarray of shape (n_images, n_classes), or (n_images,) for two classes
+            In the order of `classes_`.
+        """
+        log_proba = self.predict_log_proba(X)
+        return log_proba[:, 1] - log_proba[:, 0] if len(self.classes_) == 2 else log_proba
+
+    def score_controls(self, X: Any, y: Any) -> dict[str, float]:
+        """Accuracies of what was free, on other images; bills one image each.
+
+        Parameters
+        ----------
+        X : images, in any form that `fit` takes
+            Of the training images' size, unless `fit` had to resize.
+        y : array-like of shape (n_images,)
+            Their labels.
+
+        Returns
+        -------
+        accuracies : dict of str to float
+            Of each of `controls_`.
+        """
+        images, y = self._open_images(X), check_labels(y)
+        if len(images) != len(y):
+            raise ValueError(f"X has {len(images)} images, but y has {len(y)} labels; expected a label for each image.")
+        plain = self._log_scores(images, to_uint8)
+        batches = pixel_batches(self.image_format_, images)
+        features = np.concatenate([self.probe_encoder_.encode(pixels).flatten(1).numpy() for pixels in batches])
+        accuracies = {}
+        for name, control in self.controls_.items():
+            inputs = features if name == "local_probe" else plain
+            log_proba = log_proba_of(control.head, inputs, len(self.classes_))
+            accuracies[name] = float((self.classes_[log_proba.argmax(axis=1)] == y).mean())
+        return accuracies
+
+    def _log_scores(self, images: Any, drawn: Callable[[torch.Tensor], np.ndarray]) -> np.ndarray:
+        """Log scores of images that `drawn` turns from pixels into what is sent."""
+        with self._ledger(self.score_type_, None) as ledger:
+            batches = pixel_batches(self.image_format_, images)
+            return np.concatenate([ledger.log_scores(drawn(pixels)) for pixels in batches])
+
+    def _ledger(self, score_type: str, max_queries: int | None) -> Ledger:
+        return Ledger(
+            self.score_fn,
+            self.class_prompts_,
+            max_queries=max_queries,
+            images_per_call=self.images_per_call,
+            score_type=score_type,
+        )

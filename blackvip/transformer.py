@@ -1,0 +1,154 @@
+"""BlackVIPPrompter: trained prompts as a transformer, in front of any other image client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn import get_config
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context, clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils._param_validation import HasMethods
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
+from sklearn.utils.validation import check_is_fitted
+
+from .documentation import Documented
+from .prompters import Prompter
+from .reading import as_output
+
+__all__ = ["BlackVIPPrompter"]
+
+
+class BlackVIPPrompter(Documented, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Images with their trained prompts, for any other client of the service.
+
+    `fit` trains a classifier, which bills images; `transform` draws its prompts, which bills none.
+
+    Parameters
+    ----------
+    estimator : BlackVIPClassifier
+        What trains the prompter. One that is fitted already is used as it is within
+        ``sklearn.frozen.FrozenEstimator``: `fit` bills nothing then, and `transform` works without it.
+
+    Attributes
+    ----------
+    estimator_ : BlackVIPClassifier
+        The fitted classifier.
+    coordinator_ : Prompter
+        Its prompter, which is all that `transform` needs.
+    n_features_in_ : int
+        The columns of X where X is a table, else height * width * 3.
+    feature_names_in_ : ndarray of str
+        Only where X is a table whose columns have names.
+
+    Notes
+    -----
+    Where the classifier found that its prompt does not help (``estimator_.prompt_used_`` is False), images come out
+    as they are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blackvip import BlackVIPClassifier, BlackVIPPrompter
+    >>> def service(images, class_prompts):  # it takes bright images for days
+    ...     day = images.mean(axis=(1, 2, 3)) / 255
+    ...     return 20 * np.stack([day - 0.5, 0.5 - day], axis=1)
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.repeat(["night", "day"], 20)  # all of it far too dark for the service
+    >>> X = rng.uniform(0, 0.3, (40, 16, 16)) + np.where(y == "day", 0.15, 0)[:, None, None]
+    >>> clf = BlackVIPClassifier(service, prompter="basis", head=None, max_queries=2000, random_state=0)
+    >>> prompter = BlackVIPPrompter(clf).fit(X, y)
+    >>> prompter.transform(X).shape  # grey images have become RGB
+    (40, 16, 16, 3)
+    >>> bool(prompter.transform(X[y == "day"]).mean() > X[y == "day"].mean() * 255)
+    True
+    """
+
+    _parameter_constraints = {"estimator": [HasMethods(["fit", "predict"])]}
+
+    def __init__(self, estimator: Any):
+        self.estimator = estimator
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: Any, y: Any = None, **fit_params: Any) -> BlackVIPPrompter:
+        """Train the classifier, unless it is fitted already.
+
+        Parameters
+        ----------
+        X : images, in any form that `BlackVIPClassifier` takes
+            Training images.
+        y : array-like of shape (n_images,)
+            Class labels.
+        **fit_params : dict
+            What else goes to the classifier's `fit`, such as `sample_weight`; with metadata routing enabled, what
+            it requests.
+
+        Returns
+        -------
+        self : BlackVIPPrompter
+            The fitted transformer.
+        """
+        if get_config()["enable_metadata_routing"]:
+            fit_params = process_routing(self, "fit", **fit_params).estimator.fit
+        self.estimator_ = clone(self.estimator).fit(X, y, **fit_params)
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Images with their prompts, as the service is sent them; bills nothing.
+
+        Parameters
+        ----------
+        X : images, in any form that `BlackVIPClassifier` takes
+            Of the training images' size, unless `fit` had to resize.
+
+        Returns
+        -------
+        prompted : ndarray of shape (n_images, height, width, 3), uint8
+            RGB. Where X is rows of flattened pixels, of shape (n_images, height * width * 3).
+        """
+        check_is_fitted(self)
+        return as_output(self, X, self.coordinator_.prompted_images(X))
+
+    @property
+    def _fitted(self) -> Any:
+        frozen = isinstance(self.estimator, FrozenEstimator)
+        return self.estimator if frozen else getattr(self, "estimator_", None)
+
+    @property
+    def coordinator_(self) -> Prompter:
+        """The trained prompter."""
+        return self._fitted.coordinator_
+
+    @property
+    def n_features_in_(self) -> int:
+        """What the classifier has learned of X."""
+        return self._fitted.n_features_in_
+
+    @property
+    def feature_names_in_(self) -> np.ndarray:
+        """What the classifier has learned of X."""
+        return self._fitted.feature_names_in_
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.coordinator_._n_features_out
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self._fitted, "coordinator_")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = not isinstance(self.estimator, FrozenEstimator)
+        tags.transformer_tags.preserves_dtype = []  # images are uint8, whatever X was
+        return tags
+
+    def get_metadata_routing(self) -> MetadataRouter:
+        """Routing of metadata: what `fit` is given goes to the classifier's `fit`.
+
+        Returns
+        -------
+        routing : MetadataRouter
+            See scikit-learn's user guide on metadata routing.
+        """
+        mapping = MethodMapping().add(caller="fit", callee="fit")
+        return MetadataRouter(owner=type(self).__name__).add(estimator=self.estimator, method_mapping=mapping)
