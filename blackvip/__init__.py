@@ -10,12 +10,16 @@ from .exceptions import (
     ImageError,
     ImagesResizedWarning,
     ImagesSkippedWarning,
+    PersistenceError,
     PromptNotUsedWarning,
     ScoreError,
 )
 from .heads import CalibratedHead
+from .model_selection import SearchCost, search_cost
 from .optimizers import SPSA, SPSAGC
+from .persistence import load
 from .prompters import Coordinator, PromptBasis
+from .scorers import SharedBudget
 from .transformer import BlackVIPPrompter
 
 __version__ = "0.1.0"
@@ -35,9 +39,14 @@ __all__ = [
     "ImagesResizedWarning",
     "ImagesSkippedWarning",
     "PCAEncoder",
+    "PersistenceError",
     "PromptBasis",
     "PromptNotUsedWarning",
     "ScoreError",
     "ScratchEncoder",
+    "SearchCost",
+    "SharedBudget",
     "TimmEncoder",
+    "load",
+    "search_cost",
 ]

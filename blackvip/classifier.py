@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -28,12 +28,11 @@ from .optimizers import SPSA, SPSAGC, Optimizer
 from .prediction import PromptedClassifier
 from .prompters import Prompter, make_prompter
 from .prompts import make_class_prompts
+from .scorers import ScoreFunction
 from .sources import select
 from .training import Batches, Objective, Plan, TrainingResult, train
 
 __all__ = ["BlackVIPClassifier"]
-
-ScoreFunction = Callable[[np.ndarray, list[str]], Any]
 
 _FITTING_IMAGES = 2_000  # the most images that an encoder or a basis is fitted to
 _CHECK_SHARE = 0.05  # of the budget, for the guard's checks

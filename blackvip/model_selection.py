@@ -25,7 +25,7 @@ __all__ = ["SearchCost", "search_cost"]
 class SearchCost:
     """The most images that a search, or a cross-validation, bills.
 
-    Attributes
+    Parameters
     ----------
     n_fits : int
         Fits to training folds; the refit is not among them.

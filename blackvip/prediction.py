@@ -13,6 +13,7 @@ from .encoders import Encoder
 from .heads import JudgedHead, log_proba_of
 from .images import to_uint8
 from .labels import check_labels
+from .persistence import Saveable
 from .prompters import Prompter
 from .reading import ReadsImages, pixel_batches
 from .scorers import Ledger
@@ -20,7 +21,7 @@ from .scorers import Ledger
 __all__ = ["PromptedClassifier"]
 
 
-class PromptedClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
+class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
     """What `BlackVIPClassifier` does once it is fitted."""
 
     score_fn: Any
@@ -117,7 +118,9 @@ class PromptedClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
             raise ValueError(f"X has {len(images)} images, but y has {len(y)} labels; expected a label for each image.")
         plain = self._log_scores(images, to_uint8)
         batches = pixel_batches(self.image_format_, images)
-        features = np.concatenate([self.probe_encoder_.encode(pixels).flatten(1).numpy() for pixels in batches])
+        features = np.concatenate(
+            [self.probe_encoder_.encode(pixels).flatten(1).double().numpy() for pixels in batches]
+        )
         accuracies = {}
         for name, control in self.controls_.items():
             inputs = features if name == "local_probe" else plain
@@ -127,11 +130,16 @@ class PromptedClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
 
     def _log_scores(self, images: Any, drawn: Callable[[torch.Tensor], np.ndarray]) -> np.ndarray:
         """Log scores of images that `drawn` turns from pixels into what is sent."""
-        with self._ledger(self.score_type_, None) as ledger:
+        with self._ledger(self.score_type_, len(images)) as ledger:
             batches = pixel_batches(self.image_format_, images)
             return np.concatenate([ledger.log_scores(drawn(pixels)) for pixels in batches])
 
-    def _ledger(self, score_type: str, max_queries: int | None) -> Ledger:
+    def _ledger(self, score_type: str, max_queries: int) -> Ledger:
+        if self.score_fn is None:
+            raise ValueError(
+                f"This {type(self).__name__} has no score function, since files do not hold one; give it back with "
+                "blackvip.load(path, score_fn) or set_params(score_fn=score_fn)."
+            )
         return Ledger(
             self.score_fn,
             self.class_prompts_,

@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from .decoder import CELLS, Decoder, fit_to_image, n_stages_for
 from .encoders import Encoder, TrainableEncoder, make_encoder
 from .images import to_uint8
+from .persistence import Saveable
 from .reading import ImageTransformer, as_output, pixel_batches
 
 __all__ = ["Coordinator", "PromptBasis", "Prompter", "make_prompter"]
@@ -28,7 +29,7 @@ __all__ = ["Coordinator", "PromptBasis", "Prompter", "make_prompter"]
 FeatureBatches = Callable[[], Iterable[torch.Tensor]]
 
 
-class Prompter(ImageTransformer, ABC):
+class Prompter(Saveable, ImageTransformer, ABC):
     """What the training loop needs of a prompter, and what a frozen one is to scikit-learn: a transformer of images.
 
     Attributes

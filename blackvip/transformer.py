@@ -13,13 +13,14 @@ from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, proces
 from sklearn.utils.validation import check_is_fitted
 
 from .documentation import Documented
+from .persistence import Saveable
 from .prompters import Prompter
 from .reading import as_output
 
 __all__ = ["BlackVIPPrompter"]
 
 
-class BlackVIPPrompter(Documented, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class BlackVIPPrompter(Saveable, Documented, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Images with their trained prompts, for any other client of the service.
 
     `fit` trains a classifier, which bills images; `transform` draws its prompts, which bills none.

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from blackvip import BudgetError, ScoreError
-from blackvip.scorers import Ledger, as_log_scores, check_scores, recognise_score_type
+from blackvip.scorers import Ledger, SharedBudget, as_log_scores, check_scores, recognise_score_type
 
 IMAGES = np.zeros((5, 2, 2, 3), np.uint8)
 
@@ -94,3 +94,37 @@ def test_images_of_a_failed_call_count(service):
     with pytest.raises(RuntimeError, match="the service is down"):
         ledger.log_scores(IMAGES)
     assert service.n_images == ledger.n_queries == 5
+
+
+def test_a_ledger_sets_its_budget_aside_where_it_is_shared(service):
+    budget = SharedBudget(service, 20)
+    ledger = Ledger(budget, ["a", "b"], max_queries=12)
+    with ledger:
+        assert budget.remaining == 8
+        ledger.log_scores(IMAGES)
+        assert (budget.n_queries, budget.remaining) == (5, 8)
+    assert budget.remaining == 15
+    ledger.log_scores(IMAGES)  # outside of a block each call sets aside its own
+    assert budget.remaining == 10
+    with ledger:
+        assert budget.remaining == 8  # no more than its own budget leaves
+    assert ledger.n_queries == service.n_images == 10
+    with (
+        pytest.raises(BudgetError, match="may need 12 images, but of the shared budget of 20 only 10 are left"),
+        Ledger(budget, ["a", "b"], max_queries=12),
+    ):
+        pytest.fail("the block was entered")
+
+
+def test_a_ledger_gives_back_after_an_error_and_is_a_block_without_a_shared_budget(service):
+    service.fail_at = 2
+    budget = SharedBudget(service, 20)
+    failing = Ledger(budget, ["a", "b"], max_queries=12, images_per_call=3)
+    with pytest.raises(RuntimeError, match="down"), failing:
+        failing.log_scores(np.repeat(IMAGES, 2, axis=0))
+    assert (budget.n_queries, budget.remaining) == (6, 14)
+    service.fail_at = None
+    for shared, max_queries in ((budget, None), (service, 5)):
+        with Ledger(shared, ["a", "b"], max_queries=max_queries) as ledger:
+            assert ledger.log_scores(IMAGES).shape == (5, 2)
+    assert budget.n_queries == 11

@@ -1,0 +1,464 @@
+"""The schema: which classes a file may hold, and what each attribute of theirs may be.
+
+A new prompter, encoder, head or optimizer is one more `Kind` here, and its name in the group below the kinds. What it
+has in arrays is checked by their declared shapes; what must fit between objects is checked in its `finish`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.frozen import FrozenEstimator
+
+from ..classifier import BlackVIPClassifier
+from ..decoder import n_stages_for
+from ..encoders import Encoder, PCAEncoder, ScratchEncoder, TimmEncoder
+from ..evidence import Evidence
+from ..heads import CalibratedHead, JudgedHead, ServiceHead
+from ..images import ImageFormat
+from ..optimizers import SPSA, SPSAGC
+from ..prompters import Coordinator, PromptBasis
+from ..transformer import BlackVIPPrompter
+from .fields import (
+    BOOL,
+    KINDS,
+    LABEL,
+    NONE,
+    Array,
+    Field,
+    Generator,
+    Kind,
+    Labels,
+    ListOf,
+    Maybe,
+    Object,
+    OneOf,
+    Pairs,
+    Reading,
+    Record,
+    Writing,
+    choice,
+    integer,
+    number,
+    text,
+)
+from .format import expect
+
+__all__ = ["MODEL"]
+
+PROMPTERS = ("Coordinator", "PromptBasis")
+ENCODERS = ("PCAEncoder", "TimmEncoder", "ScratchEncoder")
+HEADS = ("ServiceHead", "CalibratedHead")
+OPTIMIZERS = ("SPSA", "SPSAGC")
+MODEL = Object("BlackVIPClassifier", "BlackVIPPrompter", *PROMPTERS)  #: What a file may be.
+
+_MAX_PIXELS = 2**24  # of an image: what an image is resized to is not backed by bytes in the file
+_COUNT, _NATURAL = integer(0), integer(1)
+_NAME = text(r"\w[\w.-]*")  # of a timm model, and of no folder and no hub
+_REASONS = ("budget", "no_improvement", "callback", "interrupted", "error")
+
+
+class _ScoreFunction(Field):
+    """Code, or a client that has a key: it stays behind, and whoever loads the file gives one."""
+
+    def pack(self, value: Any, file: Writing, where: str) -> None:
+        return None
+
+    def unpack(self, packed: Any, file: Reading, where: str) -> Any:
+        return NONE.unpack(packed, file, where) or file.score_fn
+
+
+class _Forgotten(Field):
+    """What the next step makes anew."""
+
+    def pack(self, value: Any, file: Writing, where: str) -> None:
+        return None
+
+    def unpack(self, packed: Any, file: Reading, where: str) -> Any:
+        return NONE.unpack(packed, file, where)
+
+
+class _RandomState(Field):
+    """An int or None. The generator of a fit has its own place; another one's state would say nothing."""
+
+    def pack(self, value: Any, file: Writing, where: str) -> Any:
+        return int(value) if isinstance(value, (int, np.integer)) else None
+
+    def unpack(self, packed: Any, file: Reading, where: str) -> Any:
+        return OneOf(NONE, integer(0, 2**32 - 1)).unpack(packed, file, where)
+
+
+_OUTPUT = Maybe(Record({"transform": choice("default", "pandas", "polars")}))
+_READING: dict[str, Field] = {
+    "image_format_": Object("ImageFormat"),
+    "n_features_in_": _NATURAL,
+    "feature_names_in_": Maybe(Labels("O")),
+}
+
+
+def _check_reading(fitted: Any) -> None:
+    """The columns of X against the size of the images; where X is a table, its names are as many."""
+    names, image_format = getattr(fitted, "feature_names_in_", None), fitted.image_format_
+    pixels = image_format.height * image_format.width
+    channels = (image_format.image_shape or ())[2:] or (1,)
+    fits = fitted.n_features_in_ in (pixels, 3 * pixels, channels[0] * pixels) if names is None else True
+    expect(fits, f"n_features_in_ is {fitted.n_features_in_}, which does not fit {image_format}")
+    expect(names is None or len(names) == fitted.n_features_in_, "feature_names_in_ and n_features_in_ differ")
+
+
+def _finish_image_format(f: Any) -> None:
+    expect(f.height * f.width <= _MAX_PIXELS, f"its images have {f.height} x {f.width} pixels, which is too large")
+    expect(f.low < f.high, f"its images' black, {f.low}, is not less than their white, {f.high}")
+    shape = f.image_shape
+    if shape is not None:
+        expect(type(shape) is tuple and len(shape) in (2, 3), f"image_shape is {shape}")
+        expect(shape[:2] == (f.height, f.width) and f.resized, f"image_shape={shape} does not fit {f}")
+
+
+_SHAPE = OneOf(NONE, ListOf(_NATURAL))
+
+KINDS["ImageFormat"] = Kind(
+    ImageFormat,
+    params={
+        "height": _NATURAL,
+        "width": _NATURAL,
+        "low": number(),
+        "high": number(),
+        "eight_bits": BOOL,
+        "image_shape": _SHAPE,
+        "resize": choice("crop", "pad", "stretch"),
+        "resized": BOOL,
+    },
+    finish=_finish_image_format,
+)
+
+# Encoders
+
+
+def _check_encoder(encoder: Encoder, height: int, width: int) -> None:
+    if isinstance(encoder, PCAEncoder):
+        expect(encoder.axes_.shape[1] == 3 * height * width, f"axes_ do not fit images of {height} x {width} pixels")
+    elif isinstance(encoder, ScratchEncoder):
+        expect(encoder.n_stages_ == n_stages_for(height, width), f"{encoder.n_stages_} stages do not fit the images")
+
+
+def _finish_pca(encoder: PCAEncoder) -> None:
+    expect(encoder.n_features_out_ == len(encoder.axes_), "n_features_out_ is not the number of axes_")
+
+
+def _finish_scratch(encoder: ScratchEncoder) -> None:
+    expect(encoder.n_features_out_ == encoder.n_channels_out * 49, f"n_features_out_ is {encoder.n_features_out_}")
+
+
+KINDS["PCAEncoder"] = Kind(
+    PCAEncoder,
+    params={"n_components": _NATURAL},
+    fitted={
+        "axes_": Array(("n_axes", "n_numbers")),
+        "scale_": number(),
+        "n_features_out_": _NATURAL,
+        "_sklearn_output_config": _OUTPUT,
+    },
+    finish=_finish_pca,
+)
+KINDS["TimmEncoder"] = Kind(
+    TimmEncoder,
+    params={"model_name": _NAME, "pretrained": BOOL, "batch_size": _NATURAL, "device": text(r"[a-z]+(:\d+)?")},
+    fitted={"n_features_out_": _NATURAL, "_sklearn_output_config": _OUTPUT},
+)
+KINDS["ScratchEncoder"] = Kind(
+    ScratchEncoder,
+    params={},
+    fitted={"n_stages_": integer(1, 5), "n_features_out_": _NATURAL, "_sklearn_output_config": _OUTPUT},
+    finish=_finish_scratch,
+)
+
+# Prompters
+
+_ENCODER = OneOf(_NAME, Object(*ENCODERS, fitted="no"))
+_FROZEN: dict[str, Field] = {"prompt_scale_": number(low=0), "_sklearn_output_config": _OUTPUT, **_READING}
+
+
+class _Ready(Encoder):
+    """Stands in for an encoder that is fitted already, where a Coordinator would fit one."""
+
+    def __init__(self, fitted: Encoder):
+        self.fitted = fitted
+
+    def __sklearn_clone__(self) -> Encoder:
+        return self
+
+    def fit_pixels(self, pixels: torch.Tensor) -> Encoder:
+        return self.fitted
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.fitted.encode(pixels)
+
+
+def _finish_coordinator(prompter: Coordinator) -> None:
+    """The decoder, laid out by the Coordinator itself from the encoder and the size of the images."""
+    height, width = prompter.image_format_.height, prompter.image_format_.width
+    encoder = prompter.encoder_
+    _check_reading(prompter)
+    _check_encoder(encoder, height, width)
+    twin = Coordinator(_Ready(encoder), prompter.src_dim, prompter.last_layer).fit_pixels(
+        torch.empty(0, 3, height, width)
+    )
+    prompter.__dict__.update({name: vars(twin)[name] for name in KINDS["Coordinator"].derived})
+    n_statistics = prompter.decoder_.n_statistics
+    if isinstance(encoder, ScratchEncoder):
+        n_statistics += 2 * sum(encoder._out_widths())
+    for name, found, expected in (
+        ("parameters_", len(prompter.parameters_), prompter.n_parameters_),
+        ("statistics_", len(prompter.statistics_), n_statistics),  # type: ignore[arg-type]
+    ):
+        expect(found == expected, f"{name} has {found} numbers; expected {expected}")
+
+
+def _finish_basis(prompter: PromptBasis) -> None:
+    _check_reading(prompter)
+    size = (prompter.image_format_.height, prompter.image_format_.width)
+    expect(prompter.images_.shape[2:] == size, f"images_ have the size {prompter.images_.shape[2:]}; expected {size}")
+
+
+_N_STILL, _N_PHI = 5, 5 + len(PromptBasis._sigmas) + 4
+
+KINDS["Coordinator"] = Kind(
+    Coordinator,
+    params={
+        "encoder": _ENCODER,
+        "src_dim": OneOf(choice("auto"), _NATURAL),
+        "last_layer": choice("zero", "random"),
+    },
+    fitted={
+        "encoder_": Object(*ENCODERS),
+        "parameters_": Array(("n_parameters",)),
+        "statistics_": Array(("n_statistics",)),
+        **_FROZEN,
+    },
+    derived=("size_", "n_trigger_", "decoder_", "n_parameters_"),
+    finish=_finish_coordinator,
+)
+KINDS["PromptBasis"] = Kind(
+    PromptBasis,
+    params={"rms": number()},
+    fitted={
+        "images_": Array((_N_STILL, 3, "height", "width"), "float32"),
+        "scale_": Array((_N_PHI,)),
+        "n_parameters_": integer(_N_PHI, _N_PHI),
+        "parameters_": Array((_N_PHI,)),
+        "statistics_": NONE,
+        **_FROZEN,
+    },
+    finish=_finish_basis,
+)
+
+# Heads: in a fitted classifier they tell class indices.
+
+_IMAGES_BY_CLASSES = Array(("n_images", "n_classes"))
+_WEIGHTS = Array(("n_images",), low=0)
+
+
+def _finish_head(head: Any) -> None:
+    expect(bool((np.diff(head.classes_) > 0).all()) and len(head.classes_) > 0, "a head's classes_ are not sorted")
+
+
+def _finish_calibrated(head: CalibratedHead) -> None:
+    _finish_head(head)
+    expect(head.n_features_in_ == head.coef_.shape[1], "a head's n_features_in_ does not fit its coef_")
+
+
+def _check_head(head: Any, n_inputs: int, n_classes: int) -> None:
+    """Whether a head that turns so many inputs into class indices fits these classes."""
+    n_known = len(head.classes_)
+    expect(head.classes_[-1] < n_classes, f"a head knows the class {head.classes_[-1]}, but there are {n_classes}")
+    expected = n_known if isinstance(head, ServiceHead) else head.n_features_in_
+    expect(n_inputs == expected, f"a head takes {expected} inputs; expected {n_inputs}")
+
+
+KINDS["ServiceHead"] = Kind(
+    ServiceHead, params={}, fitted={"classes_": Array(("n_classes",), "int64", low=0)}, finish=_finish_head
+)
+KINDS["CalibratedHead"] = Kind(
+    CalibratedHead,
+    params={"Cs": ListOf(number()), "n_folds": _NATURAL, "standardize": BOOL},
+    fitted={
+        "C_": number(),
+        "classes_": Array(("n_classes",), "int64", low=0),
+        "coef_": Array(("n_classes", "n_inputs")),
+        "intercept_": Array(("n_classes",)),
+        "n_features_in_": _NATURAL,
+    },
+    finish=_finish_calibrated,
+)
+KINDS["JudgedHead"] = Kind(
+    JudgedHead,
+    params={
+        "head": Object(*HEADS),
+        "held_out": _IMAGES_BY_CLASSES,
+        "hits": Array(("n_images",), "bool"),
+        "losses": Array(("n_images",)),
+        "weights": _WEIGHTS,
+    },
+)
+KINDS["Evidence"] = Kind(
+    Evidence,
+    params={
+        "y": Array(("n_images",), "int64", low=0),
+        "weights": _WEIGHTS,
+        "held_out": Array(("n_images",), "bool"),
+        "features": Array(("n_images", "n_features"), "float64 float32"),
+        "plain": _IMAGES_BY_CLASSES,
+        "prompted": Array(("n_images", "n_classes"), nan=True),
+    },
+)
+
+# Optimizers
+
+_GAIN = OneOf(choice("auto"), number())
+_FIGURES = {name: Maybe(number()) for name in ("a", "a_k", "c_k", "estimate_norm", "step_norm")}
+_VECTOR = Array(("n_parameters",))
+_SPSA: dict[str, Field] = {
+    "a": _GAIN,
+    "c": _GAIN,
+    "alpha": number(),
+    "gamma": number(),
+    "stability": number(),
+    "n_directions": _NATURAL,
+    "clip": OneOf(choice(None, "auto"), number()),
+}
+_STARTED: dict[str, Field] = {
+    "rng": Generator(),
+    "state": Record(
+        {
+            "k": _NATURAL,
+            "w": _VECTOR,
+            "m": OneOf(NONE, _VECTOR),
+            "delta": _Forgotten(),
+            "figures": Maybe(Record({**_FIGURES})),
+        }
+    ),
+}
+KINDS["SPSA"] = Kind(SPSA, _SPSA, _STARTED)
+KINDS["SPSAGC"] = Kind(SPSAGC, {**_SPSA, "momentum": number()}, _STARTED)
+
+# Estimators
+
+
+def _finish_classifier(clf: BlackVIPClassifier) -> None:
+    n_classes, evidence = len(clf.classes_), clf._evidence
+    height, width = clf.image_format_.height, clf.image_format_.width
+    _check_reading(clf)
+    expect(n_classes >= 2 and np.array_equal(np.unique(clf.classes_), clf.classes_), "classes_ are not sorted, or few")
+    expect(
+        len(clf.class_prompts_) == n_classes, f"there are {len(clf.class_prompts_)} class prompts; expected {n_classes}"
+    )
+    own = clf.coordinator_.image_format_
+    expect(own == clf.image_format_, "coordinator_ was made for images of another format")
+    expect(
+        clf.prompt_used_ or clf.coordinator_.prompt_scale_ == 0, "prompt_used_ and prompt_scale_ contradict each other"
+    )
+    _check_encoder(clf.probe_encoder_, height, width)
+    n_features, n_images = clf.probe_encoder_.n_features_out_, len(evidence.y)
+    expect(evidence.features.shape[1] == n_features, f"the evidence is not of the encoder's {n_features} features")
+    expect(evidence.plain.shape[1] == n_classes and n_images > 0, "the evidence is not of these classes")
+    expect(int(evidence.y.max()) < n_classes, "the evidence has a class that there is not")
+    _check_head(clf.head_, n_classes, n_classes)
+    for name, control in clf.controls_.items():
+        _check_head(control.head, n_features if name == "local_probe" else n_classes, n_classes)
+        expect(control.held_out.shape == (n_images, n_classes), f"controls_ has another number of images in {name}")
+    state = vars(clf.optimizer_).get("state")
+    n_parameters = clf.coordinator_.n_parameters_
+    expect(state is None or len(state["w"]) == n_parameters, f"optimizer_ has not {n_parameters} parameters")
+    expect(state is None or vars(clf.optimizer_)["rng"] is clf._rng, "optimizer_ has another random number generator")
+    expect(len(clf.history_) <= clf.n_iter_, f"history_ has {len(clf.history_)} steps, but {clf.n_iter_} were made")
+
+
+KINDS["BlackVIPClassifier"] = Kind(
+    BlackVIPClassifier,
+    params={
+        "score_fn": _ScoreFunction(),
+        "class_prompts": OneOf(text(), Pairs(LABEL, text()), ListOf(text())),
+        "prompter": OneOf(choice("coordinator", "basis"), Object(*PROMPTERS, fitted="no")),
+        "encoder": _ENCODER,
+        "prompt_scale": number(),
+        "optimizer": OneOf(choice("spsa-gc", "spsa"), Object(*OPTIMIZERS, fitted="no")),
+        "a": _GAIN,
+        "c": _GAIN,
+        "alpha": number(),
+        "gamma": number(),
+        "stability": number(),
+        "momentum": number(),
+        "n_directions": _NATURAL,
+        "clip": OneOf(choice(None, "auto"), number()),
+        "batch_size": _NATURAL,
+        "max_queries": _NATURAL,
+        "head": OneOf(choice("auto", "calibrated", None), Object(*HEADS, fitted="no")),
+        "guard": BOOL,
+        "validation_fraction": number(),
+        "patience": OneOf(NONE, _NATURAL),
+        "score_type": choice("auto", "logits", "probabilities"),
+        "images_per_call": OneOf(NONE, _NATURAL),
+        "image_shape": _SHAPE,
+        "resize": choice("crop", "pad", "stretch"),
+        "on_error": choice("raise", "skip"),
+        "class_weight": OneOf(choice("balanced", None), Pairs(LABEL, number())),
+        "warm_start": BOOL,
+        "random_state": _RandomState(),
+        "verbose": OneOf(BOOL, integer(0, 2)),
+    },
+    fitted={
+        "classes_": Labels(),
+        "class_prompts_": ListOf(text()),
+        "coordinator_": Object(*PROMPTERS),
+        "prompt_used_": BOOL,
+        "head_": Object(*HEADS),
+        "optimizer_": Object(*OPTIMIZERS, fitted="maybe"),
+        "n_skipped_": _COUNT,
+        "controls_": Record(
+            {
+                "zero_shot": Object("JudgedHead"),
+                "calibrated_zero_shot": Maybe(Object("JudgedHead")),
+                "local_probe": Maybe(Object("JudgedHead")),
+            }
+        ),
+        "history_": ListOf(
+            Record(
+                {
+                    "n_iter": _NATURAL,
+                    "n_queries": _COUNT,
+                    "loss": number(),
+                    "validation_loss": Maybe(number()),
+                    "validation_accuracy": Maybe(number(0, 1 + 1e-9)),
+                    **_FIGURES,
+                }
+            )
+        ),
+        "n_queries_": _COUNT,
+        "n_iter_": _COUNT,
+        "a_": OneOf(choice("auto", None), number()),
+        "c_": OneOf(choice("auto", None), number()),
+        "termination_reason_": choice(*_REASONS),
+        "score_type_": choice("logits", "probabilities"),
+        "probe_encoder_": Object("PCAEncoder", "TimmEncoder"),
+        "_evidence": Object("Evidence"),
+        "_rng": Generator(),
+        **_READING,
+    },
+    finish=_finish_classifier,
+)
+
+
+def _finish_transformer(prompter: BlackVIPPrompter) -> None:
+    expect(hasattr(prompter._fitted, "coordinator_"), "it has no fitted classifier")
+
+
+KINDS["FrozenEstimator"] = Kind(FrozenEstimator, params={"estimator": Object("BlackVIPClassifier")})
+KINDS["BlackVIPPrompter"] = Kind(
+    BlackVIPPrompter,
+    params={"estimator": OneOf(Object("FrozenEstimator"), Object("BlackVIPClassifier", fitted="no"))},
+    fitted={"estimator_": Maybe(Object("FrozenEstimator", "BlackVIPClassifier")), "_sklearn_output_config": _OUTPUT},
+    finish=_finish_transformer,
+)
