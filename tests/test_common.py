@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from blackvip import (
+    SPSA,
+    SPSAGC,
     BlackVIPClassifier,
     BlackVIPPrompter,
     CalibratedHead,
@@ -52,3 +55,21 @@ ESTIMATORS = [
 )
 def test_scikit_learn(estimator, check):
     check(estimator)
+
+
+@pytest.mark.parametrize("optimizer", [SPSA(), SPSAGC()])
+@pytest.mark.parametrize(
+    "check",
+    [
+        estimator_checks.check_estimator_cloneable,
+        estimator_checks.check_estimator_repr,
+        estimator_checks.check_get_params_invariance,
+        estimator_checks.check_no_attributes_set_in_init,
+        estimator_checks.check_parameters_default_constructible,
+        estimator_checks.check_set_params,
+        estimator_checks.check_valid_tag_types,
+    ],
+)
+def test_optimizers_parameters(check, optimizer):
+    """Optimizers have no `fit`, which all other checks call; those of their parameters hold."""
+    check(type(optimizer).__name__, optimizer)
