@@ -25,6 +25,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.utils import _safe_indexing
 
 from .decoding import (
@@ -142,6 +143,8 @@ def open_source(X: Any, image_shape: tuple[int, ...] | None = None) -> np.ndarra
 
 def holds_flattened_rows(X: Any) -> bool:
     """Whether X is what scikit-learn's tools pass: a table of numbers with a row per sample."""
+    if issparse(X):  # which scikit-learn's own check refuses; some are dicts too
+        return True
     if isinstance(X, (*SINGLE, Mapping)):
         return False
     if _is_table(X):

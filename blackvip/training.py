@@ -23,6 +23,7 @@ __all__ = ["Batches", "Objective", "Plan", "TrainingResult", "train"]
 
 _CHUNK_BYTES = 64 * 2**20  # prompted images of one chunk of candidates, as float32
 _CACHE_BYTES = 512 * 2**20  # features that are kept rather than computed again
+_RMS_PIXELS = 64 * 48 * 48  # on which the size of a change of the prompts is measured, as far as 8 to 64 images go
 
 
 class Objective:
@@ -101,7 +102,9 @@ class Objective:
 
     def prompt_rms(self, w: np.ndarray, direction: np.ndarray) -> float:
         """Root mean square by which `direction` moves the prompts, in units of the pixel range; bills nothing."""
-        features = self.features(np.arange(min(len(self.y), 64)))
+        n_pixels = self.image_format.height * self.image_format.width
+        n_images = int(np.clip(_RMS_PIXELS // n_pixels, 8, 64))
+        features = self.features(np.arange(min(len(self.y), n_images)))
         both = torch.as_tensor(np.stack([w, w + direction]), dtype=torch.float64)
         before, after = self.prompter.prompts(both, features.double())
         return self.prompt_scale * (after - before).square().mean().sqrt().item()

@@ -1,4 +1,7 @@
-"""Writes the frozen files of this release: ``python tests/make_fixtures.py``. Later releases must load them."""
+"""Writes the frozen files of this release, which later releases must load.
+
+``.venv-lowest/bin/python tests/make_fixtures.py``: NumPy 2 reads the pickles of NumPy 1, but not the other way round.
+"""
 
 import pathlib
 import warnings
