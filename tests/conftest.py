@@ -2,6 +2,7 @@
 
 import os
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small fits: threads that wait for one another cost more than they save
 os.environ["SCIPY_ARRAY_API"] = "1"  # or scikit-learn skips its check of array API input; read when SciPy is imported
 
 import numpy as np
