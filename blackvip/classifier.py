@@ -463,7 +463,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
     def _same_optimizer(self) -> Optimizer:
         """The optimizer of the last run, with those parameters that were given, and not found, as they are now."""
         new = self._new_optimizer()
-        if type(new) is not type(self.optimizer_):
+        if type(new) is not type(self.optimizer_) or not self.optimizer_.started:  # the last run may have failed early
             return new
         given = {name: value for name, value in new.get_params(deep=False).items() if value != "auto"}
         optimizer = self.optimizer_.set_params(**given)

@@ -9,6 +9,8 @@ from sklearn.utils import assert_all_finite, column_or_1d, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight
 
+from .decoding import is_missing
+
 __all__ = ["check_labels", "class_indices", "training_weights"]
 
 
@@ -27,7 +29,7 @@ def check_labels(y: Any) -> np.ndarray:
     y = column_or_1d(y, warn=True)
     if y.dtype.kind in "OUST":
         values = y.tolist()
-        missing = [row for row, value in enumerate(values) if _is_missing(value)]
+        missing = [row for row, value in enumerate(values) if is_missing(value)]
         if missing:
             raise ValueError(
                 f"y contains NaN: {len(missing)} of {len(values)} labels are missing, the first in row {missing[0]}. "
@@ -46,13 +48,6 @@ def check_labels(y: Any) -> np.ndarray:
         assert_all_finite(y, input_name="y")
     check_classification_targets(y)
     return y
-
-
-def _is_missing(value: Any) -> bool:
-    """Whether a label is None, NaN, pandas' NA or NaT."""
-    return (
-        value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
-    )
 
 
 def class_indices(y: np.ndarray, classes: np.ndarray) -> np.ndarray:

@@ -124,6 +124,11 @@ class SPSA(Optimizer):
         self.rng = rng
         self.state = {"k": 1, "w": np.array(w, dtype=np.float64), "m": None, "delta": None}
 
+    @property
+    def started(self) -> bool:
+        """Whether `start` was called with gains that are numbers, so that another run can go on from here."""
+        return super().started and "auto" not in (self.a, self.c, self.clip)
+
     def restart_from(self, w: np.ndarray) -> None:
         """Go on from another parameter vector, without momentum; the gain sequences go on as they were.
 

@@ -145,6 +145,20 @@ def test_partial_fit_without_budget_sends_nothing(stripes):
     assert spent < service.n_images == clf.n_queries_ <= 1_200
 
 
+@pytest.mark.parametrize("fail_at", range(2, 10))
+def test_a_service_that_failed_early_can_be_gone_on_with(fail_at, stripes):
+    service = ToyService()
+    service.fail_at = fail_at
+    clf = make_classifier(service, max_queries=1_000)
+    with pytest.raises(RuntimeError, match="the service is down"):
+        clf.fit(*stripes)
+    service.fail_at = None
+    clf.set_params(max_queries=3_000).partial_fit(*stripes)
+    assert clf.optimizer_.started
+    assert clf.score(*stripes) > 0.9
+    assert clf.n_queries_ <= service.n_images <= 3_000 + 40
+
+
 def test_a_pickled_classifier_goes_on_as_the_original_does(stripes):
     X, y = stripes
     clf = make_classifier(max_queries=1_500).partial_fit(X, y)
