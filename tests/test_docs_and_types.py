@@ -39,7 +39,7 @@ def documented():
                     yield f"blackvip.{name}.{member}"
 
 
-@pytest.mark.parametrize("name", documented())
+@pytest.mark.parametrize("name", list(documented()))
 def test_docstring(name):
     validate = pytest.importorskip("numpydoc.validate")
     report = validate.validate(name)
