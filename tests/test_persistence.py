@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import os
 import pathlib
 import pickle
 import re
+import stat
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors
 import torch
 from conftest import ToyService, make_stripes
 from sklearn.base import clone
@@ -20,7 +23,16 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
 import blackvip
-from blackvip import BlackVIPClassifier, BlackVIPPrompter, Coordinator, PersistenceError, ScratchEncoder, TimmEncoder
+from blackvip import (
+    BlackVIPClassifier,
+    BlackVIPPrompter,
+    Coordinator,
+    PCAEncoder,
+    PersistenceError,
+    PromptBasis,
+    ScratchEncoder,
+    TimmEncoder,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::blackvip.PromptNotUsedWarning")
 
@@ -53,7 +65,7 @@ def saved(tmp_path_factory):
         {"prompter": Coordinator(ScratchEncoder(), last_layer="random"), "head": None},
         {"prompter": "coordinator", "encoder": TimmEncoder("test_resnet.r160_in1k", pretrained=False)},
         {"head": "calibrated", "class_weight": {0: 1.0, 1: 2.0}, "optimizer": "spsa"},
-        {"guard": True, "max_queries": 1200},
+        {"guard": True, "max_queries": 1200, "warm_start": True},
         {"random_state": np.random.RandomState(0), "image_shape": (6, 7), "resize": "pad"},
     ],
 )
@@ -73,6 +85,49 @@ def test_a_loaded_classifier_is_the_saved_one(parameters, tmp_path):
     for one in (clf, same):  # both go on in the same way
         one.set_params(max_queries=3_000).partial_fit(X, Y)
     np.testing.assert_array_equal(same.coordinator_.parameters_, clf.coordinator_.parameters_)
+    np.testing.assert_array_equal(same.predict_proba(X), clf.predict_proba(X))
+
+
+@pytest.mark.parametrize("prompter", ["coordinator", "basis"])
+def test_nothing_of_a_classifier_is_lost(prompter, tmp_path):
+    clf = fitted(prompter=prompter, a=0.1, c=0.05, class_weight={0: 1, 1: 2.0})
+    clf.save(tmp_path / "clf")
+    same = blackvip.load(tmp_path / "clf", clf.score_fn)
+    assert repr(same) == repr(clf)
+    assert repr(clone(same)) == repr(clf)
+    for one, other in ((clf, same), (clf.coordinator_, same.coordinator_), (clf.optimizer_, same.optimizer_)):
+        assert vars(one).keys() == vars(other).keys()
+    for one in (clf, same):  # what was one object is one again, or a step would change the one and not the other
+        assert one._rng is one.optimizer_.rng
+        assert one.image_format_ is one.coordinator_.image_format_
+        assert (one.probe_encoder_ is getattr(one.coordinator_, "encoder_", None)) == (prompter == "coordinator")
+    same.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "clf").read_bytes()
+
+
+def test_a_prompt_that_is_not_used_is_not_used_later(tmp_path):
+    images, y = make_stripes()
+    service = ToyService(glare=1.0)
+    clf = BlackVIPClassifier(service, max_queries=1500, random_state=0, verbose=0).fit(images, y)
+    assert not clf.prompt_used_
+    clf.save(tmp_path / "clf")
+    same = blackvip.load(tmp_path / "clf", service)
+    assert not same.prompt_used_
+    np.testing.assert_array_equal(same.predict_proba(images), clf.predict_proba(images))
+
+
+@pytest.mark.parametrize("fail_at", [2, 6, 12])
+def test_a_fit_that_the_service_ended(fail_at, tmp_path):
+    service = ToyService()
+    service.fail_at = fail_at  # while step sizes are looked for, and while training
+    clf = BlackVIPClassifier(service, prompter="basis", max_queries=800, n_directions=2, random_state=0, verbose=0)
+    with pytest.raises(RuntimeError, match="the service is down"):
+        clf.fit(X, Y)
+    service.fail_at = None
+    clf.save(tmp_path / "clf")
+    same = blackvip.load(tmp_path / "clf", service)
+    assert same.termination_reason_ == "error"
+    assert same.optimizer_.started == clf.optimizer_.started
     np.testing.assert_array_equal(same.predict_proba(X), clf.predict_proba(X))
 
 
@@ -108,6 +163,14 @@ def test_feature_names_transformers_and_prompters(tmp_path):
     ):
         transformer.save(tmp_path / name)
         np.testing.assert_array_equal(blackvip.load(tmp_path / name).transform(X), sent)
+    prompter = BlackVIPPrompter(FrozenEstimator(clf)).set_output(transform="pandas")
+    prompter.save(tmp_path / "pandas")
+    assert blackvip.load(tmp_path / "pandas")._sklearn_output_config == {"transform": "pandas"}
+    for untrained in (Coordinator("scratch"), PromptBasis(), Coordinator(PCAEncoder(30), 98, last_layer="random")):
+        untrained.fit(X).save(tmp_path / "untrained")
+        same = blackvip.load(tmp_path / "untrained")
+        assert repr(same) == repr(untrained)
+        np.testing.assert_array_equal(same.transform(X), untrained.transform(X))
 
 
 def test_without_a_score_function_a_loaded_classifier_says_so(tmp_path):
@@ -129,9 +192,67 @@ def test_what_cannot_be_saved(tmp_path):
         fitted().save(tmp_path / "nowhere" / "clf")
     with pytest.raises(PersistenceError, match="folder of this name"):
         fitted().save(tmp_path)
+    with pytest.raises(PersistenceError, match="The 'a' parameter"):
+        fitted().set_params(a=-1).save(tmp_path / "clf")
+    noted = fitted()
+    noted.note_ = 1
+    with pytest.raises(PersistenceError, match=r"attributes \['note_'\]"):
+        noted.save(tmp_path / "clf")
+    for name in ("vit/../../x", "hf-hub:someone/model", "local-dir:/tmp"):  # they would be loaded from there
+        encoder = TimmEncoder("test_resnet.r160_in1k", pretrained=False)
+        clf = fitted(prompter=Coordinator(encoder))
+        clf.coordinator_.encoder_.model_name = name
+        with pytest.raises(PersistenceError, match="model_name is"):
+            clf.save(tmp_path / "clf")
     assert not list(tmp_path.iterdir())
     with pytest.raises(FileNotFoundError):
         blackvip.load(tmp_path / "nowhere")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path, clf = tmp_path / "clf", fitted()
+    path.write_text("earlier")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(PersistenceError, match="No space left on device"):
+            clf.save(path)
+    assert path.read_text() == "earlier"
+    clf.save(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["clf"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert blackvip.load("~/clf").n_iter_ == clf.n_iter_
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX has these")
+def test_links_and_permissions(tmp_path):
+    path, clf = tmp_path / "clf", fitted()
+    plain = tmp_path / "plain"
+    plain.touch()
+    clf.save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+    path.chmod(0o600)
+    (tmp_path / "link").symlink_to("clf")
+    clf.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    (tmp_path / "one").symlink_to("other")
+    (tmp_path / "other").symlink_to("one")
+    with pytest.raises(PersistenceError, match="leads back to itself"):
+        clf.save(tmp_path / "one")
+    with pytest.raises(PersistenceError, match="cannot be loaded"):
+        blackvip.load(tmp_path / "one")
+
+
+def test_any_tool_lists_a_file_and_no_secret_is_in_it(tmp_path):
+    service = ToyService()
+    service.key = "sk-secret"
+    clf = fitted(service)
+    clf.save(tmp_path / "clf.safetensors")
+    assert b"sk-secret" not in (tmp_path / "clf.safetensors").read_bytes()
+    with safetensors.safe_open(tmp_path / "clf.safetensors", "np") as file:
+        np.testing.assert_array_equal(file.get_tensor("coordinator_.parameters_"), clf.coordinator_.parameters_)
+        assert json.loads(file.metadata()["blackvip"])["version"] == 1
 
 
 # Pickles
@@ -191,14 +312,23 @@ def test_files_of_earlier_releases(prompter, suffix):
         expected = np.load(folder / f"{prompter}.npz")
         path = folder / f"{prompter}.{suffix}"
         clf = joblib.load(path) if suffix == "joblib" else blackvip.load(path)
+        # Another release of torch may round a few pixels the other way, each by one of 255 levels.
+        change = np.abs(clf.coordinator_.transform(expected["X"]).astype(int) - expected["sent"])
+        assert change.max() <= 1
+        assert (change > 0).mean() < 0.001
+        assert np.abs(expected["sent"].astype(int) - expected["X"]).mean() > 5  # there is a prompt to be lost
         proba = clf.set_params(score_fn=ToyService()).predict_proba(expected["X"])
-        # Another release of torch may round a pixel the other way: 1/255 of one pixel, of 64, times the gain.
-        np.testing.assert_allclose(proba, expected["proba"], atol=2e-3)
+        # The mean of a stripe of 96 numbers, times the service's gain of 6: one level is 2.5e-4 in the log odds.
+        np.testing.assert_allclose(proba, expected["proba"], atol=1e-3)
+        clf.set_params(max_queries=3_000).partial_fit(expected["X"], expected["y"])
 
 
 def test_skops():
     io = pytest.importorskip("skops.io")
-    clf = fitted()
+    clf = fitted(prompter="coordinator")
+    data = io.dumps(clf.coordinator_)
+    prompter = io.loads(data, trusted=io.get_untrusted_types(data=data))
+    np.testing.assert_array_equal(prompter.transform(X), clf.coordinator_.transform(X))
     data = io.dumps(clf.set_params(score_fn=None))
     with pytest.raises(Exception, match="(?i)untrusted"):
         io.loads(data)  # our classes are not on skops' own list: each has to be trusted by name
@@ -288,6 +418,27 @@ def rename(header, old, new):
         (lambda h, d: h["coordinator_.parameters_"].update(dtype="U8"), "expected one of"),
         (lambda h, d: h["coordinator_.parameters_"].update(data_offsets=[0, 2**62]), "cannot be loaded"),
         (lambda h, d: h["__metadata__"].update(more="x"), "metadata have the keys"),
+        (lambda h, d: h.update(more=h["coordinator_.parameters_"]), "cannot be loaded"),
+        (lambda h, d: h.pop("coordinator_.parameters_"), "cannot be loaded"),
+        (lambda h, d: fitted_of(d).update(score_type_=None), "score_type_ is None"),
+        (lambda h, d: fitted_of(d)["coordinator_"]["fitted"].update(prompt_scale_=10**30), "prompt_scale_ is 10"),
+        (lambda h, d: fitted_of(d)["coordinator_"]["fitted"].update(n_parameters_=11), "n_parameters_ is 11"),
+        (lambda h, d: fitted_of(d)["coordinator_"]["fitted"].update(prompt_scale_=0.0), "contradict"),
+        (lambda h, d: fitted_of(d).update(prompt_used_=False), "contradict"),
+        (lambda h, d: fitted_of(d).update(head_={"same": "coordinator_"}), "head_ is a PromptBasis"),
+        (lambda h, d: fitted_of(d).update(head_={"same": "nowhere"}), "which there is not"),
+        (lambda h, d: fitted_of(d).update(head_={"same": ["x"]}), "which there is not"),
+        (lambda h, d: fitted_of(d).update(_rng={"bit_generator": "MT19937"}), "_rng"),
+        (lambda h, d: fitted_of(d)["classes_"].update(values=[1, 0]), "not sorted"),
+        (lambda h, d: fitted_of(d)["classes_"].update(values=[0, 1, 2]), "prompts; expected 3"),
+        (lambda h, d: fitted_of(d)["classes_"].update(dtype="U1"), "another type"),
+        (lambda h, d: fitted_of(d)["classes_"].update(dtype="O"), "array of 'O'"),
+        (lambda h, d: fitted_of(d).update(n_features_in_=7), "n_features_in_ is 7"),
+        (lambda h, d: fitted_of(d).update(n_iter_=1), "but 1 were made"),
+        (lambda h, d: fitted_of(d)["history_"][0].update(secret=1), "secret"),
+        (lambda h, d: fitted_of(d)["controls_"].update(mine=1), "mine"),
+        (lambda h, d: d["object"]["params"].update(encoder="hf-hub:someone/model"), "not one of|no object"),
+        (lambda h, d: d["object"]["params"].update(encoder={"kind": "TimmEncoder", "params": {}}), "has no batch_size"),
         (lambda h, d: [d], "cannot be loaded"),
         (lambda h, d: d["object"].update(fitted=None), "cannot be loaded"),
         (lambda h, d: d["object"].update(fitted={}), "cannot be loaded"),
@@ -322,8 +473,8 @@ def test_neither_large_files_nor_pipes_are_read(tmp_path, monkeypatch):
         blackvip.load(tmp_path / "sparse")
     with pytest.raises(PersistenceError, match="not a file"):
         blackvip.load(tmp_path)
-    if hasattr(__import__("os"), "mkfifo"):
-        __import__("os").mkfifo(tmp_path / "pipe")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
         with pytest.raises(PersistenceError, match="not a file"):
             blackvip.load(tmp_path / "pipe")
 
@@ -335,21 +486,34 @@ def test_loading_executes_and_imports_nothing(saved, tmp_path):
     (tmp_path / "evil").write_bytes(tampered(data, evil))
     (tmp_path / "evil_module.py").write_text("raise SystemExit('imported')")
     code = """
-import sys, blackvip
+import os, sys, blackvip
 folder = sys.argv[1]
 sys.path.insert(0, folder)
-blackvip.load(folder + "/good")  # what the package itself imports late is imported now
-events = []
-watched = ("import", "exec", "compile", "subprocess.Popen", "os.system", "os.exec", "socket.connect")
-sys.addaudithook(lambda event, args: events.append((event, args)) if event in watched else None)
-blackvip.load(folder + "/good")
-try:
-    blackvip.load(folder + "/evil")
+
+
+def read_all():
+    blackvip.load(folder + "/good")
+    try:
+        blackvip.load(folder + "/evil")
+    except blackvip.PersistenceError:
+        return
     raise SystemExit("loaded")
-except blackvip.PersistenceError:
-    pass
-assert not [event for event in events if "evil" in str(event)], events
-assert not [event for event in events if event[0] != "import"], events
+
+
+def watch(event, args):
+    writes = event == "open" and (args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    if watching and (writes or event.split(".")[0] in watched):
+        events.append((event, args))
+
+
+events, watching = [], False
+watched = ("import", "exec", "compile", "subprocess", "os", "socket", "ctypes", "pickle", "marshal")
+sys.addaudithook(watch)
+read_all()  # what the package itself imports late is imported now
+watching = True
+read_all()
+watching = False
+assert not events, events
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
 
@@ -416,24 +580,26 @@ def restructured(data, rng):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_ten_thousand_mutations(saved, tmp_path):
-    data, proba = saved
+    data, _ = saved
     rng = np.random.default_rng(0)
     for _ in range(5_000):
         changed = mutated(data, rng)
         if changed != data:
             with pytest.raises(PersistenceError):
                 load_bytes(changed, tmp_path)
-    n_loaded = 0
-    for _ in range(5_000):
-        try:
-            clf = load_bytes(restructured(data, rng), tmp_path)
-        except PersistenceError:
-            continue
-        n_loaded += 1  # a change of a figure of the history, say: the model is a valid one still
-        later = clf.predict_proba(X)
-        assert later.shape == proba.shape
-        np.testing.assert_allclose(later.sum(axis=1), 1)
-    assert 0 < n_loaded < 4_000
+    for parameters in ({"prompter": "basis"}, {"prompter": "coordinator"}):
+        fitted(**parameters).save(tmp_path / "clf")
+        data, n_loaded = (tmp_path / "clf").read_bytes(), 0
+        for _ in range(2_500):
+            try:
+                clf = load_bytes(restructured(data, rng), tmp_path)
+            except PersistenceError:
+                continue
+            n_loaded += 1  # a change of a figure of the history, say: the model is a valid one still
+            proba = clf.predict_proba(X)
+            assert proba.shape == (len(X), 2)
+            np.testing.assert_allclose(proba.sum(axis=1), 1)
+        assert 0 < n_loaded < 2_000
 
 
 def test_every_byte_is_under_the_checksum(saved, tmp_path):

@@ -77,9 +77,10 @@ def save(estimator: Any, path: Path) -> None:
         data = _dump(estimator)
         _parse(data, getattr(estimator, "score_fn", None))  # nothing is written that is not read
         write(path, data)
-    except PersistenceError as error:
+    except ValueError as error:  # one of our own, or scikit-learn's on parameters that were set since `fit`
+        reason = str(error).removesuffix(".")
         raise PersistenceError(
-            f"The {type(estimator).__name__} cannot be saved to {os.fspath(path)}: {error}."
+            f"The {type(estimator).__name__} cannot be saved to {os.fspath(path)}: {reason}."
         ) from error
 
 

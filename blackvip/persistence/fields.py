@@ -126,8 +126,11 @@ def integer(low: int, high: int = 2**63 - 1) -> Scalar:
 
 
 def number(low: float = -_LARGEST, high: float = _LARGEST) -> Scalar:
-    """A finite number within bounds, both included; NaN is not within any."""
-    return Scalar(lambda value: type(value) in (int, float) and low <= value <= high, f"a number of {low} to {high}")
+    """A finite number within bounds, both included; NaN is not within any. An integer is one that a float holds."""
+    return Scalar(
+        lambda value: (type(value) is float or (type(value) is int and abs(value) <= 2**53)) and low <= value <= high,
+        f"a number of {low} to {high}",
+    )
 
 
 def text(pattern: str = r"(?s:.*)") -> Scalar:
@@ -139,7 +142,7 @@ def text(pattern: str = r"(?s:.*)") -> Scalar:
 
 def choice(*values: str | None) -> Scalar:
     """One of these."""
-    return Scalar(lambda value: value is None or type(value) is str and value in values, f"one of {values}")
+    return Scalar(lambda value: (value is None or type(value) is str) and value in values, f"one of {values}")
 
 
 BOOL = Scalar(lambda value: type(value) is bool, "true or false")
@@ -338,7 +341,7 @@ class Labels(Field):
         expect(
             kind in self.kinds, f"{where} is an array of {value.dtype}; expected texts, integers, booleans or floats"
         )
-        name = {"O": "object", "T": "text"}.get(kind, value.dtype.newbyteorder("=").str.lstrip("<>=|"))
+        name = {"O": "object", "T": "text"}.get(kind, value.dtype.str.lstrip("<>=|"))
         return {"dtype": name, "values": [LABEL.pack(label, file, where) for label in value.tolist()]}
 
     def unpack(self, packed: Any, file: Reading, where: str) -> np.ndarray:

@@ -129,6 +129,7 @@ def write(path: str | os.PathLike[str], data: bytes) -> None:
     temporary = target.parent / f".blackvip-{secrets.token_hex(8)}.tmp"
     try:
         expect(not target.is_dir(), "there is a folder of this name")
+        expect(not target.is_symlink(), "it is a link that leads back to itself")
         with temporary.open("xb") as file:
             file.write(data)
             file.flush()

@@ -358,7 +358,7 @@ def _finish_classifier(clf: BlackVIPClassifier) -> None:
     own = clf.coordinator_.image_format_
     expect(own == clf.image_format_, "coordinator_ was made for images of another format")
     expect(
-        clf.prompt_used_ or clf.coordinator_.prompt_scale_ == 0, "prompt_used_ and prompt_scale_ contradict each other"
+        clf.prompt_used_ == (clf.coordinator_.prompt_scale_ > 0), "prompt_used_ and prompt_scale_ contradict each other"
     )
     _check_encoder(clf.probe_encoder_, height, width)
     n_features, n_images = clf.probe_encoder_.n_features_out_, len(evidence.y)
