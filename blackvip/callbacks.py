@@ -9,6 +9,7 @@ True is the end of training.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import uuid
 from collections.abc import Iterator
@@ -63,8 +64,6 @@ except ImportError:  # scikit-learn before 1.9
 
         @staticmethod
         def _value(name: str, estimator: Any, offered: dict[str, Any]) -> Any:
-            import copy
-
             value = offered.get("reconstruction_attributes" if name == "fitted_estimator" else name)
             value = value() if callable(value) else value
             if name == "fitted_estimator" and value is not None:

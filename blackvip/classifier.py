@@ -387,14 +387,17 @@ shape (n, n_features); or sequence of images, paths or encoded files
         rng = self._rng if goes_on else _local_generator(self.random_state)
 
         # images -> features -> prompts
+        optimizer = self._new_optimizer()
+        adaptive = getattr(optimizer, "a", None) == "auto"
         if goes_on:
-            prompter, optimizer, w = self.coordinator_, self._same_optimizer(), self.coordinator_.parameters_
+            prompter, w = self.coordinator_, self.coordinator_.parameters_
+            optimizer = self._continued(optimizer)
         else:
             sample = np.sort(rng.permutation(len(images))[:_FITTING_IMAGES])
             pixels = self.image_format_.pixels(images[sample])
             prompter = make_prompter(self.prompter, self.encoder).fit_pixels(pixels)
             self.probe_encoder_ = _frozen_encoder(prompter, pixels)
-            optimizer, w = self._new_optimizer(), prompter.initial_parameters(rng)
+            w = prompter.initial_parameters(rng)
 
         # prompts -> scores -> losses
         ledger = self._ledger(self.score_type_ if goes_on else self.score_type, budget)
@@ -412,7 +415,6 @@ shape (n, n_features); or sequence of images, paths or encoded files
             try:
                 plain = objective.plain_log_scores()
                 validation.set_start(plain)
-                adaptive = getattr(self._new_optimizer(), "a", None) == "auto"
                 run = train(objective, optimizer, w, batches, validation, plan, rng, adaptive, monitor)
                 prompted, error = self._completed_log_scores(run, validation, plain.shape)
             finally:
@@ -450,7 +452,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         prompter = make_prompter(self.prompter, self.encoder)
         service = getattr(self.score_fn, "__name__", type(self.score_fn).__name__)
         head = "softmax" if self.head is None else self.head
-        return pipeline_block(self, {"prompter": prompter, "service": f"service: {service}", "head": head})
+        return pipeline_block({"prompter": prompter, "service": f"service: {service}", "head": head})
 
     def _new_optimizer(self) -> Optimizer:
         if isinstance(self.optimizer, Optimizer):
@@ -460,9 +462,8 @@ shape (n, n_features); or sequence of images, paths or encoded files
         }
         return SPSAGC(momentum=self.momentum, **gains) if self.optimizer == "spsa-gc" else SPSA(**gains)
 
-    def _same_optimizer(self) -> Optimizer:
-        """The optimizer of the last run, with those parameters that were given, and not found, as they are now."""
-        new = self._new_optimizer()
+    def _continued(self, new: Optimizer) -> Optimizer:
+        """The optimizer of the last run, with what was given, and not found, as it stands in a new one."""
         if type(new) is not type(self.optimizer_) or not self.optimizer_.started:  # the last run may have failed early
             return new
         given = {name: value for name, value in new.get_params(deep=False).items() if value != "auto"}

@@ -32,7 +32,6 @@ class Documented:
         return {"url": documentation_url(), "name": type(self).__name__}
 
 
-def pipeline_block(estimator: Any, parts: dict[str, Any]) -> Any:
+def pipeline_block(parts: dict[str, Any]) -> Any:
     """The diagram of an estimator whose parts, by name, follow one another."""
-    details = [part if isinstance(part, str) else str(part) for part in parts.values()]
-    return _VisualBlock("serial", list(parts.values()), names=list(parts), name_details=details)
+    return _VisualBlock("serial", list(parts.values()), names=list(parts), name_details=list(map(str, parts.values())))

@@ -80,7 +80,21 @@ class Encoder(ImageTransformer, ABC):
         features : ndarray of shape (n_images, n_features), float64
             A row per image.
         """
-        batches = pixel_batches(self.image_format_, self._open_images(X))
+        return self.encode_batches(pixel_batches(self.image_format_, self._open_images(X)))
+
+    def encode_batches(self, batches: Iterable[torch.Tensor]) -> np.ndarray:
+        """Features of batches of pixels, a row per image.
+
+        Parameters
+        ----------
+        batches : iterable of tensor of shape (n, 3, height, width)
+            RGB in [0, 1].
+
+        Returns
+        -------
+        features : ndarray of shape (n_images, n_features), float64
+            Of all batches.
+        """
         return np.concatenate([self.encode(pixels).flatten(1).double().numpy() for pixels in batches])
 
     @property
@@ -282,13 +296,17 @@ class ScratchEncoder(TrainableEncoder):
     def cells(
         self, parameters: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
     ) -> torch.Tensor:
-        outputs = [self._activations(w, features, statistics, self.n_stages_) for w in parameters]
+        outputs = [self._normalised_stages(self._pieces(w), features, statistics, self.n_stages_) for w in parameters]
         return torch.stack([output.flatten(2) for output in outputs])
 
     def batch_statistics(self, parameters: torch.Tensor, batches: Callable[[], Iterable[torch.Tensor]]) -> torch.Tensor:
+        pieces = self._pieces(parameters)
         statistics = parameters.new_empty(0)
         for stage in range(self.n_stages_):
-            halfway = (self._activations(parameters, images, statistics, stage + 0.5) for images in batches())
+            halfway = (
+                self._convolved(self._normalised_stages(pieces, images, statistics, stage), pieces, stage)
+                for images in batches()
+            )
             moments = pooled_moments(h.movedim(1, -1).flatten(0, 2) for h in halfway)
             statistics = torch.cat([statistics, moments.to(parameters.dtype)])
         return statistics
@@ -315,22 +333,28 @@ class ScratchEncoder(TrainableEncoder):
             ]
         return shapes
 
-    def _activations(
-        self, parameters: torch.Tensor, h: torch.Tensor, statistics: torch.Tensor | None, stop: float
-    ) -> torch.Tensor:
-        """What leaves stage `stop`; a half stands for what enters the BatchNorm of the stage before it is counted."""
+    def _pieces(self, parameters: torch.Tensor) -> list[torch.Tensor]:
+        """The parameter tensors, five of each stage."""
         shapes = [shape for shape, _ in self._shapes()]
         parts = parameters.split([math.prod(shape) for shape in shapes])
-        pieces = [part.view(shape) for part, shape in zip(parts, shapes)]
-        given = None if statistics is None else split_moments(statistics, self._out_widths()[: int(stop)])
-        for stage in range(math.ceil(stop)):
-            conv, bias, down, gain, shift = pieces[5 * stage : 5 * stage + 5]
-            h = F.conv2d(F.conv2d(h, conv, bias, padding=1), down, stride=2)
-            if stage + 0.5 == stop:
-                return h
+        return [part.view(shape) for part, shape in zip(parts, shapes)]
+
+    def _normalised_stages(
+        self, pieces: list[torch.Tensor], h: torch.Tensor, statistics: torch.Tensor | None, n_stages: int
+    ) -> torch.Tensor:
+        """The first `n_stages` stages, with BatchNorm and GELU after each."""
+        given = None if statistics is None else split_moments(statistics, self._out_widths()[:n_stages])
+        for stage in range(n_stages):
+            gain, shift = pieces[5 * stage + 3 : 5 * stage + 5]
             mean, variance = (None, None) if given is None else given[stage]
+            h = self._convolved(h, pieces, stage)
             h = F.gelu(F.batch_norm(h, mean, variance, gain, shift, training=statistics is None))
         return h
+
+    @staticmethod
+    def _convolved(h: torch.Tensor, pieces: list[torch.Tensor], stage: int) -> torch.Tensor:
+        conv, bias, down = pieces[5 * stage : 5 * stage + 3]
+        return F.conv2d(F.conv2d(h, conv, bias, padding=1), down, stride=2)
 
 
 def make_encoder(encoder: str | Encoder) -> Encoder:

@@ -24,10 +24,48 @@ __all__ = ["CalibratedHead", "JudgedHead", "ServiceHead", "choose_head", "judge"
 _FLOOR = 1e-12  # of a classifier's probabilities, before their logarithm is taken
 
 
-class ServiceHead(ClassifierMixin, BaseEstimator):
-    """No head: the softmax of the service's scores, as in the paper."""
+class _LogProbaClassifier(ClassifierMixin, BaseEstimator):
+    """A classifier whose predictions all come from its log probabilities."""
 
     classes_: np.ndarray
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        raise NotImplementedError
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, n_features_in_)
+            Log scores.
+
+        Returns
+        -------
+        proba : ndarray of shape (n_images, n_classes)
+            In the order of `classes_`.
+        """
+        return np.exp(self.predict_log_proba(X))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Labels.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, n_features_in_)
+            Log scores.
+
+        Returns
+        -------
+        y : ndarray of shape (n_images,)
+            The most probable class of each.
+        """
+        best = self.predict_log_proba(X).argmax(axis=1)
+        return self.classes_[best]
+
+
+class ServiceHead(_LogProbaClassifier):
+    """No head: the softmax of the service's scores, as in the paper."""
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ServiceHead:
         """Learn nothing; the classes are the columns of X, by their numbers."""
@@ -38,16 +76,8 @@ class ServiceHead(ClassifierMixin, BaseEstimator):
         """Log probabilities of shape (n_images, n_classes), of log scores of this shape."""
         return log_softmax(X, axis=1)
 
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities of shape (n_images, n_classes), of log scores of this shape."""
-        return np.exp(self.predict_log_proba(X))
 
-    def predict(self, X: Any) -> np.ndarray:
-        """The class with the highest score, for each row of log scores."""
-        return self.classes_[np.argmax(X, axis=1)]
-
-
-class CalibratedHead(ClassifierMixin, BaseEstimator):
+class CalibratedHead(_LogProbaClassifier):
     """Multinomial logistic regression on log scores, its strength chosen by cross-validation.
 
     Parameters
@@ -82,7 +112,6 @@ class CalibratedHead(ClassifierMixin, BaseEstimator):
     ['cat', 'cat', 'dog', 'dog']
     """
 
-    classes_: np.ndarray
     coef_: np.ndarray
     intercept_: np.ndarray
     C_: float
@@ -155,37 +184,6 @@ class CalibratedHead(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         return _log_proba(validate_data(self, X, reset=False), self.coef_, self.intercept_)
 
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_images, n_features_in_)
-            Log scores.
-
-        Returns
-        -------
-        proba : ndarray of shape (n_images, n_classes)
-            In the order of `classes_`.
-        """
-        return np.exp(self.predict_log_proba(X))
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Labels.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_images, n_features_in_)
-            Log scores.
-
-        Returns
-        -------
-        y : ndarray of shape (n_images,)
-            The most probable class of each.
-        """
-        best = self.predict_log_proba(X).argmax(axis=1)
-        return self.classes_[best]
-
     def _regression(self, C: float, X: np.ndarray, index: np.ndarray, weights: np.ndarray) -> tuple[Any, Any]:
         """Weights (n_classes, n_features) and intercepts (n_classes,) that act on X as it is."""
         scaler = StandardScaler().fit(X, sample_weight=weights) if self.standardize else None
@@ -225,7 +223,12 @@ def log_proba_of(head: Any, inputs: np.ndarray, n_classes: int) -> np.ndarray:
         known = head.predict_log_proba(inputs)
     else:
         known = np.log(np.maximum(head.predict_proba(inputs), _FLOOR))
-    log_proba = np.full((len(inputs), n_classes), np.log(_FLOOR))
+    return _of_all_classes(known, head, n_classes)
+
+
+def _of_all_classes(known: np.ndarray, head: Any, n_classes: int) -> np.ndarray:
+    """Log probabilities of the classes that a head knows, with the least one for those that it has not seen."""
+    log_proba = np.full((len(known), n_classes), np.log(_FLOOR))
     log_proba[:, head.classes_] = known
     return log_proba
 
@@ -273,9 +276,7 @@ def judge(head: Any, inputs: np.ndarray, y: np.ndarray, weights: np.ndarray, n_c
     if isinstance(head, ServiceHead):
         held_out = log_proba_of(head.fit(inputs, y), inputs, n_classes)
     elif isinstance(head, CalibratedHead):
-        held_out = np.full((len(y), n_classes), np.log(_FLOOR))
-        known = head.fit_held_out(inputs, y, weights)
-        held_out[:, head.classes_] = known
+        held_out = _of_all_classes(head.fit_held_out(inputs, y, weights), head, n_classes)
     else:
         held_out = _fit_classifier(head, inputs, y, weights, n_classes)
     return JudgedHead(head, held_out, held_out.argmax(axis=1) == y, log_loss(held_out, y), weights)

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from .exceptions import ImageError, ImagesResizedWarning, ImagesSkippedWarning
-from .sources import ItemSource, holds_flattened_rows, open_source
+from .sources import ItemSource, open_source
 
-__all__ = ["ImageFormat", "Images", "holds_flattened_rows", "to_uint8"]
+__all__ = ["ImageFormat", "Images", "to_uint8"]
 
 _COMMON_SIZE = (224, 224)  # of images of unequal sizes: the paper's
 _RULES = ("crop", "pad", "stretch")

@@ -9,7 +9,7 @@ from sklearn.utils import assert_all_finite, column_or_1d, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight
 
-from .decoding import is_missing
+from .decoding import as_array, is_missing, is_tensor
 
 __all__ = ["check_labels", "class_indices", "training_weights"]
 
@@ -24,8 +24,8 @@ def check_labels(y: Any) -> np.ndarray:
     """
     if y is None:
         raise ValueError("BlackVIPClassifier requires y to be passed, but the target y is None.")
-    if hasattr(y, "detach"):  # a torch tensor, on any device
-        y = y.detach().cpu().numpy()
+    if is_tensor(y):
+        y = as_array(y)
     y = column_or_1d(y, warn=True)
     if y.dtype.kind in "OUST":
         values = y.tolist()

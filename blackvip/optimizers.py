@@ -130,14 +130,8 @@ class SPSA(Optimizer):
         return super().started and "auto" not in (self.a, self.c, self.clip)
 
     def restart_from(self, w: np.ndarray) -> None:
-        """Go on from another parameter vector, without momentum; the gain sequences go on as they were.
-
-        Parameters
-        ----------
-        w : ndarray of shape (d,)
-            The vector.
-        """
-        self.state.update(w=np.array(w, dtype=np.float64), m=None)
+        super().restart_from(w)
+        self.state["m"] = None  # the gain sequences go on as they were
 
     @property
     def a_k(self) -> float:

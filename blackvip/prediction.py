@@ -117,10 +117,7 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
         if len(images) != len(y):
             raise ValueError(f"X has {len(images)} images, but y has {len(y)} labels; expected a label for each image.")
         plain = self._log_scores(images, to_uint8)
-        batches = pixel_batches(self.image_format_, images)
-        features = np.concatenate(
-            [self.probe_encoder_.encode(pixels).flatten(1).double().numpy() for pixels in batches]
-        )
+        features = self.probe_encoder_.encode_batches(pixel_batches(self.image_format_, images))
         accuracies = {}
         for name, control in self.controls_.items():
             inputs = features if name == "local_probe" else plain

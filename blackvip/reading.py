@@ -12,7 +12,8 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import _check_feature_names, check_is_fitted, validate_data
 
 from .exceptions import ImageError
-from .images import ImageFormat, Images, holds_flattened_rows
+from .images import ImageFormat, Images
+from .sources import holds_flattened_rows
 
 __all__ = ["ImageTransformer", "ReadsImages", "as_output", "pixel_batches"]
 

@@ -97,8 +97,7 @@ class Objective:
 
     def encoded(self, encoder: Encoder) -> np.ndarray:
         """A frozen encoder's features (n_images, n_features) of all images; bills nothing."""
-        everything = _batches(np.arange(len(self.y)))
-        return np.concatenate([encoder.encode(self.pixels(part)).flatten(1).double().numpy() for part in everything])
+        return encoder.encode_batches(self.pixels(part) for part in _batches(np.arange(len(self.y))))
 
     def prompt_rms(self, w: np.ndarray, direction: np.ndarray) -> float:
         """Root mean square by which `direction` moves the prompts, in units of the pixel range; bills nothing."""

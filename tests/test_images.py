@@ -11,7 +11,8 @@ from PIL import Image
 from torchvision import transforms
 
 from blackvip.exceptions import ImageError, ImagesResizedWarning, ImagesSkippedWarning
-from blackvip.images import ImageFormat, holds_flattened_rows, to_uint8
+from blackvip.images import ImageFormat, to_uint8
+from blackvip.sources import holds_flattened_rows
 
 
 @pytest.fixture
