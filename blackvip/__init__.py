@@ -14,10 +14,13 @@ from .exceptions import (
     PromptNotUsedWarning,
     ScoreError,
 )
+from .fusion import FusedHead
+from .gradients import GradientEncoder
 from .heads import CalibratedHead
 from .model_selection import SearchCost, search_cost
-from .optimizers import SPSA, SPSAGC
+from .optimizers import CMAES, RGF, SPSA, SPSAGC, AdamSPSA, Subspace
 from .persistence import load
+from .planning import CostPlan
 from .prompters import Coordinator, PromptBasis
 from .scorers import SharedBudget
 from .transformer import BlackVIPPrompter
@@ -25,8 +28,11 @@ from .transformer import BlackVIPPrompter
 __version__ = "0.1.0"
 
 __all__ = [
+    "CMAES",
+    "RGF",
     "SPSA",
     "SPSAGC",
+    "AdamSPSA",
     "BlackVIPClassifier",
     "BlackVIPError",
     "BlackVIPPrompter",
@@ -34,7 +40,10 @@ __all__ = [
     "CalibratedHead",
     "ClassPromptError",
     "Coordinator",
+    "CostPlan",
     "FitInterruptedWarning",
+    "FusedHead",
+    "GradientEncoder",
     "ImageError",
     "ImagesResizedWarning",
     "ImagesSkippedWarning",
@@ -46,6 +55,7 @@ __all__ = [
     "ScratchEncoder",
     "SearchCost",
     "SharedBudget",
+    "Subspace",
     "TimmEncoder",
     "load",
     "search_cost",

@@ -9,7 +9,6 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator, _fit_context, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
@@ -17,18 +16,20 @@ from sklearn.utils.validation import check_consistent_length
 
 from .callbacks import CallbackSupportMixin
 from .documentation import Documented, pipeline_block
-from .encoders import Encoder, PCAEncoder
+from .encoders import Encoder, TrainableEncoder, make_encoder
 from .evidence import Evidence
 from .exceptions import BudgetError, FitInterruptedWarning, PromptNotUsedWarning
 from .guard import Validation, split_held_out
-from .images import Images
+from .images import Images, to_uint8
 from .labels import check_labels, class_indices, training_weights
+from .losses import Temperature
 from .monitoring import Monitor
-from .optimizers import SPSA, SPSAGC, Optimizer
+from .optimizers import CMAES, SPSA, SPSAGC, Optimizer
+from .planning import CostPlan, PreparedRun, cost_plan
 from .prediction import PromptedClassifier
 from .prompters import Prompter, make_prompter
 from .prompts import make_class_prompts
-from .scorers import ScoreFunction
+from .scorers import ScoreFormat, ScoreFunction, check_rate
 from .sources import select
 from .training import Batches, Objective, Plan, TrainingResult, train
 
@@ -37,6 +38,8 @@ __all__ = ["BlackVIPClassifier"]
 _FITTING_IMAGES = 2_000  # the most images that an encoder or a basis is fitted to
 _CHECK_SHARE = 0.05  # of the budget, for the guard's checks
 _MAX_CHECKS = 10
+_SIGMA = 0.3  # of CMA-ES, in units of the basis's parameters
+_MEASURED_IMAGES = 8  # the most that `plan` sends where it is asked to measure
 
 
 class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
@@ -51,50 +54,63 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
     score_fn : callable
         ``score_fn(images, class_prompts) -> scores``. `images` is a uint8 array of shape
         (n, height, width, 3), RGB; `class_prompts` a list of str in the order of `classes_`; the scores an
-        array of shape (n, n_classes), finite, higher is better. It may declare ``images_per_call`` and
-        ``score_type`` as attributes.
+        array of shape (n, n_classes), higher is better; NaN, or dicts from class prompt to score without it,
+        where a service gives none, see `blackvip.scorers.contract`. It may declare ``images_per_call``,
+        ``score_type`` and ``price_per_image`` as attributes.
     class_prompts : str, dict or sequence of str, default="a photo of a {}."
         A template in which ``{}`` becomes the class's name, a dict from label to prompt, or one prompt per
         class in the order of `classes_`.
-    prompter : {"coordinator", "basis"} or Prompter, default="coordinator"
-        "coordinator": the paper's, see `Coordinator`. "basis": a dozen parameters, by far the cheaper to
-        train, see `PromptBasis`.
+    prompter : {"basis", "coordinator"} or Prompter, default="basis"
+        "basis": fourteen parameters, by far the cheaper to train, see `PromptBasis`. "coordinator": the paper's, see
+        `Coordinator`; ``**blackvip.presets.cvpr2023()`` sets all that goes with it.
     encoder : str or Encoder, default="pca"
-        Where the Coordinator's features, and those of the local probe, come from: "pca", "scratch", or the
-        name of a timm model.
+        Where the Coordinator's features come from: "pca", "gradients", "scratch", or the name of a timm model.
+    local_encoder : str or Encoder, default="gradients"
+        Where the features of the local probe and of the fused head come from, which ask no service: "gradients",
+        "pca", or the name of a timm model. They are computed on this machine, also for each image that is predicted.
     prompt_scale : float, default=1.0
         The factor of the prompt, in units of the pixel range (the paper's p_eps is in units of CLIP's
         normalised range, of which one is about 0.27 of these).
-    optimizer : {"spsa-gc", "spsa"} or Optimizer, default="spsa-gc"
+    optimizer : {"spsa-gc", "spsa", "cma-es"} or Optimizer, default="spsa-gc"
         An instance comes with its own gains; `a`, `c`, `alpha`, `gamma`, `stability`, `momentum`,
         `n_directions` and `clip` are then not used.
     a : float or "auto", default="auto"
-        Step size, a_k = a / (k + stability)^alpha. "auto": found at the start of `fit` from at most a tenth of
-        the budget, such that the noise of a whole run moves the prompts no further than the service tolerates;
-        see `blackvip.gains`.
+        Step size, a_k = a / (k + stability)^alpha. "auto": where the budget pays for more directions than there are
+        parameters, as for the basis, steps from normalized estimates whose length, in pixels, falls linearly to the
+        end of the run, which costs nothing to find; else it is found at the start of `fit` from at most a tenth of
+        the budget, such that the noise of a whole run moves the prompts no further than the service tolerates. See
+        `blackvip.gains`.
     c : float or "auto", default="auto"
-        Perturbation size, c_k = c / k^gamma, in units of the parameters. "auto": so large that it moves the
-        prompts by 3 % to 8 % of the pixel range (root mean square), as much as the service bears.
+        Perturbation size, c_k = c / k^gamma, in units of the parameters. "auto": so large that it moves the prompts
+        (root mean square) by a quarter of the pixel range at first and a twentieth at the end, with steps that fall
+        linearly; else by 3 % to 8 %, as much as the service bears.
     alpha, gamma : float, default=0.4, 0.1
         The exponents with which the two decay.
     stability : float, default=1.0
         The paper's o.
     momentum : float, default=0.9
         The gradient correction's beta.
-    n_directions : int, default=5
+    n_directions : int, default=4
         Perturbations in one step, each of which is scored on both sides.
     clip : float, "auto" or None, default="auto"
         Greatest Euclidean norm of a gradient estimate; a longer one is scaled down to it. "auto": twice that
         of the estimates from which a="auto" was found; no limit where `a` is given.
-    batch_size : int, default=8
-        Training images in one step; a step bills ``2 * n_directions * batch_size`` images.
+    batch_size : int, default=16
+        Training images in one step, which bills two images for each.
+    share_batch : bool, default=False
+        Whether each direction is scored on all images of the step, as in the paper, instead of on a part of its own:
+        a step then bills ``2 * n_directions * batch_size`` images. CMA-ES always compares on all of them.
+    temperature : float or "auto", default="auto"
+        By which the log scores are divided in the loss that the prompt is trained on. "auto": what suits the scores
+        that were paid for last, so that a service that is sure of wrong answers is not merely silenced. 1: the paper's.
     max_queries : int, default=10_000
         Images that `fit` may send to the service, all told. It is never passed by a single one.
-    head : {"auto", "calibrated"}, None or classifier, default="auto"
-        From scores to probabilities. "calibrated": multinomial logistic regression on the log scores of the
-        prompted training images, see `CalibratedHead`. "auto": that, unless cross-validation speaks against it.
-        None: the softmax of the scores, as in the paper. Any scikit-learn classifier that has `predict_proba` is
-        trained on the log scores instead.
+    head : {"auto", "fused", "calibrated"}, None or classifier, default="auto"
+        From scores to probabilities. "fused": the scores of the prompted images together with the local encoder's
+        features, see `FusedHead`. "calibrated": multinomial logistic regression on the log scores alone, see
+        `CalibratedHead`. "auto": the first of fused, calibrated and none against which cross-validation does not
+        speak. None: the softmax of the scores, as in the paper. A `FusedHead` is told which columns are which. Any
+        other scikit-learn classifier that has `predict_proba` is trained on the log scores instead.
     guard : bool, default=True
         Whether the prompt is used only if it classifies held-out training images better than none.
     validation_fraction : float, default=0.25
@@ -105,7 +121,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         Checks of the held-out images without an improvement after which training stops. A fit makes at most
         ten checks, which bill at most about 5 % of the budget. None: the budget is spent.
     score_type : {"auto", "logits", "probabilities"}, default="auto"
-        What the scores are. "auto": what `score_fn` declares, else recognised in its first answer.
+        What the scores are. "auto": what `score_fn` declares, else recognised in those of the training images.
     images_per_call : int or None, default=None
         The most images in one call of `score_fn`. None: what it declares, else 64.
     image_shape : tuple of int or None, default=None
@@ -151,8 +167,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
     n_skipped_ : int
         Training images that were left out since they cannot be read.
     controls_ : dict of str to JudgedHead
-        What was free: "zero_shot", "calibrated_zero_shot", and "local_probe", a linear classifier on the
-        encoder's features that asks no service.
+        What was free: "zero_shot"; "calibrated_zero_shot", with a head on the scores; "local_probe", a linear
+        classifier on the local encoder's features that asks no service; and "fused_zero_shot" of both.
     history_ : list of dict
         A row per step: "n_iter", "n_queries" (billed so far), "loss" (mean over the candidates), "a", "a_k",
         "c_k", "estimate_norm", "step_norm"; at checks also "validation_loss" and "validation_accuracy".
@@ -167,6 +183,10 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
     termination_reason_ : {"budget", "no_improvement", "callback", "interrupted", "error"}
         Why training stopped.
     score_type_ : {"logits", "probabilities"}
+    score_floor_ : float
+        What lower probabilities are taken for: half a unit of the last decimal where the service rounds them.
+    seconds_per_image_ : float
+        The mean time of an answer in the last run, in seconds per image.
     image_format_ : ImageFormat
         Size and pixel range of the training images, by which all later images are read.
     probe_encoder_ : Encoder
@@ -207,14 +227,16 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
     n_iter_: int
     n_queries_: int
     optimizer_: Optimizer
+    seconds_per_image_: float | None
 
     _parameter_constraints = {
         "score_fn": [callable],
         "class_prompts": [str, dict, "array-like"],
-        "prompter": [StrOptions({"coordinator", "basis"}), Prompter],
+        "prompter": [StrOptions({"basis", "coordinator"}), Prompter],
         "encoder": [str, Encoder],
+        "local_encoder": [str, Encoder],
         "prompt_scale": [Interval(Real, 0, None, closed="neither")],
-        "optimizer": [StrOptions({"spsa-gc", "spsa"}), Optimizer],
+        "optimizer": [StrOptions({"spsa-gc", "spsa", "cma-es"}), Optimizer],
         "a": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "c": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "alpha": [Interval(Real, 0, None, closed="left")],
@@ -224,8 +246,10 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         "n_directions": [Interval(Integral, 1, None, closed="left")],
         "clip": [None, StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "share_batch": ["boolean"],
+        "temperature": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "max_queries": [Interval(Integral, 1, None, closed="left")],
-        "head": [StrOptions({"auto", "calibrated"}), HasMethods(["fit", "predict_proba"]), None],
+        "head": [StrOptions({"auto", "fused", "calibrated"}), HasMethods(["fit", "predict_proba"]), None],
         "guard": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "patience": [None, Interval(Integral, 1, None, closed="left")],
@@ -245,8 +269,9 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         score_fn: ScoreFunction,
         class_prompts: str | Mapping[Any, str] | Sequence[str] = "a photo of a {}.",
         *,
-        prompter: str | Prompter = "coordinator",
+        prompter: str | Prompter = "basis",
         encoder: str | Encoder = "pca",
+        local_encoder: str | Encoder = "gradients",
         prompt_scale: float = 1.0,
         optimizer: str | Optimizer = "spsa-gc",
         a: float | str = "auto",
@@ -255,9 +280,11 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         gamma: float = 0.1,
         stability: float = 1.0,
         momentum: float = 0.9,
-        n_directions: int = 5,
+        n_directions: int = 4,
         clip: float | str | None = "auto",
-        batch_size: int = 8,
+        batch_size: int = 16,
+        share_batch: bool = False,
+        temperature: float | str = "auto",
         max_queries: int = 10_000,
         head: Any = "auto",
         guard: bool = True,
@@ -277,6 +304,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         self.class_prompts = class_prompts
         self.prompter = prompter
         self.encoder = encoder
+        self.local_encoder = local_encoder
         self.prompt_scale = prompt_scale
         self.optimizer = optimizer
         self.a = a
@@ -288,6 +316,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         self.n_directions = n_directions
         self.clip = clip
         self.batch_size = batch_size
+        self.share_batch = share_batch
+        self.temperature = temperature
         self.max_queries = max_queries
         self.head = head
         self.guard = guard
@@ -341,8 +371,9 @@ shape (n, n_features); or sequence of images, paths or encoded files
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> BlackVIPClassifier:
         """Go on training on a further batch of labelled images, with the same optimizer and the same budget.
 
-        Each call makes one pass over its images, and bills ``2 * n_directions`` images for each of them that is
-        not held out, and two for each besides; the first call also finds the step size. All calls together bill
+        Each call makes one pass over its images, and bills two images for each of them that is not held out, or
+        ``2 * n_directions`` with `share_batch`, and two for each besides; the first call also finds the step size,
+        where that costs images. All calls together bill
         at most `max_queries`. Images are not kept: the head and the guard know the earlier ones by their scores,
         with the prompts of the time when they came.
 
@@ -373,17 +404,106 @@ shape (n, n_features); or sequence of images, paths or encoded files
         budget = self.max_queries - (self.n_queries_ if goes_on else 0)
         return self._train(images, y, weights, goes_on, budget, self._evidence if goes_on else None, one_pass=True)
 
-    def _train(
+    @_fit_context(prefer_skip_nested_validation=False)
+    def plan(
         self,
-        images: Images,
-        y: np.ndarray,
-        weights: np.ndarray,
-        goes_on: bool,
-        budget: int,
-        earlier: Evidence | None,
-        one_pass: bool = False,
-    ) -> BlackVIPClassifier:
-        """One run of training within `budget` images, from the start or from where the last run ended."""
+        X: Any,
+        y: Any,
+        n_predict: int = 0,
+        price_per_image: float | None = None,
+        seconds_per_image: float | None = None,
+        *,
+        sample_weight: Any = None,
+        measure: bool = False,
+    ) -> CostPlan:
+        """What `fit` on these images will send, take and cost at most; unless it measures, it sends nothing.
+
+        It prepares a fit in the same way as `fit` does, up to where the first image would be sent, and so refuses what
+        `fit` would refuse. What is fitted already stays as it is; with ``warm_start=True``, the plan is that of going
+        on from it.
+
+        Parameters
+        ----------
+        X : images, in any form that `fit` takes
+            Training images.
+        y : array-like of shape (n,)
+            Class labels, two classes at least.
+        n_predict : int, default=0
+            Images that will be predicted afterwards.
+        price_per_image : float or None, default=None
+            In any currency. None: what `score_fn` declares as its ``price_per_image``, if anything.
+        seconds_per_image : float or None, default=None
+            How long the service takes for an image. None: what the last fit has measured, if there was one.
+        sample_weight : array-like of shape (n,) or None, default=None
+            Weights of the images; those of weight zero are not sent.
+        measure : bool, default=False
+            Whether to measure `seconds_per_image` by one call of the service with the first training images, at most
+            eight of them. They are billed, on top of what the plan says.
+
+        Returns
+        -------
+        plan : CostPlan
+            Images, calls, and where they are known seconds and price, of each part of the fit and of the predictions.
+
+        Raises
+        ------
+        ValueError
+            For whatever `fit` would refuse, among it a budget that does not pay for a single step (`BudgetError`), and
+            for a price or time that is none.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from blackvip import BlackVIPClassifier
+        >>> def service(images, class_prompts):
+        ...     return images.mean(axis=(1, 2))
+        >>> X, y = np.random.default_rng(0).uniform(size=(60, 8, 8)), np.arange(60) % 3
+        >>> clf = BlackVIPClassifier(service, prompter="basis", a=0.01, c=0.1, max_queries=2000, random_state=0)
+        >>> clf.plan(X, y, n_predict=1000, price_per_image=0.0015)
+                          images  calls  price
+        fit, at most       1,955     52   2.93
+          controls            60      1   0.09
+          step size            0      0   0.00
+          training steps   1,760     44   2.64
+          checks              90      6   0.14
+          final scores        45      1   0.07
+        predictions        1,000     16   1.50
+        all                2,955     68   4.43
+        """
+        if not isinstance(n_predict, Integral) or n_predict < 0:
+            raise ValueError(f"n_predict={n_predict!r}; expected a whole number of images, at least 0.")
+        if measure and seconds_per_image is not None:
+            raise ValueError(f"seconds_per_image={seconds_per_image!r} and measure=True were given; expected only one.")
+        price = check_rate(price_per_image, "price_per_image")
+        seconds = check_rate(seconds_per_image, "seconds_per_image")
+        twin = self._twin_for_planning()
+        goes_on = twin.warm_start and hasattr(twin, "optimizer_")
+        images, y, weights = twin._training_set(X, y, sample_weight, twin.classes_ if goes_on else None, goes_on)
+        run = twin._prepared(images, y, weights, goes_on, budget=twin.max_queries)
+        ledger = run.objective.ledger
+        with ledger:  # where the budget is shared, it must have as much left
+            pass
+        if measure:
+            n_measured = min(_MEASURED_IMAGES, ledger.images_per_call, len(images))
+            with twin._ledger(n_measured, ledger.score_format) as measuring:
+                measuring.log_scores(to_uint8(run.objective.pixels(np.arange(n_measured))))
+            seconds = measuring.seconds_per_image
+        elif seconds is None:
+            seconds = getattr(self, "seconds_per_image_", None)
+        return cost_plan(run, int(n_predict), ledger.price_per_image if price is None else price, seconds)
+
+    def _twin_for_planning(self) -> BlackVIPClassifier:
+        """Another estimator in the same state, of which all may change that preparing a fit changes."""
+        twin = copy.copy(self)
+        twin.random_state = copy.deepcopy(self.random_state)
+        if hasattr(self, "optimizer_"):
+            twin.optimizer_, twin._rng = copy.deepcopy((self.optimizer_, self._rng))
+        return twin
+
+    def _prepared(
+        self, images: Images, y: np.ndarray, weights: np.ndarray, goes_on: bool, budget: int, one_pass: bool = False
+    ) -> PreparedRun:
+        """All that a run within `budget` images needs: `plan` counts it, and `_train` carries it out. Sends nothing."""
         rng = self._rng if goes_on else _local_generator(self.random_state)
 
         # images -> features -> prompts
@@ -396,34 +516,56 @@ shape (n, n_features); or sequence of images, paths or encoded files
             sample = np.sort(rng.permutation(len(images))[:_FITTING_IMAGES])
             pixels = self.image_format_.pixels(images[sample])
             prompter = make_prompter(self.prompter, self.encoder).fit_pixels(pixels)
-            self.probe_encoder_ = _frozen_encoder(prompter, pixels)
+            self.probe_encoder_ = _frozen_encoder(self.local_encoder).fit_pixels(pixels)
             w = prompter.initial_parameters(rng)
 
         # prompts -> scores -> losses
-        ledger = self._ledger(self.score_type_ if goes_on else self.score_type, budget)
-        objective = Objective(prompter, images, self.image_format_, y, weights, ledger, self.prompt_scale)
+        ledger = self._ledger(budget, self._score_format if goes_on else None)
+        temperature = Temperature(None if self.temperature == "auto" else float(self.temperature))
+        objective = Objective(prompter, images, self.image_format_, y, weights, ledger, self.prompt_scale, temperature)
         rows, held_out = split_held_out(y, self.validation_fraction if self.guard else 0.0, rng)
-        batches = Batches(rows, min(self.batch_size, len(rows)), rng)
-        n_checks = 0 if one_pass else self._n_checks(budget, len(images), len(held_out), optimizer, batches)
+        batches = Batches(rows, min(self.batch_size, len(rows)), rng, self.share_batch)
+        n_checks = 0 if one_pass else self._n_checks(budget, len(images), len(held_out), optimizer, len(w), batches)
         validation = Validation(objective, held_out, n_checks, self.patience)
-        pass_length = -(-len(rows) // batches.batch_size) if one_pass else None
-        plan = Plan.make(optimizer, batches, validation.cost, budget - 2 * len(images), pass_length)
-        self._check_budget(plan, len(images), budget, batches.batch_size)
+        rows_of_step = batches.batch_size
+        if not self.share_batch:
+            rows_of_step = optimizer.n_comparisons * batches.n_rows_each(optimizer)
+        pass_length = -(-len(rows) // rows_of_step) if one_pass else None
+        plan = Plan.make(optimizer, len(w), batches, validation.cost, budget - 2 * len(images), pass_length)
+        self._check_budget(plan, len(images), budget, batches.n_rows_each(optimizer))
+        if optimizer.started and not one_pass:
+            optimizer.begin_run(plan.n_steps)
+        return PreparedRun(objective, optimizer, w, batches, validation, plan, rng, adaptive)
+
+    def _train(
+        self,
+        images: Images,
+        y: np.ndarray,
+        weights: np.ndarray,
+        goes_on: bool,
+        budget: int,
+        earlier: Evidence | None,
+        one_pass: bool = False,
+    ) -> BlackVIPClassifier:
+        """One run of training within `budget` images, from the start or from where the last run ended."""
+        prepared = self._prepared(images, y, weights, goes_on, budget, one_pass)
+        objective, validation, ledger = prepared.objective, prepared.validation, prepared.objective.ledger
 
         # losses -> update
-        with ledger, Monitor(self, objective, validation, plan) as monitor:
+        with ledger, Monitor(self, objective, validation, prepared.plan) as monitor:
             try:
                 plain = objective.plain_log_scores()
+                objective.temperature.learn(plain, y)
                 validation.set_start(plain)
-                run = train(objective, optimizer, w, batches, validation, plan, rng, adaptive, monitor)
+                run = train(*prepared, monitor)
                 prompted, error = self._completed_log_scores(run, validation, plain.shape)
             finally:
                 self.n_queries_ = ledger.n_queries + (self.n_queries_ if earlier else 0)
-            is_held_out = np.isin(np.arange(len(y)), held_out)
+            is_held_out = np.isin(np.arange(len(y)), validation.rows)
             features = objective.encoded(self.probe_encoder_)
             evidence = Evidence(y, weights, is_held_out, features, plain, prompted).after(earlier)
             self._settle(evidence, objective, run, added=earlier is not None)
-            self._rng = rng
+            self._rng = prepared.rng
         self._warn_or_raise(error, run)
         return self
 
@@ -457,6 +599,8 @@ shape (n, n_features); or sequence of images, paths or encoded files
     def _new_optimizer(self) -> Optimizer:
         if isinstance(self.optimizer, Optimizer):
             return clone(self.optimizer)
+        if self.optimizer == "cma-es":
+            return CMAES(sigma=_SIGMA)
         gains = {
             name: getattr(self, name) for name in ("a", "c", "alpha", "gamma", "stability", "n_directions", "clip")
         }
@@ -467,18 +611,22 @@ shape (n, n_features); or sequence of images, paths or encoded files
         if type(new) is not type(self.optimizer_) or not self.optimizer_.started:  # the last run may have failed early
             return new
         given = {name: value for name, value in new.get_params(deep=False).items() if value != "auto"}
+        if getattr(new, "a", None) == "auto":  # what was found is not only a, but also how it is used
+            given = {name: value for name, value in given.items() if name not in ("normalize", "n_steps")}
         optimizer = self.optimizer_.set_params(**given)
         if not np.array_equal(optimizer.w, self.coordinator_.parameters_):
             optimizer.restart_from(self.coordinator_.parameters_)
         return optimizer
 
-    def _n_checks(self, budget: int, n_images: int, n_held_out: int, optimizer: Optimizer, batches: Batches) -> int:
+    def _n_checks(
+        self, budget: int, n_images: int, n_held_out: int, optimizer: Optimizer, d: int, batches: Batches
+    ) -> int:
         """Checks of the held-out images that a run can pay for, beyond a single step and all around it."""
-        smallest = Plan.make(optimizer, batches, 0, 0)
+        smallest = Plan.make(optimizer, d, batches, 0, 0)
         left = max(0, budget - 2 * n_images - smallest.gains - smallest.step)
         return min(_MAX_CHECKS, int(min(_CHECK_SHARE * budget, left)) // max(n_held_out, 1))
 
-    def _check_budget(self, plan: Plan, n_images: int, budget: int, batch_size: int) -> None:
+    def _check_budget(self, plan: Plan, n_images: int, budget: int, n_rows_each: int) -> None:
         if plan.n_steps:
             return
         smallest = 2 * n_images + plan.gains + plan.step
@@ -486,7 +634,8 @@ shape (n, n_features); or sequence of images, paths or encoded files
         raise BudgetError(
             f"max_queries={self.max_queries}{left} does not pay for one step. The smallest budget that works here is "
             f"{smallest}: {2 * n_images} to score the {n_images} training images before and after, {plan.gains} to "
-            f"find the step size, {plan.step} for a step ({plan.step // batch_size} candidates, {batch_size} images)."
+            f"find the step size, {plan.step} for a step ({plan.step // n_rows_each} candidates, {n_rows_each} images "
+            "each)."
         )
 
     def _completed_log_scores(
@@ -502,15 +651,20 @@ shape (n, n_features); or sequence of images, paths or encoded files
 
     def _settle(self, evidence: Evidence, objective: Objective, run: TrainingResult, added: bool) -> None:
         """Choose between the trained prompt and none, fit the head, and set what a fitted estimator has."""
-        self.controls_ = evidence.controls()
-        used, shipped = evidence.decide(self.head, self.controls_, self.guard)
+        block_sizes = self.probe_encoder_.block_sizes_
+        self.controls_ = evidence.controls(block_sizes)
+        rows, log_scores = objective.recent_answers()
+        further = rows + len(evidence.y) - len(objective.y), log_scores  # the images of this run stand last
+        used, shipped = evidence.decide(self.head, self.controls_, self.guard, block_sizes, further)
         self._evidence = evidence
         self.coordinator_ = objective.frozen(run.w, self.prompt_scale if used else 0.0)
         self.coordinator_._adopt_reading(self)
         self.prompt_used_ = used
         self.head_ = shipped.head
         self.optimizer_ = run.optimizer
-        self.score_type_ = objective.ledger.score_type
+        score_format = objective.ledger.score_format or ScoreFormat("logits")  # a single image may be given nothing
+        self.score_type_, self.score_floor_ = score_format.score_type, score_format.floor
+        self.seconds_per_image_ = objective.ledger.seconds_per_image
         self.history_ = (self.history_ if added else []) + run.history
         self.n_iter_ = run.n_iter + (self.n_iter_ if added else 0)
         self.a_, self.c_ = run.a, getattr(run.optimizer, "c", None)
@@ -528,7 +682,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
             raise error
         elif not self.prompt_used_:
             warnings.warn(
-                "The trained prompt does not classify held-out training images better than no prompt, so that images "
+                "The trained prompt does not classify training images better than no prompt, so that images "
                 "will be sent as they are. More training images, another prompter or a larger budget may help.",
                 PromptNotUsedWarning,
                 stacklevel=5,
@@ -552,7 +706,11 @@ def _local_generator(random_state: Any) -> np.random.Generator:
     return np.random.default_rng(check_random_state(random_state).randint(2**31))
 
 
-def _frozen_encoder(prompter: Prompter, pixels: torch.Tensor) -> Encoder:
-    """The encoder whose features the local probe classifies: the prompter's own, if it is frozen, else PCA."""
-    encoder: Encoder | None = getattr(prompter, "encoder_", None)
-    return PCAEncoder().fit_pixels(pixels) if encoder is None or encoder.n_parameters else encoder
+def _frozen_encoder(local_encoder: str | Encoder) -> Encoder:
+    encoder = make_encoder(local_encoder)
+    if isinstance(encoder, TrainableEncoder):
+        raise ValueError(
+            f"local_encoder={local_encoder!r} is trained together with a prompt; expected a frozen one, such as "
+            "'gradients', 'pca' or a timm model's name."
+        )
+    return encoder

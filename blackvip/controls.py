@@ -4,29 +4,38 @@ from __future__ import annotations
 
 import numpy as np
 
-from .heads import CalibratedHead, JudgedHead, ServiceHead, judge
+from .fusion import FusedHead
+from .heads import CalibratedHead, ServiceHead
+from .judging import JudgedHead, head_inputs, judge
 
 __all__ = ["fit_controls"]
 
 
 def fit_controls(
-    plain_log_scores: np.ndarray, features: np.ndarray, y: np.ndarray, weights: np.ndarray
+    plain: np.ndarray, features: np.ndarray, y: np.ndarray, weights: np.ndarray, block_sizes: tuple[int, ...]
 ) -> dict[str, JudgedHead]:
-    """Zero-shot, calibrated zero-shot and local probe.
+    """Zero-shot, calibrated zero-shot, local probe, and the fusion of both.
 
     Parameters
     ----------
-    plain_log_scores : ndarray of shape (n_images, n_classes)
-        Of the training images as they are.
+    plain : ndarray of shape (n_images, n_classes)
+        Log scores of the training images as they are.
     features : ndarray of shape (n_images, n_features)
-        Of a frozen encoder, of root mean square 1.
+        Of the local encoder.
     y : ndarray of shape (n_images,)
         Class indices.
     weights : ndarray of shape (n_images,)
+    block_sizes : tuple of int
+        How many features each of the local encoder's blocks has.
     """
-    n_classes = plain_log_scores.shape[1]
-    controls = {"zero_shot": judge(ServiceHead(), plain_log_scores, y, weights, n_classes)}
-    if len(np.unique(y)) > 1:  # so far: more classes may come with `partial_fit`
-        controls["calibrated_zero_shot"] = judge(CalibratedHead(), plain_log_scores, y, weights, n_classes)
-        controls["local_probe"] = judge(CalibratedHead(standardize=False), features, y, weights, n_classes)
-    return controls
+    n_classes = plain.shape[1]
+    heads = {"zero_shot": ServiceHead()}
+    counts = np.bincount(y)
+    if np.count_nonzero(counts) > 1:  # so far: more classes may come with `partial_fit`
+        heads["calibrated_zero_shot"] = CalibratedHead()
+        if counts[counts > 0].min() > 1:
+            heads["local_probe"] = FusedHead(n_scores=0, block_sizes=block_sizes)
+            heads["fused_zero_shot"] = FusedHead(n_scores=n_classes, block_sizes=block_sizes)
+    return {
+        name: judge(head, head_inputs(head, plain, features), y, weights, n_classes) for name, head in heads.items()
+    }

@@ -50,6 +50,11 @@ class Encoder(ImageTransformer, ABC):
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Per-image features of shape (n, ...), which do not depend on trainable parameters."""
 
+    @property
+    def block_sizes_(self) -> tuple[int, ...]:
+        """Features of each block of features that a probe of its own may be given: by default one block of all."""
+        return (self.n_features_out_,)
+
     def fit(self, X: Any, y: Any = None) -> Encoder:
         """Learn from training images.
 
@@ -152,7 +157,7 @@ class PCAEncoder(Encoder):
         rows = pixels.flatten(1).double().numpy()
         n_components = min(self.n_components, *rows.shape)
         # The full solver is exact and draws no random numbers.
-        self.axes_ = PCA(n_components, svd_solver="full").fit(rows).components_
+        self.axes_ = np.ascontiguousarray(PCA(n_components, svd_solver="full").fit(rows).components_)
         n_turned = n_components - n_components % CELLS**2
         if n_turned:
             templates = _cell_templates(n_turned, *pixels.shape[-2:])
@@ -358,15 +363,26 @@ class ScratchEncoder(TrainableEncoder):
 
 
 def make_encoder(encoder: str | Encoder) -> Encoder:
-    """An encoder from ``"pca"``, ``"scratch"``, the name of a timm model, or an `Encoder`, of which a clone is made."""
+    """An encoder of this name.
+
+    Parameters
+    ----------
+    encoder : {"pca", "gradients", "scratch"}, name of a timm model, or Encoder
+        Of an `Encoder`, a clone is made.
+    """
     if isinstance(encoder, Encoder):
         return clone(encoder)
     if not isinstance(encoder, str):
         raise TypeError(
-            f"encoder is a {type(encoder).__name__}; expected 'pca', 'scratch', a timm model's name, or an Encoder."
+            f"encoder is a {type(encoder).__name__}; expected 'pca', 'gradients', 'scratch', a timm model's name, or "
+            "an Encoder."
         )
     if encoder == "pca":
         return PCAEncoder()
+    if encoder == "gradients":
+        from .gradients import GradientEncoder
+
+        return GradientEncoder()
     if encoder == "scratch":
         return ScratchEncoder()
     import timm
@@ -374,7 +390,7 @@ def make_encoder(encoder: str | Encoder) -> Encoder:
     if not timm.is_model(encoder.split(".")[0]):
         close = difflib.get_close_matches(encoder, timm.list_models(), n=3)
         raise ValueError(
-            f"encoder={encoder!r} is neither 'pca' nor 'scratch' nor a model that timm knows"
+            f"encoder={encoder!r} is neither 'pca', 'gradients' nor 'scratch', nor a model that timm knows"
             + (f"; near it: {', '.join(close)}." if close else ". timm.list_models() lists them.")
         )
     return TimmEncoder(encoder)

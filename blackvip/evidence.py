@@ -8,7 +8,7 @@ import numpy as np
 
 from .controls import fit_controls
 from .guard import prompt_helps
-from .heads import JudgedHead, choose_head
+from .judging import Further, JudgedHead, choose_head
 
 __all__ = ["Evidence"]
 
@@ -46,28 +46,40 @@ class Evidence:
         parts = {f.name: (getattr(earlier, f.name), getattr(self, f.name)) for f in fields(self)}
         return Evidence(**{name: np.concatenate(both) for name, both in parts.items()})
 
-    def controls(self) -> dict[str, JudgedHead]:
-        """What was free, fitted to all images."""
-        return fit_controls(self.plain, self.features, self.y, self.weights)
+    def controls(self, block_sizes: tuple[int, ...]) -> dict[str, JudgedHead]:
+        """What was free, fitted to all images; `block_sizes` are those of the features."""
+        return fit_controls(self.plain, self.features, self.y, self.weights, block_sizes)
 
-    def decide(self, head: object, controls: dict[str, JudgedHead], guard: bool) -> tuple[bool, JudgedHead]:
+    def decide(
+        self,
+        head: object,
+        controls: dict[str, JudgedHead],
+        guard: bool,
+        block_sizes: tuple[int, ...],
+        further: Further | None = None,
+    ) -> tuple[bool, JudgedHead]:
         """Whether the prompt is used, and the head that goes with that.
 
         Parameters
         ----------
-        head : {"auto", "calibrated"}, None or classifier
+        head : {"auto", "fused", "calibrated"}, None or classifier
             See `choose_head`.
         controls : dict of str to JudgedHead
+            Among them are the heads on the images as they are.
         guard : bool
             Whether the prompt must help.
+        block_sizes : tuple of int
+            How many features each of the local encoder's blocks has.
+        further : (ndarray of shape (n,), ndarray of shape (n, n_classes)) or None
+            Rows, and log scores of these images with the prompts of training's last steps.
         """
         rows = np.flatnonzero(self.held_out)
-        judged = None
-        if "calibrated_zero_shot" in controls:
-            judged = controls["zero_shot"], controls["calibrated_zero_shot"]
-        plain = choose_head(head, self.plain, self.y, self.weights, rows, judged)
+        names = {"service": "zero_shot", "calibrated": "calibrated_zero_shot", "fused": "fused_zero_shot"}
+        judged = {kind: controls[name] for kind, name in names.items() if name in controls}
+        known = (self.features, self.y, self.weights, rows, block_sizes)
+        plain = choose_head(head, self.plain, *known, judged)
         if not np.isfinite(self.prompted).all():
             return False, plain
-        prompted = choose_head(head, self.prompted, self.y, self.weights, rows)
+        prompted = choose_head(head, self.prompted, *known, further=further)
         used = not guard or prompt_helps(plain, prompted, rows)
         return used, prompted if used else plain

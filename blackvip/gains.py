@@ -1,7 +1,12 @@
 """Step and perturbation sizes that fit the problem, found before training starts.
 
 The right step size differs by orders of magnitude between problems, since parameters, prompts and services
-differ. Both rules here measure in pixels, which are the same for all of them.
+differ. All rules here measure in pixels, which are the same for all of them.
+
+Where a run has more directions than parameters, its estimates are mostly signal. Steps of a set length, from estimates
+that are normalized, and a perturbation that is large at first, both falling to the end of the run, then do better than
+any that was measured (docs/method.md), and cost nothing to find. Where a run has fewer, what it adds up is mostly
+noise, and how much of that the service bears has to be asked.
 """
 
 from __future__ import annotations
@@ -20,6 +25,9 @@ __all__ = ["BUDGET_SHARE", "adapt_step_size", "find_a", "gain_cost", "needs_gain
 
 BUDGET_SHARE = 0.1  #: The most of a training budget that gains which are "auto" may cost.
 PERTURBATION_RMS = (0.03, 0.08)  #: By how much c="auto" moves a prompt: root mean square, in units of the pixel range.
+_ANNEALED_C_RMS = 0.25  # by which c moves a prompt at the start of a run that is mostly signal
+_ANNEALED_A_RMS = 0.006  # by which a does, times a normalized estimate; the momentum adds up to ten of them
+_N_MEASURED = 16  # directions on which these sizes are measured
 _SIZES = (0.01, 0.03, 0.09, 0.27)  # of random prompts that are tried, in the same unit
 _MAX_ESTIMATES = 5  # whose length is averaged
 _CLIP = 2.0  # times the length of the estimate that was measured: the longest that clip="auto" lets pass
@@ -34,25 +42,33 @@ def needs_gains(optimizer: Optimizer) -> bool:
     return "auto" in (getattr(optimizer, "a", None), getattr(optimizer, "c", None))
 
 
-def gain_cost(optimizer: Any, batches: Batches, budget: int) -> int:
+def is_annealed(optimizer: Any, d: int, n_steps: int) -> bool:
+    """Whether the step size is to be found, and a run of `n_steps` steps in `d` parameters is mostly signal."""
+    return getattr(optimizer, "a", None) == "auto" and mostly_signal(optimizer, d, n_steps)
+
+
+def gain_cost(optimizer: Any, d: int, batches: Batches, budget: int) -> int:
     """Images that finding the gains bills: at most a tenth of `budget`, but no less than the search needs."""
-    if not needs_gains(optimizer):
+    if not needs_gains(optimizer) or is_annealed(optimizer, d, budget // _step_cost(optimizer, batches)):
         return 0
-    estimates = _n_estimates(optimizer, batches, budget) * optimizer.n_candidates * batches.batch_size
+    estimates = _n_estimates(optimizer, batches, budget) * _step_cost(optimizer, batches)
     return estimates + len(_SIZES) * _n_images(optimizer, batches, budget)
+
+
+def _step_cost(optimizer: Any, batches: Batches) -> int:
+    return optimizer.n_candidates * batches.n_rows_each(optimizer)
 
 
 def _n_estimates(optimizer: Any, batches: Batches, budget: int) -> int:
     """Gradient estimates whose length is averaged: what a quarter of the share allows."""
     if optimizer.a != "auto":
         return 0
-    affordable = BUDGET_SHARE * budget / 4 // (optimizer.n_candidates * batches.batch_size)
-    return int(np.clip(affordable, 1, _MAX_ESTIMATES))
+    return int(np.clip(BUDGET_SHARE * budget / 4 // _step_cost(optimizer, batches), 1, _MAX_ESTIMATES))
 
 
 def _n_images(optimizer: Any, batches: Batches, budget: int) -> int:
     """Images on which each size of random prompts is tried."""
-    estimates = _n_estimates(optimizer, batches, budget) * optimizer.n_candidates * batches.batch_size
+    estimates = _n_estimates(optimizer, batches, budget) * _step_cost(optimizer, batches)
     affordable = (BUDGET_SHARE * budget - estimates) // len(_SIZES)
     most = min(_MAX_IMAGES, len(batches.rows))
     return int(np.clip(affordable, min(2 * _N_DIRECTIONS, most), most))
@@ -77,29 +93,60 @@ def set_gains(
     """
     length = None
     if needs_gains(optimizer):
-        step_cost = optimizer.n_candidates * batches.batch_size
-        n_steps = max(1, (budget - gain_cost(optimizer, batches, budget)) // step_cost)
-        # Where a run's estimates are mostly signal, a step that is too long is mended sooner than one too short.
-        bold = mostly_signal(optimizer, len(w), n_steps)
-        tolerance = noise_tolerance(objective, w, batches.rows, rng, _n_images(optimizer, batches, budget), bold)
-        if optimizer.c == "auto":
-            optimizer.set_params(c=_find_c(objective, w, rng, float(np.clip(tolerance, *PERTURBATION_RMS))))
-        if optimizer.a == "auto":
-            n_estimates = _n_estimates(optimizer, batches, budget)
-            a, length = find_a(objective, optimizer, w, batches, rng, n_estimates, n_steps, tolerance)
-            optimizer.set_params(a=a)
+        n_steps = max(1, (budget - gain_cost(optimizer, len(w), batches, budget)) // _step_cost(optimizer, batches))
+        if is_annealed(optimizer, len(w), n_steps):
+            _anneal(objective, optimizer, w, rng, n_steps)
+        else:
+            length = _measure(objective, optimizer, w, batches, rng, budget, n_steps)
     if getattr(optimizer, "clip", None) == "auto":  # what bounds a run of such estimates must bound longer ones
         optimizer.set_params(clip=_CLIP * length if length else None)
 
 
+def _anneal(objective: Objective, optimizer: Any, w: np.ndarray, rng: np.random.Generator, n_steps: int) -> None:
+    """Normalized steps and a perturbation of set sizes, which fall to the end of the run; bills nothing."""
+    directions = segmented_uniform(rng, (_N_MEASURED, len(w)))
+    lengths = np.linalg.norm(directions, axis=1, keepdims=True)
+    a = _common_factor(objective, w, directions / lengths, _ANNEALED_A_RMS)
+    if optimizer.c == "auto":
+        optimizer.set_params(c=_common_factor(objective, w, directions, _ANNEALED_C_RMS))
+    optimizer.set_params(a=a, normalize=True, n_steps=n_steps)
+
+
+def _common_factor(objective: Objective, w: np.ndarray, directions: np.ndarray, rms: float) -> float:
+    """The factor with which random directions move the prompts by `rms`, taken over all of them; bills nothing."""
+    factors = np.array([_length_for(objective, w, direction, rms) for direction in directions])
+    return float(np.mean(factors**-2) ** -0.5)
+
+
+def _measure(
+    objective: Objective,
+    optimizer: Any,
+    w: np.ndarray,
+    batches: Batches,
+    rng: np.random.Generator,
+    budget: int,
+    n_steps: int,
+) -> float | None:
+    """Gains by what the service tolerates; the length of an estimate, where `a` was found."""
+    tolerance = noise_tolerance(objective, w, batches.rows, rng, _n_images(optimizer, batches, budget))
+    if optimizer.c == "auto":
+        optimizer.set_params(c=_find_c(objective, w, rng, float(np.clip(tolerance, *PERTURBATION_RMS))))
+    if optimizer.a != "auto":
+        return None
+    n_estimates = _n_estimates(optimizer, batches, budget)
+    a, length = find_a(objective, optimizer, w, batches, rng, n_estimates, n_steps, tolerance)
+    optimizer.set_params(a=a)
+    return length
+
+
 def noise_tolerance(
-    objective: Objective, w: np.ndarray, rows: np.ndarray, rng: np.random.Generator, n_images: int, bold: bool
+    objective: Objective, w: np.ndarray, rows: np.ndarray, rng: np.random.Generator, n_images: int
 ) -> float:
     """The size of random prompts that the service likes best: their root mean square, in units of the pixel range.
 
     A few random prompts are scaled to four sizes, and each size is scored on the same `n_images` training images.
     The size with the lowest mean loss wins: small ones do nothing and large ones hurt, but where the service reads
-    the domain badly, those between often help. With `bold`, the largest whose loss is within a twentieth of it wins.
+    the domain badly, those between often help.
     """
     images = rng.permutation(rows)[:n_images]
     directions = segmented_uniform(rng, (_N_DIRECTIONS, len(w)))
@@ -108,8 +155,7 @@ def noise_tolerance(
         if len(some):
             lengths = np.array([_length_for(objective, w, direction, rms) for rms in _SIZES])
             losses += objective.candidate_losses(w + lengths[:, None] * direction, some) * len(some)
-    borne = losses <= (1 + _NOTICEABLE * bold) * losses.min()
-    return _SIZES[int(np.flatnonzero(borne).max())]
+    return _SIZES[int(losses.argmin())]
 
 
 def _find_c(objective: Objective, w: np.ndarray, rng: np.random.Generator, rms: float) -> float:
@@ -161,16 +207,15 @@ def find_a(
     optimizer.start(w, rng)
     squares = []
     for _ in range(n_estimates):
-        estimate = optimizer.estimate(objective.candidate_losses(optimizer.ask(), batches.next()))
+        estimate = optimizer.estimate(objective.candidate_losses(optimizer.ask(), batches.for_step(optimizer)))
         length = np.linalg.norm(estimate)
         moved = objective.prompt_rms(w, optimizer.c / max(length, 1e-12) * estimate) / optimizer.c * length
         squares.append((length**2, moved**2))
     length, moved = np.sqrt(np.mean(squares, axis=0)).tolist()
     if moved == 0:  # a service that answers all alike shows no direction, whatever the step
         return float(optimizer.c), 0.0
-    return float(
-        signal_share(optimizer, len(w), n_steps) * tolerance / (moved * optimizer.accumulated_noise(n_steps))
-    ), length
+    a = signal_share(optimizer, len(w), n_steps) * tolerance / (moved * optimizer.accumulated_noise(n_steps))
+    return float(a * length if optimizer.normalize else a), length
 
 
 def signal_share(optimizer: Any, d: int, n_steps: int) -> float:
@@ -185,19 +230,19 @@ def mostly_signal(optimizer: Any, d: int, n_steps: int) -> bool:
 
 
 def adapt_step_size(optimizer: Any, validation: Validation) -> None:
-    """Correct a step size that was found at the start, after each check of the held-out images.
+    """Correct a step size that was measured at the start, after each check of the held-out images.
 
     Where they are worse by a twentieth than they have been, training goes back to the best parameters, with a third
-    of the step size. Where they improve, a doubles, if a run's estimates are mostly signal; if they are mostly noise,
-    which a larger step would add to, only where the images improve by less than a twentieth.
+    of the step size. Where they improve by less than a twentieth, a doubles. One that falls to the end of the run
+    stays as it is.
     """
+    if optimizer.n_steps is not None:
+        return
     if validation.improvement < -_NOTICEABLE:
         optimizer.restart_from(validation.best_w)
         optimizer.set_params(a=optimizer.a / _BACKOFF)
-    elif validation.improvement > 0:
-        bold = mostly_signal(optimizer, len(optimizer.w), validation.n_steps)
-        if bold or validation.improvement < _NOTICEABLE:
-            optimizer.set_params(a=optimizer.a * _GROWTH)
+    elif 0 < validation.improvement < _NOTICEABLE:
+        optimizer.set_params(a=optimizer.a * _GROWTH)
 
 
 def _length_for(objective: Objective, w: np.ndarray, direction: np.ndarray, rms: float) -> float:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .heads import JudgedHead
-from .losses import cross_entropy
+from .judging import JudgedHead
 
 if TYPE_CHECKING:
     from .training import Objective
@@ -114,7 +113,7 @@ class Validation:
         return {"validation_loss": loss, "validation_accuracy": accuracy}
 
     def _loss(self, log_scores: np.ndarray) -> float:
-        losses = cross_entropy(log_scores, self.objective.y[self.rows])
+        losses = self.objective.temperature.best_losses(log_scores, self.objective.y[self.rows])
         return float(np.average(losses, weights=self.objective.weights[self.rows]))
 
     def completed_log_scores(self, w: np.ndarray) -> np.ndarray:
@@ -146,10 +145,16 @@ def prompt_helps(plain: JudgedHead, prompted: JudgedHead, held_out: np.ndarray) 
     Returns
     -------
     helps : bool
-        Whether the log loss is lower on the held-out images as well as on all of them. Those that the prompt
-        was trained on flatter it, but are the more numerous: a prompt that does not win on both is noise.
+        Whether the log loss is lower on all images, and on the held-out ones not higher by more than a standard
+        error. Those that the prompt was trained on flatter it, but are the more numerous; the few held out say by
+        themselves little about a small gain, but enough about a prompt that fits the others alone.
     """
     gain = plain.losses - prompted.losses
     weights = plain.weights
-    helps = weights @ gain > 0 and (not len(held_out) or weights[held_out] @ gain[held_out] > 0)
-    return bool(helps)
+    if weights @ gain <= 0:
+        return False
+    if not len(held_out):
+        return True
+    gain, weights = gain[held_out], weights[held_out]
+    standard_error = gain.std() / np.sqrt(len(gain))
+    return bool(np.average(gain, weights=weights) > -standard_error)

@@ -6,22 +6,19 @@ often worth more than the prompt (see docs/method.md). Any scikit-learn classifi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .labels import check_labels, training_weights
 
-__all__ = ["CalibratedHead", "JudgedHead", "ServiceHead", "choose_head", "judge", "log_loss", "log_proba_of"]
-
-_FLOOR = 1e-12  # of a classifier's probabilities, before their logarithm is taken
+__all__ = ["CalibratedHead", "ServiceHead", "log_loss"]
 
 
 class _LogProbaClassifier(ClassifierMixin, BaseEstimator):
@@ -217,137 +214,6 @@ def _log_proba(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.nda
     return log_softmax(X @ coef.T + intercept, axis=1)
 
 
-def log_proba_of(head: Any, inputs: np.ndarray, n_classes: int) -> np.ndarray:
-    """Log probabilities (n_images, n_classes) of a classifier of class indices, which need not have seen them all."""
-    if isinstance(head, (ServiceHead, CalibratedHead)):
-        known = head.predict_log_proba(inputs)
-    else:
-        known = np.log(np.maximum(head.predict_proba(inputs), _FLOOR))
-    return _of_all_classes(known, head, n_classes)
-
-
-def _of_all_classes(known: np.ndarray, head: Any, n_classes: int) -> np.ndarray:
-    """Log probabilities of the classes that a head knows, with the least one for those that it has not seen."""
-    log_proba = np.full((len(known), n_classes), np.log(_FLOOR))
-    log_proba[:, head.classes_] = known
-    return log_proba
-
-
-@dataclass(repr=False)
-class JudgedHead:
-    """A fitted head, and how it does on training images that it has not seen.
-
-    Attributes
-    ----------
-    head : classifier
-        Fitted to all training images.
-    held_out : ndarray of shape (n_images, n_classes)
-        Log probabilities of the training images, each from a head that has not seen it.
-    hits : ndarray of shape (n_images,), bool
-        Which of them are right.
-    losses : ndarray of shape (n_images,)
-        Negative log probability of the true class, in nats.
-    weights : ndarray of shape (n_images,)
-        Of the images, in `accuracy` and `log_loss`.
-    """
-
-    head: Any
-    held_out: np.ndarray
-    hits: np.ndarray
-    losses: np.ndarray
-    weights: np.ndarray
-
-    def __repr__(self) -> str:
-        return f"JudgedHead({self.head}, accuracy={self.accuracy:.3f}, log_loss={self.log_loss:.3f})"
-
-    @property
-    def accuracy(self) -> float:
-        """Share of the images that are right."""
-        return float(np.average(self.hits, weights=self.weights))
-
-    @property
-    def log_loss(self) -> float:
-        """Mean of `losses`."""
-        return float(np.average(self.losses, weights=self.weights))
-
-
-def judge(head: Any, inputs: np.ndarray, y: np.ndarray, weights: np.ndarray, n_classes: int) -> JudgedHead:
-    """Fit a head to inputs (n_images, n_inputs) and class indices (n_images,), and judge it on held-out folds."""
-    if isinstance(head, ServiceHead):
-        held_out = log_proba_of(head.fit(inputs, y), inputs, n_classes)
-    elif isinstance(head, CalibratedHead):
-        held_out = _of_all_classes(head.fit_held_out(inputs, y, weights), head, n_classes)
-    else:
-        held_out = _fit_classifier(head, inputs, y, weights, n_classes)
-    return JudgedHead(head, held_out, held_out.argmax(axis=1) == y, log_loss(held_out, y), weights)
-
-
-def _fit_classifier(head: Any, inputs: np.ndarray, y: np.ndarray, weights: np.ndarray, n_classes: int) -> np.ndarray:
-    """Fit any classifier, and return log probabilities of the images, each from a twin that has not seen it."""
-    weighted = has_fit_parameter(head, "sample_weight")
-    if not weighted and np.ptp(weights):
-        raise ValueError(
-            f"The head {head} takes no sample_weight, but the images have different weights. Leave sample_weight and "
-            "class_weight out, or take another head."
-        )
-
-    def fitted(model: Any, rows: Any) -> Any:
-        return model.fit(inputs[rows], y[rows], **({"sample_weight": weights[rows]} if weighted else {}))
-
-    fitted(head, slice(None))
-    n_folds = min(5, np.unique(y, return_counts=True)[1].min())
-    if n_folds < 2:
-        return log_proba_of(head, inputs, n_classes)
-    held_out = np.empty((len(y), n_classes))
-    for train, test in StratifiedKFold(n_folds, shuffle=True, random_state=0).split(inputs, y):
-        held_out[test] = log_proba_of(fitted(clone(head), train), inputs[test], n_classes)
-    return held_out
-
-
 def log_loss(log_proba: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Negative log probability of the true class, image by image, in nats."""
     return -log_proba[np.arange(len(y)), y]
-
-
-def choose_head(
-    head: Any,
-    log_scores: np.ndarray,
-    y: np.ndarray,
-    weights: np.ndarray,
-    held_out: np.ndarray,
-    judged: tuple[JudgedHead, JudgedHead] | None = None,
-) -> JudgedHead:
-    """The head that `head` asks for.
-
-    Parameters
-    ----------
-    head : {"auto", "calibrated"}, None or classifier
-        None: `ServiceHead`. "auto": a calibrated head, unless a class has less than two images, or its
-        cross-validated log loss is higher than the service's own by more than two standard errors and it gets
-        fewer images right.
-    log_scores : ndarray of shape (n_images, n_classes)
-    y : ndarray of shape (n_images,)
-        Class indices.
-    weights : ndarray of shape (n_images,)
-    held_out : ndarray of int
-        Images on which "auto" compares, since a prompt flatters the service on the images that it was trained
-        on; where there are none, all are used.
-    judged : (JudgedHead, JudgedHead) or None
-        The service's own softmax and the calibrated head on these scores, where they are known already.
-    """
-    n_classes = log_scores.shape[1]
-    if not (isinstance(head, str) or head is None):
-        return judge(clone(head), log_scores, y, weights, n_classes)
-    if head not in ("auto", "calibrated", None):
-        raise ValueError(f"head={head!r}; expected 'auto', 'calibrated', None or a classifier with predict_proba.")
-    service = judged[0] if judged else judge(ServiceHead(), log_scores, y, weights, n_classes)
-    counts = np.bincount(y, minlength=n_classes)
-    if head is None or (head == "auto" and counts.min() < 2) or np.count_nonzero(counts) < 2:
-        return service
-    calibrated = judged[1] if judged else judge(CalibratedHead(), log_scores, y, weights, n_classes)
-    rows = held_out if len(held_out) > 1 else np.arange(len(y))
-    excess = (calibrated.losses - service.losses)[rows]
-    mean = np.average(excess, weights=weights[rows])
-    worse = mean > 2 * excess.std() / np.sqrt(len(rows))
-    fewer = weights[rows] @ calibrated.hits[rows] < weights[rows] @ service.hits[rows]
-    return service if head == "auto" and worse and fewer else calibrated

@@ -10,13 +10,15 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from .encoders import Encoder
-from .heads import JudgedHead, log_proba_of
+from .fusion import FusedHead
 from .images import to_uint8
+from .judging import JudgedHead, head_inputs, log_proba_of
 from .labels import check_labels
 from .persistence import Saveable
 from .prompters import Prompter
 from .reading import ReadsImages, pixel_batches
-from .scorers import Ledger
+from .scorers import Ledger, ScoreFormat
+from .scorers.formats import FLOOR
 
 __all__ = ["PromptedClassifier"]
 
@@ -26,12 +28,14 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
 
     score_fn: Any
     images_per_call: int | None
+    score_type: str
     classes_: np.ndarray
     class_prompts_: list[str]
     coordinator_: Prompter
     head_: Any
     controls_: dict[str, JudgedHead]
     score_type_: str
+    score_floor_: float = FLOOR  # where a file has none
     probe_encoder_: Encoder
 
     def predict(self, X: Any) -> np.ndarray:
@@ -80,7 +84,8 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
         """
         images = self._open_images(X)
         log_scores = self._log_scores(images, lambda pixels: to_uint8(self.coordinator_.draw(pixels)))
-        return log_proba_of(self.head_, log_scores, len(self.classes_))
+        features = self._features(images) if isinstance(self.head_, FusedHead) else None
+        return log_proba_of(self.head_, head_inputs(self.head_, log_scores, features), len(self.classes_))
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Log probabilities of images, or the log odds of the second of two classes; bills one image each.
@@ -117,21 +122,30 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
         if len(images) != len(y):
             raise ValueError(f"X has {len(images)} images, but y has {len(y)} labels; expected a label for each image.")
         plain = self._log_scores(images, to_uint8)
-        features = self.probe_encoder_.encode_batches(pixel_batches(self.image_format_, images))
+        features = self._features(images)
         accuracies = {}
         for name, control in self.controls_.items():
-            inputs = features if name == "local_probe" else plain
-            log_proba = log_proba_of(control.head, inputs, len(self.classes_))
+            log_proba = log_proba_of(control.head, head_inputs(control.head, plain, features), len(self.classes_))
             accuracies[name] = float((self.classes_[log_proba.argmax(axis=1)] == y).mean())
         return accuracies
 
+    def _features(self, images: Any) -> np.ndarray:
+        """The local encoder's features of images as they are; asks no service."""
+        return self.probe_encoder_.encode_batches(pixel_batches(self.image_format_, images))
+
     def _log_scores(self, images: Any, drawn: Callable[[torch.Tensor], np.ndarray]) -> np.ndarray:
         """Log scores of images that `drawn` turns from pixels into what is sent."""
-        with self._ledger(self.score_type_, len(images)) as ledger:
+        with self._ledger(len(images), self._score_format) as ledger:
             batches = pixel_batches(self.image_format_, images)
             return np.concatenate([ledger.log_scores(drawn(pixels)) for pixels in batches])
 
-    def _ledger(self, score_type: str, max_queries: int) -> Ledger:
+    @property
+    def _score_format(self) -> ScoreFormat:
+        """What `fit` has found the scores to be."""
+        return ScoreFormat(self.score_type_, self.score_floor_)
+
+    def _ledger(self, max_queries: int, score_format: ScoreFormat | None) -> Ledger:
+        """A ledger of so many images; without a format, it recognises what the scores are."""
         if self.score_fn is None:
             raise ValueError(
                 f"This {type(self).__name__} has no score function, since files do not hold one; give it back with "
@@ -142,5 +156,6 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
             self.class_prompts_,
             max_queries=max_queries,
             images_per_call=self.images_per_call,
-            score_type=score_type,
+            score_type=self.score_type,
+            score_format=score_format,
         )

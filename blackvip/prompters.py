@@ -321,11 +321,13 @@ class Coordinator(Prompter):
 
 
 class PromptBasis(Prompter):
-    """A prompt with a dozen parameters: a weighted sum of fixed images and plain filters of the image itself.
+    """A prompt with fourteen parameters: a weighted sum of fixed images and plain filters of the image itself.
 
     prompt(x) = sum_j w_j phi_j(x). The phi are the training images' mean, median, 10 % and 90 % quantiles and
-    a constant; the image, three Gaussian blurs of it, its square, and its 3 x 3 maximum and minimum. What SPSA
-    pays for is the number of parameters, so that this basis trains with far fewer billed images than a decoder.
+    a constant, which remove or add what all images share; the image and its square (contrast and tone), three
+    Gaussian blurs of it (sharpening, shading), its own mean and median in each channel (fog, lighting, colour of the
+    ground), and its 3 x 3 maximum and minimum (thicker or thinner strokes). What SPSA pays for is the number of
+    parameters, so that this basis trains with far fewer billed images than a decoder.
 
     Parameters
     ----------
@@ -336,7 +338,7 @@ class PromptBasis(Prompter):
     ----------
     images_ : ndarray of shape (5, 3, height, width), float32
         The phi that are the same for every image.
-    scale_ : ndarray of shape (12,)
+    scale_ : ndarray of shape (14,)
         The factor of each phi.
     """
 
@@ -350,7 +352,7 @@ class PromptBasis(Prompter):
         quantiles = np.quantile(array, [0.5, 0.1, 0.9], axis=0)
         images = [pixels.mean(0).numpy(), *quantiles, np.ones_like(array[0])]
         self.images_ = np.stack(images).astype(np.float32)
-        self.n_parameters_ = len(self.images_) + len(self._sigmas) + 4
+        self.n_parameters_ = len(self.images_) + len(self._sigmas) + 6
         power = torch.zeros(self.n_parameters_, dtype=torch.float64)
         for part in pixels.split(64):
             power += self._phi(part).double().square().mean((2, 3, 4)).sum(0)
@@ -367,7 +369,7 @@ class PromptBasis(Prompter):
 
         Returns
         -------
-        phi : tensor of shape (n, 12, 3, height, width)
+        phi : tensor of shape (n, 14, 3, height, width)
             Scaled to `rms`.
         """
         return self._phi(pixels) * torch.from_numpy(self.scale_).to(pixels.dtype)[:, None, None, None]
@@ -384,6 +386,8 @@ class PromptBasis(Prompter):
 
     def _phi(self, pixels: torch.Tensor) -> torch.Tensor:
         own = [pixels, *(_blurred(pixels, sigma) for sigma in self._sigmas), pixels.square()]
+        flat = pixels.flatten(2)
+        own += [level[..., None, None].expand_as(pixels) for level in (flat.mean(2), flat.median(2).values)]
         own += [F.max_pool2d(pixels, 3, 1, 1), -F.max_pool2d(-pixels, 3, 1, 1)]
         still = [image.to(pixels.dtype).expand_as(pixels) for image in torch.from_numpy(self.images_)]
         return torch.stack(still + own, dim=1)

@@ -15,9 +15,9 @@ from .exceptions import ImageError
 from .images import ImageFormat, Images
 from .sources import holds_flattened_rows
 
-__all__ = ["ImageTransformer", "ReadsImages", "as_output", "pixel_batches"]
+__all__ = ["BATCH", "ImageTransformer", "ReadsImages", "as_output", "pixel_batches"]
 
-_BATCH = 64  # images that are held as pixels at once
+BATCH = 64  #: Images that are held as pixels, and asked for, at once.
 
 
 class ReadsImages:
@@ -71,8 +71,8 @@ class ReadsImages:
 
 def pixel_batches(image_format: ImageFormat, images: Images) -> Iterator[torch.Tensor]:
     """Pixels (n, 3, height, width) of all images, a bounded number at once."""
-    for first in range(0, len(images), _BATCH):
-        yield image_format.pixels(images[first : first + _BATCH])
+    for first in range(0, len(images), BATCH):
+        yield image_format.pixels(images[first : first + BATCH])
 
 
 class ImageTransformer(ReadsImages, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from .encoders import Encoder
 from .gains import adapt_step_size, gain_cost, set_gains
 from .guard import Validation
 from .images import ImageFormat, Images, to_uint8
-from .losses import cross_entropy
+from .losses import Temperature
 from .monitoring import Monitor
 from .optimizers import Optimizer
 from .prompters import Prompter, prompted
@@ -23,6 +24,7 @@ __all__ = ["Batches", "Objective", "Plan", "TrainingResult", "train"]
 
 _CHUNK_BYTES = 64 * 2**20  # prompted images of one chunk of candidates, as float32
 _CACHE_BYTES = 512 * 2**20  # features that are kept rather than computed again
+_ANSWERS_PER_IMAGE, _MOST_ANSWERS = 10, 4_000  # of the last steps, that a head is trained on
 _RMS_PIXELS = 64 * 48 * 48  # on which the size of a change of the prompts is measured, as far as 8 to 64 images go
 
 
@@ -41,6 +43,8 @@ class Objective:
         Of the images' losses; scaled to a mean of 1.
     ledger : Ledger
     prompt_scale : float
+    temperature : Temperature
+        Of the service, at which losses are taken.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Objective:
         weights: np.ndarray,
         ledger: Ledger,
         prompt_scale: float,
+        temperature: Temperature,
     ):
         self.prompter = prompter
         self.images = images
@@ -60,6 +65,8 @@ class Objective:
         self.weights = weights / weights.mean()
         self.ledger = ledger
         self.prompt_scale = prompt_scale
+        self.temperature = temperature
+        self._answers: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=_MOST_ANSWERS)
         self._features = self._cached_features()
 
     def pixels(self, rows: np.ndarray) -> torch.Tensor:
@@ -69,17 +76,48 @@ class Objective:
         return self._features[rows] if self._features is not None else self.prompter.features(self.pixels(rows))
 
     def candidate_losses(self, candidates: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Mean loss of each candidate (p, d) on the images `rows`; bills p times len(rows) images."""
-        pixels, features = self.pixels(rows), self.features(rows)
-        weights = torch.as_tensor(candidates, dtype=torch.float32)
-        chunk = max(1, _CHUNK_BYTES // (pixels.numel() * pixels.element_size()))
-        images = [
-            to_uint8(prompted(pixels, self.prompter.prompts(part, features), self.prompt_scale).flatten(0, 1))
-            for part in weights.split(chunk)
-        ]
+        """Mean loss (p,) of candidates (p, d) on training images.
+
+        Parameters
+        ----------
+        candidates : ndarray of shape (p, d)
+        rows : ndarray of shape (n,) or (p, n)
+            The images of all candidates, or those of each; all of them are billed for each.
+        """
+        rows = np.broadcast_to(rows, (len(candidates), rows.shape[-1]))
+        images: list[np.ndarray] = [np.empty(0)] * len(candidates)
+        same_rows, group_of = np.unique(rows, axis=0, return_inverse=True)
+        for number, group_rows in enumerate(same_rows):
+            members = np.flatnonzero(group_of.reshape(-1) == number)
+            for member, drawn in zip(members, self._drawn(candidates[members], group_rows)):
+                images[member] = drawn
         log_scores = self.ledger.log_scores(np.concatenate(images))
-        losses = cross_entropy(log_scores.reshape(len(candidates), len(rows), -1), self.y[rows])
+        self._answers.append((rows.reshape(-1), log_scores))
+        losses = self.temperature.losses(log_scores, self.y[rows].reshape(-1)).reshape(rows.shape)
         return (losses * self.weights[rows]).mean(axis=1)
+
+    def _drawn(self, candidates: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """For each candidate the images `rows` as they are sent."""
+        pixels, features = self.pixels(rows), self.features(rows)
+        chunk = max(1, _CHUNK_BYTES // (pixels.numel() * pixels.element_size()))
+        for part in torch.as_tensor(candidates, dtype=torch.float32).split(chunk):
+            for images in prompted(pixels, self.prompter.prompts(part, features), self.prompt_scale):
+                yield to_uint8(images)
+
+    def recent_answers(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows (n,) and log scores (n, n_classes) of the images that training has paid for last, with their prompts.
+
+        Those of the last steps, a few for each image: their prompts are near the one that is used.
+        """
+        most = min(_ANSWERS_PER_IMAGE * len(self.y), _MOST_ANSWERS)
+        kept: list[tuple[np.ndarray, np.ndarray]] = []
+        for answer in reversed(self._answers):
+            if sum(len(rows) for rows, _ in kept) + len(answer[0]) > most:
+                break
+            kept.insert(0, answer)
+        if not kept:
+            return np.empty(0, dtype=int), np.empty((0, len(self.ledger.class_prompts)))
+        return np.concatenate([rows for rows, _ in kept]), np.concatenate([scores for _, scores in kept])
 
     def frozen(self, w: np.ndarray, prompt_scale: float) -> Prompter:
         """The prompter, frozen at the parameter vector `w` as it is used for prediction."""
@@ -163,23 +201,34 @@ class Batches:
     ----------
     rows : ndarray of int
     batch_size : int
-        No more than ``len(rows)``.
+        Rows of a step, no more than ``len(rows)``.
     rng : numpy.random.Generator
+    shared : bool
+        Whether all candidates of a step get all its rows. If not, they are divided among the groups of candidates that
+        an optimizer compares with one another, a row for each at least.
     """
 
-    def __init__(self, rows: np.ndarray, batch_size: int, rng: np.random.Generator):
-        self.rows, self.batch_size, self.rng = rows, batch_size, rng
+    def __init__(self, rows: np.ndarray, batch_size: int, rng: np.random.Generator, shared: bool = False):
+        self.rows, self.batch_size, self.rng, self.shared = rows, batch_size, rng, shared
         self.left = np.empty(0, dtype=int)
 
-    def next(self) -> np.ndarray:
-        batch = self.left[: self.batch_size]
-        self.left = self.left[self.batch_size :]
-        missing = self.batch_size - len(batch)
-        if missing:
-            order = self.rng.permutation(self.rows)
-            self.left = order[missing:]
-            batch = np.concatenate([batch, order[:missing]])
-        return batch
+    def n_rows_each(self, optimizer: Optimizer) -> int:
+        """Rows that each candidate of a step gets, and is billed for."""
+        return self.batch_size if self.shared else max(1, self.batch_size // optimizer.n_comparisons)
+
+    def for_step(self, optimizer: Optimizer) -> np.ndarray:
+        """The rows of each candidate of the next step, of shape (n_candidates, n)."""
+        if self.shared:
+            return np.tile(self.next(self.batch_size), (optimizer.n_candidates, 1))
+        groups = self.next(optimizer.n_comparisons * self.n_rows_each(optimizer))
+        return groups.reshape(optimizer.n_comparisons, -1)[optimizer.comparisons]
+
+    def next(self, n_rows: int) -> np.ndarray:
+        """The next rows."""
+        while len(self.left) < n_rows:
+            self.left = np.concatenate([self.left, self.rng.permutation(self.rows)])
+        rows, self.left = self.left[:n_rows], self.left[n_rows:]
+        return rows
 
 
 @dataclass
@@ -205,15 +254,16 @@ class Plan:
     def make(
         cls,
         optimizer: Optimizer,
+        d: int,
         batches: Batches,
         validation_cost: int,
         budget: int,
         max_steps: int | None = None,
     ) -> Plan:
-        """The plan of a run that may bill `budget` images, and makes `max_steps` steps at most."""
-        step = optimizer.n_candidates * batches.batch_size
+        """The plan of a run in `d` parameters that may bill `budget` images, and makes `max_steps` steps at most."""
+        step = optimizer.n_candidates_for(d) * batches.n_rows_each(optimizer)
         budget -= validation_cost
-        gains = 0 if optimizer.started else gain_cost(optimizer, batches, budget)
+        gains = 0 if optimizer.started else gain_cost(optimizer, d, batches, budget)
         n_steps = max(0, (budget - gains) // step)
         return cls(n_steps if max_steps is None else min(n_steps, max_steps), step, gains, budget)
 
@@ -265,7 +315,7 @@ def train(
         for _ in range(plan.n_steps):
             if monitor is not None:
                 monitor.begin_step()
-            losses = objective.candidate_losses(optimizer.ask(), batches.next())
+            losses = objective.candidate_losses(optimizer.ask(), batches.for_step(optimizer))
             optimizer.tell(losses)
             result.w = optimizer.w
             result.n_iter += 1

@@ -13,6 +13,7 @@ from conftest import ToyService, make_stripes
 from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -21,13 +22,17 @@ from blackvip import (
     SPSA,
     BlackVIPClassifier,
     BudgetError,
+    CalibratedHead,
     ClassPromptError,
     Coordinator,
     FitInterruptedWarning,
+    FusedHead,
+    GradientEncoder,
     ImageError,
     PromptBasis,
     PromptNotUsedWarning,
     ScoreError,
+    presets,
 )
 from blackvip.heads import ServiceHead
 
@@ -119,7 +124,108 @@ def test_probabilities_are_taken_as_such(stripes):
     np.testing.assert_allclose(clf.predict_proba(stripes[0]), logits.predict_proba(stripes[0]), atol=1e-6)
 
 
+# Heads
+
+CHEAP = {"max_queries": 400, "a": 0.02, "c": 0.1, "n_directions": 2}
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        ("fused", FusedHead),
+        ("calibrated", CalibratedHead),
+        (None, ServiceHead),
+        (FusedHead(C=3.0, strengths=(1,)), FusedHead),
+        (FusedHead(n_scores=0), FusedHead),
+        (LogisticRegression(C=3.0), LogisticRegression),
+    ],
+)
+def test_any_head_survives_weights_further_classes_and_warm_starts(head, kind):
+    X, y = make_stripes(n=36, n_classes=3, side=9)
+    weights = np.r_[0, 2, np.ones(34)]
+    two = y < 2
+    clf = make_classifier(ToyService(), **{**CHEAP, "max_queries": 1_000}, head=head, guard=False, warm_start=True)
+    clf.partial_fit(X[two], y[two], classes=[0, 1, 2], sample_weight=weights[two])
+    assert type(clf.head_) is kind
+    np.testing.assert_allclose(clf.predict_proba(X).sum(axis=1), 1)
+    clf.partial_fit(X[~two], y[~two], sample_weight=weights[~two])
+    assert clf.score(X, y) > 0.9
+    clf.set_params(max_queries=400).fit(X, y, sample_weight=weights)  # goes on
+    assert type(clf.head_) is kind
+    assert clf.score(X, y) > 0.9
+
+
+@pytest.mark.parametrize("head", ["fused", FusedHead(C=3.0)])
+def test_a_fused_head_falls_back_where_a_class_has_one_image(head, stripes):
+    X, y = stripes
+    one = np.r_[0, np.flatnonzero(y == 1)]  # one image of class 0
+    clf = make_classifier(ToyService(), **CHEAP, head=head).fit(X[one], y[one])
+    assert type(clf.head_) is CalibratedHead
+    assert set(clf.controls_) == {"zero_shot", "calibrated_zero_shot"}
+    assert clf.predict_proba(X).shape == (40, 2)
+
+
+def test_a_fused_head_of_ones_own_knows_scores_from_features(stripes):
+    clf = make_classifier(ToyService(), **CHEAP, head=FusedHead(C=3.0), local_encoder="pca").fit(*stripes)
+    assert clf.head_.C == 3
+    assert clf.head_.coef_.shape == (2, 2)
+    assert clf.head_.block_coef_.shape == (2, clf.probe_encoder_.n_features_out_)
+
+
+def test_predictions_of_a_fused_head_do_not_depend_on_the_batch(stripes):
+    X, y = stripes
+    clf = make_classifier(ToyService(), **CHEAP, head="fused").fit(X, y)
+    alone = np.concatenate([clf.predict_proba(image[None]) for image in X])
+    np.testing.assert_allclose(alone, clf.predict_proba(X), atol=1e-9, rtol=0)
+
+
+def test_controls_are_what_score_controls_scores(stripes):
+    X, y = stripes
+    service = ToyService(glare=0.7)
+    clf = make_classifier(service, **CHEAP).fit(X, y)
+    before = service.n_images
+    scored = clf.score_controls(X, y)
+    assert service.n_images == before + len(X)
+    assert set(scored) == set(clf.controls_)
+    assert set(scored) == {"zero_shot", "calibrated_zero_shot", "local_probe", "fused_zero_shot"}
+    plain = service(X, clf.class_prompts_)
+    features = GradientEncoder().fit(X).transform(X)
+    inputs = {"local_probe": features, "fused_zero_shot": np.hstack([plain, features])}
+    for name, control in clf.controls_.items():
+        assert scored[name] == (control.head.predict(inputs.get(name, plain)) == y).mean(), name
+
+
+# The loss
+
+
+def test_a_service_that_is_sure_of_wrong_answers_is_not_silenced():
+    X, y = make_stripes(n=60, n_classes=3, side=12, background=0.6)
+    service = ToyService(gain=500, glare=0.7)
+    clf = make_classifier(service, head=None, max_queries=6_000).fit(X, y)
+    assert clf.controls_["zero_shot"].accuracy < 0.5
+    assert clf.score(X, y) > 0.9
+
+
 # Queries
+
+
+def test_the_papers_settings_and_what_a_step_of_them_bills(stripes):
+    service = ToyService()
+    clf = make_classifier(service).set_params(**presets.cvpr2023(), max_queries=80 + 2 * 2 * 5 * 40 + 399)
+    clf.fit(*stripes)  # 40 images, less than a batch of 128
+    assert clf.n_iter_ == 2
+    assert clf.history_[1]["n_queries"] - clf.history_[0]["n_queries"] == 2 * 5 * 40
+    assert clf.n_queries_ == service.n_images == 80 + 2 * 2 * 5 * 40
+    assert type(clf.head_) is ServiceHead
+    assert clf.prompt_used_
+
+
+@pytest.mark.parametrize(("share_batch", "billed"), [(False, 2 * 16), (True, 2 * 4 * 16)])
+def test_a_step_bills_its_batch_once_or_for_each_direction(share_batch, billed, stripes):
+    clf = make_classifier(ToyService(), a=0.02, c=0.1, guard=False, head=None, share_batch=share_batch, max_queries=500)
+    clf.fit(*stripes)
+    assert (np.diff([row["n_queries"] for row in clf.history_]) == billed).all()
+    assert len(clf.history_) == (500 - 80) // billed
 
 
 @pytest.mark.parametrize("max_queries", [777, 1000, 1501])
@@ -268,6 +374,7 @@ def test_binary_decision_function_and_many_classes(fitted):
             ValueError,
             "nor a model that timm knows",
         ),
+        (None, None, {"local_encoder": "scratch"}, ValueError, "'scratch' is trained .*; expected a frozen one"),
         (None, np.linspace(0, 1, 40), {}, ValueError, "Unknown label type"),
         (None, [0, 1, np.nan, 1] * 10, {}, ValueError, "NaN"),
     ],
@@ -398,14 +505,17 @@ def test_instances_of_the_parts(stripes):
     assert basis.coordinator_.rms == 0.1
 
 
-def test_history_makes_a_table(fitted):
+def test_history_makes_a_table(fitted, stripes):
     table = pd.DataFrame(fitted.history_)
     assert len(table) == fitted.n_iter_
     assert {"n_iter", "n_queries", "loss", "a", "a_k", "c_k", "estimate_norm", "step_norm"} <= set(table)
-    assert table["a"].iloc[0] == fitted.a_
-    np.testing.assert_allclose(table["a_k"], table["a"] / (table["n_iter"] + 1) ** 0.4)
-    np.testing.assert_allclose(table["c_k"], fitted.c_ / table["n_iter"] ** 0.1)
     assert table["n_queries"].is_monotonic_increasing
+    made = (table["n_iter"] - 1) / len(table)  # gains that cost nothing to find fall linearly over the run
+    np.testing.assert_allclose(table["a_k"], fitted.a_ * (1 - made))
+    np.testing.assert_allclose(table["c_k"], fitted.c_ * (1 - 0.8 * made))
+    table = pd.DataFrame(make_classifier(ToyService(), a=0.02, c=0.1).fit(*stripes).history_)
+    np.testing.assert_allclose(table["a_k"], 0.02 / (table["n_iter"] + 1) ** 0.4)
+    np.testing.assert_allclose(table["c_k"], 0.1 / table["n_iter"] ** 0.1)
 
 
 def test_progress_bar_counts_billed_images(stripes, capsys):

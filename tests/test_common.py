@@ -6,15 +6,21 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from blackvip import (
+    CMAES,
+    RGF,
     SPSA,
     SPSAGC,
+    AdamSPSA,
     BlackVIPClassifier,
     BlackVIPPrompter,
     CalibratedHead,
     Coordinator,
+    FusedHead,
+    GradientEncoder,
     PCAEncoder,
     PromptBasis,
     ScratchEncoder,
+    Subspace,
     TimmEncoder,
 )
 
@@ -41,9 +47,11 @@ ESTIMATORS = [
     CLASSIFIER,
     BlackVIPPrompter(CLASSIFIER),
     CalibratedHead(),
+    FusedHead(),
     Coordinator(),
     PromptBasis(),
     PCAEncoder(),
+    GradientEncoder(),
     ScratchEncoder(),
     TimmEncoder("test_resnet.r160_in1k", pretrained=False),
 ]
@@ -57,7 +65,7 @@ def test_scikit_learn(estimator, check):
     check(estimator)
 
 
-@pytest.mark.parametrize("optimizer", [SPSA(), SPSAGC()])
+@pytest.mark.parametrize("optimizer", [SPSA(), SPSAGC(), AdamSPSA(), RGF(), CMAES(), Subspace(SPSA())])
 @pytest.mark.parametrize(
     "check",
     [

@@ -2,13 +2,17 @@
 
 import numpy as np
 import pytest
+from conftest import ToyService, make_stripes
 
-from blackvip import SPSA, SPSAGC
-from blackvip.gains import BUDGET_SHARE, adapt_step_size, find_a, gain_cost, noise_tolerance, set_gains
-from blackvip.training import Batches
+from blackvip import SPSA, SPSAGC, PromptBasis
+from blackvip.gains import BUDGET_SHARE, adapt_step_size, find_a, gain_cost, is_annealed, noise_tolerance, set_gains
+from blackvip.images import ImageFormat
+from blackvip.losses import Temperature
+from blackvip.scorers import Ledger
+from blackvip.training import Batches, Objective, Plan
 
 
-class Ledger:
+class Count:
     n_queries = 0
 
 
@@ -16,13 +20,13 @@ class Linear:
     """Prompts that are the parameters times `scale`, and a loss that depends on the prompt's size alone."""
 
     def __init__(self, loss, scale=2.0, d=20):
-        self.loss, self.scale, self.d, self.ledger = loss, scale, d, Ledger()
+        self.loss, self.scale, self.d, self.ledger = loss, scale, d, Count()
 
     def prompt_rms(self, w, direction):
         return self.scale * np.sqrt(np.mean(np.square(direction)))
 
     def candidate_losses(self, candidates, rows):
-        self.ledger.n_queries += len(candidates) * len(rows)
+        self.ledger.n_queries += len(candidates) * rows.shape[-1]
         return np.array([self.loss(self.scale * w) for w in candidates])
 
 
@@ -31,26 +35,26 @@ def rms(prompt):
 
 
 @pytest.mark.parametrize(
-    ("loss", "size", "bold"),
+    ("loss", "size"),
     [
-        (lambda prompt: 1 + 1000 * rms(prompt) ** 2, 0.01, 0.01),  # everything hurts
-        (lambda prompt: 1 + 1000 * (rms(prompt) - 0.09) ** 2, 0.09, 0.09),
-        (lambda prompt: 1 + 0.4 * abs(rms(prompt) - 0.03), 0.03, 0.09),  # little matters
-        (lambda prompt: 1 - 3 * rms(prompt), 0.27, 0.27),  # the more the better
+        (lambda prompt: 1 + 1000 * rms(prompt) ** 2, 0.01),  # everything hurts
+        (lambda prompt: 1 + 1000 * (rms(prompt) - 0.09) ** 2, 0.09),
+        (lambda prompt: 1 + 0.4 * abs(rms(prompt) - 0.03), 0.03),  # little matters
+        (lambda prompt: 1 - 3 * rms(prompt), 0.27),  # the more the better
     ],
 )
-def test_noise_tolerance_finds_the_size_that_the_service_likes(loss, size, bold):
+def test_noise_tolerance_finds_the_size_that_the_service_likes(loss, size):
     objective = Linear(loss)
     rng = np.random.default_rng(0)
-    assert noise_tolerance(objective, np.zeros(20), np.arange(40), rng, 12, bold=False) == size
-    assert noise_tolerance(objective, np.zeros(20), np.arange(40), rng, 12, bold=True) == bold
-    assert objective.ledger.n_queries == 2 * 4 * 12
+    assert noise_tolerance(objective, np.zeros(20), np.arange(40), rng, 12) == size
+    assert objective.ledger.n_queries == 4 * 12
 
 
-def test_a_bounds_the_noise_of_a_run():
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_bounds_the_noise_of_a_run(normalize):
     slope = np.random.default_rng(1).normal(size=20)
     objective = Linear(lambda prompt: float(slope @ prompt))
-    optimizer = SPSAGC(a="auto", c=0.1, n_directions=3)
+    optimizer = SPSAGC(a="auto", c=0.1, n_directions=3, normalize=normalize)
     batches = Batches(np.arange(40), 8, np.random.default_rng(0))
     a, measured = find_a(
         objective, optimizer, np.zeros(20), batches, np.random.default_rng(0), n_estimates=1, n_steps=50, tolerance=0.1
@@ -58,44 +62,107 @@ def test_a_bounds_the_noise_of_a_run():
     optimizer.start(np.zeros(20), np.random.default_rng(0))
     estimate = optimizer.estimate(objective.candidate_losses(optimizer.ask(), np.arange(8)))
     assert measured == pytest.approx(np.linalg.norm(estimate))
-    assert a * rms(2.0 * estimate) * optimizer.accumulated_noise(50) == pytest.approx(0.1 * 150 / 170)
+    step = estimate / measured if normalize else estimate
+    assert a * rms(2.0 * step) * optimizer.accumulated_noise(50) == pytest.approx(0.1 * 150 / 170)
 
 
-def test_gains_fit_parameters_of_any_scale():
+#: Budgets with which 500 parameters are more than a run has directions, and ones with which 20 are fewer.
+NOISE, SIGNAL = 500, 20
+
+
+@pytest.mark.parametrize("d", [NOISE, SIGNAL])
+def test_gains_fit_parameters_of_any_scale(d):
     found = []
     for scale in (1.0, 100.0):
-        objective = Linear(lambda prompt: 1 + prompt.sum() + 10 * rms(prompt) ** 2, scale=scale)
+        objective = Linear(lambda prompt: 1 + prompt.sum() + 10 * rms(prompt) ** 2, scale=scale, d=d)
         optimizer = SPSAGC(a="auto", c="auto")
-        batches = Batches(np.arange(40), 8, np.random.default_rng(0))
-        set_gains(objective, optimizer, np.zeros(20), batches, np.random.default_rng(0), 10_000)
+        batches = Batches(np.arange(40), 8, np.random.default_rng(0), shared=True)
+        set_gains(objective, optimizer, np.zeros(d), batches, np.random.default_rng(0), 5_000)
+        assert optimizer.normalize == (d == SIGNAL)
         found.append((optimizer.a, optimizer.c))
     (a, c), (a_100, c_100) = found
     assert c_100 == pytest.approx(c / 100)
-    assert a_100 == pytest.approx(a / 100**2, rel=1e-6)  # the slope is 100 times as steep, the way as short
+    if d == SIGNAL:
+        assert a_100 == pytest.approx(a / 100)  # the length of a step, whatever the slope
+    else:
+        assert a_100 == pytest.approx(a / 100**2, rel=1e-6)  # the slope is 100 times as steep, the way as short
 
 
-@pytest.mark.parametrize("budget", [2_000, 20_000])
+@pytest.mark.parametrize("d", [NOISE, SIGNAL])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("budget", [2_000, 5_000])
 @pytest.mark.parametrize(("a", "c"), [("auto", "auto"), (0.1, "auto"), ("auto", 0.1), (0.1, 0.1)])
-def test_gains_bill_what_was_said(a, c, budget):
-    objective = Linear(lambda prompt: 1.0)
+def test_gains_bill_what_was_said(a, c, budget, shared, d):
+    objective = Linear(lambda prompt: 1.0, d=d)
     optimizer = SPSA(a=a, c=c, n_directions=2)
-    batches = Batches(np.arange(100), 16, np.random.default_rng(0))
-    cost = gain_cost(optimizer, batches, budget)
-    set_gains(objective, optimizer, np.zeros(20), batches, np.random.default_rng(0), budget)
+    batches = Batches(np.arange(100), 16, np.random.default_rng(0), shared)
+    cost = gain_cost(optimizer, d, batches, budget)
+    assert cost == Plan.make(optimizer, d, batches, 0, budget).gains
+    set_gains(objective, optimizer, np.zeros(d), batches, np.random.default_rng(0), budget)
     assert objective.ledger.n_queries == cost <= BUDGET_SHARE * budget
-    assert cost == 0 or "auto" in (a, c)
+    assert (cost > 0) == ("auto" in (a, c) and not (a == "auto" and d == SIGNAL))
     assert isinstance(optimizer.a, float)
     assert isinstance(optimizer.c, float)
 
 
+@pytest.mark.parametrize("n_steps", [4, 5, 6])
+def test_a_run_with_more_directions_than_parameters_is_annealed(n_steps):
+    """And one with as many or fewer has its gains measured."""
+    objective = Linear(lambda prompt: 1 + prompt.sum() + 10 * rms(prompt) ** 2)
+    batches = Batches(np.arange(40), 8, np.random.default_rng(0))
+    optimizer = SPSAGC(a="auto", c="auto", n_directions=4)  # of 20 parameters
+    annealed = n_steps > 5
+    assert is_annealed(optimizer, 20, n_steps) == annealed
+    assert not is_annealed(SPSAGC(a=0.1, n_directions=4), 20, n_steps)
+    budget = n_steps * 8 * 2 + 15  # what does not pay for a step is left over
+    assert (gain_cost(optimizer, 20, batches, budget) == 0) == annealed
+    set_gains(objective, optimizer, np.zeros(20), batches, np.random.default_rng(0), budget)
+    assert (objective.ledger.n_queries == 0) == annealed
+    assert optimizer.normalize == annealed
+    assert optimizer.n_steps == (n_steps if annealed else None)
+    assert (rms(2.0 * optimizer.c * np.full(20, 0.75)) > 0.2) == annealed  # measured ones are 0.08 at most
+
+
+@pytest.mark.parametrize("c", ["auto", 0.2])
+def test_annealed_gains_move_prompts_by_set_sizes(c):
+    X, y = make_stripes(n=30, n_classes=3, side=9)
+    image_format, images = ImageFormat.learn(X)
+    prompter = PromptBasis().fit_pixels(image_format.pixels(images[:]))
+    ledger = Ledger(ToyService(), list("abc"))
+    objective = Objective(prompter, images, image_format, y, np.ones(30), ledger, 0.8, Temperature())
+    optimizer = SPSAGC(a="auto", c=c, clip="auto", n_directions=4)
+    batches = Batches(np.arange(30), 8, np.random.default_rng(0))
+    set_gains(objective, optimizer, np.zeros(14), batches, np.random.default_rng(0), 1_600)
+    assert ledger.n_queries == 0
+    assert (optimizer.normalize, optimizer.n_steps, optimizer.clip) == (True, 100, None)
+    # Random signs make the squares of the parts of a sum of phi add up, however alike they are: each has an rms of 0.3.
+    entry = 7 / 12  # mean square of an entry of a direction
+    assert 0.8 * optimizer.a * 0.3 == pytest.approx(0.006, rel=0.35)
+    if c == "auto":
+        assert 0.8 * optimizer.c * 0.3 * np.sqrt(14 * entry) == pytest.approx(0.25, rel=0.35)
+    else:
+        assert optimizer.c == 0.2
+    assert ledger.n_queries == 0
+
+
+def test_annealed_gains_of_linear_prompts_are_exact():
+    objective = Linear(lambda prompt: 1.0)
+    optimizer = SPSAGC(a="auto", c="auto")
+    batches = Batches(np.arange(40), 8, np.random.default_rng(0))
+    set_gains(objective, optimizer, np.zeros(20), batches, np.random.default_rng(0), 5_000)
+    assert 2 * optimizer.a / np.sqrt(20) == pytest.approx(0.006)  # of any direction of length 1
+
+
 @pytest.mark.parametrize(
-    ("a", "clip", "expected"), [("auto", "auto", "found"), (0.1, "auto", None), ("auto", 3.0, 3.0)]
+    ("a", "clip", "d", "expected"),
+    [("auto", "auto", NOISE, "found"), ("auto", "auto", SIGNAL, None), (0.1, "auto", NOISE, None)]
+    + [("auto", 3.0, d, 3.0) for d in (NOISE, SIGNAL)],
 )
-def test_clip(a, clip, expected):
-    objective = Linear(lambda prompt: 1 + prompt.sum())
+def test_clip(a, clip, d, expected):
+    objective = Linear(lambda prompt: 1 + prompt.sum(), d=d)
     optimizer = SPSAGC(a=a, c=0.1, clip=clip, n_directions=100)  # so many that all estimates are alike
     batches = Batches(np.arange(40), 8, np.random.default_rng(0))
-    set_gains(objective, optimizer, np.zeros(20), batches, np.random.default_rng(0), 10_000)
+    set_gains(objective, optimizer, np.zeros(d), batches, np.random.default_rng(0), 1_000)
     if expected == "found":
         length = np.linalg.norm(optimizer.estimate(objective.candidate_losses(optimizer.ask(), np.arange(8))))
         assert optimizer.clip == pytest.approx(2 * length, rel=0.3)
@@ -106,22 +173,21 @@ def test_clip(a, clip, expected):
 @pytest.mark.parametrize(
     ("improvement", "n_steps", "a", "w"),
     [
-        (0.3, 100, 0.6, 0),  # 500 directions for 100 parameters: signal
-        (0.02, 100, 0.6, 0),
-        (0.3, 10, 0.3, 0),  # 50 directions for 100 parameters: noise
-        (0.02, 10, 0.6, 0),
-        (0.0, 10, 0.3, 0),
-        (-0.02, 100, 0.3, 0),
-        (-0.2, 100, 0.1, 1),
-        (-0.2, 10, 0.1, 1),
+        (0.3, None, 0.3, 0),
+        (0.02, None, 0.6, 0),
+        (0.0, None, 0.3, 0),
+        (-0.02, None, 0.3, 0),
+        (-0.2, None, 0.1, 1),
+        (0.02, 100, 0.3, 0),  # one that falls stays as it is
+        (-0.2, 100, 0.3, 0),
     ],
 )
 def test_step_size_is_corrected_after_checks(improvement, n_steps, a, w):
     class Checks:
         best_w = np.ones(100)
 
-    Checks.improvement, Checks.n_steps = improvement, n_steps
-    optimizer = SPSAGC(a=0.3)
+    Checks.improvement = improvement
+    optimizer = SPSAGC(a=0.3, n_steps=n_steps)
     optimizer.start(np.zeros(100), np.random.default_rng(0))
     adapt_step_size(optimizer, Checks)
     assert optimizer.a == pytest.approx(a)

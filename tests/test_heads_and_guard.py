@@ -7,13 +7,15 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from blackvip import CalibratedHead
+from blackvip import CalibratedHead, FusedHead
 from blackvip.controls import fit_controls
+from blackvip.evidence import Evidence
 from blackvip.guard import Validation, prompt_helps, split_held_out
 from blackvip.heads import ServiceHead
-from blackvip.heads import choose_head as choose_weighted_head
-from blackvip.heads import judge as judge_weighted
-from blackvip.losses import cross_entropy
+from blackvip.judging import choose_head as choose_weighted_head
+from blackvip.judging import head_inputs
+from blackvip.judging import judge as judge_weighted
+from blackvip.losses import Temperature, cross_entropy
 
 
 def scores_with(separation, n=90, n_classes=3, seed=0):
@@ -30,11 +32,13 @@ def test_cross_entropy_equals_its_formula():
     assert cross_entropy(np.array([[1e4, 0.0]]), np.array([1])) == pytest.approx(1e4)  # no overflow
 
 
-def test_calibrated_head_is_logistic_regression_and_judged_out_of_fold():
+@pytest.mark.parametrize("standardize", [True, False])
+def test_calibrated_head_is_logistic_regression_and_judged_out_of_fold(standardize):
     scores, y = scores_with(2.0)
-    head = CalibratedHead(Cs=(0.3,))
+    scores = scores * [1.0, 10.0, 0.1]
+    head = CalibratedHead(Cs=(0.3,), standardize=standardize)
     held_out = head.fit_held_out(scores, y)
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.3, max_iter=1000))
+    model = make_pipeline(StandardScaler() if standardize else None, LogisticRegression(C=0.3, max_iter=1000))
     np.testing.assert_allclose(head.predict_log_proba(scores), model.fit(scores, y).predict_log_proba(scores))
     train, test = next(StratifiedKFold(5, shuffle=True, random_state=0).split(scores, y))
     np.testing.assert_allclose(held_out[test], model.fit(scores[train], y[train]).predict_log_proba(scores[test]))
@@ -44,8 +48,22 @@ def judge(head, scores, y):
     return judge_weighted(head, scores, y, np.ones(len(y)), scores.shape[1])
 
 
-def choose_head(head, scores, y, held_out):
-    return choose_weighted_head(head, scores, y, np.ones(len(y)), held_out)
+BLOCKS = (4, 3)  # features of a local encoder
+
+
+def features_with(separation, y, seed=50):
+    """Two blocks of features, around means that are different for each class; a separation of 0 makes noise."""
+    rng = np.random.default_rng(seed)
+    blocks = [
+        (separation * rng.normal(size=(y.max() + 1, size))[y] + rng.normal(size=(len(y), size))) / np.sqrt(size)
+        for size in BLOCKS
+    ]
+    return np.hstack(blocks)
+
+
+def choose_head(head, scores, y, held_out, features=None, judged=None):
+    features = features_with(0, y) if features is None else features
+    return choose_weighted_head(head, scores, features, y, np.ones(len(y)), held_out, BLOCKS, judged)
 
 
 ALL = np.arange(0)  # no image is held out: heads are compared on all
@@ -54,16 +72,67 @@ ALL = np.arange(0)  # no image is held out: heads are compared on all
 def test_auto_takes_a_head_where_it_helps_and_none_where_it_does_not():
     scores, y = scores_with(4.0)
     permuted = scores[:, [1, 2, 0]]
-    assert isinstance(choose_head("auto", permuted, y, ALL).head, CalibratedHead)
+    assert isinstance(choose_head("auto", permuted, y, ALL).head, (CalibratedHead, FusedHead))
     assert choose_head("auto", permuted, y, ALL).accuracy > 0.9
+    assert isinstance(choose_head("fused", permuted, y, ALL).head, FusedHead)
     assert isinstance(choose_head(None, permuted, y, ALL).head, ServiceHead)
     few, y_few = scores_with(3.0, n=20, n_classes=10, seed=1)  # two shots do not teach a head ten classes
     assert isinstance(choose_head("auto", 2 * few, y_few, ALL).head, ServiceHead)
     assert isinstance(choose_head("calibrated", 2 * few, y_few, ALL).head, CalibratedHead)
     own = CalibratedHead(Cs=(1.0,))
     assert choose_head(own, scores, y, ALL).head is not own
+    assert choose_head(own, scores, y, ALL).head.n_features_in_ == 3  # the scores alone
     with pytest.raises(ValueError, match="head='linear'; expected 'auto'"):
         choose_head("linear", scores, y, ALL)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_auto_fuses_where_features_help_and_calibrates_where_they_are_noise(seed):
+    scores, y = scores_with(1.5, seed=seed)
+    scores = scores[:, [1, 2, 0]]
+    calibrated = choose_head("calibrated", scores, y, ALL)
+    for separation, kind in ((1.5, FusedHead), (0.0, CalibratedHead)):
+        features = features_with(separation, y, seed=50 + seed)
+        fused, chosen = (choose_head(head, scores, y, ALL, features) for head in ("fused", "auto"))
+        assert isinstance(chosen.head, kind)
+        gain = calibrated.log_loss - fused.log_loss
+        assert gain > 0.3 if separation else gain < -0.02  # not by chance
+        assert chosen.log_loss == min(fused.log_loss, calibrated.log_loss)
+        assert fused.head.block_sizes_.tolist() == list(BLOCKS)
+        assert (len(fused.head.alpha_), fused.head.n_features_in_) == (2, 3 + 7)
+
+
+def test_heads_that_are_known_are_not_fitted_again(monkeypatch):
+    scores, y = scores_with(1.5)
+    features = features_with(1.5, y)
+    judged = {kind: choose_head(kind, scores, y, ALL, features) for kind in ("calibrated", "fused")}
+    judged["service"] = choose_head(None, scores, y, ALL, features)
+    monkeypatch.setattr("blackvip.judging.judge", None)
+    for head, kind in (("auto", "fused"), ("calibrated", "calibrated"), ("fused", "fused"), (None, "service")):
+        assert choose_head(head, scores, y, ALL, features, judged) is judged[kind]
+
+
+def test_what_heads_take():
+    scores, features = np.zeros((5, 3)), np.ones((5, 7))
+    assert head_inputs(CalibratedHead(), scores, features) is scores
+    assert head_inputs(ServiceHead(), scores, None) is scores
+    assert head_inputs(FusedHead(n_scores=0), scores, features) is features
+    np.testing.assert_array_equal(head_inputs(FusedHead(n_scores=3), scores, features), np.hstack([scores, features]))
+
+
+@pytest.mark.parametrize("helpful", [0.0, 5.0])
+def test_one_image_of_a_class_leaves_the_service_as_it_is(helpful):
+    scores, y = scores_with(4.0, n=10, n_classes=10)
+    scores, features = np.roll(scores, 1, axis=1), features_with(helpful, y)
+    assert isinstance(choose_head("auto", scores, y, ALL, features).head, ServiceHead)
+    for head in ("calibrated", "fused"):  # what is asked for comes as near as it can
+        assert isinstance(choose_head(head, scores, y, ALL, features).head, CalibratedHead)
+
+
+def test_one_class_so_far_leaves_the_service_as_it_is():
+    scores, y = scores_with(1.0)[0], np.zeros(90, dtype=int)
+    for head in ("auto", "calibrated", "fused"):
+        assert isinstance(choose_head(head, scores, y, ALL).head, ServiceHead)
 
 
 def test_auto_compares_on_the_held_out_images_alone():
@@ -72,7 +141,7 @@ def test_auto_compares_on_the_held_out_images_alone():
     wrong = np.flatnonzero(few.argmax(axis=1) != y)
     right = np.flatnonzero(few.argmax(axis=1) == y)
     assert isinstance(choose_head("auto", few, y, right).head, ServiceHead)
-    assert isinstance(choose_head("auto", few, y, np.tile(wrong, 2)).head, CalibratedHead)
+    assert isinstance(choose_head("auto", few, y, np.tile(wrong, 2)).head, FusedHead | CalibratedHead)
 
 
 def test_a_class_of_one_image_gets_no_head_of_its_own_accord():
@@ -86,11 +155,21 @@ def test_a_class_of_one_image_gets_no_head_of_its_own_accord():
 def test_controls():
     plain, y = scores_with(1.0)
     features = np.random.default_rng(1).normal(size=(90, 5))
-    controls = fit_controls(plain[:, [1, 2, 0]], features, y, np.ones(90))
-    assert list(controls) == ["zero_shot", "calibrated_zero_shot", "local_probe"]
+    controls = fit_controls(plain[:, [1, 2, 0]], features, y, np.ones(90), (3, 2))
+    assert list(controls) == ["zero_shot", "calibrated_zero_shot", "local_probe", "fused_zero_shot"]
     assert controls["zero_shot"].accuracy == (plain[:, [1, 2, 0]].argmax(1) == y).mean()
     assert controls["calibrated_zero_shot"].accuracy > controls["zero_shot"].accuracy + 0.2
     assert controls["local_probe"].accuracy < 0.5
+    assert controls["fused_zero_shot"].accuracy > controls["zero_shot"].accuracy + 0.2
+    assert (controls["local_probe"].head.n_features_in_, controls["fused_zero_shot"].head.n_features_in_) == (5, 8)
+    helpful = fit_controls(plain, features_with(2, y), y, np.ones(90), BLOCKS)
+    assert helpful["local_probe"].accuracy > 0.8
+    one_of_a_class = np.where(np.arange(90) == 5, 1, 0)
+    assert list(fit_controls(plain, features, one_of_a_class, np.ones(90), (3, 2))) == [
+        "zero_shot",
+        "calibrated_zero_shot",
+    ]
+    assert list(fit_controls(plain, features, np.zeros(90, dtype=int), np.ones(90), (3, 2))) == ["zero_shot"]
 
 
 @pytest.mark.parametrize(("fraction", "sizes"), [(0.25, [4, 2, 0]), (0.0, [0, 0, 0]), (0.5, [8, 4, 1])])
@@ -104,8 +183,9 @@ def test_held_out_rows_are_a_share_of_each_class(fraction, sizes):
 class Fixed:
     """An objective whose held-out scores are as good as its parameter says; it counts what it bills."""
 
-    def __init__(self, y):
+    def __init__(self, y, temperature=1.0):
         self.y, self.weights, self.billed = y, np.ones(len(y)), 0
+        self.temperature = Temperature(temperature)
 
     def log_scores(self, w, rows):
         self.billed += len(rows)
@@ -138,6 +218,18 @@ def test_validation_remembers_the_best_and_bills_no_image_twice():
     assert validation.exhausted
 
 
+def test_validation_judges_scores_at_their_own_temperature():
+    """A prompt is not the better one for making a service less sure of the same answers."""
+    scores, y = scores_with(1.5)
+    for temperature, same in ((None, True), (1.0, False)):
+        objective = Fixed(y, temperature)
+        objective.log_scores = lambda w, rows: w[0] * scores[rows]
+        validation = Validation(objective, np.arange(0, 90, 2), n_checks=4)
+        sure, unsure = (validation.check(np.array([w]))["validation_loss"] for w in (10.0, 1.0))
+        assert (sure == pytest.approx(unsure, abs=0.02)) == same
+        assert objective.temperature.value == 1  # checks teach it nothing
+
+
 def test_without_rows_nothing_is_due():
     validation = Validation(Fixed(np.arange(3)), np.array([], dtype=int), n_checks=0)
     validation.spread_over(5)
@@ -163,3 +255,18 @@ def test_guard_drops_a_prompt_that_only_flatters_its_training_images():
     plain, flattered = (judge(ServiceHead(), scores, y) for scores in (plain, flattered))
     assert flattered.accuracy > plain.accuracy
     assert not prompt_helps(plain, flattered, held_out)
+
+
+@pytest.mark.parametrize("guard", [True, False])
+@pytest.mark.parametrize("better", [True, False, None])
+def test_evidence_decides_for_a_prompt_and_its_own_head(better, guard):
+    bad, y = scores_with(1.0)
+    good, _ = scores_with(4.0)
+    plain, prompted = (bad, good) if better else (good, bad)
+    prompted = prompted if better is not None else np.full_like(prompted, np.nan)  # not scored, as after an error
+    evidence = Evidence(y, np.ones(90), np.arange(90) % 4 == 0, features_with(1.0, y), plain, prompted)
+    controls = evidence.controls(BLOCKS)
+    for head, name in ((None, "zero_shot"), ("calibrated", "calibrated_zero_shot"), ("fused", "fused_zero_shot")):
+        used, shipped = evidence.decide(head, controls, guard, BLOCKS)
+        assert used == (better is not None and (better or not guard))
+        assert (shipped is controls[name]) == (not used)

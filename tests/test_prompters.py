@@ -63,7 +63,7 @@ def test_frozen_prompter_draws_each_image_alone_and_pickles(prompter, pixels):
 
 
 def test_prompt_of_scale_zero_leaves_the_image(pixels):
-    basis = PromptBasis().fit_pixels(pixels).freeze(np.ones(12), prompt_scale=0.0)
+    basis = PromptBasis().fit_pixels(pixels).freeze(np.ones(14), prompt_scale=0.0)
     torch.testing.assert_close(basis.draw(pixels), pixels, atol=0, rtol=0)
 
 
@@ -77,14 +77,40 @@ def test_basis_equals_its_formula(pixels):
         return ndimage.gaussian_filter1d(once, sigma, axis=3, mode="nearest", radius=radius)
 
     still = [x.mean(0), *np.quantile(x, [0.5, 0.1, 0.9], axis=0), np.ones_like(x[0])]
+    flat = np.sort(x.reshape(12, 3, 320), axis=2)
+    mean, median = flat.mean(axis=2), flat[:, :, 159]  # of an even number of pixels, the lower one of the middle
     own = [x, blurred(1), blurred(3), blurred(8), x**2]
+    own += [np.broadcast_to(level[..., None, None], x.shape) for level in (mean, median)]
     own += [ndimage.maximum_filter(x, (1, 1, 3, 3)), ndimage.minimum_filter(x, (1, 1, 3, 3))]
     phi = np.stack([np.broadcast_to(image, x.shape) for image in still] + own, axis=1)
     phi *= 0.3 / np.sqrt((phi**2).mean(axis=(0, 2, 3, 4)))[:, None, None, None]
     np.testing.assert_allclose(basis.features(pixels).numpy(), phi, atol=2e-5)
-    w = np.random.default_rng(1).normal(size=(2, 12))
+    w = np.random.default_rng(1).normal(size=(2, 14))
     prompts = basis.prompts(torch.tensor(w, dtype=torch.float32), basis.features(pixels))
     np.testing.assert_allclose(prompts.numpy(), np.einsum("pj,njchw->pnchw", w, phi), atol=1e-4)
+
+
+def test_basis_makes_of_an_image_what_its_documentation_says():
+    """On images whose statistics can be told by looking at them."""
+    image = torch.full((3, 9, 9), 0.2)
+    image[:, 3:6, 3:6] = 0.8  # a ninth of the pixels
+    image[1] = 1 - image[1]
+    basis = PromptBasis().fit_pixels(torch.stack([image, torch.zeros_like(image), torch.ones_like(image)]))
+    assert (basis.n_parameters_, basis.images_.shape, basis.scale_.shape) == (14, (5, 3, 9, 9), (14,))
+    mean, median, low, high, constant = basis.images_
+    np.testing.assert_allclose(mean, (image + 1) / 3, atol=1e-6)
+    np.testing.assert_allclose(median, image)
+    np.testing.assert_allclose(low, 0.2 * image, atol=1e-6)  # a fifth of the way from the least to the next
+    np.testing.assert_allclose(high, image + 0.8 * (1 - image), atol=1e-6)
+    np.testing.assert_array_equal(constant, 1)
+    phi = basis.features(image[None])[0] / torch.from_numpy(basis.scale_).float()[:, None, None, None]
+    itself, _, _, _, square, own_mean, own_median, maximum, minimum = phi[5:]
+    torch.testing.assert_close(itself, image)
+    torch.testing.assert_close(square, image**2)
+    for level, expected in ((own_mean, [2.4 / 9, 6.6 / 9, 2.4 / 9]), (own_median, [0.2, 0.8, 0.2])):
+        torch.testing.assert_close(level, torch.tensor(expected)[:, None, None].expand(3, 9, 9))
+    assert (maximum[0] == 0.8).sum() == (minimum[1] == image.min()).sum() == 25
+    assert (minimum[0] == 0.8).sum() == 1
 
 
 def test_coordinator_puts_features_before_the_trigger(pixels):

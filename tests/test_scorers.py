@@ -1,13 +1,20 @@
 """The contract of a score function, and the ledger that counts what is sent."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
+from conftest import ToyService, make_stripes
+from scipy.special import softmax
 
-from blackvip import BudgetError, ScoreError
-from blackvip.scorers import Ledger, SharedBudget, as_log_scores, check_scores, recognise_score_type
+import blackvip
+from blackvip import BlackVIPClassifier, BudgetError, ScoreError
+from blackvip.scorers import Ledger, ScoreFormat, SharedBudget, check_scores, score_noise
+from blackvip.scorers.formats import FLOOR
 
 IMAGES = np.zeros((5, 2, 2, 3), np.uint8)
+NAN = np.nan
 
 
 @pytest.mark.parametrize(
@@ -19,31 +26,210 @@ IMAGES = np.zeros((5, 2, 2, 3), np.uint8)
         (np.zeros((4, 3)), r"shape \(4, 3\); expected numbers of shape \(5, 3\).* 5 images were sent"),
         (np.zeros((5, 2)), r"shape \(5, 2\).* 3 class prompts were sent"),
         (np.zeros(5), r"shape \(5,\)"),
-        (np.where(np.arange(15).reshape(5, 3) == 7, np.nan, 0), r"nan for image 2 and class prompt 1 \(1 of 15"),
+        (np.where(np.arange(15).reshape(5, 3) == 7, np.inf, NAN), r"inf for image 2 and class prompt 1 \(1 of 15"),
         (np.full((5, 3), np.inf), "inf for image 0"),
+        ({"a": 0.5}, "a dict that is no array of numbers; .* or a list of dicts"),
+        ([{"a": 0.5}] * 4, r"shape \(4, 3\).* 5 images were sent"),
+        ([{"a": 0.5}] * 4 + [{"a photo of a": 0.1}], "'a photo of a' for image 4, which is no class prompt; .*'a'"),
+        ([{"a": 0.5}] * 4 + [[0.1, 0.2, 0.7]], "returned a list for image 4 in a list of dicts"),
+        ([{"a": "high"}] * 5, "no array of numbers"),
+        ([{"a": np.inf}] * 5, "inf for image 0"),
     ],
 )
 def test_wrong_answers_are_explained(answer, message):
     with pytest.raises(ScoreError, match=message):
-        check_scores(answer, 5, 3)
+        check_scores(answer, 5, ["a", "b", "c"])
 
 
 def test_lists_and_tensors_are_taken():
     for answer in ([[1, 2], [3, 4]], torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)):
-        np.testing.assert_array_equal(check_scores(answer, 2, 2), [[1, 2], [3, 4]])
+        np.testing.assert_array_equal(check_scores(answer, 2, ["a", "b"]), [[1, 2], [3, 4]])
 
 
-def test_probabilities_are_recognised():
-    assert recognise_score_type(np.array([[0.2, 0.8], [1.0, 0.0]])) == "probabilities"
-    assert recognise_score_type(np.array([[0.2, 0.9], [1.0, 0.0]])) == "logits"
-    assert recognise_score_type(np.array([[-0.2, 1.2]])) == "logits"
+def test_scores_that_a_service_does_not_give():
+    prompts = ["a", "b", "c"]
+    expected = [[0.5, NAN, 0.2], [NAN, NAN, NAN]]
+    for answer in (
+        expected,
+        [[0.5, None, 0.2], [None] * 3],  # as JSON has it
+        [{"c": 0.2, "a": 0.5}, {}],
+        ({"c": np.float32(0.2), "b": None, "a": torch.tensor(0.5)}, {"a": None}),
+    ):
+        np.testing.assert_allclose(check_scores(answer, 2, prompts), expected, rtol=1e-6)
+
+
+def test_negative_probabilities_are_explained():
+    with pytest.raises(ScoreError, match="returned -0.5, .* score_type='logits'"):
+        check_scores([[0.5, -0.5, NAN]], 1, list("abc"), "probabilities")
+    assert check_scores([[0.5, -0.5]], 1, list("ab"), "logits").min() == -0.5
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([[0.2, 0.8], [1.0, 0.0]], "probabilities"),
+        ([[0.2, 0.9], [1.0, 0.0]], "logits"),
+        ([[-0.2, 1.2]], "logits"),
+        ([[0.2, 0.3, NAN], [0.9, NAN, NAN], [NAN, NAN, NAN]], "probabilities"),  # the rest went to other classes
+        ([[0.2, 0.3, NAN], [0.3, 0.3, 0.3]], "logits"),  # a row that is complete, and does not sum to 1
+        ([[0.7, 0.4, NAN]], "logits"),
+        ([[0.7, -np.inf, NAN]], "logits"),
+        ([[23.1, NAN, 22.8]], "logits"),
+    ],
+)
+def test_probabilities_are_recognised(scores, expected):
+    assert ScoreFormat.recognise(np.array(scores)).score_type == expected
 
 
 def test_log_scores():
-    np.testing.assert_allclose(as_log_scores(np.array([[0.5, 0.0]]), "probabilities"), [np.log([0.5, 1e-6])])
-    np.testing.assert_array_equal(as_log_scores(np.array([[3.0, -1.0]]), "logits"), [[3.0, -1.0]])
-    with pytest.raises(ScoreError, match="score_type='logits'"):
-        as_log_scores(np.array([[0.5, -0.5]]), "probabilities")
+    probabilities, logits = ScoreFormat("probabilities"), ScoreFormat("logits")
+    np.testing.assert_array_equal(probabilities.log_scores(np.array([[0.5, 0.0]])), [np.log([0.5, 1e-6])])
+    np.testing.assert_array_equal(logits.log_scores(np.array([[3.0, -1.0]])), [[3.0, -1.0]])
+
+
+def test_missing_scores_are_lower_than_all_that_were_given():
+    probabilities, logits = ScoreFormat("probabilities"), ScoreFormat("logits")
+    scores = np.array(
+        [[0.5, 0.1, NAN, NAN], [0.8, 0.16, NAN, NAN], [0.6, 0.4, NAN, NAN], [NAN] * 4, [0.4, 0.3, 0.2, 0.1]]
+    )
+    expected = [
+        [0.5, 0.1, 0.05, 0.05],
+        [0.8, 0.16, 0.02, 0.02],
+        [0.6, 0.4, 1e-6, 1e-6],
+        [0.25] * 4,
+        [0.4, 0.3, 0.2, 0.1],
+    ]
+    np.testing.assert_allclose(np.exp(probabilities.log_scores(scores)), expected)
+    scores = np.array([[3.0, NAN, 1.0], [-np.inf, -2.0, NAN], [NAN] * 3])
+    half = np.log(2)
+    np.testing.assert_allclose(logits.log_scores(scores), [[3, 1 - half, 1], [-2 - half, -2, -2 - half], [0] * 3])
+
+
+def random_probabilities(n_images=40, n_classes=10, sharpness=6):
+    return softmax(sharpness * np.random.default_rng(0).normal(size=(n_images, n_classes)), axis=1)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("decimals", [1, 2, 3, 4, 5])
+def test_rounded_probabilities_are_recognised(decimals, dtype):
+    scores = np.round(random_probabilities(), decimals).astype(dtype).astype(np.float64)
+    if decimals <= 2:
+        assert np.abs(scores.sum(axis=1) - 1).max() > 1e-3  # as probabilities that are not rounded never do
+    found = ScoreFormat.recognise(scores)
+    assert found.score_type == "probabilities"
+    assert found.floor == pytest.approx(0.5 * 10**-decimals)
+    truncated = np.where(scores >= np.sort(scores, axis=1)[:, -3:-2], scores, NAN)
+    assert ScoreFormat.recognise(truncated) == found
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        random_probabilities(),
+        random_probabilities().astype(np.float32).astype(float),
+        np.round(random_probabilities(), 6),  # half of such a unit is below what is always the floor
+        np.eye(10)[np.arange(40) % 10],  # labels alone
+        np.full((40, 2), 0.5),  # a service that answers all alike tells nothing of its decimals
+        np.array([[0.25, 0.75]]),
+    ],
+)
+def test_probabilities_that_are_not_rounded_keep_the_floor_that_there_always_was(scores):
+    assert ScoreFormat.recognise(scores) == ScoreFormat("probabilities", 1e-6)
+
+
+def test_a_ledger_recognises_the_format_of_the_first_images_and_keeps_it():
+    answers = iter([*np.round(random_probabilities(30), 2), *random_probabilities(5), *np.zeros((5, 10))])
+    ledger = Ledger(lambda images, prompts: [next(answers)], list("abcdefghij"), images_per_call=1)
+    images = np.zeros((30, 2, 2, 3), np.uint8)
+    first = ledger.log_scores(images)
+    assert ledger.score_format == ScoreFormat("probabilities", 0.005)
+    assert first.min() == np.log(0.005)
+    assert ledger.log_scores(images[:5]).min() == np.log(0.005)
+    later = Ledger(lambda images, prompts: np.zeros((5, 10)), list("abcdefghij"), score_format=ledger.score_format)
+    np.testing.assert_array_equal(later.log_scores(images[:5]), ledger.log_scores(images[:5]))
+
+
+@pytest.mark.parametrize("images_per_call", [1, 3, 64])
+def test_a_service_that_gives_nothing_at_all_is_an_error_and_an_image_without_scores_is_none(images_per_call):
+    nothing = lambda images, prompts: [{} for _ in images]
+    bright_ones = lambda images, prompts: [{"b": 0.5} if image.any() else {} for image in images]
+    ledger = Ledger(nothing, ["a", "b"], images_per_call=images_per_call)
+    with pytest.raises(ScoreError, match="no score at all for 5 images"):
+        ledger.log_scores(IMAGES)
+    np.testing.assert_array_equal(np.ptp(ledger.log_scores(IMAGES[:1])), 0)
+    assert (ledger.score_type, ledger.score_format) == ("auto", None)  # which tells nothing of what it gives otherwise
+    images = IMAGES.copy()
+    images[3] = 255
+    log_scores = Ledger(bright_ones, ["a", "b"], images_per_call=images_per_call).log_scores(images)
+    assert (np.ptp(log_scores, axis=1) > 0).tolist() == [False, False, False, True, False]
+
+
+def test_a_declared_score_type_is_believed():
+    scores = np.round(random_probabilities(), 2)
+    assert ScoreFormat.recognise(scores, "logits") == ScoreFormat("logits", FLOOR)
+    assert ScoreFormat.recognise(2 * scores, "probabilities") == ScoreFormat("probabilities", 0.01 / 2)
+
+
+def top_two(images, class_prompts):
+    """A service of another make: its two best classes by name, with probabilities of two decimals."""
+    scores = np.round(softmax(ToyService()(images, class_prompts), axis=1), 2)
+    return [{class_prompts[k]: row[k] for k in np.argsort(row)[-2:]} for row in scores]
+
+
+def test_a_truncating_and_rounding_service_is_adapted_and_read_in_the_same_way_later(tmp_path):
+    X, y = make_stripes(n=60, n_classes=4, background=0.6)
+    clf = BlackVIPClassifier(top_two, prompter="basis", max_queries=2000, random_state=0, verbose=0, head=None)
+    clf.set_params(guard=False).fit(X, y)
+    assert (clf.score_type_, clf.score_floor_) == ("probabilities", 0.005)
+    proba = clf.predict_proba(X)
+    assert np.isfinite(proba).all()
+    np.testing.assert_array_equal(np.concatenate([clf.predict_proba(X[[k]]) for k in range(8)]), proba[:8])
+    assert clf.score(X, y) > 0.9
+    clf.save(tmp_path / "clf.blackvip")
+    loaded = blackvip.load(tmp_path / "clf.blackvip", top_two)
+    assert (loaded.score_floor_, loaded.seconds_per_image_) == (0.005, clf.seconds_per_image_)
+    np.testing.assert_array_equal(loaded.predict_proba(X), proba)
+
+
+def test_a_price_is_declared_and_checked(service):
+    assert Ledger(service, ["a"]).price_per_image is None
+    service.price_per_image = 0.0015
+    assert Ledger(SharedBudget(service, 5), ["a"]).price_per_image == 0.0015
+    for price in (-1, NAN, np.inf, "0.15 USD", True):
+        service.price_per_image = price
+        with pytest.raises(
+            ValueError, match="price_per_image that the score function declares is .*; expected a finite"
+        ):
+            Ledger(service, ["a"])
+    assert service.n_images == 0
+
+
+def test_answers_are_timed(service):
+    def slow(images, class_prompts):
+        time.sleep(0.002 * len(images))
+        return service(images, class_prompts)
+
+    ledger = Ledger(slow, ["a", "b"], images_per_call=2)
+    assert ledger.seconds_per_image is None
+    ledger.log_scores(IMAGES)
+    assert 0.01 <= ledger.seconds < 1
+    assert ledger.seconds_per_image == ledger.seconds / 5
+    service.fail_at = 1
+    with pytest.raises(RuntimeError, match="down"):
+        ledger.log_scores(IMAGES)
+    assert ledger.seconds_per_image == ledger.seconds / 5  # of answers that came
+
+
+def test_noise_is_that_of_one_answer():
+    rng = np.random.default_rng(0)
+    y = np.arange(4000) % 3
+    scores = rng.normal(size=(4000, 3))
+    assert score_noise(scores, scores, y) == 0
+    two = np.repeat(np.log(0.5), 2)
+    a, b = (two + 0.1 * np.stack([rng.normal(size=4000), np.zeros(4000)], axis=1) for _ in range(2))
+    assert score_noise(a, b, np.zeros(4000, int)) == pytest.approx(
+        0.1 / 2, rel=0.05
+    )  # the loss's slope is a half there
 
 
 def test_ledger_splits_counts_and_hands_out_copies():

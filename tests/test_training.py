@@ -5,24 +5,32 @@ import pytest
 import torch
 from conftest import ToyService, make_stripes
 
-from blackvip import PromptBasis
+from blackvip import CMAES, SPSA, SPSAGC, Coordinator, PromptBasis
 from blackvip.images import ImageFormat
-from blackvip.losses import cross_entropy
+from blackvip.losses import Temperature, cross_entropy
 from blackvip.scorers import Ledger
-from blackvip.training import Batches, Objective
+from blackvip.training import Batches, Objective, Plan
+
+
+def make_objective(prompter=None, temperature=1.0, weights=None):
+    X, y = make_stripes(n=30, n_classes=3, side=9)
+    image_format, images = ImageFormat.learn(X)
+    prompter = (prompter or PromptBasis()).fit_pixels(image_format.pixels(images[:]))
+    weights = np.ones(30) if weights is None else weights
+    ledger = Ledger(ToyService(), list("abc"))
+    return Objective(prompter, images, image_format, y, weights, ledger, 0.8, Temperature(temperature))
 
 
 @pytest.fixture
 def objective():
-    X, y = make_stripes(n=30, n_classes=3, side=9)
-    image_format, images = ImageFormat.learn(X)
-    prompter = PromptBasis().fit_pixels(image_format.pixels(images[:]))
-    return Objective(prompter, images, image_format, y, np.ones(30), Ledger(ToyService(), list("abc")), 0.8)
+    return make_objective()
 
 
-def test_losses_are_those_of_prompted_rounded_images(objective):
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_losses_are_those_of_prompted_rounded_images(temperature):
+    objective = make_objective(temperature=temperature)
     rows = np.array([3, 8, 21, 22])
-    candidates = np.random.default_rng(0).normal(0, 0.3, (5, 12))
+    candidates = np.random.default_rng(0).normal(0, 0.3, (5, 14))
     losses = objective.candidate_losses(candidates, rows)
     assert objective.ledger.n_queries == 20
     x = objective.image_format.pixels(objective.images[rows]).double()
@@ -30,13 +38,43 @@ def test_losses_are_those_of_prompted_rounded_images(objective):
     for candidate, loss in zip(candidates, losses):
         prompt = torch.einsum("j,njchw->nchw", torch.tensor(candidate), phi)
         sent = ((x + 0.8 * prompt).clamp(0, 1) * 255).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)
-        expected = cross_entropy(ToyService()(sent, list("abc")), objective.y[rows]).mean()
+        expected = cross_entropy(ToyService()(sent, list("abc")) / temperature, objective.y[rows]).mean()
         assert loss == pytest.approx(expected, abs=0.01)  # single precision may round a pixel the other way
+
+
+@pytest.mark.parametrize("prompter", [PromptBasis(), Coordinator(last_layer="random")])
+def test_candidates_with_rows_of_their_own_lose_as_if_each_were_scored_alone(prompter):
+    """The Coordinator's prompts depend on what else is in the batch."""
+    weights = np.random.default_rng(1).uniform(0.5, 2, 30)
+    objective = make_objective(prompter, weights=weights)
+    rng = np.random.default_rng(0)
+    start = objective.prompter.initial_parameters(rng)
+    candidates = start + rng.normal(0, 0.1, (6, len(start)))
+    rows = np.array([[3, 8, 21, 22], [9, 1, 2, 0], [3, 8, 21, 22], [0, 1, 2, 9], [9, 1, 2, 0], [29, 5, 17, 8]])
+    together = objective.candidate_losses(candidates, rows)
+    assert objective.ledger.n_queries == 6 * 4
+    alone = [objective.candidate_losses(candidates[k : k + 1], rows[k])[0] for k in range(6)]
+    np.testing.assert_allclose(together, alone, atol=1e-3)  # a pixel may be rounded the other way
+    assert np.ptp(together) > 0.01
+    same = objective.candidate_losses(candidates, np.tile(rows[0], (6, 1)))
+    np.testing.assert_array_equal(same, objective.candidate_losses(candidates, rows[0]))
+
+
+def test_losses_are_taken_at_the_temperature_before_they_teach_it():
+    objective, fixed = make_objective(temperature=None), make_objective(temperature=1.0)
+    candidates, rows = np.random.default_rng(0).normal(0, 0.3, (2, 14)), np.arange(30)
+    np.testing.assert_array_equal(
+        objective.candidate_losses(candidates, rows), fixed.candidate_losses(candidates, rows)
+    )
+    learned = objective.temperature.value
+    assert learned != 1
+    second, third = (one.candidate_losses(candidates, rows) for one in (objective, make_objective(temperature=learned)))
+    np.testing.assert_array_equal(second, third)
 
 
 def test_chunks_and_uncached_features_change_nothing(objective, monkeypatch):
     rows = np.arange(30)
-    candidates = np.random.default_rng(0).normal(0, 0.3, (5, 12))
+    candidates = np.random.default_rng(0).normal(0, 0.3, (5, 14))
     whole = objective.candidate_losses(candidates, rows)
     monkeypatch.setattr("blackvip.training._CHUNK_BYTES", 1)
     monkeypatch.setattr("blackvip.training._CACHE_BYTES", 1)
@@ -48,6 +86,7 @@ def test_chunks_and_uncached_features_change_nothing(objective, monkeypatch):
         objective.weights,
         objective.ledger,
         0.8,
+        Temperature(1.0),
     )
     assert uncached._features is None
     np.testing.assert_allclose(uncached.candidate_losses(candidates, rows), whole, atol=0.01)
@@ -55,14 +94,58 @@ def test_chunks_and_uncached_features_change_nothing(objective, monkeypatch):
 
 def test_start_costs_what_plain_images_cost(objective):
     plain = cross_entropy(objective.plain_log_scores(), objective.y).mean()
-    assert objective.candidate_losses(np.zeros((1, 12)), np.arange(30))[0] == pytest.approx(plain)
-    np.testing.assert_array_equal(objective.log_scores(np.zeros(12), np.arange(30)), objective.plain_log_scores())
+    assert objective.candidate_losses(np.zeros((1, 14)), np.arange(30))[0] == pytest.approx(plain)
+    np.testing.assert_array_equal(objective.log_scores(np.zeros(14), np.arange(30)), objective.plain_log_scores())
 
 
 def test_batches_use_every_image_once_before_any_twice():
     batches = Batches(np.arange(5, 15), 4, np.random.default_rng(0))
-    seen = np.concatenate([batches.next() for _ in range(10)])
+    seen = np.concatenate([batches.next(n) for n in (4, 1, 7, 8, 10, 3, 7)])
     assert len(seen) == 40
     for epoch in seen.reshape(4, 10):
         np.testing.assert_array_equal(np.sort(epoch), np.arange(5, 15))
     assert (seen[:10] != seen[10:20]).any()
+
+
+def test_both_sides_of_a_direction_get_the_same_rows_and_other_directions_others():
+    batches = Batches(np.arange(100, 124), 8, np.random.default_rng(0))
+    optimizer = SPSAGC(n_directions=4)
+    assert batches.n_rows_each(optimizer) == 2
+    seen = []
+    for _ in range(6):  # two passes
+        rows = batches.for_step(optimizer)
+        assert rows.shape == (8, 2)
+        np.testing.assert_array_equal(rows[:4], rows[4:])  # `ask` gives the one sides, then the others
+        assert len(np.unique(rows[:4])) == 8
+        seen.append(rows[:4].ravel())
+    for one_pass in np.concatenate(seen).reshape(2, 24):
+        np.testing.assert_array_equal(np.sort(one_pass), np.arange(100, 124))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "shared", "shape"),
+    [
+        (SPSAGC(n_directions=4), True, (8, 8)),
+        (SPSA(n_directions=4, sides=1), False, (5, 8)),  # all are compared with the same candidate
+        (CMAES(population_size=6), False, (6, 8)),
+    ],
+)
+def test_what_is_compared_with_all_others_gets_all_rows(optimizer, shared, shape):
+    batches = Batches(np.arange(100, 124), 8, np.random.default_rng(0), shared)
+    assert batches.n_rows_each(optimizer) == 8
+    steps = [batches.for_step(optimizer) for _ in range(3)]
+    for rows in steps:
+        assert rows.shape == shape
+        assert (rows == rows[0]).all()
+    np.testing.assert_array_equal(np.sort(np.concatenate([rows[0] for rows in steps])), np.arange(100, 124))
+
+
+@pytest.mark.parametrize(("batch_size", "each"), [(2, 1), (4, 1), (11, 2), (24, 6)])
+def test_a_step_bills_what_the_plan_says(batch_size, each):
+    optimizer = SPSA(a=0.1, c=0.1, n_directions=4)
+    batches = Batches(np.arange(24), batch_size, np.random.default_rng(0))
+    assert batches.n_rows_each(optimizer) == each  # a row for each direction at least
+    plan = Plan.make(optimizer, 14, batches, validation_cost=30, budget=1000)
+    assert plan.step == batches.for_step(optimizer).size == 8 * each
+    assert (plan.n_steps, plan.gains, plan.budget) == (970 // plan.step, 0, 970)
+    assert Plan.make(optimizer, 14, batches, 30, 1000, max_steps=3).n_steps == 3

@@ -16,10 +16,14 @@ from ..classifier import BlackVIPClassifier
 from ..decoder import n_stages_for
 from ..encoders import Encoder, PCAEncoder, ScratchEncoder, TimmEncoder
 from ..evidence import Evidence
-from ..heads import CalibratedHead, JudgedHead, ServiceHead
+from ..fusion import FusedHead
+from ..gradients import GradientEncoder
+from ..heads import CalibratedHead, ServiceHead
 from ..images import ImageFormat
-from ..optimizers import SPSA, SPSAGC
+from ..judging import JudgedHead
+from ..optimizers import CMAES, RGF, SPSA, SPSAGC, AdamSPSA, Subspace
 from ..prompters import Coordinator, PromptBasis
+from ..scorers.formats import FLOOR
 from ..transformer import BlackVIPPrompter
 from .fields import (
     BOOL,
@@ -49,9 +53,11 @@ from .format import expect
 __all__ = ["MODEL"]
 
 PROMPTERS = ("Coordinator", "PromptBasis")
-ENCODERS = ("PCAEncoder", "TimmEncoder", "ScratchEncoder")
-HEADS = ("ServiceHead", "CalibratedHead")
-OPTIMIZERS = ("SPSA", "SPSAGC")
+FROZEN_ENCODERS = ("PCAEncoder", "GradientEncoder", "TimmEncoder")
+ENCODERS = (*FROZEN_ENCODERS, "ScratchEncoder")
+HEADS = ("ServiceHead", "CalibratedHead", "FusedHead")
+IN_ALL_DIMENSIONS = ("SPSA", "SPSAGC", "AdamSPSA", "RGF", "CMAES")
+OPTIMIZERS = (*IN_ALL_DIMENSIONS, "Subspace")
 MODEL = Object("BlackVIPClassifier", "BlackVIPPrompter", *PROMPTERS)  #: What a file may be.
 
 _MAX_PIXELS = 2**24  # of an image: what an image is resized to is not backed by bytes in the file
@@ -148,6 +154,12 @@ def _finish_pca(encoder: PCAEncoder) -> None:
     expect(encoder.n_features_out_ == len(encoder.axes_), "n_features_out_ is not the number of axes_")
 
 
+def _finish_gradients(encoder: GradientEncoder) -> None:
+    n_features = sum(encoder.block_sizes_)
+    expect(encoder.n_features_out_ == n_features, f"n_features_out_ is {encoder.n_features_out_}")
+    expect(len(encoder.mean_) == n_features, f"mean_ has {len(encoder.mean_)} numbers; expected {n_features}")
+
+
 def _finish_scratch(encoder: ScratchEncoder) -> None:
     expect(encoder.n_features_out_ == encoder.n_channels_out * 49, f"n_features_out_ is {encoder.n_features_out_}")
 
@@ -162,6 +174,17 @@ KINDS["PCAEncoder"] = Kind(
         "_sklearn_output_config": _OUTPUT,
     },
     finish=_finish_pca,
+)
+KINDS["GradientEncoder"] = Kind(
+    GradientEncoder,
+    params={},
+    fitted={
+        "mean_": Array(("n_features",)),
+        "scale_": Array(("n_features",), low=1e-3),
+        "n_features_out_": _NATURAL,
+        "_sklearn_output_config": _OUTPUT,
+    },
+    finish=_finish_gradients,
 )
 KINDS["TimmEncoder"] = Kind(
     TimmEncoder,
@@ -223,7 +246,7 @@ def _finish_basis(prompter: PromptBasis) -> None:
     expect(prompter.images_.shape[2:] == size, f"images_ have the size {prompter.images_.shape[2:]}; expected {size}")
 
 
-_N_STILL, _N_PHI = 5, 5 + len(PromptBasis._sigmas) + 4
+_N_STILL, _N_PHI = 5, 5 + len(PromptBasis._sigmas) + 6
 
 KINDS["Coordinator"] = Kind(
     Coordinator,
@@ -270,12 +293,31 @@ def _finish_calibrated(head: CalibratedHead) -> None:
     expect(head.n_features_in_ == head.coef_.shape[1], "a head's n_features_in_ does not fit its coef_")
 
 
-def _check_head(head: Any, n_inputs: int, n_classes: int) -> None:
-    """Whether a head that turns so many inputs into class indices fits these classes."""
-    n_known = len(head.classes_)
+def _finish_fused(head: FusedHead) -> None:
+    _finish_head(head)
+    n_scores, n_features = head.coef_.shape[1], head.block_coef_.shape[1]
+    # As floats: a sum of sizes that a file makes up may not overflow.
+    expect(float(head.block_sizes_.sum(dtype=float)) == n_features, "a head's block_sizes_ do not fit its block_coef_")
+    expect(head.n_features_in_ == n_scores + n_features, "a head's n_features_in_ does not fit its coefficients")
+    expect(head.tau_ == 0 or head.classes_[-1] < n_scores, "a head has a tau_, but no scores of its classes")
+
+
+def _is_probe(head: Any) -> bool:
+    """Whether a head takes features alone."""
+    return isinstance(head, FusedHead) and head.n_scores == 0
+
+
+def _check_head(head: Any, n_classes: int, encoder: Encoder, n_scores: int) -> None:
+    """Whether a head that takes so many log scores fits these classes, and the encoder whose features it may take."""
+    n_known, expected = len(head.classes_), n_scores
     expect(head.classes_[-1] < n_classes, f"a head knows the class {head.classes_[-1]}, but there are {n_classes}")
-    expected = n_known if isinstance(head, ServiceHead) else head.n_features_in_
-    expect(n_inputs == expected, f"a head takes {expected} inputs; expected {n_inputs}")
+    if isinstance(head, FusedHead):
+        own, sizes = tuple(head.block_sizes_.tolist()), tuple(encoder.block_sizes_)
+        expect(own == sizes, f"a head has blocks of {own} features; expected {sizes}")
+        expect(head.n_scores == n_scores, f"a head has n_scores={head.n_scores}; expected {n_scores}")
+        expected += sum(sizes)
+    n_inputs = n_known if isinstance(head, ServiceHead) else head.n_features_in_
+    expect(n_inputs == expected, f"a head takes {n_inputs} inputs; expected {expected}")
 
 
 KINDS["ServiceHead"] = Kind(
@@ -292,6 +334,30 @@ KINDS["CalibratedHead"] = Kind(
         "n_features_in_": _NATURAL,
     },
     finish=_finish_calibrated,
+)
+KINDS["FusedHead"] = Kind(
+    FusedHead,
+    params={
+        "n_scores": OneOf(NONE, _COUNT),
+        "block_sizes": OneOf(NONE, ListOf(_NATURAL)),
+        "C": number(),
+        "strengths": ListOf(number()),
+        "n_folds": _NATURAL,
+        "scores_of_classes": BOOL,
+    },
+    fitted={
+        "alpha_": Array(("n_blocks",), low=0),
+        "block_coef_": Array(("n_classes", "n_features")),
+        "block_intercept_": Array(("n_blocks", "n_classes")),
+        "block_sizes_": Array(("n_blocks",), "int64", low=1),
+        "classes_": Array(("n_classes",), "int64", low=0),
+        "coef_": Array(("n_classes", "n_scores")),
+        "intercept_": Array(("n_classes",)),
+        "n_features_in_": _NATURAL,
+        "strength_": number(),
+        "tau_": number(low=0),
+    },
+    finish=_finish_fused,
 )
 KINDS["JudgedHead"] = Kind(
     JudgedHead,
@@ -318,8 +384,7 @@ KINDS["Evidence"] = Kind(
 # Optimizers
 
 _GAIN = OneOf(choice("auto"), number())
-_FIGURES = {name: Maybe(number()) for name in ("a", "a_k", "c_k", "estimate_norm", "step_norm")}
-_VECTOR = Array(("n_parameters",))
+_FIGURES = {name: Maybe(number()) for name in ("a", "a_k", "c_k", "sigma", "estimate_norm", "step_norm")}
 _SPSA: dict[str, Field] = {
     "a": _GAIN,
     "c": _GAIN,
@@ -328,21 +393,89 @@ _SPSA: dict[str, Field] = {
     "stability": number(),
     "n_directions": _NATURAL,
     "clip": OneOf(choice(None, "auto"), number()),
+    "sides": Maybe(integer(1, 2)),  # files of the first release have none
 }
-_STARTED: dict[str, Field] = {
-    "rng": Generator(),
-    "state": Record(
-        {
-            "k": _NATURAL,
-            "w": _VECTOR,
-            "m": OneOf(NONE, _VECTOR),
-            "delta": _Forgotten(),
-            "figures": Maybe(Record({**_FIGURES})),
-        }
-    ),
+_ANNEALED: dict[str, Field] = {"normalize": Maybe(BOOL), "n_steps": Maybe(OneOf(NONE, _NATURAL))}
+_BETA = number(0, 1)
+
+
+def _states(d: str) -> dict[str, Record]:
+    """The state of each kind of optimizer whose vectors have the dimension of this name."""
+    vector, figures = Array((d,)), Maybe(Record({**_FIGURES}))
+    spsa: dict[str, Field] = {"k": _NATURAL, "w": vector, "delta": _Forgotten(), "figures": figures}
+    spsa["square"] = Maybe(OneOf(NONE, number(low=0)))
+    bounded = Array((d,), low=-1e32, high=1e32)  # as `cmaes` asks of a mean
+    return {
+        "SPSA": Record({**spsa, "m": OneOf(NONE, vector)}),
+        "SPSAGC": Record({**spsa, "m": OneOf(NONE, vector)}),
+        "AdamSPSA": Record({**spsa, "t": _COUNT, "m": vector, "v": Array((d,), low=0)}),
+        "RGF": Record({"k": _NATURAL, "w": vector, "directions": _Forgotten(), "figures": figures}),
+        "CMAES": Record(
+            {
+                "w": bounded,
+                "sigma": number(low=np.finfo(float).tiny, high=1e32),
+                "C": Array((d, d)),
+                "p_sigma": vector,
+                "p_c": vector,
+                "generation": _COUNT,
+                "candidates": _Forgotten(),
+                "figures": figures,
+            }
+        ),
+    }
+
+
+_STATES: dict[str, dict[str, Field]] = {
+    name: {"rng": Generator(), "state": state} for name, state in _states("n_parameters").items()
 }
-KINDS["SPSA"] = Kind(SPSA, _SPSA, _STARTED)
-KINDS["SPSAGC"] = Kind(SPSAGC, {**_SPSA, "momentum": number()}, _STARTED)
+KINDS["SPSA"] = Kind(SPSA, {**_SPSA, **_ANNEALED}, _STATES["SPSA"])
+KINDS["SPSAGC"] = Kind(SPSAGC, {**_SPSA, **_ANNEALED, "momentum": number()}, _STATES["SPSAGC"])
+KINDS["AdamSPSA"] = Kind(
+    AdamSPSA, {**_SPSA, "beta1": _BETA, "beta2": _BETA, "epsilon": number(low=0)}, _STATES["AdamSPSA"]
+)
+KINDS["RGF"] = Kind(
+    RGF,
+    {
+        "a": number(),
+        "c": number(),
+        "a_end": number(),
+        "n_steps": _NATURAL,
+        "power": number(),
+        "n_directions": _NATURAL,
+    },
+    _STATES["RGF"],
+)
+KINDS["CMAES"] = Kind(CMAES, {"sigma": number(), "population_size": OneOf(NONE, _NATURAL)}, _STATES["CMAES"])
+
+
+def _finish_subspace(subspace: Any) -> None:
+    """Whether the state within is one of its optimizer's."""
+    name = type(subspace.optimizer).__name__
+    expected = _states("n_dims")[name].fields.keys() - {"figures"}
+    found = subspace.state["inner"].keys() - {"figures"}
+    expect(found == expected, f"the state within a Subspace of {name} has {sorted(found)}; expected {sorted(expected)}")
+
+
+KINDS["Subspace"] = Kind(
+    Subspace,
+    {
+        "optimizer": Object(*IN_ALL_DIMENSIONS, fitted="no"),
+        "n_dims": _NATURAL,
+        "kind": choice("orthonormal", "gaussian"),
+    },
+    {
+        "rng": Generator(),
+        "state": Record(
+            {
+                "w": Array(("n_parameters",)),
+                "origin": Array(("n_parameters",)),
+                "P": Array(("n_parameters", "n_dims")),
+                "inner": OneOf(*_states("n_dims").values()),
+            }
+        ),
+    },
+    finish=_finish_subspace,
+)
 
 # Estimators
 
@@ -365,9 +498,10 @@ def _finish_classifier(clf: BlackVIPClassifier) -> None:
     expect(evidence.features.shape[1] == n_features, f"the evidence is not of the encoder's {n_features} features")
     expect(evidence.plain.shape[1] == n_classes and n_images > 0, "the evidence is not of these classes")
     expect(int(evidence.y.max()) < n_classes, "the evidence has a class that there is not")
-    _check_head(clf.head_, n_classes, n_classes)
+    _check_head(clf.head_, n_classes, clf.probe_encoder_, 0 if _is_probe(clf.head_) else n_classes)
     for name, control in clf.controls_.items():
-        _check_head(control.head, n_features if name == "local_probe" else n_classes, n_classes)
+        n_scores = 0 if name == "local_probe" else n_classes
+        _check_head(control.head, n_classes, clf.probe_encoder_, n_scores)
         expect(control.held_out.shape == (n_images, n_classes), f"controls_ has another number of images in {name}")
     state = vars(clf.optimizer_).get("state")
     n_parameters = clf.coordinator_.n_parameters_
@@ -383,8 +517,9 @@ KINDS["BlackVIPClassifier"] = Kind(
         "class_prompts": OneOf(text(), Pairs(LABEL, text()), ListOf(text())),
         "prompter": OneOf(choice("coordinator", "basis"), Object(*PROMPTERS, fitted="no")),
         "encoder": _ENCODER,
+        "local_encoder": _ENCODER,
         "prompt_scale": number(),
-        "optimizer": OneOf(choice("spsa-gc", "spsa"), Object(*OPTIMIZERS, fitted="no")),
+        "optimizer": OneOf(choice("spsa-gc", "spsa", "cma-es"), Object(*OPTIMIZERS, fitted="no")),
         "a": _GAIN,
         "c": _GAIN,
         "alpha": number(),
@@ -394,8 +529,10 @@ KINDS["BlackVIPClassifier"] = Kind(
         "n_directions": _NATURAL,
         "clip": OneOf(choice(None, "auto"), number()),
         "batch_size": _NATURAL,
+        "share_batch": BOOL,
+        "temperature": OneOf(choice("auto"), number()),
         "max_queries": _NATURAL,
-        "head": OneOf(choice("auto", "calibrated", None), Object(*HEADS, fitted="no")),
+        "head": OneOf(choice("auto", "fused", "calibrated", None), Object(*HEADS, fitted="no")),
         "guard": BOOL,
         "validation_fraction": number(),
         "patience": OneOf(NONE, _NATURAL),
@@ -422,6 +559,7 @@ KINDS["BlackVIPClassifier"] = Kind(
                 "zero_shot": Object("JudgedHead"),
                 "calibrated_zero_shot": Maybe(Object("JudgedHead")),
                 "local_probe": Maybe(Object("JudgedHead")),
+                "fused_zero_shot": Maybe(Object("JudgedHead")),
             }
         ),
         "history_": ListOf(
@@ -442,7 +580,9 @@ KINDS["BlackVIPClassifier"] = Kind(
         "c_": OneOf(choice("auto", None), number()),
         "termination_reason_": choice(*_REASONS),
         "score_type_": choice("logits", "probabilities"),
-        "probe_encoder_": Object("PCAEncoder", "TimmEncoder"),
+        "score_floor_": Maybe(number(FLOOR, 0.05)),  # files of the first release have none
+        "seconds_per_image_": Maybe(number(low=0)),
+        "probe_encoder_": Object(*FROZEN_ENCODERS),
         "_evidence": Object("Evidence"),
         "_rng": Generator(),
         **_READING,

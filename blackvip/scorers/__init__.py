@@ -1,15 +1,18 @@
 """What stands between this package and a service: the contract of a score function, and the ledger."""
 
-from .contract import ScoreFunction, as_log_scores, check_scores, recognise_score_type
+from .contract import ScoreFunction, check_rate, check_scores
+from .formats import ScoreFormat
 from .ledger import Ledger
+from .noise import score_noise
 from .shared import Lease, SharedBudget
 
 __all__ = [
     "Ledger",
     "Lease",
+    "ScoreFormat",
     "ScoreFunction",
     "SharedBudget",
-    "as_log_scores",
+    "check_rate",
     "check_scores",
-    "recognise_score_type",
+    "score_noise",
 ]

@@ -1,40 +1,65 @@
 """The contract of a score function, checked on every answer.
 
 ``score_fn(images, class_prompts) -> scores``: images (n, height, width, 3), uint8, RGB, just what a service
-would be sent; class_prompts, a list of str; scores (n, n_classes), finite, higher is better.
+would be sent; class_prompts, a list of str; scores (n, n_classes), higher is better.
+
+A service that gives only its top scores has NaN for the others, or -inf where the scores are logits. Or it answers
+with a list of dicts, one per image, from class prompt to score; prompts that are not in one, or have None, are missing
+in the same way. What becomes of them tells `ScoreFormat.log_scores`.
 
 It may declare as attributes: ``images_per_call``, the most images in one call; ``score_type``, "logits" or
-"probabilities"; and a method ``lease(n_images)``, a context manager whose value is a score function that sends no
-more than these, see `SharedBudget`.
+"probabilities"; ``price_per_image``, in any currency; and a method ``lease(n_images)``, a context manager whose value
+is a score function that sends no more than these, see `SharedBudget`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from ..exceptions import ScoreError
 
-__all__ = ["SCORE_TYPES", "ScoreFunction", "as_log_scores", "check_scores", "recognise_score_type"]
+__all__ = ["ScoreFunction", "check_anything_given", "check_rate", "check_scores"]
 
 ScoreFunction = Callable[[np.ndarray, list[str]], Any]
-SCORE_TYPES = ("logits", "probabilities")
-_FLOOR = 1e-6  # of probabilities, before their logarithm is taken
 
 
-def check_scores(scores: Any, n_images: int, n_classes: int) -> np.ndarray:
+def check_scores(scores: Any, n_images: int, class_prompts: Sequence[str], score_type: str = "auto") -> np.ndarray:
     """Scores as a float array of shape (n_images, n_classes), or an error that says what came back.
+
+    Parameters
+    ----------
+    scores : array-like of shape (n_images, n_classes), or list of dict
+        What the score function returned.
+    n_images : int
+        How many it was sent.
+    class_prompts : sequence of str
+    score_type : {"auto", "logits", "probabilities"}
+        What the scores are known to be; "auto": not yet.
+
+    Returns
+    -------
+    scores : ndarray of shape (n_images, n_classes), float64
+        Missing ones are NaN, or as they came -inf.
 
     Raises
     ------
     ScoreError
-        If they are no numbers, have another shape, or are not all finite.
+        If they are no numbers, have another shape, name other class prompts, are infinite, or are probabilities that
+        are negative.
     """
-    expected = f"expected numbers of shape ({n_images}, {n_classes}), a row per image and a column per class prompt"
+    n_classes = len(class_prompts)
+    expected = (
+        f"expected numbers of shape ({n_images}, {n_classes}), a row per image and a column per class prompt, or a "
+        "list of dicts from class prompt to score"
+    )
     if scores is None:
         raise ScoreError(f"The score function returned None; {expected}. Does it end with a return statement?")
+    if isinstance(scores, (list, tuple)) and any(isinstance(row, Mapping) for row in scores):
+        scores = _rows_of(scores, class_prompts)
     if hasattr(scores, "detach"):  # a torch tensor, on any device
         scores = scores.detach().cpu()
     try:
@@ -50,30 +75,55 @@ def check_scores(scores: Any, n_images: int, n_classes: int) -> np.ndarray:
         elif array.ndim == 2:
             reason = f" {n_classes} class prompts were sent: is there a score for each of them, in their order?"
         raise ScoreError(f"The score function returned an array of shape {array.shape}; {expected}.{reason}")
-    bad = ~np.isfinite(array)
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
+    infinite = np.isposinf(array)
+    if infinite.any():
+        row, column = np.argwhere(infinite)[0]
         raise ScoreError(
             f"The score function returned {array[row, column]} for image {row} and class prompt {column} "
-            f"({bad.sum()} of {bad.size} scores are not finite); expected finite numbers. Return a low score "
-            "where the service gives none."
+            f"({infinite.sum()} of {infinite.size} scores are infinite); expected finite numbers. Return NaN where "
+            "the service gives none."
+        )
+    if score_type == "probabilities" and (array < 0).any():
+        raise ScoreError(
+            f"The score function returned {np.nanmin(array):.4g}, but its scores were taken for probabilities, which "
+            "are not negative. Set score_type='logits' if they are none; return NaN where the service gives none."
         )
     return array
 
 
-def recognise_score_type(scores: np.ndarray) -> str:
-    """ "probabilities" where all scores are at least 0 and each row sums to 1, else "logits"."""
-    on_simplex = scores.min() >= 0 and np.allclose(scores.sum(axis=1), 1, atol=1e-3)
-    return "probabilities" if on_simplex else "logits"
+def check_anything_given(scores: np.ndarray) -> None:
+    """Raise an error where scores (n_images, n_classes) of several images are all missing.
 
-
-def as_log_scores(scores: np.ndarray, score_type: str) -> np.ndarray:
-    """Scores whose softmax is what the service believes: logits as they are, probabilities as logarithms."""
-    if score_type == "logits":
-        return scores
-    if scores.min() < 0:
+    A single image may well have nothing that the service recognises.
+    """
+    if len(scores) > 1 and not np.isfinite(scores).any():
         raise ScoreError(
-            f"The score function returned {scores.min():.4g}, but its scores were taken for probabilities, which "
-            "are not negative. Set score_type='logits' if they are none."
+            f"The score function gave no score at all for {len(scores)} images; expected at least one among them. Are "
+            "the names in the service's answer those of the class prompts?"
         )
-    return np.log(np.maximum(scores, _FLOOR))
+
+
+def check_rate(rate: Any, name: str) -> float | None:
+    """A price or a time per image as a float, None if there is none; or an error that says what it is called."""
+    if rate is None:
+        return None
+    if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 <= float(rate) < np.inf:
+        raise ValueError(f"{name} is {rate!r}; expected a finite number that is not negative, or None.")
+    return float(rate)
+
+
+def _rows_of(answers: Sequence[Any], class_prompts: Sequence[str]) -> list[list[Any]]:
+    """A list of dicts from class prompt to score as rows of scores, None where there is none."""
+    for row, answer in enumerate(answers):
+        if not isinstance(answer, Mapping):
+            raise ScoreError(
+                f"The score function returned a {type(answer).__name__} for image {row} in a list of dicts; expected a "
+                "dict from class prompt to score for each image, which is empty where the service gives none."
+            )
+        unknown = [prompt for prompt in answer if prompt not in class_prompts]
+        if unknown:
+            raise ScoreError(
+                f"The score function returned a score for {unknown[0]!r} for image {row}, which is no class prompt; "
+                f"expected some of those that it was sent, such as {class_prompts[0]!r}. Leave out what was not asked."
+            )
+    return [[answer.get(prompt) for prompt in class_prompts] for answer in answers]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 
 import numpy as np
 
 from ..exceptions import BudgetError
-from .contract import SCORE_TYPES, ScoreFunction, as_log_scores, check_scores, recognise_score_type
+from .contract import ScoreFunction, check_anything_given, check_rate, check_scores
+from .formats import SCORE_TYPES, ScoreFormat
 
 __all__ = ["Ledger"]
 
@@ -24,14 +26,17 @@ class Ledger:
     ----------
     score_fn : callable
         ``score_fn(images, class_prompts) -> scores``, see `blackvip.scorers.contract`. What it declares as
-        attributes is used: ``images_per_call`` and ``score_type``.
+        attributes is used: ``images_per_call``, ``score_type`` and ``price_per_image``.
     class_prompts : list of str
     max_queries : int or None
         Images that may be sent; None: any number.
     images_per_call : int or None
         The most images in one call; None: what the score function declares, else 64.
     score_type : {"auto", "logits", "probabilities"}
-        "auto": what the score function declares, else recognised in its first answer.
+        "auto": what the score function declares, else recognised in the first scores.
+    score_format : ScoreFormat or None
+        As an earlier ledger has recognised it. None: recognised in the scores of the first images that are asked for,
+        and then kept, so that an image's log scores depend on its scores alone.
     on_queries : callable or None
         Called with the number of images of each call, after it.
 
@@ -39,7 +44,12 @@ class Ledger:
     ----------
     n_queries : int
         Images sent so far. An image counts when it is sent, whether or not an answer comes back.
-    score_type : str
+    score_format : ScoreFormat or None
+        None before the first scores.
+    price_per_image : float or None
+        What the score function declares, in any currency.
+    seconds : float
+        Spent waiting for the answers that came.
     """
 
     def __init__(
@@ -50,19 +60,26 @@ class Ledger:
         max_queries: int | None = None,
         images_per_call: int | None = None,
         score_type: str = "auto",
+        score_format: ScoreFormat | None = None,
         on_queries: Callable[[int], object] | None = None,
     ):
         self.score_fn = score_fn
         self.class_prompts = tuple(class_prompts)
         self.max_queries = max_queries
         self.images_per_call: int = images_per_call or getattr(score_fn, "images_per_call", None) or 64
-        self.score_type: str = getattr(score_fn, "score_type", "auto") if score_type == "auto" else score_type
-        if self.score_type not in ("auto", *SCORE_TYPES):
+        self.score_format = score_format
+        self._declared_type = getattr(score_fn, "score_type", "auto") if score_type == "auto" else score_type
+        if self._declared_type not in ("auto", *SCORE_TYPES):
             raise ValueError(
-                f"The score function declares score_type={self.score_type!r}; expected 'logits' or 'probabilities'."
+                f"The score function declares score_type={self._declared_type!r}; expected 'logits' or 'probabilities'."
             )
+        self.price_per_image = check_rate(
+            getattr(score_fn, "price_per_image", None), "The price_per_image that the score function declares"
+        )
         self.on_queries = on_queries
         self.n_queries = 0
+        self.seconds = 0.0
+        self._n_answered = 0
         self._send = score_fn
         self._lease: AbstractContextManager[ScoreFunction] | None = None
 
@@ -90,6 +107,16 @@ class Ledger:
         """Images that the budget still allows."""
         return np.inf if self.max_queries is None else self.max_queries - self.n_queries
 
+    @property
+    def score_type(self) -> str:
+        """What the scores are; "auto" as long as that is neither declared nor recognised."""
+        return self._declared_type if self.score_format is None else self.score_format.score_type
+
+    @property
+    def seconds_per_image(self) -> float | None:
+        """The mean time of an answer, over the images that were answered; None before the first answer."""
+        return self.seconds / self._n_answered if self._n_answered else None
+
     def log_scores(self, images: np.ndarray) -> np.ndarray:
         """Send images and return their log scores.
 
@@ -106,24 +133,31 @@ class Ledger:
         BudgetError
             If the budget does not cover all of them; none is sent then.
         ScoreError
-            If the service's answer breaks the contract.
+            If the service's answer breaks the contract, or gives several images no score at all.
         """
         if len(images) > self.remaining:
             raise BudgetError(
                 f"{len(images)} images were to be sent, but the budget of {self.max_queries} leaves {self.remaining}."
             )
-        parts = [
+        answers = [
             self._call(images[first : first + self.images_per_call])
             for first in range(0, len(images), self.images_per_call)
         ]
-        return np.concatenate(parts) if parts else np.empty((0, len(self.class_prompts)))
+        if not answers:
+            return np.empty((0, len(self.class_prompts)))
+        scores = np.concatenate(answers)
+        check_anything_given(scores)
+        if self.score_format is None and np.isfinite(scores).any():  # a single image may be given nothing
+            self.score_format = ScoreFormat.recognise(scores, self._declared_type)
+        return (self.score_format or ScoreFormat("logits")).log_scores(scores)
 
     def _call(self, images: np.ndarray) -> np.ndarray:
         self.n_queries += len(images)
+        begin = time.perf_counter()
         answer = self._send(np.ascontiguousarray(images), list(self.class_prompts))
-        scores = check_scores(answer, len(images), len(self.class_prompts))
-        if self.score_type == "auto":
-            self.score_type = recognise_score_type(scores)
+        self.seconds += time.perf_counter() - begin
+        self._n_answered += len(images)
+        scores = check_scores(answer, len(images), self.class_prompts, self.score_type)
         if self.on_queries is not None:
             self.on_queries(len(images))
-        return as_log_scores(scores, self.score_type)
+        return scores

@@ -104,6 +104,11 @@ class SharedBudget:
         return getattr(self.score_fn, "score_type", "auto")
 
     @property
+    def price_per_image(self) -> float | None:
+        """What an image costs, as the score function declares, in any currency."""
+        return getattr(self.score_fn, "price_per_image", None)
+
+    @property
     def n_queries(self) -> int:
         """Images that were sent so far, by all processes."""
         with self._counts() as counts:

@@ -1,76 +1,21 @@
-"""Optimizers that see losses only: ask for candidates, tell their losses.
+"""SPSA, and SPSA-GC, BlackVIP's own optimizer.
 
-They know nothing of images, networks or services, so that each can be tested alone on a formula.
 Equation numbers are those of BlackVIP (CVPR 2023, arXiv 2303.14773) and of Spall (1998).
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import clone
 
-__all__ = ["SPSA", "SPSAGC", "Optimizer", "segmented_uniform"]
+from .base import Optimizer, segmented_uniform
 
+__all__ = ["SPSA", "SPSAGC"]
 
-def segmented_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Perturbations whose entries are uniform on [-1, -0.5] and [0.5, 1].
-
-    They are symmetric with a bounded inverse moment, which is what SPSA asks of a perturbation
-    (Spall 1992, condition A2); the choice is BlackVIP's.
-    """
-    magnitude = rng.uniform(0.5, 1.0, shape)
-    return magnitude * rng.choice([-1.0, 1.0], shape)
-
-
-class Optimizer(BaseEstimator, ABC):
-    """What a training loop needs of an optimizer.
-
-    `start` once, then `ask` and `tell` in turn. What changes with each step is in `state`, a dict of plain values
-    and arrays.
-    """
-
-    #: Candidates that one step asks for.
-    n_candidates: int
-    state: dict[str, Any]
-
-    @property
-    def started(self) -> bool:
-        """Whether `start` was called, so that another run can go on from here."""
-        return "state" in vars(self)
-
-    @property
-    def w(self) -> np.ndarray:
-        """The current parameter vector, of shape (d,)."""
-        return self.state["w"]
-
-    def restart_from(self, w: np.ndarray) -> None:
-        """Go on from another parameter vector.
-
-        Parameters
-        ----------
-        w : ndarray of shape (d,)
-            The vector.
-        """
-        self.state["w"] = np.array(w, dtype=np.float64)
-
-    def figures(self) -> dict[str, float]:
-        """What the last step has to tell, as plain numbers, for the history."""
-        return {}
-
-    @abstractmethod
-    def start(self, w: np.ndarray, rng: np.random.Generator) -> None:
-        """Begin at the parameter vector `w` of shape (d,), with random numbers from `rng`."""
-
-    @abstractmethod
-    def ask(self) -> np.ndarray:
-        """Return candidates of shape (n_candidates, d), whose losses are wanted."""
-
-    @abstractmethod
-    def tell(self, losses: np.ndarray) -> None:
-        """Take the losses of shape (n_candidates,) of the candidates that were asked for last."""
+_C_FALL = 0.8  # the share of c that is gone at the end of a run with `n_steps`
+_MEMORY = 0.95  # of the mean square of the estimates' lengths: it spans some twenty steps
 
 
 class SPSA(Optimizer):
@@ -90,11 +35,27 @@ class SPSA(Optimizer):
         Perturbations that are drawn, and whose estimates are averaged, in one step.
     clip : float or None
         Greatest Euclidean norm of an estimate; a longer one is scaled down to it. None: no limit.
+    sides : {1, 2}
+        2: an estimate compares both sides of the parameters (Spall 1992). 1: it compares one side with the parameters
+        themselves, whose loss all directions share (Chen, Duncan & Pasik-Duncan 1999); its error is of the order of c,
+        and not of its square.
+    normalize : bool
+        Whether estimates are divided by the root mean square of their recent lengths, so that `a` is the length of a
+        step whatever the scale of the losses.
+    n_steps : int or None
+        Steps over which both gains fall linearly, `a` to nothing and `c` to a fifth; `alpha`, `gamma` and `stability`
+        are then not used. None: the power laws above.
 
     Notes
     -----
-    A step evaluates ``2 * n_directions`` candidates, whatever the number of parameters.
+    A step evaluates ``2 * n_directions`` candidates with two sides, and ``n_directions + 1`` with one, whatever the
+    number of parameters.
     """
+
+    # of those pickled by a release that had no choice
+    sides: int = 2
+    normalize: bool = False
+    n_steps: int | None = None
 
     def __init__(
         self,
@@ -106,23 +67,40 @@ class SPSA(Optimizer):
         stability: float = 1.0,
         n_directions: int = 5,
         clip: float | str | None = None,
+        sides: int = 2,
+        normalize: bool = False,
+        n_steps: int | None = None,
     ):
-        self.a = a
-        self.c = c
+        self.a: Any = a
+        self.c: Any = c
         self.alpha = alpha
         self.gamma = gamma
         self.stability = stability
         self.n_directions = n_directions
         self.clip: Any = clip
+        self.sides = sides
+        self.normalize = normalize
+        self.n_steps = n_steps
 
     @property
     def n_candidates(self) -> int:  # type: ignore[override]
-        """Candidates that one step asks for: two for each direction."""
-        return 2 * self.n_directions
+        """Candidates that one step asks for: two for each direction, or one for each and one for all."""
+        return 2 * self.n_directions if self.sides == 2 else self.n_directions + 1
+
+    def n_candidates_for(self, d: int) -> int:
+        if self.sides not in (1, 2):
+            raise ValueError(f"sides={self.sides!r}; expected 1 or 2.")
+        return self.n_candidates
+
+    @property
+    def n_comparisons(self) -> int:
+        """One for each direction; with one side, all are compared with the same candidate."""
+        return self.n_directions if self.sides == 2 else 1
 
     def start(self, w: np.ndarray, rng: np.random.Generator) -> None:
+        self.n_candidates_for(len(w))
         self.rng = rng
-        self.state = {"k": 1, "w": np.array(w, dtype=np.float64), "m": None, "delta": None}
+        self.state = {"k": 1, "w": np.array(w, dtype=np.float64), "m": None, "square": None, "delta": None}
 
     @property
     def started(self) -> bool:
@@ -133,20 +111,35 @@ class SPSA(Optimizer):
         super().restart_from(w)
         self.state["m"] = None  # the gain sequences go on as they were
 
+    def begin_run(self, n_steps: int) -> None:
+        if self.n_steps is not None:
+            self.n_steps = max(1, n_steps)
+            self.state["k"] = 1
+
     @property
     def a_k(self) -> float:
-        """Step size of the current step (Spall 1998, section III.B)."""
+        """Step size of the current step (Spall 1998, section III.B; or linear)."""
+        if self.n_steps is not None:
+            return self.a * (1 - self._progress)
         return self.a / (self.state["k"] + self.stability) ** self.alpha
 
     @property
     def c_k(self) -> float:
-        """Perturbation size of the current step (Spall 1998, section III.B)."""
+        """Perturbation size of the current step (Spall 1998, section III.B; or linear)."""
+        if self.n_steps is not None:
+            return self.c * (1 - _C_FALL * self._progress)
         return self.c / self.state["k"] ** self.gamma
+
+    @property
+    def _progress(self) -> float:
+        """The share of `n_steps` that is made; what goes on beyond them goes on as the last one."""
+        return min(self.state["k"] - 1, self.n_steps - 1) / self.n_steps  # type: ignore[operator]
 
     def ask(self) -> np.ndarray:
         w = self.state["w"]
         self.state["delta"] = delta = segmented_uniform(self.rng, (self.n_directions, len(w)))
-        return np.concatenate([w + self.c_k * delta, w - self.c_k * delta])
+        plus = w + self.c_k * delta
+        return np.concatenate([plus, w - self.c_k * delta]) if self.sides == 2 else np.concatenate([w[None], plus])
 
     def tell(self, losses: np.ndarray) -> None:
         """Make one step.
@@ -156,10 +149,7 @@ class SPSA(Optimizer):
         losses : ndarray of shape (n_candidates,)
             Of the candidates asked for last.
         """
-        self._step(self._clipped(self.estimate(losses)))
-
-    def figures(self) -> dict[str, float]:
-        return self.state["figures"]
+        self._step(self._normalized(self._clipped(self.estimate(losses))))
 
     def _step(self, g: np.ndarray) -> None:
         step = self.a_k * self._direction(g)
@@ -169,7 +159,7 @@ class SPSA(Optimizer):
         self.state["k"] += 1
 
     def estimate(self, losses: np.ndarray) -> np.ndarray:
-        """Gradient estimate from losses (BlackVIP, eq. 3).
+        """Gradient estimate from losses (BlackVIP, eq. 3; with one side, Chen et al. 1999).
 
         Parameters
         ----------
@@ -181,8 +171,10 @@ class SPSA(Optimizer):
         estimate : ndarray of shape (d,)
             The mean over the directions.
         """
-        plus, minus = np.split(np.asarray(losses, dtype=np.float64), 2)
-        return (((plus - minus) / (2 * self.c_k))[:, None] / self.state["delta"]).mean(axis=0)
+        losses = np.asarray(losses, dtype=np.float64)
+        plus, other = np.split(losses, 2) if self.sides == 2 else (losses[1:], losses[0])
+        slopes = (plus - other) / (self.sides * self.c_k)  # between points that are one or two c_k apart
+        return (slopes[:, None] / self.state["delta"]).mean(axis=0)
 
     def accumulated_noise(self, n_steps: int) -> float:
         """How far `n_steps` steps carry on noise alone, for a = 1 and independent estimates of length 1.
@@ -210,6 +202,14 @@ class SPSA(Optimizer):
         norm = np.linalg.norm(g)
         return g if self.clip is None or norm <= self.clip else g * (self.clip / norm)
 
+    def _normalized(self, g: np.ndarray) -> np.ndarray:
+        """An estimate in units of the root mean square of recent ones' lengths."""
+        if not self.normalize:
+            return g
+        square, before = float(g @ g), self.state.get("square")
+        self.state["square"] = mean = _MEMORY * before + (1 - _MEMORY) * square if before else square
+        return g / np.sqrt(mean) if mean > 0 else g  # a saturated service answers both sides alike
+
     def _direction(self, g: np.ndarray) -> np.ndarray:
         return g
 
@@ -233,6 +233,12 @@ class SPSAGC(SPSA):
         Perturbations in one step.
     clip : float or None
         Greatest Euclidean norm of an estimate.
+    sides : {1, 2}
+        Sides of the parameters that an estimate compares, as in `SPSA`.
+    normalize : bool
+        Whether estimates are divided by the root mean square of recent ones' lengths.
+    n_steps : int or None
+        Steps over which both gains fall linearly, as in `SPSA`.
     """
 
     def __init__(
@@ -246,8 +252,13 @@ class SPSAGC(SPSA):
         momentum: float = 0.9,
         n_directions: int = 5,
         clip: float | str | None = None,
+        sides: int = 2,
+        normalize: bool = False,
+        n_steps: int | None = None,
     ):
-        super().__init__(a, c, alpha=alpha, gamma=gamma, stability=stability, n_directions=n_directions, clip=clip)
+        gains: dict[str, Any] = {"alpha": alpha, "gamma": gamma, "stability": stability}
+        gains.update(n_directions=n_directions, clip=clip, sides=sides, normalize=normalize, n_steps=n_steps)
+        super().__init__(a, c, **gains)
         self.momentum = momentum
 
     def _direction(self, g: np.ndarray) -> np.ndarray:

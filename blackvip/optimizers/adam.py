@@ -1,0 +1,87 @@
+"""Adam's steps on SPSA's estimates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .spsa import SPSA
+
+__all__ = ["AdamSPSA"]
+
+
+class AdamSPSA(SPSA):
+    r"""Adam (Kingma & Ba 2015, algorithm 1) with SPSA's estimate in place of the gradient.
+
+    Chen et al. (NeurIPS 2019, ZO-AdaMM) study steps of this family on estimates from losses.
+
+    Parameters
+    ----------
+    a : float
+        Step size, as in `SPSA`: about how far a parameter moves in one step. It must be a number: "auto" looks for
+        the size of a step that is as long as its estimate, which Adam's are not.
+    c : float
+        Perturbation size, as in `SPSA`.
+    alpha, gamma : float
+        The exponents with which both sequences decay.
+    stability : float
+        The constant :math:`o` in the step size.
+    beta1, beta2 : float
+        The rates with which the means of the estimates and of their squares forget.
+    epsilon : float
+        Is added to the root of the mean square.
+    n_directions : int
+        Perturbations in one step.
+    clip : float or None
+        Greatest Euclidean norm of an estimate.
+    sides : {1, 2}
+        Sides of the parameters that an estimate compares, as in `SPSA`.
+    """
+
+    def __init__(
+        self,
+        a: float = 0.01,
+        c: float | str = 0.01,
+        *,
+        alpha: float = 0.4,
+        gamma: float = 0.1,
+        stability: float = 1.0,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_directions: int = 5,
+        clip: float | str | None = None,
+        sides: int = 2,
+    ):
+        gains: dict[str, Any] = {"alpha": alpha, "gamma": gamma, "stability": stability}
+        super().__init__(a, c, **gains, n_directions=n_directions, clip=clip, sides=sides)
+        del self.normalize, self.n_steps  # Adam has its own way to both; the class says that neither is used
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.epsilon = epsilon
+
+    def n_candidates_for(self, d: int) -> int:
+        if self.a == "auto":
+            raise ValueError("AdamSPSA has a='auto'; expected a number, which is about how far a parameter moves.")
+        return super().n_candidates_for(d)
+
+    def start(self, w: np.ndarray, rng: np.random.Generator) -> None:
+        super().start(w, rng)
+        self._forget()
+
+    def restart_from(self, w: np.ndarray) -> None:
+        super().restart_from(w)
+        self._forget()
+
+    def _forget(self) -> None:
+        zeros = np.zeros_like(self.w)
+        self.state.update(t=0, m=zeros, v=zeros)  # t counts the estimates that are in both means
+
+    def _direction(self, g: np.ndarray) -> np.ndarray:
+        t = self.state["t"] + 1
+        m = self.beta1 * self.state["m"] + (1 - self.beta1) * g
+        v = self.beta2 * self.state["v"] + (1 - self.beta2) * g**2
+        self.state.update(t=t, m=m, v=v)
+        m_hat, v_hat = m / (1 - self.beta1**t), v / (1 - self.beta2**t)  # both means started at zero
+        return m_hat / (np.sqrt(v_hat) + self.epsilon)

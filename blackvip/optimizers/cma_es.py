@@ -1,0 +1,101 @@
+"""CMA-ES, by the package `cmaes`."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from cmaes import CMA
+
+from .base import Optimizer
+
+__all__ = ["CMAES"]
+
+_SMALLEST = 4  # a population with two parents: with one, nothing is learned of the covariance
+
+
+class CMAES(Optimizer):
+    r"""Covariance matrix adaptation evolution strategy (Hansen 2016, arXiv 1604.00772), by the package `cmaes`.
+
+    A step draws a population from a normal distribution, and moves its mean, scale and covariance towards the better
+    half. It uses the order of the losses alone, not their size. The parameter vector is the mean.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation of the first population around the start, in units of the parameters.
+    population_size : int or None
+        Candidates in one step. None: :math:`4 + \lfloor 3 \ln d \rfloor` (Hansen 2016, eq. 48).
+
+    Notes
+    -----
+    The covariance is a matrix of d times d numbers, and a step makes one for each candidate: for more than about a
+    thousand parameters, take a `Subspace` of them.
+    """
+
+    def __init__(self, sigma: float = 0.1, *, population_size: int | None = None):
+        self.sigma = sigma
+        self.population_size = population_size
+
+    @property
+    def n_candidates(self) -> int:  # type: ignore[override]
+        """Candidates that one step asks for; without a `population_size`, known once it has started."""
+        return self.population_size or self.n_candidates_for(len(self.w))
+
+    def n_candidates_for(self, d: int) -> int:
+        if self.sigma <= 0:
+            raise ValueError(f"sigma={self.sigma}; expected more than 0.")
+        if self.population_size is None:
+            return 4 + math.floor(3 * math.log(d))  # what `cmaes` does; its own is told only with d x d numbers at hand
+        if self.population_size < _SMALLEST:
+            raise ValueError(f"population_size={self.population_size}; expected {_SMALLEST} or more, or None.")
+        return self.population_size
+
+    def start(self, w: np.ndarray, rng: np.random.Generator) -> None:
+        self.n_candidates_for(len(w))
+        self.rng = rng
+        self.state = {"sigma": float(self.sigma), "C": np.eye(len(w)), "candidates": None}
+        self.restart_from(w)
+
+    def restart_from(self, w: np.ndarray) -> None:
+        super().restart_from(w)
+        zeros = np.zeros_like(self.w)  # the paths lead elsewhere, but the scale and the covariance may still fit
+        self.state.update(generation=0, p_sigma=zeros, p_c=zeros)
+
+    def ask(self) -> np.ndarray:
+        distribution = self._distribution(seed=int(self.rng.integers(2**32)))
+        self.state["candidates"] = np.stack([distribution.ask() for _ in range(self.n_candidates)])
+        return self.state["candidates"]
+
+    def tell(self, losses: np.ndarray) -> None:
+        """Move the distribution.
+
+        Parameters
+        ----------
+        losses : ndarray of shape (n_candidates,)
+            Of the candidates asked for last.
+        """
+        distribution, w = self._distribution(), self.w
+        distribution.tell(list(zip(self.state["candidates"], np.asarray(losses, dtype=np.float64).tolist())))
+        self.state.update(
+            w=distribution.mean,
+            generation=distribution.generation,
+            sigma=float(distribution._sigma),
+            C=np.ascontiguousarray(distribution._C),
+            p_sigma=distribution._p_sigma,
+            p_c=distribution._pc,
+        )
+        self.state["figures"] = {"sigma": self.state["sigma"], "step_norm": float(np.linalg.norm(self.w - w))}
+
+    def _distribution(self, seed: int = 0) -> CMA:
+        """The package's object, made anew at each call: what it has learned is in `state`, as plain arrays.
+
+        Its constructor takes mean, scale and covariance. The paths and the count of generations have no public way
+        in; their names, and those that `tell` reads, have been the same in all releases from 0.12.0 to 0.13.1.
+        """
+        state = self.state
+        size, covariance = self.n_candidates, state["C"]
+        distribution = CMA(state["w"], state["sigma"], population_size=size, cov=covariance, seed=seed)
+        distribution._p_sigma, distribution._pc = state["p_sigma"], state["p_c"]
+        distribution._g = state["generation"]
+        return distribution

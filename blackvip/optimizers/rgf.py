@@ -1,0 +1,115 @@
+"""Random gradient-free optimization as in black-box adversarial reprogramming."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .base import Optimizer
+
+__all__ = ["RGF"]
+
+
+class RGF(Optimizer):
+    r"""Random gradient-free descent, BAR's optimizer (Tsai et al., ICML 2020, arXiv 2007.08714).
+
+    The estimate is one-sided, from q random directions :math:`u_i` of length 1:
+    :math:`\hat g = \frac{d}{q c} \sum_i (L(w + c u_i) - L(w))\, u_i`. The factor d makes it unbiased for a linear
+    loss. Steps decay like a polynomial: :math:`a_k = a_{end} + (a - a_{end}) (1 - (k - 1) / n)^p`.
+
+    Parameters
+    ----------
+    a : float
+        Step size at the start.
+    c : float
+        How far a candidate is from the parameters, as a Euclidean distance: BAR's smoothing parameter.
+    a_end : float
+        Step size after `n_steps` steps, where it stays.
+    n_steps : int
+        Steps over which the step size decays.
+    power : float
+        The exponent p of the decay.
+    n_directions : int
+        Directions q that are drawn in one step.
+
+    Notes
+    -----
+    A step evaluates ``n_directions + 1`` candidates. BAR decays from 5 to 10 down to 0.01 to 0.1, for its own
+    parameters, which a sigmoid turns into pixels.
+    """
+
+    def __init__(
+        self,
+        a: float = 0.01,
+        c: float = 0.01,
+        *,
+        a_end: float = 1e-4,
+        n_steps: int = 1000,
+        power: float = 0.9,
+        n_directions: int = 5,
+    ):
+        self.a = a
+        self.c = c
+        self.a_end = a_end
+        self.n_steps = n_steps
+        self.power = power
+        self.n_directions = n_directions
+
+    @property
+    def n_candidates(self) -> int:  # type: ignore[override]
+        """Candidates that one step asks for: the parameters themselves, and one for each direction."""
+        return self.n_directions + 1
+
+    def n_candidates_for(self, d: int) -> int:
+        if isinstance(self.a, str) or isinstance(self.c, str):
+            raise ValueError(f"RGF has a={self.a!r} and c={self.c!r}; expected two numbers: it finds neither itself.")
+        return self.n_candidates
+
+    def start(self, w: np.ndarray, rng: np.random.Generator) -> None:
+        self.n_candidates_for(len(w))
+        self.rng = rng
+        self.state = {"k": 1, "w": np.array(w, dtype=np.float64), "directions": None}
+
+    @property
+    def a_k(self) -> float:
+        """Step size of the current step."""
+        left = max(0.0, 1 - (self.state["k"] - 1) / self.n_steps)
+        return self.a_end + (self.a - self.a_end) * left**self.power
+
+    def ask(self) -> np.ndarray:
+        w = self.state["w"]
+        directions = self.rng.normal(size=(self.n_directions, len(w)))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        self.state["directions"] = directions
+        return np.concatenate([w[None], w + self.c * directions])
+
+    def tell(self, losses: np.ndarray) -> None:
+        """Make one step.
+
+        Parameters
+        ----------
+        losses : ndarray of shape (n_candidates,)
+            Of the candidates asked for last.
+        """
+        g = self.estimate(losses)
+        step = self.a_k * g
+        norms = {"estimate_norm": float(np.linalg.norm(g)), "step_norm": float(np.linalg.norm(step))}
+        self.state["figures"] = {"a": self.a, "a_k": self.a_k, "c_k": self.c, **norms}
+        self.state["w"] = self.state["w"] - step
+        self.state["k"] += 1
+
+    def estimate(self, losses: np.ndarray) -> np.ndarray:
+        """Gradient estimate from losses.
+
+        Parameters
+        ----------
+        losses : ndarray of shape (n_candidates,)
+            Of the candidates asked for last.
+
+        Returns
+        -------
+        estimate : ndarray of shape (d,)
+            The mean over the directions, times d.
+        """
+        losses, directions = np.asarray(losses, dtype=np.float64), self.state["directions"]
+        slopes = (losses[1:] - losses[0]) / self.c
+        return directions.shape[1] * (slopes[:, None] * directions).mean(axis=0)

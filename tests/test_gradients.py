@@ -1,0 +1,117 @@
+"""Gradient features, on images whose gradients are known."""
+
+import numpy as np
+import pytest
+import torch
+
+import blackvip
+from blackvip import Coordinator, GradientEncoder, PCAEncoder
+from blackvip.encoders import make_encoder
+from blackvip.gradients import _descriptors
+
+COARSE, FINE, COLOUR = GradientEncoder().block_sizes_
+
+
+def gratings(angles, side=48, wavelength=12):
+    """Images (n, 3, side, side) whose brightness changes along these directions."""
+    at = torch.arange(side, dtype=torch.float64)
+    waves = [
+        torch.sin(2 * torch.pi * (np.cos(angle) * at + np.sin(angle) * at[:, None]) / wavelength) for angle in angles
+    ]
+    return torch.stack(waves)[:, None].expand(-1, 3, -1, -1) / 4 + 0.5
+
+
+def textures(n=12, height=20, width=20, seed=0):
+    return torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("octant", range(8))
+def test_histograms_peak_where_brightness_rises_and_falls(octant):
+    histograms = _descriptors(gratings([octant * np.pi / 4]))[0, :8].square()  # of the whole image, at the first scale
+    assert set(histograms.argsort()[-2:].tolist()) == {octant, (octant + 4) % 8}
+    assert histograms.topk(2).values.sum() > 0.9 * histograms.sum()
+
+
+def test_a_direction_between_two_orientations_is_shared_by_both():
+    histograms = _descriptors(gratings([np.pi / 8]))[0, :8].square()
+    assert set(histograms.argsort()[-4:].tolist()) == {0, 1, 4, 5}
+    assert histograms[0] == pytest.approx(histograms[1].item(), rel=0.1)
+
+
+def test_gradients_ignore_brightness_and_almost_ignore_contrast():
+    images = gratings(np.arange(5))
+    whole = COARSE + FINE
+    same, weak, faint = (_descriptors(pixels) for pixels in (images + 0.1, images / 2 + 0.25, images / 1000))
+    given = _descriptors(images)
+    torch.testing.assert_close(same[:, :whole], given[:, :whole], atol=1e-9, rtol=0)
+    torch.testing.assert_close(weak[:, :whole], given[:, :whole], atol=0.2, rtol=0)
+    assert weak[:, :COARSE].max() > 0.8 * given[:, :COARSE].max()
+    assert faint[:, :whole].max() < 0.2 * given[:, :whole].max()  # noise on an even ground
+    torch.testing.assert_close(same[:, whole:], given[:, whole:] + 0.1, atol=1e-9, rtol=0)
+
+
+def test_cells_are_where_they_are_in_the_image():
+    pixels = torch.full((1, 3, 32, 32), 0.5, dtype=torch.float64)
+    pixels[..., 24:, :8] = gratings([0.0], side=8, wavelength=8)[0, 0]
+    pixels[:, 1, :16, 16:] = 1.0  # the upper right quarter is green
+    encoder = GradientEncoder()
+    encoder.mean_, encoder.scale_ = 0.0, 1.0
+    features = encoder.encode(pixels)[0].numpy()
+    coarse, fine, colour = np.split(features, [COARSE, COARSE + FINE])
+    cells = np.square(fine[: 16 * 16].reshape(2, 8, 4, 4)[0, 0])
+    assert cells[3, 0] == cells[2:, :2].max()
+    green = colour.reshape(-1)[3:15].reshape(3, 2, 2)[1]
+    assert np.argmax(green) == 1
+
+
+def test_blocks_of_training_images_are_standardised_to_norm_one():
+    pixels = textures(40)
+    encoder = GradientEncoder().fit_pixels(pixels)
+    features = encoder.encode(pixels)
+    assert features.shape == (40, encoder.n_features_out_) == (40, COARSE + FINE + COLOUR)
+    np.testing.assert_allclose(features.mean(dim=0), 0, atol=1e-12)
+    for block in features.split(encoder.block_sizes_, dim=1):
+        np.testing.assert_allclose(block.norm(dim=1).square().mean(), 1, atol=0.1)
+
+
+@pytest.mark.parametrize("pixels", [torch.full((6, 3, 9, 9), 0.3), textures(6, 9, 9)[:1]])
+def test_constant_features_do_not_explode(pixels):
+    encoder = GradientEncoder().fit_pixels(pixels)
+    np.testing.assert_allclose(encoder.encode(pixels), 0, atol=1e-9)
+    assert encoder.encode(textures(6, 9, 9, seed=1)).norm(dim=1).max() < 200  # a feature is 0.01 of its units
+
+
+def test_a_feature_that_was_constant_by_chance_weighs_as_much_as_others():
+    pixels = textures(30, 28, 28)
+    pixels[..., :14, :] = 0.5
+    encoder = GradientEncoder().fit_pixels(pixels)
+    assert encoder.encode(textures(5, 28, 28, seed=1)).norm(dim=1).max() < 20
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 30), (5, 3), (64, 64), (65, 200), (300, 130)])
+def test_features_depend_on_the_image_alone_whatever_its_size(size):
+    pixels = textures(5, *size)
+    encoder = GradientEncoder().fit_pixels(pixels)
+    together = encoder.encode(pixels)
+    assert together.dtype == torch.float64
+    assert together.isfinite().all()
+    apart = torch.cat([encoder.encode(image[None]) for image in pixels])
+    torch.testing.assert_close(apart, together, atol=1e-9, rtol=0)
+
+
+def test_large_images_are_seen_at_64_pixels():
+    small = gratings([0.3, 1.2], side=64, wavelength=16)
+    large = gratings([0.3, 1.2], side=256, wavelength=64)
+    torch.testing.assert_close(_descriptors(large), _descriptors(small), atol=0.15, rtol=0)
+    torch.testing.assert_close(_descriptors(large)[:, :COARSE], _descriptors(small)[:, :COARSE], atol=0.05, rtol=0)
+
+
+def test_what_else_an_encoder_has(tmp_path):
+    assert isinstance(make_encoder("gradients"), GradientEncoder)
+    assert PCAEncoder(3).fit_pixels(textures()).block_sizes_ == (3,)
+    images = (255 * textures().movedim(1, -1).numpy()).astype(np.uint8)
+    prompter = Coordinator("gradients", last_layer="random").fit(images)
+    sent = prompter.transform(images)
+    assert sent.shape == images.shape
+    prompter.save(tmp_path / "prompter")
+    np.testing.assert_array_equal(blackvip.load(tmp_path / "prompter").transform(images), sent)
