@@ -4,7 +4,8 @@
                                        [--queries 1000 4000 16000 64000] [--seeds 0 1 2] [--split test|development]
 
 Each run is appended to docs/query_economy.jsonl as it ends, and is not made again: the script can be stopped and goes
-on. It needs the extra `benchmarks`, and Debian's dataset-fashion-mnist for the task fashion. At the end it writes the tables and the plot of all that the file holds, into docs/query_economy.md and .png.
+on. It needs the extra `benchmarks`, and Debian's dataset-fashion-mnist for the task fashion. At the end it writes the
+tables and the plot of all that the file holds, into docs/query_economy.md and .png.
 """
 
 from __future__ import annotations
@@ -140,10 +141,9 @@ def write_tables(rows, path):
         for method, queries in sorted(kinds):
             some = [row for row in rows if (row["task"], row["method"], row["queries"]) == (name, method, queries)]
             billed = f"{max(row.get('billed', 0) for row in some):,d}"
-            lines.append(
-                f"| {name} | {method} | {queries:,d} | {billed} | {len(some)} | {cell([row['prompt'] for row in some])} | "
-                f"{cell([row['accuracy'] for row in some if 'accuracy' in row])} |"
-            )
+            prompt = cell([row["prompt"] for row in some])
+            everything = cell([row["accuracy"] for row in some if "accuracy" in row])
+            lines.append(f"| {name} | {method} | {queries:,d} | {billed} | {len(some)} | {prompt} | {everything} |")
     path.write_text("\n".join(lines) + "\n")
 
 

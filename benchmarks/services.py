@@ -111,7 +111,7 @@ def _digits() -> tuple[torch.Tensor, np.ndarray]:
 
 
 def _rows(labels: np.ndarray, seed: int, split: str, n_train: int, n_test: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the shots, which depend on the seed, and of the test images: all from the first `n_train` for development."""
+    """Rows of the shots, which depend on the seed, and of test images; the first `n_train` are for development."""
     random = np.random.RandomState(seed if split == "test" else 100 + seed)
     pool = labels[:n_train]
     shots = [random.permutation(np.flatnonzero(pool == c))[:SHOTS] for c in np.unique(pool)]

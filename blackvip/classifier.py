@@ -461,14 +461,14 @@ shape (n, n_features); or sequence of images, paths or encoded files
         >>> clf = BlackVIPClassifier(service, prompter="basis", a=0.01, c=0.1, max_queries=2000, random_state=0)
         >>> clf.plan(X, y, n_predict=1000, price_per_image=0.0015)
                           images  calls  price
-        fit, at most       1,955     52   2.93
+        fit, at most       1,955     63   2.93
           controls            60      1   0.09
           step size            0      0   0.00
-          training steps   1,760     44   2.64
+          training steps   1,760     55   2.64
           checks              90      6   0.14
           final scores        45      1   0.07
         predictions        1,000     16   1.50
-        all                2,955     68   4.43
+        all                2,955     79   4.43
         """
         if not isinstance(n_predict, Integral) or n_predict < 0:
             raise ValueError(f"n_predict={n_predict!r}; expected a whole number of images, at least 0.")

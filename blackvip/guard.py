@@ -147,9 +147,11 @@ def prompt_helps(plain: JudgedHead, prompted: JudgedHead, held_out: np.ndarray) 
     helps : bool
         Whether the log loss is lower on all images, and on the held-out ones not higher by more than a standard
         error. Those that the prompt was trained on flatter it, but are the more numerous; the few held out say by
-        themselves little about a small gain, but enough about a prompt that fits the others alone.
+        themselves little about a small gain, but enough about a prompt that fits the others alone. No image counts
+        for more than not knowing its class would, so that a single wrong answer that is sure does not decide.
     """
-    gain = plain.losses - prompted.losses
+    chance = np.log(plain.held_out.shape[1])
+    gain = np.minimum(plain.losses, chance) - np.minimum(prompted.losses, chance)
     weights = plain.weights
     if weights @ gain <= 0:
         return False
