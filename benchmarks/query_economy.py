@@ -118,7 +118,10 @@ def write_tables(rows, path):
     lines = [
         "# Query economy",
         "",
-        "Made by `python benchmarks/query_economy.py`. Mean accuracy over seeds (least to greatest).",
+        "Made by `python benchmarks/query_economy.py`. Mean accuracy over seeds (least to greatest). What was tried on",
+        "the way, and did not help, is in [method.md](method.md).",
+        "",
+        "![Accuracy against billed images](query_economy.png)",
         "",
         "## What was free",
         "",

@@ -30,6 +30,7 @@ ROWS = {
     "zero_shot": "zero-shot",
     "local_probe": "local probe, no service",
     "calibrated_zero_shot": "calibrated zero-shot",
+    "fused_zero_shot": "fused zero-shot",
 }
 
 
@@ -116,9 +117,9 @@ def print_table(results, args):
     some = results[0][0]
     print(f"\nDigits on the surface {args.surface!r}, {SHOTS} shots, 500 test images, seed {args.seed}")
     print(f"{'':50s}accuracy   billed images")
-    prices = {"zero_shot": "0", "local_probe": "0", "calibrated_zero_shot": f"{10 * SHOTS}"}
     for key, name in ROWS.items():
-        print(f"  {name:48s}{some[key]:8.3f}{prices[key]:>16s}")
+        price = 10 * SHOTS if key in ("calibrated_zero_shot", "fused_zero_shot") else 0
+        print(f"  {name:48s}{some[key]:8.3f}{price:>16d}")
     for figures, clf, seconds in results:
         note = "" if clf.prompt_used_ else ", which the guard does not use"
         print(f"  {figures['prompter'] + ' prompt' + note:48s}{figures['blackvip_prompt']:8.3f}"
