@@ -425,7 +425,7 @@ def rename(header, old, new):
         (lambda h, d: fitted_of(d)["coordinator_"]["fitted"].update(parameters_={"tensor": "../../etc"}), "no tensor"),
         (lambda h, d: rename(h, "coordinator_.parameters_", "../../x"), "parameters_ has no tensor"),
         (lambda h, d: h["coordinator_.parameters_"].update(shape=[10**12]), "cannot be loaded"),
-        (lambda h, d: h["coordinator_.parameters_"].update(shape=[6, 2]), "shape"),
+        (lambda h, d: h["coordinator_.parameters_"].update(shape=[7, 2]), "shape"),
         (lambda h, d: h["coordinator_.parameters_"].update(dtype="I64"), "expected float64"),
         (lambda h, d: h["coordinator_.parameters_"].update(dtype="U8"), "expected one of"),
         (lambda h, d: h["coordinator_.parameters_"].update(data_offsets=[0, 2**62]), "cannot be loaded"),
