@@ -527,10 +527,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         batches = Batches(rows, min(self.batch_size, len(rows)), rng, self.share_batch)
         n_checks = 0 if one_pass else self._n_checks(budget, len(images), len(held_out), optimizer, len(w), batches)
         validation = Validation(objective, held_out, n_checks, self.patience)
-        rows_of_step = batches.batch_size
-        if not self.share_batch:
-            rows_of_step = optimizer.n_comparisons * batches.n_rows_each(optimizer)
-        pass_length = -(-len(rows) // rows_of_step) if one_pass else None
+        pass_length = -(-len(rows) // batches.n_rows(optimizer)) if one_pass else None
         plan = Plan.make(optimizer, len(w), batches, validation.cost, budget - 2 * len(images), pass_length)
         self._check_budget(plan, len(images), budget, batches.n_rows_each(optimizer))
         if optimizer.started and not one_pass:

@@ -216,12 +216,16 @@ class Batches:
         """Rows that each candidate of a step gets, and is billed for."""
         return self.batch_size if self.shared else max(1, self.batch_size // optimizer.n_comparisons)
 
+    def n_rows(self, optimizer: Optimizer) -> int:
+        """Rows of a step, over all candidates."""
+        return self.n_rows_each(optimizer) * (1 if self.shared else optimizer.n_comparisons)
+
     def for_step(self, optimizer: Optimizer) -> np.ndarray:
         """The rows of each candidate of the next step, of shape (n_candidates, n)."""
+        rows = self.next(self.n_rows(optimizer))
         if self.shared:
-            return np.tile(self.next(self.batch_size), (optimizer.n_candidates, 1))
-        groups = self.next(optimizer.n_comparisons * self.n_rows_each(optimizer))
-        return groups.reshape(optimizer.n_comparisons, -1)[optimizer.comparisons]
+            return np.tile(rows, (optimizer.n_candidates, 1))
+        return rows.reshape(optimizer.n_comparisons, -1)[optimizer.comparisons]
 
     def next(self, n_rows: int) -> np.ndarray:
         """The next rows."""

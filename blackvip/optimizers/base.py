@@ -93,6 +93,13 @@ class Optimizer(BaseEstimator, ABC):
         """
         return self.state.get("figures", {})
 
+    def _move(self, g: np.ndarray, step: np.ndarray, gains: dict[str, float]) -> None:
+        """Make a step, which an estimate has led to, and keep what it has to tell."""
+        norms = {"estimate_norm": float(np.linalg.norm(g)), "step_norm": float(np.linalg.norm(step))}
+        self.state["figures"] = {**gains, **norms}
+        self.state["w"] = self.state["w"] - step
+        self.state["k"] += 1
+
     @abstractmethod
     def start(self, w: np.ndarray, rng: np.random.Generator) -> None:
         """Begin at the parameter vector `w` of shape (d,), with random numbers from `rng`."""

@@ -91,11 +91,7 @@ class RGF(Optimizer):
             Of the candidates asked for last.
         """
         g = self.estimate(losses)
-        step = self.a_k * g
-        norms = {"estimate_norm": float(np.linalg.norm(g)), "step_norm": float(np.linalg.norm(step))}
-        self.state["figures"] = {"a": self.a, "a_k": self.a_k, "c_k": self.c, **norms}
-        self.state["w"] = self.state["w"] - step
-        self.state["k"] += 1
+        self._move(g, self.a_k * g, {"a": self.a, "a_k": self.a_k, "c_k": self.c})
 
     def estimate(self, losses: np.ndarray) -> np.ndarray:
         """Gradient estimate from losses.

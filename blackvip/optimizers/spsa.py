@@ -152,11 +152,8 @@ class SPSA(Optimizer):
         self._step(self._normalized(self._clipped(self.estimate(losses))))
 
     def _step(self, g: np.ndarray) -> None:
-        step = self.a_k * self._direction(g)
-        norms = {"estimate_norm": float(np.linalg.norm(g)), "step_norm": float(np.linalg.norm(step))}
-        self.state["figures"] = {"a": self.a, "a_k": self.a_k, "c_k": self.c_k, **norms}
-        self.state["w"] = self.state["w"] - step  # BlackVIP, eq. 4
-        self.state["k"] += 1
+        gains = {"a": self.a, "a_k": self.a_k, "c_k": self.c_k}
+        self._move(g, self.a_k * self._direction(g), gains)  # BlackVIP, eq. 4
 
     def estimate(self, losses: np.ndarray) -> np.ndarray:
         """Gradient estimate from losses (BlackVIP, eq. 3; with one side, Chen et al. 1999).
