@@ -7,9 +7,22 @@ A service that gives only its top scores has NaN for the others, or -inf where t
 with a list of dicts, one per image, from class prompt to score; prompts that are not in one, or have None, are missing
 in the same way. What becomes of them tells `ScoreFormat.log_scores`.
 
-It may declare as attributes: ``images_per_call``, the most images in one call; ``score_type``, "logits" or
-"probabilities"; ``price_per_image``, in any currency; and a method ``lease(n_images)``, a context manager whose value
-is a score function that sends no more than these, see `SharedBudget`.
+It may declare as attributes:
+
+- ``images_per_call``, the most images in one call;
+- ``score_type``, "logits" or "probabilities";
+- ``price_per_image``, in any currency;
+- ``takes_tensors = True``: images come as a float32 torch tensor (n, 3, height, width) in [0, 1], on the device where
+  they were computed, and are not rounded to 8 bits;
+- ``answers(images, class_prompts)``, an iterator of ``(rows, scores)`` as answers come in, in any order: `rows` are
+  indices into `images`, each of which comes once, and `scores` what a call would return for ``images[rows]``. It is
+  then used instead of a call, gets all images at once, and makes what requests of them it likes. What was answered
+  before it raises an error, or before the process is killed, is kept where there is a journal. An answer that comes is
+  used only when all that came with it is on disk, so an iterator does well to yield in one piece all that is there. It
+  may tell by `report_not_sent` that images were not sent, as those behind an error;
+- ``identity_params``, names of those of its parameters (``get_params``) on which its answers depend; else all do;
+- ``lease(n_images)``, a context manager whose value is a score function that sends no more than these, see
+  `SharedBudget`.
 """
 
 from __future__ import annotations

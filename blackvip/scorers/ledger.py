@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
+import torch
 
 from ..exceptions import BudgetError
+from ..images import to_uint8
 from .contract import ScoreFunction, check_anything_given, check_rate, check_scores
 from .formats import SCORE_TYPES, ScoreFormat
 
 __all__ = ["Ledger"]
+
+Sent = Any  #: Images as a score function takes them: an ndarray, or a tensor.
 
 
 class Ledger:
@@ -48,6 +53,8 @@ class Ledger:
         None before the first scores.
     price_per_image : float or None
         What the score function declares, in any currency.
+    takes_tensors : bool
+        Whether the score function takes float tensors instead of 8-bit images.
     seconds : float
         Spent waiting for the answers that came.
     """
@@ -76,6 +83,7 @@ class Ledger:
         self.price_per_image = check_rate(
             getattr(score_fn, "price_per_image", None), "The price_per_image that the score function declares"
         )
+        self.takes_tensors: bool = getattr(score_fn, "takes_tensors", False)
         self.on_queries = on_queries
         self.n_queries = 0
         self.seconds = 0.0
@@ -117,12 +125,34 @@ class Ledger:
         """The mean time of an answer, over the images that were answered; None before the first answer."""
         return self.seconds / self._n_answered if self._n_answered else None
 
-    def log_scores(self, images: np.ndarray) -> np.ndarray:
+    def as_sent(self, pixels: torch.Tensor) -> Sent:
+        """Pixels as the score function takes them.
+
+        Parameters
+        ----------
+        pixels : tensor of shape (n, 3, height, width)
+            In [0, 1].
+
+        Returns
+        -------
+        images : ndarray of shape (n, height, width, 3), uint8; or tensor of shape (n, 3, height, width), float32
+            The latter where the score function declares ``takes_tensors``.
+        """
+        return pixels.detach().float().clamp(0, 1) if self.takes_tensors else to_uint8(pixels)
+
+    def joined(self, parts: Sequence[Sent]) -> Sent:
+        """Several batches of images, as `as_sent` returns them, as one; no batches at all are no images."""
+        if self.takes_tensors:
+            return torch.cat(list(parts)) if parts else torch.empty(0, 3, 1, 1)
+        return np.concatenate(parts) if parts else np.empty((0, 1, 1, 3), np.uint8)
+
+    def log_scores(self, images: Sent) -> np.ndarray:
         """Send images and return their log scores.
 
         Parameters
         ----------
-        images : ndarray of shape (n, height, width, 3), uint8
+        images : ndarray of shape (n, height, width, 3), uint8, or tensor
+            As `as_sent` returns them.
 
         Returns
         -------
@@ -151,10 +181,10 @@ class Ledger:
             self.score_format = ScoreFormat.recognise(scores, self._declared_type)
         return (self.score_format or ScoreFormat("logits")).log_scores(scores)
 
-    def _call(self, images: np.ndarray) -> np.ndarray:
+    def _call(self, images: Sent) -> np.ndarray:
         self.n_queries += len(images)
         begin = time.perf_counter()
-        answer = self._send(np.ascontiguousarray(images), list(self.class_prompts))
+        answer = self._send(images if self.takes_tensors else np.ascontiguousarray(images), list(self.class_prompts))
         self.seconds += time.perf_counter() - begin
         self._n_answered += len(images)
         scores = check_scores(answer, len(images), self.class_prompts, self.score_type)
