@@ -27,12 +27,18 @@ class ServiceError(ScoreError):
         Whether asking again may help.
     retry_after : float or None, default=None
         Seconds after which the service asks to be asked again; only where `retry` is True.
+    status : int or None, default=None
+        The HTTP status that came, or that would say the same. 429, too many requests, may come any number of times.
     """
 
-    def __init__(self, message: str, retry: bool = False, retry_after: float | None = None):
+    def __init__(self, message: str, retry: bool = False, retry_after: float | None = None, status: int | None = None):
         super().__init__(message)
         self.retry = retry
         self.retry_after = retry_after
+        self.status = status
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.retry, self.retry_after, self.status)
 
 
 @dataclass

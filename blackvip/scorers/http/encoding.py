@@ -1,0 +1,129 @@
+"""Images as services take them: PNG and JPEG files, tensors, base64, and the sizes that are allowed."""
+
+from __future__ import annotations
+
+import base64
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+from ...exceptions import ImageError
+
+__all__ = ["allowed_size", "encode_image", "media_type", "resized", "to_base64", "to_tensor"]
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def encode_image(image: np.ndarray, image_format: str = "png", jpeg_quality: int = 95) -> bytes:
+    """An image as a file.
+
+    Parameters
+    ----------
+    image : ndarray of shape (height, width, 3), uint8
+    image_format : {"png", "jpeg"}, default="png"
+        PNG keeps every pixel as it is.
+    jpeg_quality : int, default=95
+        From 1 to 100.
+    """
+    if image_format == "png":
+        return _png(image)
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format="JPEG", quality=jpeg_quality)
+    return file.getvalue()
+
+
+def to_base64(image: bytes) -> str:
+    """A file in base64, as it goes into JSON."""
+    return base64.b64encode(image).decode("ascii")
+
+
+def media_type(image: bytes) -> str:
+    """What a file from `encode_image` is: "image/png" or "image/jpeg"."""
+    return "image/png" if image.startswith(_PNG) else "image/jpeg"
+
+
+def to_tensor(
+    images: np.ndarray,
+    dtype: np.dtype | type = np.float32,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> np.ndarray:
+    """Pixels as a model takes them.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n, height, width, 3), uint8
+    dtype : dtype, default=float32
+        Integers stay between 0 and 255; floats are between 0 and 1 before `mean` and `std`.
+    mean, std : tuple of float or None, default=None
+        What is subtracted from each channel of floats, and by what it is divided then. None: 0 and 1.
+    """
+    if not np.issubdtype(dtype, np.floating):
+        return images.astype(dtype)
+    tensor = images.astype(np.float32) / np.float32(255)
+    if mean is not None:
+        tensor -= np.asarray(mean, np.float32)
+    if std is not None:
+        tensor /= np.asarray(std, np.float32)
+    return tensor.astype(dtype, copy=False)
+
+
+def allowed_size(size: tuple[int, int], min_size: int | None = None, max_size: int | None = None) -> tuple[int, int]:
+    """The height and width in which an image is sent: its own where allowed, else the nearest of its shape.
+
+    Parameters
+    ----------
+    size : tuple of int
+        Height and width, in pixels.
+    min_size, max_size : int or None, default=None
+        The least and the greatest height and width that the service takes.
+
+    Raises
+    ------
+    ImageError
+        If no image of this shape is within both.
+    """
+    low, high = min_size or 1, max_size or max(*size, min_size or 1)
+    if min(size) >= low and max(size) <= high:
+        return size
+    scale = low / min(size) if min(size) < low else high / max(size)
+    height, width = (max(low, round(side * scale)) for side in size)
+    if max(height, width) > high or min(height, width) < low:
+        raise ImageError(
+            f"The images are {size[0]} x {size[1]} pixels (height x width), and the service takes at least {low} and "
+            f"at most {high} pixels of both; no enlarging or reducing fits. Set image_shape to another shape."
+        )
+    return height, width
+
+
+def resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Images (n, height, width, 3), uint8, in another height and width, by antialiased bicubic interpolation."""
+    if images.shape[1:3] == size:
+        return images
+    return np.stack(
+        [np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC)) for image in images]
+    )
+
+
+def _png(image: np.ndarray) -> bytes:
+    """Several times as fast as Pillow's, at no larger files: one filter for all rows, and runs as the only matches.
+
+    Each row is the difference from the row above (filter type 2).
+    """
+    height, width = image.shape[:2]
+    rows = image.reshape(height, -1)
+    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
+    filtered[:, 0] = 2
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+    data = deflate.compress(filtered) + deflate.flush()
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
+    return _PNG + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
