@@ -36,6 +36,7 @@ from .training import Batches, Objective, Plan, TrainingResult, train
 __all__ = ["BlackVIPClassifier"]
 
 _FITTING_IMAGES = 2_000  # the most images that an encoder or a basis is fitted to
+_HELD_OUT_SHARE = 0.25  # of the images, where a prompt has enough parameters to fit single ones
 _CHECK_SHARE = 0.05  # of the budget, for the guard's checks
 _MAX_CHECKS = 10
 _SIGMA = 0.3  # of CMA-ES, in units of the basis's parameters
@@ -113,10 +114,12 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         other scikit-learn classifier that has `predict_proba` is trained on the log scores instead.
     guard : bool, default=True
         Whether the prompt is used only if it classifies held-out training images better than none.
-    validation_fraction : float, default=0.25
-        Share of each class's training images that is held out from the prompt's training for the guard. With
-        fewer than 1 / validation_fraction images a class holds none out; where no class does, the guard
-        relies on cross-validation of the head over the training images alone.
+    validation_fraction : float or "auto", default="auto"
+        Share of each class's training images that is held out from the prompt's training, for checks on the way and
+        for the guard. With fewer than 1 / validation_fraction images a class holds none out; where no class does, the
+        guard relies on cross-validation of the head over the training images alone. "auto": a quarter where the
+        prompt has more parameters than there are training images, or `patience` is given; else none, since so few
+        parameters fit no image by itself.
     patience : int or None, default=None
         Checks of the held-out images without an improvement after which training stops. A fit makes at most
         ten checks, which bill at most about 5 % of the budget. None: the budget is spent.
@@ -170,7 +173,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         What was free: "zero_shot"; "calibrated_zero_shot", with a head on the scores; "local_probe", a linear
         classifier on the local encoder's features that asks no service; and "fused_zero_shot" of both.
     history_ : list of dict
-        A row per step: "n_iter", "n_queries" (billed so far), "loss" (mean over the candidates), "a", "a_k",
+        A row per step: "n_iter", "n_queries" (billed so far), "loss" and "accuracy" (over all candidates), "a", "a_k",
         "c_k", "estimate_norm", "step_norm"; at checks also "validation_loss" and "validation_accuracy".
         ``pandas.DataFrame(clf.history_)`` makes a table of it.
     n_queries_ : int
@@ -251,7 +254,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         "max_queries": [Interval(Integral, 1, None, closed="left")],
         "head": [StrOptions({"auto", "fused", "calibrated"}), HasMethods(["fit", "predict_proba"]), None],
         "guard": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "validation_fraction": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
         "patience": [None, Interval(Integral, 1, None, closed="left")],
         "score_type": [StrOptions({"auto", "logits", "probabilities"})],
         "images_per_call": [None, Interval(Integral, 1, None, closed="left")],
@@ -288,7 +291,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         max_queries: int = 10_000,
         head: Any = "auto",
         guard: bool = True,
-        validation_fraction: float = 0.25,
+        validation_fraction: float | str = "auto",
         patience: int | None = None,
         score_type: str = "auto",
         images_per_call: int | None = None,
@@ -461,14 +464,14 @@ shape (n, n_features); or sequence of images, paths or encoded files
         >>> clf = BlackVIPClassifier(service, prompter="basis", a=0.01, c=0.1, max_queries=2000, random_state=0)
         >>> clf.plan(X, y, n_predict=1000, price_per_image=0.0015)
                           images  calls  price
-        fit, at most       1,955     63   2.93
+        fit, at most       1,976     60   2.96
           controls            60      1   0.09
           step size            0      0   0.00
-          training steps   1,760     55   2.64
-          checks              90      6   0.14
-          final scores        45      1   0.07
+          training steps   1,856     58   2.78
+          checks               0      0   0.00
+          final scores        60      1   0.09
         predictions        1,000     16   1.50
-        all                2,955     79   4.43
+        all                2,976     76   4.46
         """
         if not isinstance(n_predict, Integral) or n_predict < 0:
             raise ValueError(f"n_predict={n_predict!r}; expected a whole number of images, at least 0.")
@@ -523,7 +526,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         ledger = self._ledger(budget, self._score_format if goes_on else None)
         temperature = Temperature(None if self.temperature == "auto" else float(self.temperature))
         objective = Objective(prompter, images, self.image_format_, y, weights, ledger, self.prompt_scale, temperature)
-        rows, held_out = split_held_out(y, self.validation_fraction if self.guard else 0.0, rng)
+        rows, held_out = split_held_out(y, self._held_out_share(len(w), len(images)), rng)
         batches = Batches(rows, min(self.batch_size, len(rows)), rng, self.share_batch)
         n_checks = 0 if one_pass else self._n_checks(budget, len(images), len(held_out), optimizer, len(w), batches)
         validation = Validation(objective, held_out, n_checks, self.patience)
@@ -615,6 +618,14 @@ shape (n, n_features); or sequence of images, paths or encoded files
             optimizer.restart_from(self.coordinator_.parameters_)
         return optimizer
 
+    def _held_out_share(self, d: int, n_images: int) -> float:
+        """The share of the images that a prompt of `d` parameters is not trained on."""
+        if not self.guard:
+            return 0.0
+        if self.validation_fraction == "auto":
+            return _HELD_OUT_SHARE if d > n_images or self.patience is not None else 0.0
+        return float(self.validation_fraction)
+
     def _n_checks(
         self, budget: int, n_images: int, n_held_out: int, optimizer: Optimizer, d: int, batches: Batches
     ) -> int:
@@ -649,10 +660,9 @@ shape (n, n_features); or sequence of images, paths or encoded files
     def _settle(self, evidence: Evidence, objective: Objective, run: TrainingResult, added: bool) -> None:
         """Choose between the trained prompt and none, fit the head, and set what a fitted estimator has."""
         block_sizes = self.probe_encoder_.block_sizes_
-        self.controls_ = evidence.controls(block_sizes)
         rows, log_scores = objective.recent_answers()
         further = rows + len(evidence.y) - len(objective.y), log_scores  # the images of this run stand last
-        used, shipped = evidence.decide(self.head, self.controls_, self.guard, block_sizes, further)
+        self.controls_, used, shipped = evidence.decide(self.head, self.guard, block_sizes, further)
         self._evidence = evidence
         self.coordinator_ = objective.frozen(run.w, self.prompt_scale if used else 0.0)
         self.coordinator_._adopt_reading(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .fusion import FusedHead
+from .fusion import FusedHead, Probes
 from .heads import CalibratedHead, ServiceHead
 from .judging import JudgedHead, head_inputs, judge
 
@@ -12,7 +12,12 @@ __all__ = ["fit_controls"]
 
 
 def fit_controls(
-    plain: np.ndarray, features: np.ndarray, y: np.ndarray, weights: np.ndarray, block_sizes: tuple[int, ...]
+    plain: np.ndarray,
+    features: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray,
+    block_sizes: tuple[int, ...],
+    probes: Probes | None = None,
 ) -> dict[str, JudgedHead]:
     """Zero-shot, calibrated zero-shot, local probe, and the fusion of both.
 
@@ -27,6 +32,8 @@ def fit_controls(
     weights : ndarray of shape (n_images,)
     block_sizes : tuple of int
         How many features each of the local encoder's blocks has.
+    probes : Probes or None
+        Of the features, where they are known already.
     """
     n_classes = plain.shape[1]
     heads = {"zero_shot": ServiceHead()}
@@ -37,5 +44,6 @@ def fit_controls(
             heads["local_probe"] = FusedHead(n_scores=0, block_sizes=block_sizes)
             heads["fused_zero_shot"] = FusedHead(n_scores=n_classes, block_sizes=block_sizes)
     return {
-        name: judge(head, head_inputs(head, plain, features), y, weights, n_classes) for name, head in heads.items()
+        name: judge(head, head_inputs(head, plain, features), y, weights, n_classes, probes=probes)
+        for name, head in heads.items()
     }

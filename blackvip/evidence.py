@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from .controls import fit_controls
+from .fusion import Probes, fit_probes
 from .guard import prompt_helps
 from .judging import Further, JudgedHead, choose_head
 
@@ -46,26 +47,19 @@ class Evidence:
         parts = {f.name: (getattr(earlier, f.name), getattr(self, f.name)) for f in fields(self)}
         return Evidence(**{name: np.concatenate(both) for name, both in parts.items()})
 
-    def controls(self, block_sizes: tuple[int, ...]) -> dict[str, JudgedHead]:
-        """What was free, fitted to all images; `block_sizes` are those of the features."""
-        return fit_controls(self.plain, self.features, self.y, self.weights, block_sizes)
-
     def decide(
         self,
         head: object,
-        controls: dict[str, JudgedHead],
         guard: bool,
         block_sizes: tuple[int, ...],
         further: Further | None = None,
-    ) -> tuple[bool, JudgedHead]:
-        """Whether the prompt is used, and the head that goes with that.
+    ) -> tuple[dict[str, JudgedHead], bool, JudgedHead]:
+        """What was free, whether the prompt is used, and the head that goes with that.
 
         Parameters
         ----------
         head : {"auto", "fused", "calibrated"}, None or classifier
             See `choose_head`.
-        controls : dict of str to JudgedHead
-            Among them are the heads on the images as they are.
         guard : bool
             Whether the prompt must help.
         block_sizes : tuple of int
@@ -73,13 +67,24 @@ class Evidence:
         further : (ndarray of shape (n,), ndarray of shape (n, n_classes)) or None
             Rows, and log scores of these images with the prompts of training's last steps.
         """
+        probes = self._fit_probes(block_sizes)
+        controls = fit_controls(self.plain, self.features, self.y, self.weights, block_sizes, probes)
         rows = np.flatnonzero(self.held_out)
         names = {"service": "zero_shot", "calibrated": "calibrated_zero_shot", "fused": "fused_zero_shot"}
         judged = {kind: controls[name] for kind, name in names.items() if name in controls}
         known = (self.features, self.y, self.weights, rows, block_sizes)
-        plain = choose_head(head, self.plain, *known, judged)
+        plain = choose_head(head, self.plain, *known, judged, probes=probes)
         if not np.isfinite(self.prompted).all():
-            return False, plain
-        prompted = choose_head(head, self.prompted, *known, further=further)
+            return controls, False, plain
+        prompted = choose_head(head, self.prompted, *known, further=further, probes=probes)
         used = not guard or prompt_helps(plain, prompted, rows)
-        return used, prompted if used else plain
+        return controls, used, prompted if used else plain
+
+    def _fit_probes(self, block_sizes: tuple[int, ...]) -> Probes | None:
+        """What all fused heads have in common; None where a class has too few images for one."""
+        counts = np.bincount(self.y)
+        if np.count_nonzero(counts) < 2 or counts[counts > 0].min() < 2:
+            return None
+        blocks = np.split(self.features, np.cumsum(block_sizes)[:-1], axis=1)
+        index = np.unique(self.y, return_inverse=True)[1]
+        return fit_probes(blocks, index, self.weights)

@@ -7,6 +7,7 @@ than either. It is trained on scores that are already paid for.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,46 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from .heads import CalibratedHead, _LogProbaClassifier, log_loss
 from .labels import check_labels, training_weights
 
-__all__ = ["FusedHead"]
+__all__ = ["FusedHead", "Probes", "fit_probes"]
 
 _LEAST_LOG_PROBA = -15.0  # of a probe: one that is sure and wrong should not outvote all others
 _LOOSE = 0.01  # ridge penalty of the intercepts and of the weights of whole log probabilities
+_C, _N_FOLDS = 30.0, 5  # of the probes
+
+
+@dataclass
+class Probes:
+    """Multinomial logistic regressions of the blocks of features, one each.
+
+    Attributes
+    ----------
+    coef : ndarray of shape (n_classes, n_features)
+        Each block's weights in its columns.
+    intercept : ndarray of shape (n_blocks, n_classes)
+    held_out : ndarray of shape (n_blocks, n_images, n_classes)
+        Log probabilities of the training images, each from a probe that has not seen it, cut off below -15.
+    """
+
+    coef: np.ndarray
+    intercept: np.ndarray
+    held_out: np.ndarray
+
+
+def fit_probes(
+    blocks: Sequence[np.ndarray], index: np.ndarray, weights: np.ndarray, C: float = _C, n_folds: int = _N_FOLDS
+) -> Probes:
+    """Probes of blocks of features (n_images, n_features_of_block) of images with class indices (n_images,)."""
+    probes, held_out = [], []
+    for block in blocks:
+        probe = CalibratedHead(Cs=(C,), n_folds=n_folds, standardize=False)
+        held_out.append(np.maximum(probe.fit_held_out(block, index, weights), _LEAST_LOG_PROBA))
+        probes.append(probe)
+    n_classes = len(np.unique(index))
+    return Probes(
+        np.hstack([np.empty((n_classes, 0)), *(probe.coef_ for probe in probes)]),
+        np.array([probe.intercept_ for probe in probes]).reshape(-1, n_classes),
+        np.array(held_out).reshape(-1, len(index), n_classes),
+    )
 
 
 class FusedHead(_LogProbaClassifier):
@@ -96,9 +133,9 @@ class FusedHead(_LogProbaClassifier):
         self,
         n_scores: int | None = None,
         block_sizes: tuple[int, ...] | None = None,
-        C: float = 30.0,
+        C: float = _C,
         strengths: tuple[float, ...] = (0.3, 1, 3, 10, 30, 100),
-        n_folds: int = 5,
+        n_folds: int = _N_FOLDS,
         scores_of_classes: bool = True,
     ):
         self.n_scores = n_scores
@@ -129,7 +166,12 @@ class FusedHead(_LogProbaClassifier):
         return self
 
     def fit_held_out(
-        self, X: Any, y: Any, sample_weight: Any = None, further: tuple[np.ndarray, np.ndarray] | None = None
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        further: tuple[np.ndarray, np.ndarray] | None = None,
+        probes: Probes | None = None,
     ) -> np.ndarray:
         """`fit`, and log probabilities of the training images, each from a stack that has not seen it.
 
@@ -141,10 +183,11 @@ class FusedHead(_LogProbaClassifier):
             Labels, two classes at least, of two images at least.
         sample_weight : array-like of shape (n_images,) or None, default=None
             Weights of the images, not negative.
-
         further : tuple of ndarray or None, default=None
             Rows of X (n,), and further log scores (n, n_scores) that a service gave to these images, with other
             prompts: examples that training has paid for. All scores of an image share its weight.
+        probes : Probes or None, default=None
+            Of these features, where they are known already.
 
         Returns
         -------
@@ -170,19 +213,14 @@ class FusedHead(_LogProbaClassifier):
             )
         n_scores, self.block_sizes_ = self._layout(X.shape[1])
         n_folds = int(min(self.n_folds, counts.min()))
-        probes, experts = [], []
-        for block in self._blocks(X):
-            probe = CalibratedHead(Cs=(self.C,), n_folds=n_folds, standardize=False)
-            experts.append(np.maximum(probe.fit_held_out(block, index, weights), _LEAST_LOG_PROBA))
-            probes.append(probe)
         n_classes = len(counts)
-        self.block_coef_ = np.hstack([np.empty((n_classes, 0)), *(probe.coef_ for probe in probes)])
-        self.block_intercept_ = np.array([probe.intercept_ for probe in probes]).reshape(-1, n_classes)
+        probes = probes or fit_probes(self._blocks(X), index, weights, self.C, n_folds)
+        self.block_coef_, self.block_intercept_ = probes.coef, probes.intercept
         rows, scores = np.arange(len(X)), X[:, :n_scores]
         if further is not None:
             rows, scores = np.concatenate([rows, further[0]]), np.concatenate([scores, further[1]])
         shares = (weights / np.bincount(rows))[rows]
-        experts = [log_proba[rows] for log_proba in experts]
+        experts = [log_proba[rows] for log_proba in probes.held_out]
         labelled = (
             self.scores_of_classes and self.classes_.dtype.kind in "iu" and set(self.classes_) <= set(range(n_scores))
         )
@@ -200,7 +238,7 @@ class FusedHead(_LogProbaClassifier):
                 tried[strength][test] = _log_proba(stacked[:, test], scores[test], *_fit_stack(*inputs, strength))
         self.strength_ = min(tried, key=lambda s: np.average(log_loss(tried[s], index), weights=weights))
         of_experts, self.coef_, self.intercept_ = _fit_stack(stacked, scores, index[rows], shares, self.strength_)
-        self.alpha_ = of_experts[: len(probes)]
+        self.alpha_ = of_experts[: len(probes.held_out)]
         self.tau_ = float(of_experts[-1]) if labelled else 0.0
         return tried[self.strength_]
 

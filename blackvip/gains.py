@@ -27,6 +27,7 @@ BUDGET_SHARE = 0.1  #: The most of a training budget that gains which are "auto"
 PERTURBATION_RMS = (0.03, 0.08)  #: By how much c="auto" moves a prompt: root mean square, in units of the pixel range.
 _ANNEALED_C_RMS = 0.25  # by which c moves a prompt at the start of a run that is mostly signal
 _ANNEALED_A_RMS = 0.006  # by which a does, times a normalized estimate; the momentum adds up to ten of them
+_CLOSE = 1e-6  # to a size that was asked for
 _N_MEASURED = 16  # directions on which these sizes are measured
 _SIZES = (0.01, 0.03, 0.09, 0.27)  # of random prompts that are tried, in the same unit
 _MAX_ESTIMATES = 5  # whose length is averaged
@@ -253,4 +254,6 @@ def _length_for(objective: Objective, w: np.ndarray, direction: np.ndarray, rms:
         if moved == 0:
             return factor
         factor *= rms / moved
+        if abs(rms / moved - 1) < _CLOSE:
+            break
     return factor

@@ -11,7 +11,7 @@ from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold
 from sklearn.utils.validation import has_fit_parameter
 
-from .fusion import FusedHead
+from .fusion import FusedHead, Probes
 from .heads import CalibratedHead, ServiceHead, _LogProbaClassifier, log_loss
 
 __all__ = ["JudgedHead", "choose_head", "head_inputs", "judge", "log_proba_of"]
@@ -84,17 +84,24 @@ class JudgedHead:
 
 
 def judge(
-    head: Any, inputs: np.ndarray, y: np.ndarray, weights: np.ndarray, n_classes: int, further: Further | None = None
+    head: Any,
+    inputs: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray,
+    n_classes: int,
+    further: Further | None = None,
+    probes: Probes | None = None,
 ) -> JudgedHead:
     """Fit a head to inputs (n_images, n_inputs) and class indices (n_images,), and judge it on held-out folds.
 
-    A fused head is also trained on `further` answers to the same images, see `FusedHead.fit_held_out`.
+    A fused head is also trained on `further` answers to the same images, and may be given its `probes`, see
+    `FusedHead.fit_held_out`.
     """
     if isinstance(head, ServiceHead):
         held_out = log_proba_of(head.fit(inputs, y), inputs, n_classes)
     elif isinstance(head, FusedHead):
         further = further if head.n_scores else None  # a probe of features takes no answers
-        held_out = _of_all_classes(head.fit_held_out(inputs, y, weights, further), head, n_classes)
+        held_out = _of_all_classes(head.fit_held_out(inputs, y, weights, further, probes), head, n_classes)
     elif isinstance(head, CalibratedHead):
         held_out = _of_all_classes(head.fit_held_out(inputs, y, weights), head, n_classes)
     else:
@@ -134,6 +141,7 @@ def choose_head(
     block_sizes: tuple[int, ...],
     judged: Mapping[str, JudgedHead] | None = None,
     further: Further | None = None,
+    probes: Probes | None = None,
 ) -> JudgedHead:
     """The head that `head` asks for.
 
@@ -141,8 +149,9 @@ def choose_head(
     ----------
     head : {"auto", "fused", "calibrated"}, None or classifier
         None: `ServiceHead`. "auto": a fused head; a calibrated one where by cross-validation the fused one gets fewer
-        images right and has a higher log loss; and the service's own where the same holds against that one, or a
-        class has less than two images. A `FusedHead`: "fused", with its parameters; its layout is set here.
+        images right and has a log loss that is higher by more than a standard error; and the service's own where that
+        one gets fewer right and has a higher log loss, or a class has less than two images. A `FusedHead`: "fused",
+        with its parameters; its layout is set here.
     log_scores : ndarray of shape (n_images, n_classes)
     features : ndarray of shape (n_images, n_features)
         Of the local encoder.
@@ -158,20 +167,23 @@ def choose_head(
         Heads on these scores that are known already: "service", "calibrated", "fused".
     further : (ndarray of shape (n,), ndarray of shape (n, n_classes)) or None
         Rows, and log scores of these images with other prompts, to which a fused head is fitted too.
+    probes : Probes or None
+        Those of a fused head with default parameters, where they are known already.
     """
     n_classes = log_scores.shape[1]
     known = dict(judged or {})
 
     def judged_head(kind: str, new: Any) -> JudgedHead:
         if kind not in known:
-            known[kind] = judge(new, head_inputs(new, log_scores, features), y, weights, n_classes, further)
+            known[kind] = judge(new, head_inputs(new, log_scores, features), y, weights, n_classes, further, probes)
         return known[kind]
 
     fused_head = FusedHead(n_scores=n_classes, block_sizes=block_sizes)
     if isinstance(head, FusedHead):  # one with parameters of its own
         n_scores = 0 if head.n_scores == 0 else n_classes
         fused_head = clone(head).set_params(n_scores=n_scores, block_sizes=block_sizes)
-        head, known = "fused", {kind: control for kind, control in known.items() if kind != "fused"}
+        head, probes = "fused", None
+        known.pop("fused", None)
     if not (isinstance(head, str) or head is None):
         return judge(clone(head), log_scores, y, weights, n_classes)
     if head not in ("auto", "fused", "calibrated", None):
@@ -188,13 +200,15 @@ def choose_head(
     if head == "fused":
         return fused
     every = np.arange(len(y))
-    best = calibrated if _is_worse(fused, calibrated, every) else fused
+    best = calibrated if _is_worse(fused, calibrated, every, margin=1.0) else fused
     rows = held_out if len(held_out) > 1 else every
     service = judged_head("service", ServiceHead())
     return service if _is_worse(best, service, rows) else best
 
 
-def _is_worse(head: JudgedHead, other: JudgedHead, rows: np.ndarray) -> bool:
-    """Whether a head gets fewer of these images right, and has a higher log loss on them."""
+def _is_worse(head: JudgedHead, other: JudgedHead, rows: np.ndarray, margin: float = 0.0) -> bool:
+    """Whether a head gets fewer of these images right, and has a log loss higher by `margin` standard errors."""
     weights, excess = head.weights[rows], (head.losses - other.losses)[rows]
-    return bool(weights @ excess > 0 and weights @ head.hits[rows] < weights @ other.hits[rows])
+    standard_error = excess.std() / np.sqrt(len(rows))
+    fewer = weights @ head.hits[rows] < weights @ other.hits[rows]
+    return bool(fewer and np.average(excess, weights=weights) > margin * standard_error)

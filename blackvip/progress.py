@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
+
+import numpy as np
 
 from tqdm.auto import tqdm
 
 __all__ = ["ProgressBar"]
+
+_SHOWN_STEPS = 20  # over which figures are averaged: a step has few images
 
 
 class ProgressBar:
@@ -21,6 +26,7 @@ class ProgressBar:
 
     def __init__(self, max_queries: int, verbose: int):
         self._figures: dict[str, str] = {}
+        self._last: deque[tuple[float, float]] = deque(maxlen=_SHOWN_STEPS)
         self._bar = tqdm(
             total=max_queries,
             unit="img",
@@ -33,10 +39,12 @@ class ProgressBar:
         self._bar.update(n_images)
 
     def on_step(self, row: dict[str, Any]) -> None:
-        """Show the last step's loss and the last held-out accuracy."""
-        self._figures["loss"] = f"{row['loss']:.3f}"
+        """Show the loss and accuracy of the last steps, and the last held-out accuracy."""
+        self._last.append((row["loss"], row["accuracy"]))
+        loss, accuracy = np.mean(self._last, axis=0)
+        self._figures.update(loss=f"{loss:.3f}", accuracy=f"{accuracy:.3f}")
         if "validation_accuracy" in row:
-            self._figures["accuracy"] = f"{row['validation_accuracy']:.3f}"
+            self._figures["held_out"] = f"{row['validation_accuracy']:.3f}"
         self._bar.set_postfix(self._figures, refresh=False)
 
     def close(self) -> None:

@@ -45,7 +45,14 @@ class Objective:
     prompt_scale : float
     temperature : Temperature
         Of the service, at which losses are taken.
+
+    Attributes
+    ----------
+    last_accuracy : float
+        Share of the last candidates' images that the service got right.
     """
+
+    last_accuracy: float
 
     def __init__(
         self,
@@ -68,6 +75,7 @@ class Objective:
         self.temperature = temperature
         self._answers: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=_MOST_ANSWERS)
         self._features = self._cached_features()
+        self._rms_features: torch.Tensor | None = None
 
     def pixels(self, rows: np.ndarray) -> torch.Tensor:
         return self.image_format.pixels(self.images[rows])
@@ -93,7 +101,9 @@ class Objective:
                 images[member] = drawn
         log_scores = self.ledger.log_scores(np.concatenate(images))
         self._answers.append((rows.reshape(-1), log_scores))
-        losses = self.temperature.losses(log_scores, self.y[rows].reshape(-1)).reshape(rows.shape)
+        y = self.y[rows].reshape(-1)
+        self.last_accuracy = float((log_scores.argmax(axis=1) == y).mean())
+        losses = self.temperature.losses(log_scores, y).reshape(rows.shape)
         return (losses * self.weights[rows]).mean(axis=1)
 
     def _drawn(self, candidates: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
@@ -141,9 +151,10 @@ class Objective:
         """Root mean square by which `direction` moves the prompts, in units of the pixel range; bills nothing."""
         n_pixels = self.image_format.height * self.image_format.width
         n_images = int(np.clip(_RMS_PIXELS // n_pixels, 8, 64))
-        features = self.features(np.arange(min(len(self.y), n_images)))
+        if self._rms_features is None:
+            self._rms_features = self.features(np.arange(min(len(self.y), n_images))).double()
         both = torch.as_tensor(np.stack([w, w + direction]), dtype=torch.float64)
-        before, after = self.prompter.prompts(both, features.double())
+        before, after = self.prompter.prompts(both, self._rms_features)
         return self.prompt_scale * (after - before).square().mean().sqrt().item()
 
     def _scored(self, pixel_batches: Iterable[torch.Tensor]) -> np.ndarray:
@@ -323,7 +334,8 @@ def train(
             optimizer.tell(losses)
             result.w = optimizer.w
             result.n_iter += 1
-            row = {"n_iter": result.n_iter, "loss": float(losses.mean()), **optimizer.figures()}
+            loss, accuracy = float(losses.mean()), objective.last_accuracy
+            row = {"n_iter": result.n_iter, "loss": loss, "accuracy": accuracy, **optimizer.figures()}
             if validation.is_due(result.n_iter):
                 row.update(validation.check(optimizer.w))
                 if adaptive:

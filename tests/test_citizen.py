@@ -241,7 +241,7 @@ class Recorder:
 
 def test_callbacks_see_every_step_and_bill_nothing(stripes):
     recorder, service = Recorder(), ToyService()
-    clf = make_classifier(service, max_queries=2_000).set_callbacks(recorder)
+    clf = make_classifier(service, max_queries=2_000, validation_fraction=0.25).set_callbacks(recorder)
     clf.fit(*stripes)
     assert recorder.events[:3] == ["setup", "begin fit", "begin step"]
     assert recorder.events[-3:] == ["end step", "end fit", "teardown"]
@@ -250,7 +250,7 @@ def test_callbacks_see_every_step_and_bill_nothing(stripes):
     assert [accuracy for accuracy, _ in recorder.accuracies] == checks
     assert {n for _, n in recorder.accuracies} == {10}
     assert clf.n_queries_ == service.n_images <= 2_000
-    unwatched = make_classifier(max_queries=2_000).fit(*stripes)
+    unwatched = make_classifier(max_queries=2_000, validation_fraction=0.25).fit(*stripes)
     np.testing.assert_array_equal(clf.predict_proba(stripes[0]), unwatched.predict_proba(stripes[0]))
 
 
@@ -275,13 +275,13 @@ def test_a_callback_may_not_send_other_images(stripes):
 
     service = ToyService()
     with pytest.raises(BudgetError, match="were never sent to the service"):
-        make_classifier(service).set_callbacks(Curious()).fit(*stripes)
+        make_classifier(service, validation_fraction=0.25).set_callbacks(Curious()).fit(*stripes)
 
 
 def test_scikit_learns_own_callbacks(stripes):
     callback = pytest.importorskip("sklearn.callback")
     monitor = callback.ScoringMonitor(scoring=["accuracy", "neg_log_loss"])
-    clf = make_classifier(max_queries=2_000).set_callbacks(monitor).fit(*stripes)
+    clf = make_classifier(max_queries=2_000, validation_fraction=0.25).set_callbacks(monitor).fit(*stripes)
     rows = monitor.get_logs().data
     scores = [row["accuracy"] for row in rows if row.get("accuracy") is not None and row["accuracy"] == row["accuracy"]]
     assert scores == [row["validation_accuracy"] for row in clf.history_ if "validation_accuracy" in row]
@@ -297,7 +297,7 @@ def test_scikit_learns_progress_bar_in_a_search(stripes, capsys):
 
 def test_a_fit_is_logged(stripes, caplog):
     with caplog.at_level(logging.INFO, logger="blackvip"):
-        clf = make_classifier(max_queries=2_000).fit(*stripes)
+        clf = make_classifier(max_queries=2_000, validation_fraction=0.25).fit(*stripes)
     text = caplog.text
     assert "40 images of 2 classes, 10 of them held out; 14 parameters; at most 2000 images to send" in text
     assert text.count("validation_loss") == sum("validation_loss" in row for row in clf.history_)

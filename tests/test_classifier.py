@@ -61,8 +61,9 @@ def test_a_prompt_is_learned_where_the_service_is_blinded(prompter, a):
     assert clf.score_controls(X_test, y_test)["zero_shot"] < 0.5
     assert clf.prompt_used_
     assert clf.score(X_test, y_test) > 0.9
-    losses = [row["validation_loss"] for row in clf.history_ if "validation_loss" in row]
-    assert min(losses) < clf.controls_["zero_shot"].log_loss
+    few = max(1, len(clf.history_) // 10)
+    first, last = ([row["accuracy"] for row in rows] for rows in (clf.history_[:few], clf.history_[-few:]))
+    assert np.mean(last) > np.mean(first)
 
 
 def test_a_head_repairs_permuted_scores(stripes):

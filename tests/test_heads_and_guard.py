@@ -265,8 +265,7 @@ def test_evidence_decides_for_a_prompt_and_its_own_head(better, guard):
     plain, prompted = (bad, good) if better else (good, bad)
     prompted = prompted if better is not None else np.full_like(prompted, np.nan)  # not scored, as after an error
     evidence = Evidence(y, np.ones(90), np.arange(90) % 4 == 0, features_with(1.0, y), plain, prompted)
-    controls = evidence.controls(BLOCKS)
     for head, name in ((None, "zero_shot"), ("calibrated", "calibrated_zero_shot"), ("fused", "fused_zero_shot")):
-        used, shipped = evidence.decide(head, controls, guard, BLOCKS)
+        controls, used, shipped = evidence.decide(head, guard, BLOCKS)
         assert used == (better is not None and (better or not guard))
         assert (shipped is controls[name]) == (not used)
