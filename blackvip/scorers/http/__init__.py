@@ -1,6 +1,32 @@
 """Services over HTTP as score functions. Needs ``pip install "blackvip[http]"``."""
 
+try:
+    import httpx  # noqa: F401
+    import tenacity  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f'Services over HTTP need the package {error.name}, which is not installed. Run pip install "blackvip[http]".',
+        name=error.name,
+    ) from error
+
 from .adapter import Adapter, Request, ServiceError
 from .encoding import media_type, to_base64
+from .hugging_face import HuggingFaceClassifier, HuggingFaceZeroShot
+from .kserve import KServe
+from .scorer import HTTPScorer
+from .tf_serving import TFServing
+from .torchserve import TorchServe
 
-__all__ = ["Adapter", "Request", "ServiceError", "media_type", "to_base64"]
+__all__ = [
+    "Adapter",
+    "HTTPScorer",
+    "HuggingFaceClassifier",
+    "HuggingFaceZeroShot",
+    "KServe",
+    "Request",
+    "ServiceError",
+    "TFServing",
+    "TorchServe",
+    "media_type",
+    "to_base64",
+]

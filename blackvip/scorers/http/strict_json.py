@@ -79,8 +79,8 @@ def _ends_early(text: str, position: int) -> bool:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise ServiceError(f"The service's answer names {shortened(twice)!r} twice in one object; expected it once.")
     return members
 

@@ -1,0 +1,315 @@
+"""A service over HTTP as a score function."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from numbers import Integral, Real
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+
+from ...exceptions import ImageError
+from .adapter import Adapter
+from .client import Client
+from .encoding import allowed_size
+from .keys import Key, check_key, check_url, is_loopback
+from .retrying import RetryPolicy
+from .service import Gate, Service
+from .workers import gather
+
+__all__ = ["HTTPScorer"]
+
+_IMAGES_PER_REQUEST = 16  # where a service takes any number
+_ROUNDS_PER_CALL = 16  # requests of each place in one call, so that the places are seldom empty
+_MAKING = threading.Lock()
+
+
+class HTTPScorer(BaseEstimator):
+    """Scores from a service over HTTP, several requests at a time.
+
+    An adapter knows the service's protocol. What the scorer adds: connections that are kept, limits on requests at
+    a time and per second, attempts after failures that may pass, and answers that are read with care. Every image
+    is asked for until it is answered, and not again after that.
+
+    Parameters
+    ----------
+    url : str
+        Where the service is, without key. Adapters of a protocol append the protocol's own paths.
+    adapter : Adapter
+        See `Adapter` for one of your own.
+    key : str, callable or None, default=None
+        The *name* of the environment variable that holds the key, or a function without arguments that returns it.
+        It is read for each request, sent only to the service itself, and never stored or shown.
+    n_concurrent : int, default=8
+        The most requests at a time.
+    requests_per_second : float or None, default=None
+        The most requests that are begun in a second, evenly spaced. None: no limit.
+    images_per_request : int or None, default=None
+        The most images in one request. None: as many as the adapter allows, at most 16.
+    timeout : float, default=30.0
+        Seconds to connect, to wait for the next piece of an answer, and for the whole of it.
+    max_attempts : int, default=10
+        Of one request. Connections that fail or break, answers that end too early, and the statuses 408, 409, 425,
+        429 and 5xx are tried again, after waits that double from half a second to a minute and are jittered. Every
+        other error is raised. Refusals with 429, too many requests, do not count.
+    patience : float, default=600.0
+        Seconds from a request's first attempt after which no other is made.
+    max_retry_after : float, default=120.0
+        The longest wait that the service may ask for, in seconds; an error where it asks for more.
+    max_response_bytes : int, default=16777216
+        Of one answer, as it comes and decompressed.
+    image_format : {"png", "jpeg", "raw"} or None, default=None
+        None: the adapter's. "png" and "jpeg" may take each other's place; the first keeps every pixel as it is.
+    jpeg_quality : int, default=95
+        From 1 to 100.
+    min_size, max_size : int or None, default=None
+        The least and the greatest height and width that the service takes; images of other sizes are enlarged or
+        reduced, in their own shape. None: the adapter's.
+    verify : bool or str, default=True
+        True: the service's certificate has to be of an authority that this machine trusts. A path: of one in that
+        file. False is refused unless the service is on this machine.
+    price_per_image : float or None, default=None
+        In any currency.
+
+    Attributes
+    ----------
+    n_requests_ : int
+        Requests that were sent, each attempt.
+    n_retries_ : int
+        Of those, attempts after the first.
+
+    Notes
+    -----
+    Copies, pickles and clones hold the parameters alone; each has connections, limits and counts of its own. A
+    request that was sent, but whose answer was lost on the way, is sent again: the service may bill it twice.
+
+    Examples
+    --------
+    >>> from blackvip.scorers.http import HTTPScorer, HuggingFaceZeroShot
+    >>> scorer = HTTPScorer(
+    ...     "https://service.example/models/clip", HuggingFaceZeroShot(), key="SERVICE_KEY", n_concurrent=16
+    ... )
+    >>> # BlackVIPClassifier(scorer, "a photo of a {}.").fit(X, y)
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        "url": [str],
+        "adapter": [Adapter],
+        "key": [str, callable, None],
+        "n_concurrent": [Interval(Integral, 1, None, closed="left")],
+        "requests_per_second": [Interval(Real, 0, None, closed="neither"), None],
+        "images_per_request": [Interval(Integral, 1, None, closed="left"), None],
+        "timeout": [Interval(Real, 0, None, closed="neither")],
+        "max_attempts": [Interval(Integral, 1, None, closed="left")],
+        "patience": [Interval(Real, 0, None, closed="left")],
+        "max_retry_after": [Interval(Real, 0, None, closed="left")],
+        "max_response_bytes": [Interval(Integral, 1, None, closed="left")],
+        "image_format": [StrOptions({"png", "jpeg", "raw"}), None],
+        "jpeg_quality": [Interval(Integral, 1, 100, closed="both")],
+        "min_size": [Interval(Integral, 1, None, closed="left"), None],
+        "max_size": [Interval(Integral, 1, None, closed="left"), None],
+        "verify": [Options(bool, {True, False}), str],
+        "price_per_image": [Interval(Real, 0, None, closed="left"), None],
+    }
+
+    def __init__(
+        self,
+        url: str,
+        adapter: Adapter,
+        *,
+        key: Key = None,
+        n_concurrent: int = 8,
+        requests_per_second: float | None = None,
+        images_per_request: int | None = None,
+        timeout: float = 30.0,
+        max_attempts: int = 10,
+        patience: float = 600.0,
+        max_retry_after: float = 120.0,
+        max_response_bytes: int = 16_777_216,
+        image_format: str | None = None,
+        jpeg_quality: int = 95,
+        min_size: int | None = None,
+        max_size: int | None = None,
+        verify: bool | str = True,
+        price_per_image: float | None = None,
+    ):
+        self.url = url
+        self.adapter = adapter
+        self.key = key
+        self.n_concurrent = n_concurrent
+        self.requests_per_second = requests_per_second
+        self.images_per_request = images_per_request
+        self.timeout = timeout
+        self.max_attempts = max_attempts
+        self.patience = patience
+        self.max_retry_after = max_retry_after
+        self.max_response_bytes = max_response_bytes
+        self.image_format = image_format
+        self.jpeg_quality = jpeg_quality
+        self.min_size = min_size
+        self.max_size = max_size
+        self.verify = verify
+        self.price_per_image = price_per_image
+
+    @property
+    def key(self) -> Key:
+        """The name of the environment variable that holds the key, a function that returns it, or None."""
+        return self._key
+
+    @key.setter
+    def key(self, key: Key) -> None:
+        check_key(key)  # at once: afterwards it would be shown
+        self._key = key
+
+    @property
+    def score_type(self) -> str:
+        """What the scores are, as the adapter declares."""
+        return self.adapter.score_type
+
+    @property
+    def images_per_call(self) -> int:
+        """The most images in one call that is not too large to lose: some rounds of requests."""
+        return _ROUNDS_PER_CALL * self.n_concurrent * (self.images_per_request or self.adapter.images_per_request or 1)
+
+    @property
+    def n_requests_(self) -> int:
+        """Requests that were sent, each attempt."""
+        return self._live[1].n_requests if hasattr(self, "_live") else 0
+
+    @property
+    def n_retries_(self) -> int:
+        """Of `n_requests_`, attempts after the first."""
+        return self._live[1].n_retries if hasattr(self, "_live") else 0
+
+    def __call__(self, images: np.ndarray, class_prompts: list[str]) -> Any:
+        """The scores of all images.
+
+        Parameters
+        ----------
+        images : ndarray of shape (n, height, width, 3), uint8
+        class_prompts : list of str
+
+        Returns
+        -------
+        scores : ndarray of shape (n, n_classes), float64
+            NaN where the service gave none. Of an adapter with fixed labels: (n, n_labels), or a list of dict.
+
+        Raises
+        ------
+        ServiceError
+            If the service does not answer, or not with scores.
+        ScoreError
+            If its scores break the contract.
+        """
+        rows: list[Any] = [None] * len(images)
+        is_array = True
+        for places, scores in self.answers(images, class_prompts):
+            is_array = isinstance(scores, np.ndarray)
+            for place, row in zip(places.tolist(), scores):
+                rows[place] = row
+        if not rows:
+            return np.empty((0, len(class_prompts)))
+        return np.stack(rows) if is_array else rows
+
+    def answers(self, images: np.ndarray, class_prompts: list[str]) -> Iterator[tuple[np.ndarray, Any]]:
+        """Scores as they come in, in any order.
+
+        After an error what is under way is still waited for and given, and then the error is raised. When the
+        iterator is closed early, what has not been sent is not sent any more.
+
+        Parameters
+        ----------
+        images : ndarray of shape (n, height, width, 3), uint8
+        class_prompts : list of str
+
+        Yields
+        ------
+        rows : ndarray of int
+            Indices into `images`; each comes once.
+        scores : ndarray of shape (len(rows), n_classes), or list of dict
+            As a call would return them for ``images[rows]``.
+        """
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise ImageError(f"Found images of shape {images.shape}, {images.dtype}; expected (n, h, w, 3), uint8.")
+        if not len(images):
+            return
+        service = self._service()
+        service.prepare()
+        adapter, prompts = self.adapter, list(class_prompts)
+        image_format = _image_format(self.image_format, adapter)
+        step = _images_per_request(self.images_per_request, adapter)
+        low = adapter.min_size if self.min_size is None else self.min_size
+        high = adapter.max_size if self.max_size is None else self.max_size
+        size = allowed_size(images.shape[1:3], low, high)
+
+        def ask(rows: np.ndarray, cancelled: threading.Event, deliver: Any) -> None:
+            service.ask(images, image_format, size, rows, prompts, cancelled, deliver)
+
+        pieces = [np.arange(first, min(first + step, len(images))) for first in range(0, len(images), step)]
+        n_ready = 2 + self.n_concurrent // 4  # threads that have a request ready for the next free place
+        for answers in gather(ask, pieces, self.n_concurrent + n_ready):
+            rows, scores = zip(*answers)
+            yield np.concatenate(rows), _joined(scores)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = dict(super().__getstate__())
+        state.pop("_live", None)
+        return state
+
+    def _service(self) -> Service:
+        """What is made on the first use in this process, and anew when a parameter was set to something else."""
+        state = [os.getpid()]
+        for value in self.get_params().values():
+            state.append(id(value) if isinstance(value, Adapter) else value)
+        with _MAKING:
+            live = getattr(self, "_live", None)
+            if live is None or live[0] != state:
+                live = self._live = (state, self._made())
+            service: Service = live[1]
+            return service
+
+    def _made(self) -> Service:
+        self._validate_params()
+        check_url(self.url, self.key is not None)
+        if self.verify is False and not is_loopback(urlsplit(self.url).hostname):
+            raise ValueError(
+                "verify=False would send images and keys to whoever answers; expected True, or the path of a file with "
+                "the certificate of the service's authority. Only a service on this machine may go without."
+            )
+        client = Client(self.timeout, self.n_concurrent, self.max_response_bytes, self.verify)
+        gate = Gate(self.n_concurrent, self.requests_per_second)
+        policy = RetryPolicy(self.max_attempts, self.patience, self.max_retry_after)
+        service = Service(self.url, self.adapter, self.key, client, gate, policy, self.jpeg_quality)
+        weakref.finalize(service, client.close)
+        return service
+
+
+def _image_format(wanted: str | None, adapter: Adapter) -> str:
+    if wanted is not None and (wanted == "raw") != (adapter.image_format == "raw"):
+        raise ValueError(
+            f"image_format={wanted!r} was given, but {type(adapter).__name__} takes {adapter.image_format!r}; a file "
+            "and pixels cannot take each other's place. Leave image_format as it is, or set the adapter's."
+        )
+    return wanted or adapter.image_format
+
+
+def _images_per_request(wanted: int | None, adapter: Adapter) -> int:
+    most = adapter.images_per_request
+    if wanted is not None and most is not None and wanted > most:
+        raise ValueError(
+            f"images_per_request={wanted} was given, but {type(adapter).__name__} takes at most {most} in a request."
+        )
+    return wanted or most or _IMAGES_PER_REQUEST
+
+
+def _joined(scores: tuple[Any, ...]) -> Any:
+    if isinstance(scores[0], np.ndarray):
+        return np.concatenate(scores)
+    return [row for piece in scores for row in piece]

@@ -1,0 +1,236 @@
+"""A service at work: requests are built, sent no more than so many at a time, and their answers read."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from ...exceptions import ScoreError
+from ..contract import check_scores
+from .adapter import Adapter, Request, ServiceError
+from .client import Client, Message, whole_url
+from .encoding import encode_image, resized
+from .keys import Key, read_key, without_secrets
+from .retrying import CancelledError, RetryPolicy
+from .strict_json import parse_json, shortened
+
+__all__ = ["Gate", "Service"]
+
+
+class Gate:
+    """Lets through so many requests at a time, and so many per second.
+
+    Parameters
+    ----------
+    n_concurrent : int
+    per_second : float or None
+        None: any number.
+    """
+
+    def __init__(self, n_concurrent: int, per_second: float | None):
+        self._places = threading.BoundedSemaphore(n_concurrent)
+        self._interval = 0.0 if per_second is None else 1 / per_second
+        self._lock = threading.Lock()
+        self._next = 0.0
+
+    @contextmanager
+    def place(self, cancelled: threading.Event) -> Iterator[None]:
+        """A place for one request. A `CancelledError` where it is not to be sent any more."""
+        with self._places:
+            if self._interval:
+                with self._lock:
+                    begin = max(self._next, time.monotonic())
+                    self._next = begin + self._interval
+                cancelled.wait(begin - time.monotonic())
+            if cancelled.is_set():
+                raise CancelledError
+            yield
+
+
+class Service:
+    """One service, as several threads use it.
+
+    Parameters
+    ----------
+    url : str
+    adapter : Adapter
+    key : str, callable or None
+    client : Client
+    gate : Gate
+    policy : RetryPolicy
+    jpeg_quality : int
+
+    Attributes
+    ----------
+    n_requests : int
+        Sent so far, each attempt.
+    n_retries : int
+        Of those, attempts after the first.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        adapter: Adapter,
+        key: Key,
+        client: Client,
+        gate: Gate,
+        policy: RetryPolicy,
+        jpeg_quality: int,
+    ):
+        self.url = url
+        self.adapter = adapter
+        self.client = client
+        self.jpeg_quality = jpeg_quality
+        self.n_requests = 0
+        self.n_retries = 0
+        self._key = key
+        self._gate = gate
+        self._policy = policy
+        self._counting = threading.Lock()
+        self._preparing = threading.Lock()
+        self._prepared = False
+
+    def prepare(self) -> None:
+        """Let the adapter ask what it needs to know, once."""
+        with self._preparing:
+            if not self._prepared:
+                self.adapter.prepare(self._get)
+                self._prepared = True
+
+    def ask(
+        self,
+        images: np.ndarray,
+        image_format: str,
+        size: tuple[int, int],
+        rows: np.ndarray,
+        class_prompts: list[str],
+        cancelled: threading.Event,
+        deliver: Callable[[tuple[np.ndarray, Any]], None],
+    ) -> None:
+        """Ask for some rows of `images` until each is answered. Only those that failed are asked for again.
+
+        Parameters
+        ----------
+        images : ndarray of shape (n, height, width, 3), uint8
+        image_format : {"png", "jpeg", "raw"}
+        size : tuple of int
+            Height and width in which they are sent.
+        rows : ndarray of int
+        class_prompts : list of str
+        cancelled : Event
+        deliver : callable
+            Called with each pair of rows and scores.
+        """
+        request = self._request(images[rows], image_format, size, class_prompts)
+
+        def attempt() -> None:
+            nonlocal rows, request
+            with self._exchange(request, cancelled) as answer:
+                scores, failures = self._scores(answer, len(rows), class_prompts)
+            given = np.setdiff1d(np.arange(len(rows)), list(failures))
+            if len(given):
+                deliver((rows[given], scores))
+            if failures:
+                left = sorted(failures)
+                rows = rows[left]
+                request = self._request(images[rows], image_format, size, class_prompts)
+                raise next((error for error in failures.values() if not error.retry), failures[left[0]])
+
+        self._policy.call(attempt, cancelled, self._count_retry)
+
+    def _get(self, path: str) -> Any:
+        """What `Adapter.prepare` asks for."""
+        request = Request(path, method="GET")
+        answers = []
+
+        def attempt() -> None:
+            with self._exchange(request, threading.Event()) as (content, headers):
+                answers.append(parse_json(content, headers.get("content-type", "")))
+
+        self._policy.call(attempt, threading.Event(), self._count_retry)
+        return answers[0]
+
+    def _count_retry(self) -> None:
+        with self._counting:
+            self.n_retries += 1
+
+    def _request(
+        self, pixels: np.ndarray, image_format: str, size: tuple[int, int], class_prompts: list[str]
+    ) -> Request:
+        pixels = resized(pixels, size)
+        images: Any = pixels
+        if image_format != "raw":
+            images = [encode_image(image, image_format, self.jpeg_quality) for image in pixels]
+        request = self.adapter.request(images, list(class_prompts))
+        return request if isinstance(request, Request) else Request(json=request)
+
+    @contextmanager
+    def _exchange(self, request: Request, cancelled: threading.Event) -> Iterator[tuple[bytes, Mapping[str, str]]]:
+        """Sends a request, and lets its answer be read; no error that either raises shows the key."""
+        secrets: list[str] = []
+        try:
+            key = read_key(self._key)
+            secrets += [] if key is None else [key]
+            body, headers = request.content, {}
+            if body is None and request.method != "GET":
+                body = json.dumps(request.json, allow_nan=False).encode()
+                headers["content-type"] = "application/json"
+            url = whole_url(self.url, request.path, request.params)
+            headers |= {name.lower(): value for name, value in request.headers.items()}
+            proof = self.adapter.authorize(request, url, body or b"", key)
+            secrets += proof.values()
+            headers |= {name.lower(): value for name, value in proof.items()}
+            with self._gate.place(cancelled):
+                with self._counting:
+                    self.n_requests += 1
+                answer = self.client.send(Message(request.method, url, headers, body))
+            yield answer
+        except ScoreError as error:
+            error.args = (without_secrets(str(error), secrets),)
+            error.__cause__ = None
+            raise
+
+    def _scores(
+        self, answer: tuple[bytes, Mapping[str, str]], n_images: int, class_prompts: list[str]
+    ) -> tuple[Any, dict[int, ServiceError]]:
+        """Checked scores of the images that have some, and the errors of the others, by their places."""
+        content, headers = answer
+        try:
+            scores = self.adapter.scores(self.adapter.parse(content, headers), list(class_prompts))
+        except ScoreError:
+            raise
+        except Exception as error:
+            raise ServiceError(
+                f"{type(self.adapter).__name__} found no scores in the service's answer "
+                f"({type(error).__name__}: {shortened(str(error), 100)}), which begins "
+                f"{shortened(content[:1000].decode('utf-8', 'replace'))!r}."
+            ) from None
+        failures: dict[int, ServiceError] = {}
+        if isinstance(scores, (list, tuple)):
+            failures = {place: row for place, row in enumerate(scores) if isinstance(row, ServiceError)}
+            if failures and len(scores) != n_images:
+                raise ScoreError(f"{n_images} images were sent, and the service answered for {len(scores)}.")
+            scores = [row for row in scores if not isinstance(row, ServiceError)]
+        n_given = n_images - len(failures)
+        if not n_given:
+            return None, failures
+        if self.adapter.fixed_labels:
+            return _check_fixed(scores, n_given), failures
+        return check_scores(scores, n_given, class_prompts, self.adapter.score_type), failures
+
+
+def _check_fixed(scores: Any, n_images: int) -> Any:
+    """Scores for a service's own labels: an array (n_images, n_labels), or dicts from label to score."""
+    if isinstance(scores, list) and any(isinstance(row, Mapping) for row in scores):
+        labels: list[str] = sorted({label for row in scores for label in row})
+        check_scores(scores, n_images, labels)
+        return [dict(row) for row in scores]
+    array = np.asarray(scores, dtype=np.float64)
+    return check_scores(array, n_images, [""] * (array.shape[1] if array.ndim == 2 else 1))
