@@ -12,6 +12,7 @@ __all__ = [
     "ImageError",
     "ImagesResizedWarning",
     "ImagesSkippedWarning",
+    "JournalError",
     "PersistenceError",
     "PromptNotUsedWarning",
     "ScoreError",
@@ -36,6 +37,10 @@ class ScoreError(BlackVIPError):
 
 class BudgetError(BlackVIPError):
     """The budget of billed images does not cover what was asked for."""
+
+
+class JournalError(BlackVIPError):
+    """A journal of answers that belongs to something else, is in use, is damaged or cannot be written."""
 
 
 class PersistenceError(BlackVIPError):

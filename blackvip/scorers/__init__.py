@@ -1,5 +1,7 @@
 """What stands between this package and a service: the contract of a score function, and the ledger."""
 
+from .answers import report_not_sent
+from .cached import CachedScorer
 from .contract import ScoreFunction, check_rate, check_scores
 from .formats import ScoreFormat
 from .ledger import Ledger
@@ -7,6 +9,7 @@ from .noise import score_noise
 from .shared import Lease, SharedBudget
 
 __all__ = [
+    "CachedScorer",
     "Ledger",
     "Lease",
     "ScoreFormat",
@@ -14,5 +17,6 @@ __all__ = [
     "SharedBudget",
     "check_rate",
     "check_scores",
+    "report_not_sent",
     "score_noise",
 ]

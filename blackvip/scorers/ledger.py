@@ -1,4 +1,9 @@
-"""The ledger: the only door to the service. It counts every image that goes out and keeps to the budget."""
+"""The ledger: the only door to the service. It counts every image that goes out and keeps to the budget.
+
+What is counted is never less than what is paid for. An image counts as soon as the score function has it, and is taken
+back only where the score function says by `report_not_sent` that it was not sent: since a cache had its answer, or an
+error came before it. One whose answer did not come stays counted, since nobody knows whether it was billed.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +17,10 @@ import torch
 
 from ..exceptions import BudgetError
 from ..images import to_uint8
+from .answers import IMAGES_PER_CALL, Metered, answers_of
 from .contract import ScoreFunction, check_anything_given, check_rate, check_scores
 from .formats import SCORE_TYPES, ScoreFormat
+from .replay import Recalled, Replay
 
 __all__ = ["Ledger"]
 
@@ -36,19 +43,24 @@ class Ledger:
     max_queries : int or None
         Images that may be sent; None: any number.
     images_per_call : int or None
-        The most images in one call; None: what the score function declares, else 64.
+        The most images in one call; None: what the score function declares, else 64, or any number where it has
+        ``answers``.
     score_type : {"auto", "logits", "probabilities"}
         "auto": what the score function declares, else recognised in the first scores.
     score_format : ScoreFormat or None
         As an earlier ledger has recognised it. None: recognised in the scores of the first images that are asked for,
         and then kept, so that an image's log scores depend on its scores alone.
     on_queries : callable or None
-        Called with the number of images of each call, after it.
+        Called with the number of images of each piece of answers, after it came.
+    replay : Replay or None
+        The journal of a fit: what it knows is not sent, but counts all the same, as what the fit has paid for. Answers
+        that come are on disk before they are used.
 
     Attributes
     ----------
     n_queries : int
-        Images sent so far. An image counts when it is sent, whether or not an answer comes back.
+        Images sent so far, or billed by the fit that is replayed. What a process that was killed had sent, and got no
+        answer for, is not among them.
     score_format : ScoreFormat or None
         None before the first scores.
     price_per_image : float or None
@@ -69,11 +81,14 @@ class Ledger:
         score_type: str = "auto",
         score_format: ScoreFormat | None = None,
         on_queries: Callable[[int], object] | None = None,
+        replay: Replay | None = None,
     ):
         self.score_fn = score_fn
         self.class_prompts = tuple(class_prompts)
         self.max_queries = max_queries
-        self.images_per_call: int = images_per_call or getattr(score_fn, "images_per_call", None) or 64
+        self.images_per_call: int = images_per_call or getattr(score_fn, "images_per_call", None) or IMAGES_PER_CALL
+        # Of what is asked for at once: a score function with `answers` makes its own calls of it.
+        self._part = images_per_call if images_per_call or hasattr(score_fn, "answers") else self.images_per_call
         self.score_format = score_format
         self._declared_type = getattr(score_fn, "score_type", "auto") if score_type == "auto" else score_type
         if self._declared_type not in ("auto", *SCORE_TYPES):
@@ -88,7 +103,9 @@ class Ledger:
         self.n_queries = 0
         self.seconds = 0.0
         self._n_answered = 0
+        self.replay = replay
         self._send = score_fn
+        self._leased = 0
         self._lease: AbstractContextManager[ScoreFunction] | None = None
 
     def __enter__(self) -> Ledger:
@@ -101,12 +118,14 @@ class Ledger:
         """
         lease = getattr(self.score_fn, "lease", None)
         if lease is not None and self.max_queries is not None:
-            self._lease = lease(self.max_queries - self.n_queries)
+            known = 0 if self.replay is None else self.replay.n_known
+            self._leased = max(0, self.max_queries - self.n_queries - known)
+            self._lease = lease(self._leased)
             self._send = self._lease.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        lease, self._lease, self._send = self._lease, None, self.score_fn
+        lease, self._lease, self._send, self._leased = self._lease, None, self.score_fn, 0
         if lease is not None:
             lease.__exit__(None, None, None)
 
@@ -169,25 +188,59 @@ class Ledger:
             raise BudgetError(
                 f"{len(images)} images were to be sent, but the budget of {self.max_queries} leaves {self.remaining}."
             )
-        answers = [
-            self._call(images[first : first + self.images_per_call])
-            for first in range(0, len(images), self.images_per_call)
-        ]
-        if not answers:
+        if not len(images):
             return np.empty((0, len(self.class_prompts)))
-        scores = np.concatenate(answers)
+        scores = self._scores(images)
         check_anything_given(scores)
         if self.score_format is None and np.isfinite(scores).any():  # a single image may be given nothing
             self.score_format = ScoreFormat.recognise(scores, self._declared_type)
         return (self.score_format or ScoreFormat("logits")).log_scores(scores)
 
-    def _call(self, images: Sent) -> np.ndarray:
-        self.n_queries += len(images)
-        begin = time.perf_counter()
-        answer = self._send(images if self.takes_tensors else np.ascontiguousarray(images), list(self.class_prompts))
-        self.seconds += time.perf_counter() - begin
-        self._n_answered += len(images)
-        scores = check_scores(answer, len(images), self.class_prompts, self.score_type)
-        if self.on_queries is not None:
-            self.on_queries(len(images))
+    def _scores(self, images: Sent) -> np.ndarray:
+        """The scores (n, n_classes) of images, from the journal or the score function."""
+        n_images = len(images)
+        recalled = None if self.replay is None else self.replay.recall(images)
+        open_rows = np.ones(n_images, bool)
+        scores = np.empty((n_images, len(self.class_prompts)))
+        if recalled is not None:
+            scores, open_rows = recalled.scores, ~recalled.known
+            self.n_queries += recalled.n_billed
+            self._tell(n_images - int(open_rows.sum()))
+        size = self._part or n_images
+        for first in range(0, n_images, size):  # parts are the same whatever is known, and so are a model's batches
+            rows = first + np.flatnonzero(open_rows[first : first + size])
+            if len(rows):
+                self._call(images, rows, scores, recalled)
         return scores
+
+    def _call(self, images: Sent, rows: np.ndarray, scores: np.ndarray, recalled: Recalled | None) -> None:
+        """Send ``images[rows]``, and put what comes back into these rows of `scores`."""
+        part = images if len(rows) == len(images) else images[rows]
+        leased = len(rows) if len(rows) <= self._leased else 0  # what is beyond the lease is set aside by itself
+        send = self._send if leased else self.score_fn
+        pieces = Metered(answers_of(send, part, self.class_prompts, self._part))
+        n_free = 0
+        self.n_queries += len(rows)
+        self._leased -= leased
+        try:
+            begin = time.perf_counter()
+            for answered, answer in pieces:
+                self.seconds += time.perf_counter() - begin
+                n_free, n_free_before = pieces.n_not_sent, n_free
+                n_billed = len(answered) - (n_free - n_free_before)
+                self._n_answered += n_billed
+                found = check_scores(answer, len(answered), self.class_prompts, self.score_type)
+                if self.replay is not None and recalled is not None:
+                    keys = [recalled.keys[row] for row in rows[answered]]
+                    self.replay.keep(keys, found, len(answered) - n_billed)
+                scores[rows[answered]] = found
+                self._tell(len(answered))
+                begin = time.perf_counter()
+        finally:
+            pieces.close()
+            self.n_queries -= pieces.n_not_sent
+            self._leased += pieces.n_not_sent if leased else 0
+
+    def _tell(self, n_images: int) -> None:
+        if self.on_queries is not None and n_images:
+            self.on_queries(n_images)

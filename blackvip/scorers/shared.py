@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import atexit
-import errno
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from ..exceptions import BudgetError
+from ..locks import locked
+from .answers import Metered, Piece, answers_of
 from .contract import ScoreFunction
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
+from .passing import PassesOn
 
 __all__ = ["Lease", "SharedBudget"]
 
 
-class SharedBudget:
+class SharedBudget(PassesOn):
     """A score function with one budget of billed images for all that use it.
 
     It is a score function itself and takes the place of the one it wraps. Each fit sets its `max_queries` images
@@ -94,21 +90,6 @@ class SharedBudget:
             pass
 
     @property
-    def images_per_call(self) -> int | None:
-        """The most images in one call, as the score function declares."""
-        return getattr(self.score_fn, "images_per_call", None)
-
-    @property
-    def score_type(self) -> str:
-        """What the scores are, as the score function declares."""
-        return getattr(self.score_fn, "score_type", "auto")
-
-    @property
-    def price_per_image(self) -> float | None:
-        """What an image costs, as the score function declares, in any currency."""
-        return getattr(self.score_fn, "price_per_image", None)
-
-    @property
     def n_queries(self) -> int:
         """Images that were sent so far, by all processes."""
         with self._counts() as counts:
@@ -155,6 +136,11 @@ class SharedBudget:
         with self.lease(len(images)) as lease:
             return lease(images, class_prompts)
 
+    def answers(self, images: Any, class_prompts: list[str]) -> Iterator[Piece]:
+        """Answers as they come, of images that are set aside for it, see `blackvip.scorers.contract`."""
+        with self.lease(len(images)) as lease:
+            yield from lease.answers(images, class_prompts)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedBudget:
         return self
 
@@ -175,7 +161,7 @@ class SharedBudget:
                 f"The file that keeps count of a shared budget, {self.path}, does not exist any more; nothing was "
                 "sent. Give SharedBudget a path, and its file outlasts the process."
             ) from error
-        with file, _locked(file):
+        with file, locked(file.fileno()):
             before = file.read()
             counts = _Counts.parse(before, self.path)
             yield counts
@@ -202,16 +188,30 @@ class Lease:
         self.n_queries = 0
 
     def __call__(self, images: np.ndarray, class_prompts: list[str]) -> Any:
-        with self._budget._counts() as counts:  # an image counts when it is sent, whether or not an answer comes
-            if len(images) > self.n_images - self.n_queries:
+        self._count(len(images))
+        return self._budget.score_fn(images, class_prompts)
+
+    def answers(self, images: Any, class_prompts: list[str]) -> Iterator[Piece]:
+        """Answers as they come, see `blackvip.scorers.contract`; what turns out not to be sent is set aside again."""
+        self._count(len(images))
+        pieces = Metered(answers_of(self._budget.score_fn, images, class_prompts))
+        try:
+            yield from pieces
+        finally:
+            pieces.close()
+            self._count(-pieces.n_not_sent)
+
+    def _count(self, n_images: int) -> None:
+        """Count images that were set aside as sent, before they are: whether or not an answer comes."""
+        with self._budget._counts() as counts:
+            if n_images > self.n_images - self.n_queries:
                 raise BudgetError(
-                    f"{len(images)} images were to be sent, but of the {self.n_images} that were set aside "
+                    f"{n_images} images were to be sent, but of the {self.n_images} that were set aside "
                     f"{self.n_images - self.n_queries} are left. Ask for a lease of all that is needed."
                 )
-            counts.set_aside -= len(images)
-            counts.sent += len(images)
-            self.n_queries += len(images)
-        return self._budget.score_fn(images, class_prompts)
+            counts.set_aside -= n_images
+            counts.sent += n_images
+            self.n_queries += n_images
 
     def release(self) -> None:
         """Give back what was not sent. A second time does nothing."""
@@ -260,27 +260,3 @@ def _temporary_file() -> Path:
 def _remove(path: Path, pid: int) -> None:
     if os.getpid() == pid:  # not when a forked child ends
         path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(file: BinaryIO | Any) -> Iterator[None]:
-    """An exclusive lock: it belongs to the open file, and so keeps threads apart as well as processes."""
-    if sys.platform == "win32":
-        while True:
-            try:
-                msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-                break
-            except OSError as error:  # it gives up after ten seconds
-                if error.errno != errno.EDEADLK:
-                    raise
-        try:
-            yield
-        finally:
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
-    else:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
