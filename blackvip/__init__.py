@@ -10,6 +10,7 @@ from .exceptions import (
     ImageError,
     ImagesResizedWarning,
     ImagesSkippedWarning,
+    JournalError,
     PersistenceError,
     PromptNotUsedWarning,
     ScoreError,
@@ -22,7 +23,7 @@ from .optimizers import CMAES, RGF, SPSA, SPSAGC, AdamSPSA, Subspace
 from .persistence import load
 from .planning import CostPlan
 from .prompters import Coordinator, PromptBasis
-from .scorers import SharedBudget
+from .scorers import CachedScorer, SharedBudget
 from .transformer import BlackVIPPrompter
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ __all__ = [
     "BlackVIPError",
     "BlackVIPPrompter",
     "BudgetError",
+    "CachedScorer",
     "CalibratedHead",
     "ClassPromptError",
     "Coordinator",
@@ -47,6 +49,7 @@ __all__ = [
     "ImageError",
     "ImagesResizedWarning",
     "ImagesSkippedWarning",
+    "JournalError",
     "PCAEncoder",
     "PersistenceError",
     "PromptBasis",

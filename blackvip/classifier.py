@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOp
 from sklearn.utils.validation import check_consistent_length
 
 from .callbacks import CallbackSupportMixin
+from .checkpoint import replayed
 from .documentation import Documented, pipeline_block
 from .encoders import Encoder, TrainableEncoder, make_encoder
 from .evidence import Evidence
-from .exceptions import BudgetError, FitInterruptedWarning, PromptNotUsedWarning
+from .exceptions import BudgetError, FitInterruptedWarning, JournalError, PromptNotUsedWarning
 from .guard import Validation, split_held_out
-from .images import Images, to_uint8
+from .images import Images
 from .labels import check_labels, class_indices, training_weights
 from .losses import Temperature
 from .monitoring import Monitor
@@ -30,6 +32,7 @@ from .prediction import PromptedClassifier
 from .prompters import Prompter, make_prompter
 from .prompts import make_class_prompts
 from .scorers import ScoreFormat, ScoreFunction, check_rate
+from .scorers.replay import Replay
 from .sources import select
 from .training import Batches, Objective, Plan, TrainingResult, train
 
@@ -57,7 +60,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         (n, height, width, 3), RGB; `class_prompts` a list of str in the order of `classes_`; the scores an
         array of shape (n, n_classes), higher is better; NaN, or dicts from class prompt to score without it,
         where a service gives none, see `blackvip.scorers.contract`. It may declare ``images_per_call``,
-        ``score_type`` and ``price_per_image`` as attributes.
+        ``score_type``, ``price_per_image`` and more as attributes.
     class_prompts : str, dict or sequence of str, default="a photo of a {}."
         A template in which ``{}`` becomes the class's name, a dict from label to prompt, or one prompt per
         class in the order of `classes_`.
@@ -142,6 +145,12 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
     warm_start : bool, default=False
         Whether a further `fit` goes on from where the last one ended, with its prompter, optimizer and step size,
         and a new budget, instead of starting anew. The classes must be the same.
+    checkpoint : str, path-like or None, default=None
+        The journal of a fit: a file in which each answer of the service is on disk before it is used. After a failure,
+        Ctrl-C or a kill, `fit` with the same journal, parameters and images goes on where it was, and ends as if it had
+        not been interrupted; a journal of another fit is refused. Answers to predictions are kept too, in a file beside
+        it. A folder, which is one that exists or whose path ends with a separator, has a journal for each fit, as
+        searches over parameters need. None: nothing is kept.
     random_state : int, RandomState instance or None, default=None
         With an int, `fit` gives bit-identical results on one machine. NumPy's and torch's global generators
         are neither read nor set.
@@ -202,7 +211,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
 
     Ctrl-C during training does not raise: training ends, the best prompt so far is used, and a
     `FitInterruptedWarning` says so. When `score_fn` raises during training, the estimator is fitted with the
-    best prompt so far in the same way, and the error is then raised.
+    best prompt so far in the same way, and the error is then raised. With a `checkpoint`, nothing more is sent after
+    such an error, so that the estimator uses no prompt until `fit`, called again, has gone on.
 
     Examples
     --------
@@ -263,6 +273,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         "on_error": [StrOptions({"raise", "skip"})],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "warm_start": ["boolean"],
+        "checkpoint": [str, PathLike, None],
         "random_state": ["random_state"],
         "verbose": [Options(Integral, {0, 1, 2}), "boolean"],
     }
@@ -300,6 +311,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         on_error: str = "raise",
         class_weight: dict[Any, float] | str | None = None,
         warm_start: bool = False,
+        checkpoint: str | PathLike[str] | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 1,
     ):
@@ -333,6 +345,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         self.on_error = on_error
         self.class_weight = class_weight
         self.warm_start = warm_start
+        self.checkpoint = checkpoint
         self.random_state = random_state
         self.verbose = verbose
 
@@ -360,12 +373,15 @@ shape (n, n_features); or sequence of images, paths or encoded files
         Raises
         ------
         ValueError
-            For unusable parameters, images, labels or prompts, before any image is billed; also
-            `ScoreError`, `BudgetError`, `ImageError` and `ClassPromptError`, which are all of this kind.
+            For unusable parameters, images, labels or prompts, before any image is billed; also `ScoreError`,
+            `BudgetError`, `ImageError`, `ClassPromptError` and `JournalError`, which are all of this kind.
         """
+        if self.warm_start:
+            self._refuse_checkpoint("warm_start=True goes")
         goes_on = self.warm_start and hasattr(self, "optimizer_")
         images, y, weights = self._training_set(X, y, sample_weight, self.classes_ if goes_on else None, goes_on)
-        return self._train(images, y, weights, goes_on, budget=self.max_queries, earlier=None)
+        with replayed(self, images, y, weights, _seed) as replay:
+            return self._train(images, y, weights, goes_on, budget=self.max_queries, earlier=None, replay=replay)
 
     #: `classes` is an argument of `partial_fit`, not metadata that is routed.
     __metadata_request__partial_fit = {"classes": True}
@@ -396,6 +412,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         self : BlackVIPClassifier
             The estimator, trained further.
         """
+        self._refuse_checkpoint("partial_fit goes")
         goes_on = hasattr(self, "optimizer_")
         if goes_on and classes is not None and not np.array_equal(np.unique(check_labels(classes)), self.classes_):
             raise ValueError(
@@ -488,8 +505,8 @@ shape (n, n_features); or sequence of images, paths or encoded files
             pass
         if measure:
             n_measured = min(_MEASURED_IMAGES, ledger.images_per_call, len(images))
-            with twin._ledger(n_measured, ledger.score_format) as measuring:
-                measuring.log_scores(to_uint8(run.objective.pixels(np.arange(n_measured))))
+            with twin._ledger(n_measured, ledger.score_format, twin.score_fn) as measuring:
+                measuring.log_scores(measuring.as_sent(run.objective.pixels(np.arange(n_measured))))
             seconds = measuring.seconds_per_image
         elif seconds is None:
             seconds = getattr(self, "seconds_per_image_", None)
@@ -504,10 +521,20 @@ shape (n, n_features); or sequence of images, paths or encoded files
         return twin
 
     def _prepared(
-        self, images: Images, y: np.ndarray, weights: np.ndarray, goes_on: bool, budget: int, one_pass: bool = False
+        self,
+        images: Images,
+        y: np.ndarray,
+        weights: np.ndarray,
+        goes_on: bool,
+        budget: int,
+        one_pass: bool = False,
+        replay: Replay | None = None,
     ) -> PreparedRun:
         """All that a run within `budget` images needs: `plan` counts it, and `_train` carries it out. Sends nothing."""
-        rng = self._rng if goes_on else _local_generator(self.random_state)
+        if goes_on:
+            rng = self._rng
+        else:
+            rng = np.random.default_rng(_seed(self.random_state) if replay is None else replay.seed)
 
         # images -> features -> prompts
         optimizer = self._new_optimizer()
@@ -523,7 +550,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
             w = prompter.initial_parameters(rng)
 
         # prompts -> scores -> losses
-        ledger = self._ledger(budget, self._score_format if goes_on else None)
+        ledger = self._ledger(budget, self._score_format if goes_on else None, self.score_fn, replay)
         temperature = Temperature(None if self.temperature == "auto" else float(self.temperature))
         objective = Objective(prompter, images, self.image_format_, y, weights, ledger, self.prompt_scale, temperature)
         rows, held_out = split_held_out(y, self._held_out_share(len(w), len(images)), rng)
@@ -546,9 +573,10 @@ shape (n, n_features); or sequence of images, paths or encoded files
         budget: int,
         earlier: Evidence | None,
         one_pass: bool = False,
+        replay: Replay | None = None,
     ) -> BlackVIPClassifier:
         """One run of training within `budget` images, from the start or from where the last run ended."""
-        prepared = self._prepared(images, y, weights, goes_on, budget, one_pass)
+        prepared = self._prepared(images, y, weights, goes_on, budget, one_pass, replay)
         objective, validation, ledger = prepared.objective, prepared.validation, prepared.objective.ledger
 
         # losses -> update
@@ -568,6 +596,13 @@ shape (n, n_features); or sequence of images, paths or encoded files
             self._rng = prepared.rng
         self._warn_or_raise(error, run)
         return self
+
+    def _refuse_checkpoint(self, what: str) -> None:
+        if self.checkpoint is not None:
+            raise JournalError(
+                f"{what} on from an earlier fit, but a journal holds the answers of one fit from its start, and "
+                f"checkpoint={self.checkpoint!r}. Set checkpoint=None, or call fit with warm_start=False."
+            )
 
     def _training_set(
         self, X: Any, y: Any, sample_weight: Any, classes: Any, goes_on: bool
@@ -650,6 +685,11 @@ shape (n, n_features); or sequence of images, paths or encoded files
         self, run: TrainingResult, validation: Validation, shape: tuple[int, ...]
     ) -> tuple[np.ndarray, BaseException | None]:
         """Log scores of the training images with the trained prompt, NaN where there are none; and what went wrong."""
+        replay = validation.objective.ledger.replay
+        if replay is not None:
+            replay.aside = run.termination_reason in ("callback", "interrupted")
+            if isinstance(run.error, Exception):  # `fit` will go on: a prompt from halfway is not worth its price
+                return np.full(shape, np.nan), run.error
         if run.n_iter:
             try:
                 return validation.completed_log_scores(run.w), run.error
@@ -704,13 +744,13 @@ shape (n, n_features); or sequence of images, paths or encoded files
         return twin
 
 
-def _local_generator(random_state: Any) -> np.random.Generator:
-    """A generator of our own, so that the global ones are neither read nor set."""
+def _seed(random_state: Any) -> int:
+    """The seed of a generator of our own, so that the global ones are neither read nor set."""
     if random_state is None:
-        return np.random.default_rng()
+        return int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]
     if isinstance(random_state, Integral):
-        return np.random.default_rng(int(random_state))
-    return np.random.default_rng(check_random_state(random_state).randint(2**31))
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31))
 
 
 def _frozen_encoder(local_encoder: str | Encoder) -> Encoder:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from .checkpoint import predictions_path
 from .encoders import Encoder
 from .fusion import FusedHead
-from .images import to_uint8
 from .judging import JudgedHead, head_inputs, log_proba_of
 from .labels import check_labels
 from .persistence import Saveable
 from .prompters import Prompter
 from .reading import ReadsImages, pixel_batches
-from .scorers import Ledger, ScoreFormat
+from .scorers import CachedScorer, Ledger, ScoreFormat
 from .scorers.formats import FLOOR
+from .scorers.replay import Replay
 
 __all__ = ["PromptedClassifier"]
 
@@ -27,6 +29,7 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
     """What `BlackVIPClassifier` does once it is fitted."""
 
     score_fn: Any
+    checkpoint: Any = None
     images_per_call: int | None
     score_type: str
     classes_: np.ndarray
@@ -83,7 +86,7 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
             In the order of `classes_`.
         """
         images = self._open_images(X)
-        log_scores = self._log_scores(images, lambda pixels: to_uint8(self.coordinator_.draw(pixels)))
+        log_scores = self._log_scores(images, self.coordinator_.draw)
         features = self._features(images) if isinstance(self.head_, FusedHead) else None
         return log_proba_of(self.head_, head_inputs(self.head_, log_scores, features), len(self.classes_))
 
@@ -121,7 +124,7 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
         images, y = self._open_images(X), check_labels(y)
         if len(images) != len(y):
             raise ValueError(f"X has {len(images)} images, but y has {len(y)} labels; expected a label for each image.")
-        plain = self._log_scores(images, to_uint8)
+        plain = self._log_scores(images, lambda pixels: pixels)
         features = self._features(images)
         accuracies = {}
         for name, control in self.controls_.items():
@@ -133,29 +136,41 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
         """The local encoder's features of images as they are; asks no service."""
         return self.probe_encoder_.encode_batches(pixel_batches(self.image_format_, images))
 
-    def _log_scores(self, images: Any, drawn: Callable[[torch.Tensor], np.ndarray]) -> np.ndarray:
-        """Log scores of images that `drawn` turns from pixels into what is sent."""
-        with self._ledger(len(images), self._score_format) as ledger:
+    def _log_scores(self, images: Any, drawn: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
+        """Log scores of images, on whose pixels `drawn` draws prompts."""
+        with self._keeping() as score_fn, self._ledger(len(images), self._score_format, score_fn) as ledger:
             batches = pixel_batches(self.image_format_, images)
-            return np.concatenate([ledger.log_scores(drawn(pixels)) for pixels in batches])
+            return np.concatenate([ledger.log_scores(ledger.as_sent(drawn(pixels))) for pixels in batches])
+
+    @contextmanager
+    def _keeping(self) -> Iterator[Any]:
+        """The score function; where there is a checkpoint, one that keeps its answers."""
+        if self.checkpoint is None or self.score_fn is None:
+            yield self.score_fn
+            return
+        with closing(CachedScorer(self.score_fn, predictions_path(self.checkpoint))) as cached:
+            yield cached
 
     @property
     def _score_format(self) -> ScoreFormat:
         """What `fit` has found the scores to be."""
         return ScoreFormat(self.score_type_, self.score_floor_)
 
-    def _ledger(self, max_queries: int, score_format: ScoreFormat | None) -> Ledger:
+    def _ledger(
+        self, max_queries: int, score_format: ScoreFormat | None, score_fn: Any, replay: Replay | None = None
+    ) -> Ledger:
         """A ledger of so many images; without a format, it recognises what the scores are."""
-        if self.score_fn is None:
+        if score_fn is None:
             raise ValueError(
                 f"This {type(self).__name__} has no score function, since files do not hold one; give it back with "
                 "blackvip.load(path, score_fn) or set_params(score_fn=score_fn)."
             )
         return Ledger(
-            self.score_fn,
+            score_fn,
             self.class_prompts_,
             max_queries=max_queries,
             images_per_call=self.images_per_call,
             score_type=self.score_type,
             score_format=score_format,
+            replay=replay,
         )

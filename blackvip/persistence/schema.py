@@ -77,7 +77,7 @@ class _ScoreFunction(Field):
 
 
 class _Forgotten(Field):
-    """What the next step makes anew."""
+    """What does not outlast the process: it is nothing afterwards."""
 
     def pack(self, value: Any, file: Writing, where: str) -> None:
         return None
@@ -543,6 +543,7 @@ KINDS["BlackVIPClassifier"] = Kind(
         "on_error": choice("raise", "skip"),
         "class_weight": OneOf(choice("balanced", None), Pairs(LABEL, number())),
         "warm_start": BOOL,
+        "checkpoint": Maybe(_Forgotten()),  # a path of this machine, and none that a file of unknown origin may name
         "random_state": _RandomState(),
         "verbose": OneOf(BOOL, integer(0, 2)),
     },
@@ -582,7 +583,7 @@ KINDS["BlackVIPClassifier"] = Kind(
         "termination_reason_": choice(*_REASONS),
         "score_type_": choice("logits", "probabilities"),
         "score_floor_": Maybe(number(FLOOR, 0.05)),  # files of the first release have none
-        "seconds_per_image_": Maybe(number(low=0)),
+        "seconds_per_image_": Maybe(OneOf(NONE, number(low=0))),
         "probe_encoder_": Object(*FROZEN_ENCODERS),
         "_evidence": Object("Evidence"),
         "_rng": Generator(),
