@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ _LARGEST_SEED = 2**128
 
 
 @contextmanager
-def replayed(clf: Any, images: Images, y: np.ndarray, weights: np.ndarray, seed: int) -> Iterator[Replay | None]:
+def replayed(
+    clf: Any, images: Images, y: np.ndarray, weights: np.ndarray, draw_seed: Callable[[Any], int]
+) -> Iterator[Replay | None]:
     """A block in which a fit has its journal for itself; None where it has no checkpoint.
 
     Parameters
@@ -38,8 +40,8 @@ def replayed(clf: Any, images: Images, y: np.ndarray, weights: np.ndarray, seed:
     y : ndarray of shape (n_images,)
         Class indices.
     weights : ndarray of shape (n_images,)
-    seed : int
-        What a new journal remembers as the seed of its fit.
+    draw_seed : callable
+        Makes a seed of `random_state`, which a new journal remembers.
 
     Raises
     ------
@@ -51,7 +53,7 @@ def replayed(clf: Any, images: Images, y: np.ndarray, weights: np.ndarray, seed:
         return
     identity = fit_identity(clf, images, y, weights)
     path = _fit_path(clf.checkpoint, identity)
-    with Journal(path, identity, {"seed": str(seed)}) as journal:
+    with Journal(path, identity, {"seed": str(draw_seed(clf.random_state))}) as journal:
         try:
             yield Replay(journal, service_identity(clf.score_fn), clf.class_prompts_, _seed(journal))
         except Exception as error:

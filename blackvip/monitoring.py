@@ -102,4 +102,10 @@ class Monitor:
         sent = to_uint8(prompter.draw(self.objective.pixels(self.validation.rows)))
         answers = KnownAnswers(sent, self.validation.last_log_scores)
         head = ServiceHead().fit(self.validation.last_log_scores, None)
-        return {"score_fn": answers, "checkpoint": None, "score_type_": "logits", "coordinator_": prompter, "head_": head}
+        return {
+            "score_fn": answers,
+            "checkpoint": None,
+            "score_type_": "logits",
+            "coordinator_": prompter,
+            "head_": head,
+        }
