@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
@@ -21,6 +22,7 @@ from .documentation import Documented, pipeline_block
 from .encoders import Encoder, TrainableEncoder, make_encoder
 from .evidence import Evidence
 from .exceptions import BudgetError, FitInterruptedWarning, JournalError, PromptNotUsedWarning
+from .gains import signal_share
 from .guard import Validation, split_held_out
 from .images import Images
 from .labels import check_labels, class_indices, training_weights
@@ -40,6 +42,7 @@ __all__ = ["BlackVIPClassifier"]
 
 _FITTING_IMAGES = 2_000  # the most images that an encoder or a basis is fitted to
 _HELD_OUT_SHARE = 0.25  # of the images, where a prompt has enough parameters to fit single ones
+_LEAST_SIGNAL = 0.01  # of what a run's estimates add up to: below it there is nothing to pay for
 _CHECK_SHARE = 0.05  # of the budget, for the guard's checks
 _MAX_CHECKS = 10
 _SIGMA = 0.3  # of CMA-ES, in units of the basis's parameters
@@ -560,6 +563,8 @@ shape (n, n_features); or sequence of images, paths or encoded files
         pass_length = -(-len(rows) // batches.n_rows(optimizer)) if one_pass else None
         plan = Plan.make(optimizer, len(w), batches, validation.cost, budget - 2 * len(images), pass_length)
         self._check_budget(plan, len(images), budget, batches.n_rows_each(optimizer))
+        if not goes_on and not one_pass:
+            self._check_signal(plan, optimizer, len(w), len(images))
         if optimizer.started and not one_pass:
             optimizer.begin_run(plan.n_steps)
         return PreparedRun(objective, optimizer, w, batches, validation, plan, rng, adaptive)
@@ -679,6 +684,18 @@ shape (n, n_features); or sequence of images, paths or encoded files
             f"{smallest}: {2 * n_images} to score the {n_images} training images before and after, {plan.gains} to "
             f"find the step size, {plan.step} for a step ({plan.step // n_rows_each} candidates, {n_rows_each} images "
             "each)."
+        )
+
+    def _check_signal(self, plan: Plan, optimizer: Optimizer, d: int, n_images: int) -> None:
+        """Refuse a whole training that would be spent on noise."""
+        if not isinstance(optimizer, SPSA) or signal_share(optimizer, d, plan.n_steps) >= _LEAST_SIGNAL:
+            return
+        n_steps = math.ceil(_LEAST_SIGNAL / (1 - _LEAST_SIGNAL) * d / optimizer.n_directions)
+        raise BudgetError(
+            f"max_queries={self.max_queries} pays for {plan.n_steps * optimizer.n_directions} perturbations of the "
+            f"prompt's {d} parameters; expected at least one for a hundred parameters, since a prompt that is found "
+            f"from fewer is noise. Take a prompter with fewer parameters, such as prompter='basis', or at least "
+            f"{math.ceil((2 * n_images + plan.gains + plan.step * n_steps) / (1 - _CHECK_SHARE))} images."
         )
 
     def _completed_log_scores(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .guard import Validation
     from .training import Batches, Objective
 
-__all__ = ["BUDGET_SHARE", "adapt_step_size", "find_a", "gain_cost", "needs_gains", "noise_tolerance", "set_gains"]
+__all__ = ["BUDGET_SHARE", "adapt_step_size", "find_a", "gain_cost", "needs_gains", "noise_tolerance", "set_gains", "signal_share"]
 
 BUDGET_SHARE = 0.1  #: The most of a training budget that gains which are "auto" may cost.
 PERTURBATION_RMS = (0.03, 0.08)  #: By how much c="auto" moves a prompt: root mean square, in units of the pixel range.

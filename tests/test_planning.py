@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 import time
 
 import numpy as np
@@ -115,6 +116,7 @@ def test_planning_changes_nothing(parameters, measure, stripes):
         (["nowhere.png"] * 40, None, {}, ImageError, r"Image 0 \(nowhere.png\) cannot be read"),
         (None, None, {"a": -1.0}, ValueError, "'a' parameter of BlackVIPClassifier must be"),
         (None, None, {"max_queries": 100}, BudgetError, "does not pay for one step. The smallest budget that works"),
+        (None, None, {"prompter": "coordinator", "max_queries": 200}, BudgetError, "perturbations of the prompt's"),
         (None, None, {"score_fn": None}, ValueError, "'score_fn' parameter of BlackVIPClassifier must be"),
         (None, None, {"score_fn": SharedBudget(ToyService(), 1400)}, BudgetError, "only 1400 are left"),
     ],
@@ -129,6 +131,14 @@ def test_what_fit_refuses_a_plan_refuses_with_the_same_words(X, y, parameters, e
         clf.fit(X, y)
     assert str(planned.value) == str(fitted.value)
     assert service.n_images == 0
+
+
+def test_the_budget_that_is_named_against_noise_is_enough(stripes):
+    clf = make_classifier(ToyService(), prompter="coordinator", a=0.01, c=0.1, max_queries=150)
+    with pytest.raises(BudgetError, match="at least") as refused:
+        clf.plan(*stripes)
+    least = int(re.search(r"at least (\d+) images", str(refused.value)).group(1))
+    assert 150 < clf.set_params(max_queries=least).plan(*stripes).fit.images <= least < 2_000
 
 
 def test_a_shared_budget_is_looked_at_and_not_touched(stripes):
