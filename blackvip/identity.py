@@ -111,8 +111,6 @@ def differences(found: Any, expected: Any) -> list[str]:
 
 
 def _differences(found: Any, expected: Any, name: str) -> Iterable[str]:
-    if type(found) is type(expected) and found == expected:
-        return
     if isinstance(found, dict) and isinstance(expected, dict):
         if "class" in found and "class" in expected and found["class"] != expected["class"]:
             found, expected = found["class"], expected["class"]
@@ -128,6 +126,8 @@ def _differences(found: Any, expected: Any, name: str) -> Iterable[str]:
             return
         for index, pair in enumerate(zip(found, expected)):
             yield from _differences(*pair, f"{name}[{index}]")
+        return
+    if found == expected and isinstance(found, bool) == isinstance(expected, bool):
         return
     if name.endswith("sha256"):
         yield f"{name.removesuffix('.sha256')} differ (SHA-256 {str(found)[:12]} then, {str(expected)[:12]} now)"

@@ -487,6 +487,7 @@ def test_differences_are_limited_and_short():
     assert named[-1] == "and 12 more"
     assert len(differences({"a": "x" * 1000}, {"a": "y" * 1000})[0]) < 200
     assert differences({"a": [1, 2]}, {"a": [1, 3]}) == ["a[1] was 2 and is 3 now"]
+    assert differences({"a": 1, "b": [{}]}, {"a": 1.0, "b": [{}]}) == []
     assert differences({"a": 1}, {"a": True}) == ["a was 1 and is True now"]
     assert differences({"a": {"sha256": "0" * 64}}, {"a": {"sha256": "1" * 64}}) == [
         "a differ (SHA-256 000000000000 then, 111111111111 now)"
