@@ -5,20 +5,23 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
 LOWEST_READY := $(LOWEST)/.ready
+# A server that tests of services over HTTP start. It wants other releases than ours, and not every Python has it.
+MLSERVER := $(VENV)/mlserver
+MLSERVER_READY := $(MLSERVER)/.ready
 
 .PHONY: demo test test-fast test-lowest lint benchmarks clean
 
 demo: $(READY)
 	$(RUN) examples/form_digits.py $(ARGS)
 
-test: $(READY)
+test: $(READY) $(MLSERVER_READY)
 	$(RUN) -m pytest $(ARGS)
 
 test-fast: $(READY)
 	$(RUN) -m pytest -m "not slow" $(ARGS)
 
 # The same tests with every core dependency at its lower bound in setup.cfg; `test` has the newest of each.
-test-lowest: $(LOWEST_READY)
+test-lowest: $(LOWEST_READY) $(MLSERVER_READY)
 	$(LOWEST)/bin/python -m pytest $(ARGS)
 
 lint: $(READY)
@@ -47,6 +50,12 @@ $(LOWEST_READY): setup.cfg pyproject.toml tools/lowest.py
 	pins=$$($(PYTHON) tools/lowest.py) && \
 		$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]' $$pins
 	@touch $(LOWEST_READY)
+
+$(MLSERVER_READY):
+	$(PYTHON) -m venv $(MLSERVER)
+	$(MLSERVER)/bin/python -m pip install --quiet --disable-pip-version-check mlserver pillow || \
+		{ echo "MLServer cannot be installed here; its tests are skipped."; rm -rf $(MLSERVER)/bin; }
+	@touch $(MLSERVER_READY)
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build *.egg-info .pytest_cache .ruff_cache

@@ -143,7 +143,7 @@ class KServe(Adapter):
                 described["data"] = class_prompts
             else:
                 described["parameters"] = {"content_type": "base64"}
-                described["data"] = [to_base64(file) for file in tensor]
+                described["data"] = [to_base64(file) for file in tensor.ravel()]
             inputs.append(described)
         if not self.binary_:
             return Request(f"{self._path}/infer", json={"inputs": inputs, "outputs": [output]})

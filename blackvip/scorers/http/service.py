@@ -134,9 +134,8 @@ class Service:
             nonlocal rows, request
             with self._exchange(request, cancelled) as answer:
                 scores, failures = self._scores(answer, len(rows), class_prompts)
-            given = np.setdiff1d(np.arange(len(rows)), list(failures))
-            if len(given):
-                deliver((rows[given], scores))
+            if len(failures) < len(rows):
+                deliver((np.delete(rows, list(failures)) if failures else rows, scores))
             if failures:
                 left = sorted(failures)
                 rows = rows[left]
