@@ -13,12 +13,12 @@ import torch
 from .encoders import Encoder
 from .gains import adapt_step_size, gain_cost, set_gains
 from .guard import Validation
-from .images import ImageFormat, Images, to_uint8
+from .images import ImageFormat, Images
 from .losses import Temperature
 from .monitoring import Monitor
 from .optimizers import Optimizer
 from .prompters import Prompter, prompted
-from .scorers import Ledger
+from .scorers.ledger import Ledger, Sent
 
 __all__ = ["Batches", "Objective", "Plan", "TrainingResult", "train"]
 
@@ -93,26 +93,26 @@ class Objective:
             The images of all candidates, or those of each; all of them are billed for each.
         """
         rows = np.broadcast_to(rows, (len(candidates), rows.shape[-1]))
-        images: list[np.ndarray] = [np.empty(0)] * len(candidates)
+        images: list[Sent] = [None] * len(candidates)
         same_rows, group_of = np.unique(rows, axis=0, return_inverse=True)
         for number, group_rows in enumerate(same_rows):
             members = np.flatnonzero(group_of.reshape(-1) == number)
             for member, drawn in zip(members, self._drawn(candidates[members], group_rows)):
                 images[member] = drawn
-        log_scores = self.ledger.log_scores(np.concatenate(images))
+        log_scores = self.ledger.log_scores(self.ledger.joined(images))
         self._answers.append((rows.reshape(-1), log_scores))
         y = self.y[rows].reshape(-1)
         self.last_accuracy = float((log_scores.argmax(axis=1) == y).mean())
         losses = self.temperature.losses(log_scores, y).reshape(rows.shape)
         return (losses * self.weights[rows]).mean(axis=1)
 
-    def _drawn(self, candidates: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
+    def _drawn(self, candidates: np.ndarray, rows: np.ndarray) -> Iterator[Sent]:
         """For each candidate the images `rows` as they are sent."""
         pixels, features = self.pixels(rows), self.features(rows)
         chunk = max(1, _CHUNK_BYTES // (pixels.numel() * pixels.element_size()))
         for part in torch.as_tensor(candidates, dtype=torch.float32).split(chunk):
             for images in prompted(pixels, self.prompter.prompts(part, features), self.prompt_scale):
-                yield to_uint8(images)
+                yield self.ledger.as_sent(images)
 
     def recent_answers(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows (n,) and log scores (n, n_classes) of the images that training has paid for last, with their prompts.
@@ -158,8 +158,7 @@ class Objective:
         return self.prompt_scale * (after - before).square().mean().sqrt().item()
 
     def _scored(self, pixel_batches: Iterable[torch.Tensor]) -> np.ndarray:
-        images = [to_uint8(pixels) for pixels in pixel_batches]
-        return self.ledger.log_scores(np.concatenate(images) if images else np.empty((0, 1, 1, 3), np.uint8))
+        return self.ledger.log_scores(self.ledger.joined([self.ledger.as_sent(pixels) for pixels in pixel_batches]))
 
     def _feature_batches(self) -> Iterator[torch.Tensor]:
         return (self.features(part).double() for part in _batches(np.arange(len(self.y))))
