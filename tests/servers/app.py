@@ -9,6 +9,7 @@ What it does can be set by POST /control, a JSON object:
 - ``script``: faults of the next requests, in order, e.g. ``["500", "", "429 0.2"]``
 - ``rates``: probability of each fault for every request; ``seed`` of the random numbers
 - ``key``: what the header Authorization has to hold
+- ``refuse_bright``: the error that each bright image gets in place of scores, once
 - ``quick``: an answer that is given without a look at the images, of which each request has one
 
 GET /counts tells what has happened since.
@@ -61,6 +62,8 @@ class Service:
         self.places = asyncio.Semaphore(self.settings["places"] or 10**6)
         self.counts = Counter()  # requests, answered images, and each fault
         self.answered = Counter()  # by image
+        self.refused = set()  # bright images, once each
+        self.unanswered = set()  # their places in the present request
         self.connections = set()
         self.in_flight = self.most_in_flight = 0
         self.busy = 0.0
@@ -131,8 +134,9 @@ class Service:
             answer = s.tolist()
             if refused:
                 for place, image in enumerate(images):
-                    if image.mean() > 127 and not self.answered[digest(image)]:
-                        self.answered[digest(image)] -= 1  # made up for when the others are counted
+                    if digest(image) not in self.refused and image.mean() > 127:
+                        self.refused.add(digest(image))
+                        self.unanswered.add(place)
                         answer[place] = {"error": refused}
             return {"scores": answer}
 
@@ -265,6 +269,7 @@ async def answered(service, scope, path, headers, body, send):
         await asyncio.sleep(service.settings["latency"])
     service.last = time.monotonic()
     service.busy += service.last - begin
+    service.unanswered.clear()
     scores = to_body(stripe_scores(images, n_classes))
     extra = {}
     if isinstance(scores, tuple):  # binary tensors
@@ -306,8 +311,8 @@ async def answered(service, scope, path, headers, body, send):
     if name in bad:
         extra = {"content-encoding": "gzip"} if name == "bomb" else {}
         return await reply(send, bad[name], extra=extra)
-    for image in images:
-        service.answered[digest(image)] += 1
+    for place, image in enumerate(images):
+        service.answered[digest(image)] += place not in service.unanswered
     if name == "gzip":
         good, extra = gzip.compress(good), {**extra, "content-encoding": "gzip"}
     await reply(send, good, extra=extra)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import struct
 import zlib
 
@@ -86,7 +87,7 @@ def allowed_size(size: tuple[int, int], min_size: int | None = None, max_size: i
     ImageError
         If no image of this shape is within both.
     """
-    low, high = min_size or 1, max_size or max(*size, min_size or 1)
+    low, high = min_size or 1, max_size or math.inf
     if min(size) >= low and max(size) <= high:
         return size
     scale = low / min(size) if min(size) < low else high / max(size)

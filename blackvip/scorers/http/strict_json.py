@@ -38,7 +38,7 @@ def parse_json(content: bytes, content_type: str = "") -> Any:
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        torn = _ends_early(text, error.pos)
+        torn = error.msg != "Extra data" and _ends_early(text, error.pos)
         ending = "ends too early" if torn else f"is no JSON ({error.msg} at character {error.pos})"
         raise ServiceError(f"The service's answer {ending}: {shortened(text)!r}; expected JSON.", retry=torn) from None
     except RecursionError:
