@@ -10,7 +10,7 @@ from scipy.special import softmax
 
 import blackvip
 from blackvip import BlackVIPClassifier, BudgetError, ScoreError
-from blackvip.scorers import Ledger, ScoreFormat, SharedBudget, check_scores, score_noise
+from blackvip.scorers import Ledger, ScoreFormat, SharedBudget, check_scores, report_not_sent, score_noise
 from blackvip.scorers.formats import FLOOR
 
 IMAGES = np.zeros((5, 2, 2, 3), np.uint8)
@@ -314,3 +314,148 @@ def test_a_ledger_gives_back_after_an_error_and_is_a_block_without_a_shared_budg
         with Ledger(shared, ["a", "b"], max_queries=max_queries) as ledger:
             assert ledger.log_scores(IMAGES).shape == (5, 2)
     assert budget.n_queries == 11
+
+
+# Answers as they come, and tensors
+
+
+class Streaming(ToyService):
+    """A service that answers in pieces of `sizes`, the last images first, and may break off."""
+
+    def __init__(self, sizes=(2, 1, 2), break_after=None, tells=False):
+        super().__init__()
+        self.sizes = sizes
+        self.break_after = break_after
+        self.tells = tells
+        self.asked = []
+
+    def answers(self, images, class_prompts):
+        self.asked.append(len(images))
+        rows = np.arange(len(images))[::-1]
+        for number, part in enumerate(np.split(rows, np.cumsum(self.sizes))):
+            if number == self.break_after:
+                if self.tells:
+                    report_not_sent(len(images) - self.n_images)
+                raise self.failure
+            if len(part):
+                yield part.tolist(), ToyService.__call__(self, images[part], class_prompts)
+
+
+VARIED = np.random.default_rng(0).integers(0, 256, (5, 2, 2, 3), np.uint8)
+
+
+def test_answers_are_taken_as_they_come_and_put_in_their_places():
+    service, told = Streaming(), []
+    ledger = Ledger(service, ["a", "b"], on_queries=told.append)
+    log_scores = ledger.log_scores(VARIED)
+    np.testing.assert_array_equal(log_scores, Ledger(ToyService(), ["a", "b"]).log_scores(VARIED))
+    assert (service.asked, told) == ([5], [2, 1, 2])
+    assert ledger.n_queries == service.n_images == 5
+    assert ledger.seconds_per_image == ledger.seconds / 5
+    many = np.zeros((200, 2, 2, 3), np.uint8)
+    Ledger(service, ["a", "b"]).log_scores(many)
+    Ledger(service, ["a", "b"], images_per_call=150).log_scores(many)
+    assert service.asked == [5, 200, 150, 50]
+
+
+def test_what_was_asked_for_counts_unless_the_service_says_that_it_was_not_sent():
+    for tells, n_counted in ((False, 5), (True, 3)):
+        service = Streaming(break_after=2, tells=tells)
+        budget = SharedBudget(service, 20)
+        ledgers = Ledger(service, ["a", "b"], max_queries=9), Ledger(budget, ["a", "b"], max_queries=9)
+        for ledger in ledgers:
+            service.n_images = 0
+            with pytest.raises(RuntimeError, match="down"), ledger:
+                ledger.log_scores(VARIED)
+            assert service.n_images == 3
+            assert ledger.n_queries == n_counted
+        assert (budget.n_queries, budget.remaining) == (n_counted, 20 - n_counted)
+
+
+def test_calls_that_were_not_made_after_an_error_do_not_count(service):
+    service.fail_at = 2
+    budget = SharedBudget(service, 20)
+    service.images_per_call = 2
+    with pytest.raises(RuntimeError, match="down"), Ledger(budget, ["a", "b"], max_queries=12) as ledger:
+        ledger.log_scores(VARIED)
+    assert ledger.n_queries == service.n_images == budget.n_queries == 4
+
+
+@pytest.mark.parametrize(
+    ("pieces", "message"),
+    [
+        ([([0, 1], 2), ([1], 1)], r"with the rows \[1\]; expected indices of the 5 images"),
+        ([([0, 5], 2)], r"rows \[0, 5\]; expected"),
+        ([([-1], 1)], r"rows \[-1\]; expected"),
+        ([([0.0], 1)], r"rows \[0.0\]; expected"),
+        ([(3, 1)], "rows 3; expected"),
+        ([([], 0)], r"rows \[\]; expected"),
+        ([([0, 2], 2)], "without those of 3 of 5 images, the first of them 1; expected one for each"),
+        ([([0, 1], 1)], r"array of shape \(1, 2\); expected numbers of shape \(2, 2\)"),
+    ],
+)
+def test_answers_that_are_not_one_for_each_image_are_explained(pieces, message):
+    class Wrong:
+        closed = False
+
+        def __call__(self, images, class_prompts):
+            raise AssertionError("it has answers")
+
+        def answers(self, images, class_prompts):
+            try:
+                for rows, n in pieces:
+                    yield rows, np.zeros((n, 2))
+            finally:
+                self.closed = True
+
+    wrong = Wrong()
+    with pytest.raises(ScoreError, match=message):
+        Ledger(wrong, ["a", "b"]).log_scores(VARIED)
+    assert wrong.closed
+
+
+def test_a_shared_budget_passes_answers_on(service):
+    streaming = Streaming()
+    budget = SharedBudget(streaming, 12)
+    with Ledger(budget, ["a", "b"], max_queries=8) as ledger:
+        np.testing.assert_array_equal(ledger.log_scores(VARIED), Ledger(service, ["a", "b"]).log_scores(VARIED))
+        assert (budget.n_queries, budget.remaining) == (5, 4)
+    assert budget.remaining == 7
+    budget.score_fn = service
+    ledger = Ledger(budget, ["a", "b"])
+    assert ledger.log_scores(np.repeat(VARIED, 1, axis=0)).shape == (5, 2)
+    assert budget.remaining == 2
+
+
+def test_images_are_made_as_the_score_function_takes_them(service):
+    pixels = torch.rand(4, 3, 5, 6, dtype=torch.float64)
+    plain = Ledger(service, ["a", "b"])
+    images = plain.as_sent(pixels)
+    assert (images.dtype, images.shape) == (np.uint8, (4, 5, 6, 3))
+    assert plain.joined([images, images]).shape == (8, 5, 6, 3)
+    assert len(plain.joined([])) == 0
+    service.takes_tensors = True
+    for score_fn in (service, SharedBudget(service, 5)):
+        ledger = Ledger(score_fn, ["a", "b"])
+        tensors = ledger.as_sent(2 * pixels - 0.5)
+        assert (tensors.dtype, tensors.shape) == (torch.float32, pixels.shape)
+        assert (tensors.min(), tensors.max()) == (0, 1)
+        assert ledger.joined([tensors, tensors[:1]]).shape == (5, 3, 5, 6)
+        assert len(ledger.joined([])) == 0
+
+
+def test_a_score_function_of_tensors_predicts():
+    class OnTensors(ToyService):
+        takes_tensors, images_per_call = True, 10
+
+        def __call__(self, images, class_prompts):
+            assert images.dtype == torch.float32
+            return super().__call__(images.permute(0, 2, 3, 1).numpy() * 255, class_prompts)
+
+    X, y = make_stripes()
+    clf = BlackVIPClassifier(ToyService(), prompter="basis", max_queries=500, random_state=0, verbose=0).fit(X, y)
+    expected = clf.predict_proba(X)
+    service = OnTensors()
+    np.testing.assert_allclose(clf.set_params(score_fn=service).predict_proba(X), expected, atol=0.05)
+    assert [len(call[0]) for call in service.calls] == [10] * 4
+    assert clf.plan(X, y, measure=True).fit.images

@@ -1,0 +1,170 @@
+"""Runs that are killed: ``python killing.py FOLDER RUN N_KILLS SEED`` kills runs at random moments.
+
+Each is begun again until it has ended. It forks them, so that torch is imported once, and writes what came of them into
+FOLDER/report.json.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+import warnings
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from hashlib import sha256
+
+import joblib
+import numpy as np
+from conftest import ToyService, make_stripes
+
+from blackvip import BlackVIPClassifier
+
+N_AT_ONCE = 4  # images that are with the service at a time
+SECONDS = 0.004  # that it takes for them
+
+
+class BilledService(ToyService):
+    """A service that writes each image that it answers into a file, as a bill, before it answers."""
+
+    images_per_call = N_AT_ONCE
+
+    def __init__(self, bill):
+        super().__init__(glare=0.7)
+        self.bill = bill
+
+    def __call__(self, images, class_prompts):
+        time.sleep(SECONDS)
+        scores = super().__call__(images, class_prompts)
+        lines = "".join(f"{sha256(image).hexdigest()}\n" for image in images)
+        descriptor = os.open(self.bill, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(descriptor, lines.encode())
+        os.close(descriptor)
+        return scores
+
+
+class ConcurrentService(BilledService):
+    """The same, with one image in a request, several requests at a time, and answers in the order in which they come.
+
+    A request is begun when an earlier answer has been taken and is on disk.
+    """
+
+    def answers(self, images, class_prompts):
+        with ThreadPoolExecutor(N_AT_ONCE) as threads:
+            rows, open_requests = iter(range(len(images))), {}
+            while True:
+                for row in rows:
+                    request = threads.submit(BilledService.__call__, self, images[[row]], class_prompts)
+                    open_requests[request] = row
+                    if len(open_requests) == N_AT_ONCE:
+                        break
+                if not open_requests:
+                    return
+                done = wait(open_requests, return_when=FIRST_COMPLETED).done
+                answered = [(open_requests.pop(request), request.result()) for request in done]
+                yield [row for row, _ in answered], np.concatenate([scores for _, scores in answered])
+
+
+def make_classifier(service, **parameters):
+    defaults = dict(head="calibrated", max_queries=500, random_state=0, verbose=0)
+    return BlackVIPClassifier(service, "stripe {}", **{**defaults, **parameters})
+
+
+def fit(service, checkpoint, folder):
+    """What a fit leaves, as arrays."""
+    clf = make_classifier(service, checkpoint=checkpoint).fit(*make_stripes(n=24, n_classes=3, background=0.6))
+    history = np.array([[row["n_queries"], row["loss"], row["step_norm"]] for row in clf.history_])
+    arrays = {"w": clf.coordinator_.parameters_, "n_queries": np.array(clf.n_queries_), "history": history}
+    return {**arrays, "prompted": clf._evidence.prompted, "coef": clf.head_.coef_, "intercept": clf.head_.intercept_}
+
+
+def predict(service, checkpoint, folder):
+    """What a prediction of many images gives."""
+    clf = joblib.load(os.path.join(folder, "fitted.joblib")).set_params(score_fn=service, checkpoint=checkpoint)
+    return {"proba": clf.predict_proba(make_stripes(n=300, n_classes=3, background=0.6, seed=1)[0])}
+
+
+RUNS = {
+    "fit": (fit, BilledService),
+    "fit_concurrent": (fit, ConcurrentService),
+    "predict": (predict, BilledService),
+    "predict_concurrent": (predict, ConcurrentService),
+}
+
+
+def n_billed(path):
+    try:
+        with open(path, "rb") as file:
+            return file.read().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
+def started(run, folder, name, checkpoint):
+    """The id of a process that makes the run and writes what it leaves."""
+    process = os.fork()
+    if process:
+        return process
+    try:
+        work, service = RUNS[run]
+        place = os.path.join(folder, name)
+        left = work(service(f"{place}.bill"), f"{place}.journal" if checkpoint else None, folder)
+        np.savez(f"{place}.part.npz", **left)
+        os.replace(f"{place}.part.npz", f"{place}.npz")
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
+    os._exit(0)  # nothing of what the parent would do at its end
+
+
+def has_ended(process):
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def wait_for_moment(process, bill, rng, duration):
+    """Wait for a moment to kill: a random time, or a random number of images and a moment later."""
+    if rng.random() < 0.25:
+        moment = time.monotonic() + rng.uniform(0, duration)
+        while time.monotonic() < moment and not has_ended(process):
+            time.sleep(0.001)
+        return
+    n_images = n_billed(bill) + rng.randrange(80)
+    while n_billed(bill) < n_images and not has_ended(process):
+        time.sleep(0.0005)
+    time.sleep(rng.uniform(0, 2 * SECONDS))
+
+
+def main(folder, run, n_kills, seed):
+    warnings.simplefilter("ignore")
+    place = lambda name: os.path.join(folder, name)
+    if run.startswith("predict"):
+        clf = make_classifier(ToyService(glare=0.7)).fit(*make_stripes(n=24, n_classes=3, background=0.6))
+        joblib.dump(clf, place("fitted.joblib"))
+    begin = time.monotonic()
+    assert os.waitpid(started(run, folder, "expected", False), 0)[1] == 0
+    duration = time.monotonic() - begin
+    expected = dict(np.load(place("expected.npz")))
+    rng, chains, left = random.Random(seed), [], n_kills
+    while left:
+        name, kills = f"chain{len(chains)}", []  # images that were paid for when it was killed
+        while True:
+            process = started(run, folder, name, True)
+            if left:
+                wait_for_moment(process, place(f"{name}.bill"), rng, duration)
+                os.kill(process, signal.SIGKILL)  # one that has ended does not mind
+            status = os.waitpid(process, 0)[1]
+            if not os.WIFSIGNALED(status):
+                break
+            kills.append(n_billed(place(f"{name}.bill")))
+            left -= 1
+        assert status == 0, status
+        found = dict(np.load(place(f"{name}.npz")))
+        same = found.keys() == expected.keys() and all(np.array_equal(found[k], expected[k]) for k in expected)
+        chains.append({"kills": kills, "paid": n_billed(place(f"{name}.bill")), "same": same})
+    report = {"n_images": n_billed(place("expected.bill")), "at_once": N_AT_ONCE, "chains": chains}
+    with open(place("report.json"), "w") as file:
+        json.dump(report, file)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
