@@ -20,8 +20,10 @@ from sklearn.base import clone
 
 from blackvip import BlackVIPClassifier
 from blackvip.exceptions import ImageError
-from blackvip.scorers.http import Adapter, HTTPScorer, ServiceError, media_type
+from blackvip.scorers import Ledger
+from blackvip.scorers.http import Adapter, HTTPScorer, KServe, ServiceError, media_type
 from blackvip.scorers.http.encoding import allowed_size, encode_image, to_tensor
+from blackvip.scorers.passing import service_identity
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +272,31 @@ def test_an_error_comes_after_the_answers_before_it(service):
     counts = service.counts()
     assert counts["images"] == len(got) >= 3
     assert counts["requests"] == len(got) + 1  # nothing new was begun
+
+
+def test_the_ledger_counts_what_was_sent(service):
+    service.control(latency=0.02, script=[""] * 9 + ["400"])
+    ledger = Ledger(scorer_of(service, n_concurrent=4), PROMPTS)
+    with pytest.raises(ServiceError, match="400"):
+        ledger.log_scores(make_images(40))
+    assert ledger.n_queries == service.counts()["requests"] < 40
+    service.control(script=["404"])  # for the metadata
+    for scorer in (
+        scorer_of(service, key="NO_SUCH_KEY"),
+        scorer_of(service, timeout=0),
+        scorer_of(service, KServe("")),
+    ):
+        ledger = Ledger(scorer, PROMPTS)
+        with pytest.raises(ValueError, match="no key|'timeout'|404"):
+            ledger.log_scores(make_images(40))
+        assert ledger.n_queries == service.counts()["images"] == 0
+
+
+def test_a_service_is_the_same_with_other_limits():
+    scorer = HTTPScorer("http://localhost:1", Own())
+    same = clone(scorer).set_params(n_concurrent=2, timeout=1.0, key="A_KEY", max_attempts=2)
+    assert service_identity(same) == service_identity(scorer)
+    assert service_identity(clone(scorer).set_params(image_format="jpeg")) != service_identity(scorer)
 
 
 def test_score_type_and_price_are_declared():

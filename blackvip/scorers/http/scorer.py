@@ -6,6 +6,8 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,12 +17,13 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 
 from ...exceptions import ImageError
+from ..answers import report_not_sent
 from .adapter import Adapter
 from .client import Client
 from .encoding import allowed_size
 from .keys import Key, check_key, check_url, is_loopback
 from .retrying import RetryPolicy
-from .service import Gate, Service
+from .service import Gate, Sent, Service
 from .workers import gather
 
 __all__ = ["HTTPScorer"]
@@ -97,6 +100,8 @@ class HTTPScorer(BaseEstimator):
     ... )
     >>> # BlackVIPClassifier(scorer, "a photo of a {}.").fit(X, y)
     """
+
+    identity_params = ("url", "adapter", "image_format", "jpeg_quality", "min_size", "max_size")
 
     _parameter_constraints = {  # noqa: RUF012
         "url": [str],
@@ -235,28 +240,34 @@ class HTTPScorer(BaseEstimator):
         scores : ndarray of shape (len(rows), n_classes), or list of dict
             As a call would return them for ``images[rows]``.
         """
-        images = np.asarray(images)
+        sent = Sent(len(images))
+        try:
+            yield from self._answers(np.asarray(images), list(class_prompts), sent)
+        finally:
+            report_not_sent(sent.n_left())
+
+    def _answers(self, images: np.ndarray, prompts: list[str], sent: Sent) -> Iterator[tuple[np.ndarray, Any]]:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise ImageError(f"Found images of shape {images.shape}, {images.dtype}; expected (n, h, w, 3), uint8.")
         if not len(images):
             return
-        service = self._service()
+        service, adapter = self._service(), self.adapter
         service.prepare()
-        adapter, prompts = self.adapter, list(class_prompts)
         image_format = _image_format(self.image_format, adapter)
-        step = _images_per_request(self.images_per_request, adapter)
         low = adapter.min_size if self.min_size is None else self.min_size
         high = adapter.max_size if self.max_size is None else self.max_size
         size = allowed_size(images.shape[1:3], low, high)
 
         def ask(rows: np.ndarray, cancelled: threading.Event, deliver: Any) -> None:
-            service.ask(images, image_format, size, rows, prompts, cancelled, deliver)
+            service.ask(images, image_format, size, rows, prompts, cancelled, partial(sent.add, cancelled), deliver)
 
+        step = _images_per_request(self.images_per_request, adapter)
         pieces = [np.arange(first, min(first + step, len(images))) for first in range(0, len(images), step)]
         n_ready = 2 + self.n_concurrent // 4  # threads that have a request ready for the next free place
-        for answers in gather(ask, pieces, self.n_concurrent + n_ready):
-            rows, scores = zip(*answers)
-            yield np.concatenate(rows), _joined(scores)
+        with closing(gather(ask, pieces, self.n_concurrent + n_ready)) as gathered:
+            for answers in gathered:
+                rows, scores = zip(*answers)
+                yield np.concatenate(rows), _joined(scores)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(super().__getstate__())

@@ -20,7 +20,7 @@ from .keys import Key, read_key, without_secrets
 from .retrying import CancelledError, RetryPolicy
 from .strict_json import parse_json, shortened
 
-__all__ = ["Gate", "Service"]
+__all__ = ["Gate", "Sent", "Service"]
 
 
 class Gate:
@@ -41,16 +41,39 @@ class Gate:
 
     @contextmanager
     def place(self, cancelled: threading.Event) -> Iterator[None]:
-        """A place for one request. A `CancelledError` where it is not to be sent any more."""
+        """A place for one request, when its turn comes or it need not be sent any more."""
         with self._places:
             if self._interval:
                 with self._lock:
                     begin = max(self._next, time.monotonic())
                     self._next = begin + self._interval
                 cancelled.wait(begin - time.monotonic())
+            yield
+
+
+class Sent:
+    """Which of some images were sent at least once.
+
+    Parameters
+    ----------
+    n_images : int
+    """
+
+    def __init__(self, n_images: int):
+        self._sent = np.zeros(n_images, bool)
+        self._lock = threading.Lock()
+
+    def add(self, cancelled: threading.Event, rows: np.ndarray) -> None:
+        """Count images, unless nothing is to be sent any more: a `CancelledError` then."""
+        with self._lock:  # so that after `cancelled` the count stays
             if cancelled.is_set():
                 raise CancelledError
-            yield
+            self._sent[rows] = True
+
+    def n_left(self) -> int:
+        """Images that were not sent."""
+        with self._lock:
+            return int((~self._sent).sum())
 
 
 class Service:
@@ -112,6 +135,7 @@ class Service:
         rows: np.ndarray,
         class_prompts: list[str],
         cancelled: threading.Event,
+        on_sending: Callable[[np.ndarray], None],
         deliver: Callable[[tuple[np.ndarray, Any]], None],
     ) -> None:
         """Ask for some rows of `images` until each is answered. Only those that failed are asked for again.
@@ -125,6 +149,8 @@ class Service:
         rows : ndarray of int
         class_prompts : list of str
         cancelled : Event
+        on_sending : callable
+            Called with the rows of each request before it is sent. An error that it raises keeps it from being sent.
         deliver : callable
             Called with each pair of rows and scores.
         """
@@ -132,7 +158,7 @@ class Service:
 
         def attempt() -> None:
             nonlocal rows, request
-            with self._exchange(request, cancelled) as answer:
+            with self._exchange(request, cancelled, lambda: on_sending(rows)) as answer:
                 scores, failures = self._scores(answer, len(rows), class_prompts)
             if len(failures) < len(rows):
                 deliver((np.delete(rows, list(failures)) if failures else rows, scores))
@@ -150,7 +176,7 @@ class Service:
         answers = []
 
         def attempt() -> None:
-            with self._exchange(request, threading.Event()) as (content, headers):
+            with self._exchange(request, threading.Event(), lambda: None) as (content, headers):
                 answers.append(parse_json(content, headers.get("content-type", "")))
 
         self._policy.call(attempt, threading.Event(), self._count_retry)
@@ -171,7 +197,9 @@ class Service:
         return request if isinstance(request, Request) else Request(json=request)
 
     @contextmanager
-    def _exchange(self, request: Request, cancelled: threading.Event) -> Iterator[tuple[bytes, Mapping[str, str]]]:
+    def _exchange(
+        self, request: Request, cancelled: threading.Event, on_sending: Callable[[], None]
+    ) -> Iterator[tuple[bytes, Mapping[str, str]]]:
         """Sends a request, and lets its answer be read; no error that either raises shows the key."""
         secrets: list[str] = []
         try:
@@ -187,6 +215,7 @@ class Service:
             secrets += proof.values()
             headers |= {name.lower(): value for name, value in proof.items()}
             with self._gate.place(cancelled):
+                on_sending()
                 with self._counting:
                     self.n_requests += 1
                 answer = self.client.send(Message(request.method, url, headers, body))

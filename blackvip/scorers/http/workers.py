@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from .retrying import CancelledError
@@ -17,7 +17,7 @@ Deliver = Callable[[Any], None]
 
 def gather(
     ask: Callable[[Any, threading.Event, Deliver], None], pieces: Sequence[Any], n_threads: int
-) -> Iterator[list[Any]]:
+) -> Generator[list[Any]]:
     """What is delivered for all pieces, in lists of what has come since the last.
 
     After an error, or Ctrl-C, no other piece is begun; what is under way is still delivered, and then the error is
