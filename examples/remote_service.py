@@ -1,0 +1,94 @@
+"""Adapt a text reader that is a web service: the demo's reader, over HTTP.
+
+This starts the reader as a server on the loopback, in a process of its own, and adapts it to handwritten digits in form
+boxes. Run it with ``python examples/remote_service.py``, after ``pip install "blackvip[http,ocr]"``. For a service
+that is paid for, set ``checkpoint`` to a file: it keeps every answer, and a fit that was interrupted goes on with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+import subprocess
+import sys
+import warnings
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+from form_digits import load_forms, make_reader
+from PIL import Image
+
+from blackvip import BlackVIPClassifier, PromptNotUsedWarning
+from blackvip.scorers.http import Adapter, HTTPScorer, to_base64
+
+
+class Reader(Adapter):
+    """The service's protocol: what it is sent, and where its answer has the scores."""
+
+    images_per_request = 16
+    score_type = "logits"
+
+    def request(self, images, class_prompts):
+        return {"images": [to_base64(image) for image in images], "digits": class_prompts}
+
+    def scores(self, answer, class_prompts):
+        return answer["log_probabilities"]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """The service itself."""
+
+    protocol_version = "HTTP/1.1"  # connections are kept
+    disable_nagle_algorithm = True
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        files = [io.BytesIO(base64.b64decode(image)) for image in asked["images"]]
+        images = np.stack([np.asarray(Image.open(file)) for file in files])
+        body = json.dumps({"log_probabilities": self.read(images, asked["digits"]).tolist()}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+def serve():
+    Handler.read = staticmethod(make_reader())
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)  # a port that the system chooses
+    print(server.server_port, flush=True)
+    server.serve_forever()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--queries", type=int, default=1000, help="images that training may bill (default: 1000)")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        return serve()
+    server = subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True)
+    try:
+        scorer = HTTPScorer(f"http://127.0.0.1:{int(server.stdout.readline())}", Reader(), n_concurrent=4)
+        X, y, X_test, y_test = load_forms("box", seed=0)
+        clf = BlackVIPClassifier(scorer, "{}", prompter="basis", max_queries=args.queries, random_state=0, verbose=2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PromptNotUsedWarning)
+            clf.fit(X, y)
+        zero_shot = np.mean(scorer(X_test, clf.class_prompts_).argmax(axis=1) == y_test)
+        print(f"Of 500 test images: zero-shot {zero_shot:.3f}, adapted {clf.score(X_test, y_test):.3f}")
+        print(
+            f"Training billed {clf.n_queries_} images; {scorer.n_requests_} requests in all, {scorer.n_retries_} again"
+        )
+    finally:
+        server.terminate()
+        server.wait()
+
+
+if __name__ == "__main__":
+    main()
