@@ -271,7 +271,7 @@ def _stamp(model_name: str, pretrained: Any) -> Any:
 
 
 def _load(model_name: str, pretrained: Any, device: torch.device, cache_dir: Any) -> _Tower:
-    import open_clip  # type: ignore[import-untyped]
+    import open_clip  # type: ignore[import-untyped, unused-ignore]
 
     weights = None if pretrained is None else os.fspath(pretrained)
     listing: dict[str, Any] = {}
