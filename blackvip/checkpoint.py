@@ -55,7 +55,7 @@ def replayed(
     path = _fit_path(clf.checkpoint, identity)
     with Journal(path, identity, {"seed": str(draw_seed(clf.random_state))}) as journal:
         try:
-            yield Replay(journal, service_identity(clf.score_fn), clf.class_prompts_, _seed(journal))
+            yield Replay(journal, service_identity(clf.score_fn), _seed(journal))
         except Exception as error:
             if journal.n_answers and not isinstance(error, JournalError):
                 error.add_note(f"The answers so far are in {os.fspath(path)!r}: fit again, and it goes on from there.")

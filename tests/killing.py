@@ -1,7 +1,7 @@
 """Runs that are killed: ``python killing.py FOLDER RUN N_KILLS SEED`` kills runs at random moments.
 
-Each is begun again until it has ended. It forks them, so that torch is imported once, and writes what came of them into
-FOLDER/report.json.
+RUN is fit or predict, an underscore, and how the service is asked: calls, answers or http. Each is begun again until it
+has ended. It forks them, so that torch is imported once, and writes what came of them into FOLDER/report.json.
 """
 
 import json
@@ -12,11 +12,14 @@ import sys
 import time
 import warnings
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from hashlib import sha256
 
 import joblib
 import numpy as np
 from conftest import ToyService, make_stripes
+from servers.running import running
+from servers.shared import scorer_of
 
 from blackvip import BlackVIPClassifier
 
@@ -84,31 +87,50 @@ def predict(service, checkpoint, folder):
     return {"proba": clf.predict_proba(make_stripes(n=300, n_classes=3, background=0.6, seed=1)[0])}
 
 
-RUNS = {
-    "fit": (fit, BilledService),
-    "fit_concurrent": (fit, ConcurrentService),
-    "predict": (predict, BilledService),
-    "predict_concurrent": (predict, ConcurrentService),
-}
+class Bills:
+    """Services that write their bills into files of a folder, by the names of the runs that they serve."""
+
+    def __init__(self, service, folder):
+        self.service, self.folder = service, folder
+
+    def begin(self, name):
+        self.path = os.path.join(self.folder, f"{name}.bill")
+
+    def make(self):
+        return self.service(self.path)
+
+    def n_images(self):
+        try:
+            with open(self.path, "rb") as file:
+                return file.read().count(b"\n")
+        except FileNotFoundError:
+            return 0
 
 
-def n_billed(path):
-    try:
-        with open(path, "rb") as file:
-            return file.read().count(b"\n")
-    except FileNotFoundError:
-        return 0
+class ServerBills:
+    """A service over HTTP that counts by itself, a run at a time."""
+
+    def __init__(self, server):
+        self.server = server
+
+    def begin(self, name):
+        self.server.control(latency=SECONDS)
+
+    def make(self):
+        return scorer_of(self.server, n_concurrent=N_AT_ONCE)
+
+    def n_images(self):
+        return self.server.counts()["images"]
 
 
-def started(run, folder, name, checkpoint):
+def started(work, bills, folder, name, checkpoint):
     """The id of a process that makes the run and writes what it leaves."""
     process = os.fork()
     if process:
         return process
     try:
-        work, service = RUNS[run]
         place = os.path.join(folder, name)
-        left = work(service(f"{place}.bill"), f"{place}.journal" if checkpoint else None, folder)
+        left = work(bills.make(), f"{place}.journal" if checkpoint else None, folder)
         np.savez(f"{place}.part.npz", **left)
         os.replace(f"{place}.part.npz", f"{place}.npz")
     except BaseException as error:
@@ -121,48 +143,59 @@ def has_ended(process):
     return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def wait_for_moment(process, bill, rng, duration):
+def wait_for_moment(process, bills, rng, duration):
     """Wait for a moment to kill: a random time, or a random number of images and a moment later."""
     if rng.random() < 0.25:
         moment = time.monotonic() + rng.uniform(0, duration)
         while time.monotonic() < moment and not has_ended(process):
             time.sleep(0.001)
         return
-    n_images = n_billed(bill) + rng.randrange(80)
-    while n_billed(bill) < n_images and not has_ended(process):
+    n_images = bills.n_images() + rng.randrange(80)
+    while bills.n_images() < n_images and not has_ended(process):
         time.sleep(0.0005)
     time.sleep(rng.uniform(0, 2 * SECONDS))
 
 
-def main(folder, run, n_kills, seed):
-    warnings.simplefilter("ignore")
+def kill_runs(folder, work, bills, n_kills, seed):
+    """Kill a run and begin it again until it ends, and then another, until so many were killed; what came of it."""
     place = lambda name: os.path.join(folder, name)
-    if run.startswith("predict"):
-        clf = make_classifier(ToyService(glare=0.7)).fit(*make_stripes(n=24, n_classes=3, background=0.6))
-        joblib.dump(clf, place("fitted.joblib"))
     begin = time.monotonic()
-    assert os.waitpid(started(run, folder, "expected", False), 0)[1] == 0
-    duration = time.monotonic() - begin
+    bills.begin("expected")
+    assert os.waitpid(started(work, bills, folder, "expected", False), 0)[1] == 0
+    duration, n_images = time.monotonic() - begin, bills.n_images()
     expected = dict(np.load(place("expected.npz")))
     rng, chains, left = random.Random(seed), [], n_kills
     while left:
         name, kills = f"chain{len(chains)}", []  # images that were paid for when it was killed
+        bills.begin(name)
         while True:
-            process = started(run, folder, name, True)
+            process = started(work, bills, folder, name, True)
             if left:
-                wait_for_moment(process, place(f"{name}.bill"), rng, duration)
+                wait_for_moment(process, bills, rng, duration)
                 os.kill(process, signal.SIGKILL)  # one that has ended does not mind
             status = os.waitpid(process, 0)[1]
             if not os.WIFSIGNALED(status):
                 break
-            kills.append(n_billed(place(f"{name}.bill")))
+            kills.append(bills.n_images())
             left -= 1
         assert status == 0, status
         found = dict(np.load(place(f"{name}.npz")))
         same = found.keys() == expected.keys() and all(np.array_equal(found[k], expected[k]) for k in expected)
-        chains.append({"kills": kills, "paid": n_billed(place(f"{name}.bill")), "same": same})
-    report = {"n_images": n_billed(place("expected.bill")), "at_once": N_AT_ONCE, "chains": chains}
-    with open(place("report.json"), "w") as file:
+        chains.append({"kills": kills, "paid": bills.n_images(), "same": same})
+    return {"n_images": n_images, "at_once": N_AT_ONCE, "chains": chains}
+
+
+def main(folder, run, n_kills, seed):
+    warnings.simplefilter("ignore")
+    kind, _, transport = run.partition("_")
+    if kind == "predict":
+        clf = make_classifier(ToyService(glare=0.7)).fit(*make_stripes(n=24, n_classes=3, background=0.6))
+        joblib.dump(clf, os.path.join(folder, "fitted.joblib"))
+    with running() if transport == "http" else nullcontext() as server:
+        services = {"calls": BilledService, "answers": ConcurrentService}
+        bills = ServerBills(server) if transport == "http" else Bills(services[transport], folder)
+        report = kill_runs(folder, {"fit": fit, "predict": predict}[kind], bills, n_kills, seed)
+    with open(os.path.join(folder, "report.json"), "w") as file:
         json.dump(report, file)
 
 

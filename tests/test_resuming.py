@@ -490,17 +490,20 @@ def test_a_long_prediction_that_fails_goes_on(data, journal):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "waitid"), reason="needs fork and waitid")
-@pytest.mark.parametrize("run", ["fit", "fit_concurrent", "predict", "predict_concurrent"])
+@pytest.mark.parametrize(
+    "run", [f"{kind}_{how}" for kind in ("fit", "predict") for how in ("calls", "answers", "http")]
+)
 def test_fifty_kills_change_nothing_and_cost_no_more_than_what_was_in_flight(run, tmp_path):
     command = [sys.executable, str(TESTS / "killing.py"), str(tmp_path), run, "50", str(np.random.randint(10**6))]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=900, env={**os.environ})
     assert ended.returncode == 0, ended.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     assert sum(len(chain["kills"]) for chain in report["chains"]) == 50
+    # Over HTTP, threads go on while an answer is written; what they got until then is in flight too.
+    most = report["at_once"] * (3 if how == "http" else 1)
     for chain in report["chains"]:
         assert chain["same"], command
-        n_again = chain["paid"] - report["n_images"]
-        assert 0 <= n_again <= report["at_once"] * len(chain["kills"]), command
+        assert 0 <= chain["paid"] - report["n_images"] <= most * len(chain["kills"]), command
 
 
 # The response cache

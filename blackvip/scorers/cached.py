@@ -82,6 +82,7 @@ class CachedScorer(PassesOn, BaseEstimator):
         images : ndarray of shape (n, height, width, 3), uint8, or tensor
             As the score function takes them.
         class_prompts : list of str
+            One for each class, as the score function is asked.
 
         Yields
         ------

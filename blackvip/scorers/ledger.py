@@ -199,7 +199,7 @@ class Ledger:
     def _scores(self, images: Sent) -> np.ndarray:
         """The scores (n, n_classes) of images, from the journal or the score function."""
         n_images = len(images)
-        recalled = None if self.replay is None else self.replay.recall(images)
+        recalled = None if self.replay is None else self.replay.recall(images, self.class_prompts)
         open_rows = np.ones(n_images, bool)
         scores = np.empty((n_images, len(self.class_prompts)))
         if recalled is not None:

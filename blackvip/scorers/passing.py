@@ -6,7 +6,7 @@ from typing import Any
 
 from ..identity import describe
 
-__all__ = ["PassesOn", "service_identity"]
+__all__ = ["PassesOn", "innermost", "service_identity"]
 
 
 class PassesOn:
@@ -35,12 +35,17 @@ class PassesOn:
         return getattr(self.score_fn, "takes_tensors", False)
 
 
+def innermost(score_fn: Any) -> Any:
+    """The score function behind those that only pass its answers on."""
+    while isinstance(score_fn, PassesOn):
+        score_fn = score_fn.score_fn
+    return score_fn
+
+
 def service_identity(score_fn: Any) -> Any:
     """A score function as JSON: its name, and the parameters on which its answers depend.
 
     Those are what it declares as ``identity_params``, else all that its ``get_params`` gives. What only passes answers
     on is looked through. A plain function, and an object that is no estimator, are known by their name alone.
     """
-    while isinstance(score_fn, PassesOn):
-        score_fn = score_fn.score_fn
-    return describe(score_fn, open_names=False)
+    return describe(innermost(score_fn), open_names=False)

@@ -73,7 +73,6 @@ class Replay:
     journal : Journal
     service : object
         See `service_identity`.
-    class_prompts : sequence of str
     seed : int
         Of the fit.
 
@@ -83,19 +82,24 @@ class Replay:
         Whether what is asked for from now on is no part of what the fit does when nothing interrupts it.
     """
 
-    def __init__(self, journal: Journal, service: Any, class_prompts: Sequence[str], seed: int):
+    def __init__(self, journal: Journal, service: Any, seed: int):
         self.journal = journal
+        self.service = service
         self.seed = seed
         self.aside = False
         self.n_known = journal.n_answers - journal.n_free  # that were billed, and need not be billed again
         self._n_left = journal.n_answers - journal.n_aside  # that the fit has not asked for yet
-        self._n_classes = len(class_prompts)
-        self._content_keys = ContentKeys(service, class_prompts)
         self._asked: Counter[bytes] = Counter()
         self._records: set[int] = set()  # of which anything was recalled
 
-    def recall(self, images: Any) -> Recalled:
+    def recall(self, images: Any, class_prompts: Sequence[str]) -> Recalled:
         """What is known of images that are asked for.
+
+        Parameters
+        ----------
+        images : ndarray or tensor, of n images
+            As they would be sent.
+        class_prompts : sequence of str
 
         Raises
         ------
@@ -103,15 +107,15 @@ class Replay:
             If some would have to be sent, and the journal has answers for others that the fit did not ask for: then
             it asks for other images than the last time, and would pay for all of them again.
         """
-        keys = [self._next_key(content) for content in self._content_keys.of(images)]
+        keys = [self._next_key(content) for content in ContentKeys(self.service, class_prompts).of(images)]
         places = [self.journal.find(key) for key in keys]
         known = np.array([place is not None for place in places], bool)
-        scores = np.full((len(keys), self._n_classes), np.nan)
+        scores = np.full((len(keys), len(class_prompts)), np.nan)
         n_billed = int(known.sum())
         for row, place in enumerate(places):
             if place is None:
                 continue
-            scores[row] = self.journal.scores(place, self._n_classes)
+            scores[row] = self.journal.scores(place, len(class_prompts))
             self._n_left -= not self.journal.is_aside(place)
             if place.record not in self._records:  # those that came together are asked for together
                 self._records.add(place.record)

@@ -137,7 +137,27 @@ class SharedBudget(PassesOn):
             return lease(images, class_prompts)
 
     def answers(self, images: Any, class_prompts: list[str]) -> Iterator[Piece]:
-        """Answers as they come, of images that are set aside for it, see `blackvip.scorers.contract`."""
+        """Answers as they come, see `blackvip.scorers.contract`; all images are set aside before the first is sent.
+
+        Parameters
+        ----------
+        images : ndarray of shape (n, height, width, 3), uint8, or tensor
+            As the score function takes them.
+        class_prompts : list of str
+            One for each class.
+
+        Yields
+        ------
+        rows : ndarray of int
+            Indices into `images`.
+        scores : object
+            As the score function returns them.
+
+        Raises
+        ------
+        BudgetError
+            If fewer are left.
+        """
         with self.lease(len(images)) as lease:
             yield from lease.answers(images, class_prompts)
 
