@@ -17,7 +17,7 @@ from blackvip.exceptions import ClassPromptError, PromptNotUsedWarning, ScoreErr
 from blackvip.scorers import Ledger, ScoreFormat, SharedBudget
 from blackvip.scorers.answers import answers_of
 from blackvip.scorers.cached import CachedScorer
-from blackvip.scorers.label_mapping import LabelMappedScorer, LabelMapping
+from blackvip.scorers.label_mapping import LabelMappedScorer, LabelMapping, learning_scorer
 from blackvip.scorers.label_texts import text_matches
 from blackvip.scorers.label_weights import bayesian_weights, frequency_weights, label_counts
 
@@ -314,7 +314,10 @@ def test_answers_are_passed_on_as_they_come():
 
 def test_a_budget_and_a_cache_around_it_count_what_is_sent(tmp_path):
     service = LabelService(as_dicts=True)
-    scorer = SharedBudget(CachedScorer(LabelMappedScorer(service, LABELS), tmp_path / "cache"), 100)
+    mapped = LabelMappedScorer(service, LABELS)
+    scorer = SharedBudget(CachedScorer(mapped, tmp_path / "cache"), 100)
+    assert learning_scorer(scorer) is mapped
+    assert learning_scorer(service) is learning_scorer(clone(mapped).set_params(mapping="text")) is None
     ledger = Ledger(scorer, LABELS, max_queries=20)
     first = ledger.log_scores(IMAGES)
     np.testing.assert_array_equal(ledger.log_scores(IMAGES), first)

@@ -23,8 +23,9 @@ from .contract import ScoreFunction, check_anything_given, check_scores
 from .formats import ScoreFormat
 from .label_texts import text_matches
 from .label_weights import LabelMapping, bayesian_weights, frequency_weights, label_counts
+from .passing import PassesOn
 
-__all__ = ["LabelMappedScorer", "LabelMapping"]
+__all__ = ["LabelMappedScorer", "LabelMapping", "learning_scorer"]
 
 _TOP_SHARE, _LEAST_TOP = 0.15, 5  # of the number of classes: an image's labels that BLM+ counts, and at least so many
 
@@ -297,6 +298,24 @@ class LabelMappedScorer(BaseEstimator):
         named = [(_labels_in([row]), row) for row in answer]  # each image by itself, whatever comes with it
         rows = [_matched(_label_scores([row], 1, labels), labels, class_prompts) for labels, row in named]
         return np.concatenate(rows)
+
+
+def learning_scorer(score_fn: Any) -> LabelMappedScorer | None:
+    """The scorer whose labels are to be mapped by what `fit_labels` learns from a fit's first answers.
+
+    Parameters
+    ----------
+    score_fn : object
+        A score function, which may pass on the answers of another one.
+
+    Returns
+    -------
+    scorer : LabelMappedScorer or None
+        It is asked for its `service_labels` then. None: class prompts are asked for, as ever.
+    """
+    while isinstance(score_fn, PassesOn):
+        score_fn = score_fn.score_fn
+    return score_fn if isinstance(score_fn, LabelMappedScorer) and score_fn.learns else None
 
 
 def _matched(scores: np.ndarray, labels: Sequence[str], class_prompts: Sequence[str]) -> np.ndarray:
