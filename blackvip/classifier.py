@@ -89,7 +89,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         `blackvip.gains`.
     c : float or "auto", default="auto"
         Perturbation size, c_k = c / k^gamma, in units of the parameters. "auto": so large that it moves the prompts
-        (root mean square) by a quarter of the pixel range at first and a twentieth at the end, with steps that fall
+        (root mean square) by 15 % of the pixel range at first and 1.5 % at the end, with steps that fall
         linearly; else by 3 % to 8 %, as much as the service bears.
     alpha, gamma : float, default=0.4, 0.1
         The exponents with which the two decay.

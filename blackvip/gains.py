@@ -25,7 +25,7 @@ __all__ = ["BUDGET_SHARE", "adapt_step_size", "find_a", "gain_cost", "needs_gain
 
 BUDGET_SHARE = 0.1  #: The most of a training budget that gains which are "auto" may cost.
 PERTURBATION_RMS = (0.03, 0.08)  #: By how much c="auto" moves a prompt: root mean square, in units of the pixel range.
-_ANNEALED_C_RMS = 0.25  # by which c moves a prompt at the start of a run that is mostly signal
+_ANNEALED_C_RMS = 0.15  # by which c moves a prompt at the start of a run that is mostly signal
 _ANNEALED_A_RMS = 0.006  # by which a does, times a normalized estimate; the momentum adds up to ten of them
 _CLOSE = 1e-6  # to a size that was asked for
 _N_MEASURED = 16  # directions on which these sizes are measured

@@ -101,7 +101,7 @@ def test_normalized_spsa_gc_equals_a_literal_loop_for_50_steps(clip):
     optimizer = started(SPSAGC(normalize=True, clip=clip, **settings), start, seed=4)
     rng, w, m, square, n_clipped = np.random.default_rng(4), list(start), [0.0] * 7, None, 0
     for k in range(50):
-        a_k, c_k = 0.02 * (1 - k / 50), 0.3 * (1 - 0.8 * k / 50)
+        a_k, c_k = 0.02 * (1 - k / 50), 0.3 * (1 - 0.9 * k / 50)
         assert (optimizer.a_k, optimizer.c_k) == pytest.approx((a_k, c_k), rel=1e-12)
         g = [0.0] * 7
         for delta in segmented_uniform(rng, (4, 7)):
@@ -161,14 +161,14 @@ def gains_of(optimizer, n_steps):
 def test_gains_fall_linearly_and_a_further_run_begins_anew():
     optimizer = started(SPSAGC(a=0.5, c=0.2, n_steps=10, alpha=0.9, gamma=0.9, normalize=True), np.zeros(3))
     left = 1 - np.arange(10) / 10
-    np.testing.assert_allclose(gains_of(optimizer, 10), np.stack([0.5 * left, 0.2 * (0.2 + 0.8 * left)], axis=1))
+    np.testing.assert_allclose(gains_of(optimizer, 10), np.stack([0.5 * left, 0.2 * (0.1 + 0.9 * left)], axis=1))
     np.testing.assert_allclose(gains_of(optimizer, 3), [[0.05, 0.056]] * 3)  # beyond the end all steps are as the last
     m, square, w = optimizer.state["m"], optimizer.state["square"], optimizer.w
     optimizer.begin_run(4)
     assert optimizer.n_steps == 4
     np.testing.assert_array_equal(optimizer.w, w)
     assert (optimizer.state["m"] is m, optimizer.state["square"]) == (True, square)
-    np.testing.assert_allclose(gains_of(optimizer, 4), [[0.5, 0.2], [0.375, 0.16], [0.25, 0.12], [0.125, 0.08]])
+    np.testing.assert_allclose(gains_of(optimizer, 4), [[0.5, 0.2], [0.375, 0.155], [0.25, 0.11], [0.125, 0.065]])
     optimizer.begin_run(0)
     np.testing.assert_allclose(gains_of(optimizer, 1), [[0.5, 0.2]])
 

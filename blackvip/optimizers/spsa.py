@@ -14,7 +14,7 @@ from .base import Optimizer, segmented_uniform
 
 __all__ = ["SPSA", "SPSAGC"]
 
-_C_FALL = 0.8  # the share of c that is gone at the end of a run with `n_steps`
+_C_FALL = 0.9  # the share of c that is gone at the end of a run with `n_steps`
 _MEMORY = 0.95  # of the mean square of the estimates' lengths: it spans some twenty steps
 
 
@@ -43,7 +43,7 @@ class SPSA(Optimizer):
         Whether estimates are divided by the root mean square of their recent lengths, so that `a` is the length of a
         step whatever the scale of the losses.
     n_steps : int or None
-        Steps over which both gains fall linearly, `a` to nothing and `c` to a fifth; `alpha`, `gamma` and `stability`
+        Steps over which both gains fall linearly, `a` to nothing and `c` to a tenth; `alpha`, `gamma` and `stability`
         are then not used. None: the power laws above.
 
     Notes
