@@ -120,7 +120,7 @@ def test_a_run_with_more_directions_than_parameters_is_annealed(n_steps):
     assert (objective.ledger.n_queries == 0) == annealed
     assert optimizer.normalize == annealed
     assert optimizer.n_steps == (n_steps if annealed else None)
-    assert (rms(2.0 * optimizer.c * np.full(20, 0.75)) > 0.2) == annealed  # measured ones are 0.08 at most
+    assert (rms(2.0 * optimizer.c * np.full(20, 0.75)) > 0.1) == annealed  # measured ones are 0.08 at most
 
 
 @pytest.mark.parametrize("c", ["auto", 0.2])
@@ -139,7 +139,7 @@ def test_annealed_gains_move_prompts_by_set_sizes(c):
     entry = 7 / 12  # mean square of an entry of a direction
     assert 0.8 * optimizer.a * 0.3 == pytest.approx(0.006, rel=0.35)
     if c == "auto":
-        assert 0.8 * optimizer.c * 0.3 * np.sqrt(14 * entry) == pytest.approx(0.25, rel=0.35)
+        assert 0.8 * optimizer.c * 0.3 * np.sqrt(14 * entry) == pytest.approx(0.15, rel=0.35)
     else:
         assert optimizer.c == 0.2
     assert ledger.n_queries == 0
