@@ -21,7 +21,7 @@ from form_digits import load_forms, make_reader
 from PIL import Image
 
 from blackvip import BlackVIPClassifier, PromptNotUsedWarning
-from blackvip.scorers.http import Adapter, HTTPScorer, to_base64
+from blackvip.scorers.http import Adapter, HTTPScorer
 
 
 class Reader(Adapter):
@@ -31,7 +31,7 @@ class Reader(Adapter):
     score_type = "logits"
 
     def request(self, images, class_prompts):
-        return {"images": [to_base64(image) for image in images], "digits": class_prompts}
+        return {"images": list(images), "digits": class_prompts}
 
     def scores(self, answer, class_prompts):
         return answer["log_probabilities"]

@@ -180,13 +180,20 @@ def test_an_adapter_without_methods_says_so(service):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 3), (224, 224)])
-def test_png_keeps_every_pixel(size):
+@pytest.mark.parametrize("compressed", [True, False])
+def test_png_keeps_every_pixel(size, compressed):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    file = encode_image(image)
+    file = encode_image(image, compressed=compressed)
     with Image.open(io.BytesIO(file)) as opened:
         opened.verify()  # the chunks' checksums
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(file))), image)
     assert media_type(file) == "image/png"
+
+
+def test_png_of_few_colours_is_small():
+    image = np.zeros((224, 224, 3), np.uint8)
+    image[50:80, 30:200] = (200, 10, 40)
+    assert len(encode_image(image)) < 2000 < 150_000 < len(encode_image(image, compressed=False))
 
 
 def test_jpeg_is_smaller_with_less_quality_and_close():

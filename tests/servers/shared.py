@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from blackvip.scorers.http import Adapter, HTTPScorer, ServiceError, to_base64
+from blackvip.scorers.http import Adapter, HTTPScorer, ServiceError
 
 PROMPTS = ["one", "two", "three"]
 
@@ -13,7 +13,7 @@ class Own(Adapter):
     images_per_request = None
 
     def request(self, images, class_prompts):
-        return {"images": [to_base64(image) for image in images], "labels": class_prompts}
+        return {"images": list(images), "labels": class_prompts}
 
     def scores(self, answer, class_prompts):
         return [row if isinstance(row, list) else ServiceError(row["error"], retry=True) for row in answer["scores"]]

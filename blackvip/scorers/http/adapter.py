@@ -50,7 +50,7 @@ class Request:
     path : str, default=""
         What is appended to the service's url after a slash, if anything; already percent-encoded.
     json : object, default=None
-        The body as what becomes JSON; not read where `content` is given.
+        The body as what becomes JSON, in which bytes become text in base64; not read where `content` is given.
     content : bytes or None, default=None
         The body as it is. Name its type in `headers`.
     headers : dict, default={}
@@ -91,12 +91,12 @@ class Adapter(BaseEstimator):
 
     Examples
     --------
-    >>> from blackvip.scorers.http import Adapter, HTTPScorer, to_base64
+    >>> from blackvip.scorers.http import Adapter, HTTPScorer
     >>> class Shop(Adapter):
     ...     score_type = "probabilities"
     ...
     ...     def request(self, images, class_prompts):
-    ...         return {"image": to_base64(images[0]), "labels": class_prompts}
+    ...         return {"image": images[0], "labels": class_prompts}
     ...
     ...     def scores(self, answer, class_prompts):
     ...         return [{entry["label"]: entry["confidence"] for entry in answer["labels"]}]
@@ -133,7 +133,8 @@ class Adapter(BaseEstimator):
         Returns
         -------
         request : Request or object
-            What is no `Request` is the JSON body of a POST request to the service's url.
+            What is no `Request` is the JSON body of a POST request to the service's url. Bytes in it become text in
+            base64.
         """
         raise NotImplementedError(f"{type(self).__name__} has no method request(images, class_prompts).")
 

@@ -13,18 +13,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
 from .adapter import ServiceError
 from .strict_json import shortened
 
-__all__ = ["Client", "Message"]
+__all__ = ["Client", "Message", "trusted_authorities", "whole_url"]
 
 _RETRIED = (408, 409, 425, 429)  # besides 5xx
 _REDIRECTS = (301, 302, 307, 308)  # 303 asks for a GET, which is no answer to a request with images
 _MAX_REDIRECTS = 3
 _HEADERS = {"accept": "*/*", "accept-encoding": "gzip", "user-agent": "blackvip"}
+_IDLE = 60.0  # seconds after which a connection is not used again
 _ERROR_BYTES = 65_536  # of the body of an error that are read
 _ADVICE = {
     401: " Is the key the right one?",
@@ -45,33 +47,31 @@ class Message:
 
 
 class Client:
-    """Pooled connections to one service.
+    """A connection to one service, which is kept.
 
     Parameters
     ----------
+    url : str
+        The service's, which tells whether it is reached by the proxy that the environment names.
     timeout : float
         Seconds to connect, to wait for the next piece of an answer, and for the whole of it.
-    n_connections : int
     max_response_bytes : int
         Of an answer, as it comes and decompressed.
-    verify : bool or str
-        True: certificates have to be of an authority that this machine trusts; a path: of one in that file.
+    trusted : SSLContext
+        See `trusted_authorities`.
     """
 
-    def __init__(self, timeout: float, n_connections: int, max_response_bytes: int, verify: bool | str = True):
+    def __init__(self, url: str, timeout: float, max_response_bytes: int, trusted: ssl.SSLContext):
         self.timeout = timeout
         self.max_response_bytes = max_response_bytes
-        self._httpx = httpx.Client(
-            timeout=httpx.Timeout(timeout, pool=None),
-            limits=httpx.Limits(max_connections=n_connections, max_keepalive_connections=n_connections),
-            verify=ssl.create_default_context(cafile=verify) if isinstance(verify, str) else verify,
-            follow_redirects=False,
-        )
-        self._extensions = {"timeout": self._httpx.timeout.as_dict()}
+        limits = httpx.Limits(max_connections=1, keepalive_expiry=_IDLE)
+        # Without httpx.Client around it: no cookies, no redirects, and half the time of a request.
+        self._transport = httpx.HTTPTransport(verify=trusted, limits=limits, proxy=_proxy(url))
+        self._extensions = {"timeout": httpx.Timeout(timeout).as_dict()}
 
     def close(self) -> None:
-        """Close all connections."""
-        self._httpx.close()
+        """Close the connection."""
+        self._transport.close()
 
     def send(self, message: Message) -> tuple[bytes, Mapping[str, str]]:
         """The body and the headers of the answer to one attempt.
@@ -93,14 +93,14 @@ class Client:
         deadline = time.monotonic() + self.timeout
         failure: tuple[str, bool]
         try:
-            request = httpx.Request(  # the client's own builder takes as long as all the rest
+            request = httpx.Request(
                 message.method,
                 _parsed(message.url),
                 headers={**_HEADERS, **message.headers},
                 content=message.content,
                 extensions=self._extensions,
             )
-            with closing(self._httpx.send(request, stream=True)) as response:
+            with closing(self._transport.handle_request(request)) as response:
                 if response.is_success:
                     return self._body(response, self.max_response_bytes, deadline), response.headers
                 if response.status_code in _REDIRECTS and "location" in response.headers:
@@ -169,6 +169,11 @@ def _parsed(url: str) -> httpx.URL:
     return httpx.URL(url)
 
 
+def _proxy(url: str) -> str | None:
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+
+
 def _redirected(message: Message, location: str) -> Message:
     """The same message to where a redirect leads, on the same host and no less safe."""
     try:
@@ -208,7 +213,15 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-def whole_url(url: str, path: str, params: Mapping[str, str]) -> str:
+def trusted_authorities(verify: bool | str) -> ssl.SSLContext:
+    """Whose certificates are believed: True, those whom httpx trusts; a path, those in that file; False, anyone's."""
+    if isinstance(verify, str):
+        return ssl.create_default_context(cafile=verify)
+    return httpx.create_ssl_context(verify=verify)
+
+
+@lru_cache(maxsize=64)
+def whole_url(url: str, path: str, params: tuple[tuple[str, str], ...]) -> str:
     """The address of a path below a service's url, with a query."""
     parts = urlsplit(url)
     joined = f"{parts.path.rstrip('/')}/{path.lstrip('/')}" if path else parts.path

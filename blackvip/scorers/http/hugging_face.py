@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from .adapter import Adapter, Images, ServiceError
-from .encoding import to_base64
 from .strict_json import shortened
 
 __all__ = ["HuggingFaceClassifier", "HuggingFaceZeroShot"]
@@ -32,7 +31,7 @@ class HuggingFaceZeroShot(Adapter):
     def request(self, images: Images, class_prompts: list[str]) -> Any:
         """The image and the class prompts; see `Adapter`."""
         parameters = {"candidate_labels": class_prompts, "hypothesis_template": self.hypothesis_template}
-        return {"inputs": to_base64(images[0]), "parameters": parameters}
+        return {"inputs": images[0], "parameters": parameters}
 
     def scores(self, answer: Any, class_prompts: list[str]) -> Any:
         """A dict from class prompt to score; see `Adapter`."""
@@ -70,7 +69,7 @@ class HuggingFaceClassifier(Adapter):
         """The image, and what is asked for; see `Adapter`."""
         asked = {"top_k": self.top_k, "function_to_apply": self.function_to_apply}
         parameters = {name: value for name, value in asked.items() if value is not None}
-        return {"inputs": to_base64(images[0]), **({"parameters": parameters} if parameters else {})}
+        return {"inputs": images[0], **({"parameters": parameters} if parameters else {})}
 
     def scores(self, answer: Any, class_prompts: list[str]) -> Any:
         """A dict from label to score; see `Adapter`."""

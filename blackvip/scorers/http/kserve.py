@@ -11,7 +11,7 @@ from urllib.parse import quote
 import numpy as np
 
 from .adapter import Adapter, Images, Request, ServiceError
-from .encoding import resized, to_base64, to_tensor
+from .encoding import resized, to_tensor
 from .strict_json import parse_json, shortened
 
 __all__ = ["KServe"]
@@ -143,7 +143,7 @@ class KServe(Adapter):
                 described["data"] = class_prompts
             else:
                 described["parameters"] = {"content_type": "base64"}
-                described["data"] = [to_base64(file) for file in tensor.ravel()]
+                described["data"] = list(tensor.ravel())
             inputs.append(described)
         if not self.binary_:
             return Request(f"{self._path}/infer", json={"inputs": inputs, "outputs": [output]})

@@ -19,11 +19,12 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from ...exceptions import ImageError
 from ..answers import report_not_sent
 from .adapter import Adapter
-from .client import Client
+from .client import Client, trusted_authorities
 from .encoding import allowed_size
+from .gate import Gate
 from .keys import Key, check_key, check_url, is_loopback
 from .retrying import RetryPolicy
-from .service import Gate, Sent, Service
+from .service import Sent, Service
 from .workers import gather
 
 __all__ = ["HTTPScorer"]
@@ -294,11 +295,11 @@ class HTTPScorer(BaseEstimator):
                 "verify=False would send images and keys to whoever answers; expected True, or the path of a file with "
                 "the certificate of the service's authority. Only a service on this machine may go without."
             )
-        client = Client(self.timeout, self.n_concurrent, self.max_response_bytes, self.verify)
-        gate = Gate(self.n_concurrent, self.requests_per_second)
+        make_client = partial(Client, self.url, self.timeout, self.max_response_bytes, trusted_authorities(self.verify))
+        gate = Gate(make_client, self.n_concurrent, self.requests_per_second)
         policy = RetryPolicy(self.max_attempts, self.patience, self.max_retry_after)
-        service = Service(self.url, self.adapter, self.key, client, gate, policy, self.jpeg_quality)
-        weakref.finalize(service, client.close)
+        service = Service(self.url, self.adapter, self.key, gate, policy, self.jpeg_quality)
+        weakref.finalize(service, gate.close)
         return service
 
 

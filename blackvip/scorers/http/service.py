@@ -2,53 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from ...exceptions import ScoreError
 from ..contract import check_scores
 from .adapter import Adapter, Request, ServiceError
-from .client import Client, Message, whole_url
+from .body import to_json
+from .client import Message, whole_url
 from .encoding import encode_image, resized
-from .keys import Key, read_key, without_secrets
+from .gate import Gate
+from .keys import Key, is_loopback, read_key, without_secrets
 from .retrying import CancelledError, RetryPolicy
 from .strict_json import parse_json, shortened
 
-__all__ = ["Gate", "Sent", "Service"]
-
-
-class Gate:
-    """Lets through so many requests at a time, and so many per second.
-
-    Parameters
-    ----------
-    n_concurrent : int
-    per_second : float or None
-        None: any number.
-    """
-
-    def __init__(self, n_concurrent: int, per_second: float | None):
-        self._places = threading.BoundedSemaphore(n_concurrent)
-        self._interval = 0.0 if per_second is None else 1 / per_second
-        self._lock = threading.Lock()
-        self._next = 0.0
-
-    @contextmanager
-    def place(self, cancelled: threading.Event) -> Iterator[None]:
-        """A place for one request, when its turn comes or it need not be sent any more."""
-        with self._places:
-            if self._interval:
-                with self._lock:
-                    begin = max(self._next, time.monotonic())
-                    self._next = begin + self._interval
-                cancelled.wait(begin - time.monotonic())
-            yield
+__all__ = ["Sent", "Service"]
 
 
 class Sent:
@@ -84,7 +57,6 @@ class Service:
     url : str
     adapter : Adapter
     key : str, callable or None
-    client : Client
     gate : Gate
     policy : RetryPolicy
     jpeg_quality : int
@@ -102,18 +74,17 @@ class Service:
         url: str,
         adapter: Adapter,
         key: Key,
-        client: Client,
         gate: Gate,
         policy: RetryPolicy,
         jpeg_quality: int,
     ):
         self.url = url
         self.adapter = adapter
-        self.client = client
         self.jpeg_quality = jpeg_quality
         self.n_requests = 0
         self.n_retries = 0
         self._key = key
+        self._compressed = not is_loopback(urlsplit(url).hostname)
         self._gate = gate
         self._policy = policy
         self._counting = threading.Lock()
@@ -192,7 +163,7 @@ class Service:
         pixels = resized(pixels, size)
         images: Any = pixels
         if image_format != "raw":
-            images = [encode_image(image, image_format, self.jpeg_quality) for image in pixels]
+            images = [encode_image(image, image_format, self.jpeg_quality, self._compressed) for image in pixels]
         request = self.adapter.request(images, list(class_prompts))
         return request if isinstance(request, Request) else Request(json=request)
 
@@ -207,18 +178,18 @@ class Service:
             secrets += [] if key is None else [key]
             body, headers = request.content, {}
             if body is None and request.method != "GET":
-                body = json.dumps(request.json, allow_nan=False).encode()
+                body = to_json(request.json)
                 headers["content-type"] = "application/json"
-            url = whole_url(self.url, request.path, request.params)
+            url = whole_url(self.url, request.path, tuple(request.params.items()))
             headers |= {name.lower(): value for name, value in request.headers.items()}
             proof = self.adapter.authorize(request, url, body or b"", key)
             secrets += proof.values()
             headers |= {name.lower(): value for name, value in proof.items()}
-            with self._gate.place(cancelled):
+            with self._gate.place(cancelled) as client:
                 on_sending()
                 with self._counting:
                     self.n_requests += 1
-                answer = self.client.send(Message(request.method, url, headers, body))
+                answer = client.send(Message(request.method, url, headers, body))
             yield answer
         except ScoreError as error:
             error.args = (without_secrets(str(error), secrets),)

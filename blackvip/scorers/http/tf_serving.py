@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from .adapter import Adapter, Images, Request, ServiceError
-from .encoding import to_base64, to_tensor
+from .encoding import to_tensor
 from .strict_json import shortened
 
 __all__ = ["TFServing"]
@@ -73,7 +73,7 @@ class TFServing(Adapter):
         """The images as instances; see `Adapter`."""
         instances: list[Any]
         if self.image_format != "raw":
-            instances = [{"b64": to_base64(image)} for image in images]
+            instances = [{"b64": image} for image in images]
         else:
             instances = (to_tensor(images) if self.scaled else images).tolist()  # type: ignore[arg-type, union-attr]
         if self.input is not None:
