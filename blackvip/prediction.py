@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -23,6 +24,8 @@ from .scorers.formats import FLOOR
 from .scorers.replay import Replay
 
 __all__ = ["PromptedClassifier"]
+
+_MOST_BATCHES, _MOST_BYTES = 16, 64 * 2**20  # that are asked for together
 
 
 class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
@@ -139,8 +142,10 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
     def _log_scores(self, images: Any, drawn: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
         """Log scores of images, on whose pixels `drawn` draws prompts."""
         with self._keeping() as score_fn, self._ledger(len(images), self._score_format, score_fn) as ledger:
-            batches = pixel_batches(self.image_format_, images)
-            return np.concatenate([ledger.log_scores(ledger.as_sent(drawn(pixels))) for pixels in batches])
+            batches = (ledger.as_sent(drawn(pixels)) for pixels in pixel_batches(self.image_format_, images))
+            if ledger.streams:
+                batches = map(ledger.joined, _ahead(batches))
+            return np.concatenate([ledger.log_scores(batch) for batch in batches])
 
     @contextmanager
     def _keeping(self) -> Iterator[Any]:
@@ -174,3 +179,26 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
             score_format=score_format,
             replay=replay,
         )
+
+
+def _ahead(batches: Iterator[Any]) -> Iterator[list[Any]]:
+    """Batches, more and more of them together, which are made while those before them are answered.
+
+    So a score function that makes many requests at a time is seldom without an image to send.
+    """
+
+    def some(n: int) -> list[Any]:
+        taken: list[Any] = []
+        for batch in batches:
+            taken.append(batch)
+            if len(taken) >= n or sum(batch.nbytes for batch in taken) >= _MOST_BYTES:
+                break
+        return taken
+
+    n = 1
+    with ThreadPoolExecutor(1) as maker:
+        coming = maker.submit(some, n)
+        while taken := coming.result():
+            n = min(2 * n, _MOST_BATCHES)
+            coming = maker.submit(some, n)
+            yield taken
