@@ -67,6 +67,8 @@ class Ledger:
         What the score function declares, in any currency.
     takes_tensors : bool
         Whether the score function takes float tensors instead of 8-bit images.
+    streams : bool
+        Whether it has ``answers``, and so does best when it is asked for many images at once.
     seconds : float
         Spent waiting for the answers that came.
     """
@@ -87,8 +89,9 @@ class Ledger:
         self.class_prompts = tuple(class_prompts)
         self.max_queries = max_queries
         self.images_per_call: int = images_per_call or getattr(score_fn, "images_per_call", None) or IMAGES_PER_CALL
+        self.streams = hasattr(score_fn, "answers")
         # Of what is asked for at once: a score function with `answers` makes its own calls of it.
-        self._part = images_per_call if images_per_call or hasattr(score_fn, "answers") else self.images_per_call
+        self._part = images_per_call if images_per_call or self.streams else self.images_per_call
         self.score_format = score_format
         self._declared_type = getattr(score_fn, "score_type", "auto") if score_type == "auto" else score_type
         if self._declared_type not in ("auto", *SCORE_TYPES):
