@@ -143,9 +143,8 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
         """Log scores of images, on whose pixels `drawn` draws prompts."""
         with self._keeping() as score_fn, self._ledger(len(images), self._score_format, score_fn) as ledger:
             batches = (ledger.as_sent(drawn(pixels)) for pixels in pixel_batches(self.image_format_, images))
-            if ledger.streams:
-                batches = map(ledger.joined, _ahead(batches))
-            return np.concatenate([ledger.log_scores(batch) for batch in batches])
+            asked = map(ledger.joined, _ahead(batches)) if ledger.streams else batches
+            return np.concatenate([ledger.log_scores(batch) for batch in asked])
 
     @contextmanager
     def _keeping(self) -> Iterator[Any]:
