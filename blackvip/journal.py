@@ -10,15 +10,16 @@ import json
 import os
 import struct
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from .identity import differences
-from .locks import locked, try_lock
+from .locks import try_lock, unlock
 from .records import HEAD_BYTES, MAX_RECORD_BYTES, RecordFile
 
 __all__ = ["KEY_BYTES", "Journal", "Place"]
@@ -28,6 +29,7 @@ FORMAT_VERSION = 1
 
 _COUNTS = struct.Struct("<IIII")  # of a record: answers, scores of each, answers that were not billed, flags
 _ASIDE = 1  # a flag
+_PATIENCE = 60.0  # seconds for which those that share a file wait for their turn, which takes milliseconds
 
 
 class Place(NamedTuple):
@@ -95,7 +97,7 @@ class Journal:
         self._file = RecordFile(self.path)
         try:
             if shared:
-                with locked(self._file.descriptor):
+                with self._locked():
                     self._load(identity, facts or {})
             elif try_lock(self._file.descriptor):
                 self._load(identity, facts or {})
@@ -215,16 +217,28 @@ class Journal:
         if not self.shared:
             yield
             return
-        with locked(self._file.descriptor):
+        with self._locked():
             self._read_on()
             yield
 
-    def _refuse_second(self) -> None:
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        end = time.monotonic() + _PATIENCE
+        while not try_lock(self._file.descriptor):
+            if time.monotonic() > end:  # one who has it for itself keeps it for long
+                self._refuse_second()
+            time.sleep(0.001)
+        try:
+            yield
+        finally:
+            unlock(self._file.descriptor)
+
+    def _refuse_second(self) -> NoReturn:
         process = self._file.holder()
         by = f" by process {process}" * bool(process)
         raise self._file.error(
-            f"is in use{by}; two fits in one journal would mix their answers. Wait for the other one, or give another "
-            "checkpoint"
+            f"is in use{by}; two fits in one journal would mix their answers. Wait for the other one, or give the path "
+            "of another file"
         )
 
     def _load(self, identity: dict[str, Any], facts: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from joblib import Parallel, delayed
 
 from blackvip import JournalError
+from blackvip import journal as journal_module
 from blackvip.identity import describe, differences, is_secret
 from blackvip.journal import KEY_BYTES, Journal
 from blackvip.records import HEAD_BYTES, MAX_RECORD_BYTES
@@ -280,6 +281,14 @@ def test_shared_journals_see_what_the_others_have_added(path):
     assert found_in(one) == [1, 2, 3]
     one.close()
     other.close()
+
+
+def test_a_journal_that_somebody_has_for_itself_is_not_shared(path, monkeypatch):
+    monkeypatch.setattr(journal_module, "_PATIENCE", 0.05)
+    with Journal(path, IDENTITY) as journal:
+        add(journal, 1)
+        with pytest.raises(JournalError, match=f"is in use by process {os.getpid()}"):
+            Journal(path, IDENTITY, shared=True)
 
 
 def test_what_another_process_left_torn_is_cut_off_by_the_next_who_adds(path):

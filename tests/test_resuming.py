@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import ToyService, make_stripes
+from servers.running import running
+from servers.shared import scorer_of
 from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
@@ -488,17 +490,34 @@ def test_a_long_prediction_that_fails_goes_on(data, journal):
 # Kills
 
 
+def test_a_key_is_in_no_file(data, journal, monkeypatch):
+    pytest.importorskip("httpx")
+    monkeypatch.setenv("PLANTED_KEY", "sk-planted-0123456789")
+    with running() as server:
+        server.control(key="sk-planted-0123456789", script=["", "", "500"])
+        scorer = scorer_of(server, key="PLANTED_KEY", images_per_request=8)
+        clf = make_classifier(scorer, checkpoint=journal).fit(*data)
+        assert server.counts()["images"] == clf.n_queries_
+        clf.predict(data[0])
+        n_images = server.counts()["images"]
+        make_classifier(scorer_of(server, key="PLANTED_KEY", n_concurrent=3), checkpoint=journal).fit(*data)
+        assert server.counts()["images"] == n_images == clf.n_queries_ + 24
+    for path in (journal, predictions_path(journal)):
+        assert b"sk-planted" not in path.read_bytes()
+        assert b"PLANTED_KEY" not in path.read_bytes()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "waitid"), reason="needs fork and waitid")
 @pytest.mark.parametrize("how", ["calls", "answers", "http"])
 @pytest.mark.parametrize("kind", ["fit", "predict"])
-def test_fifty_kills_change_nothing_and_cost_no_more_than_what_was_in_flight(kind, how, tmp_path):
-    seed = str(np.random.randint(10**6))
-    command = [sys.executable, str(TESTS / "killing.py"), str(tmp_path), f"{kind}_{how}", "50", seed]
+def test_kills_change_nothing_and_cost_no_more_than_what_was_in_flight(kind, how, tmp_path):
+    n_kills, seed = 50 if how == "http" else 20, str(np.random.randint(10**6))
+    command = [sys.executable, str(TESTS / "killing.py"), str(tmp_path), f"{kind}_{how}", str(n_kills), seed]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=900, env={**os.environ})
     assert ended.returncode == 0, ended.stderr
     report = json.loads((tmp_path / "report.json").read_text())
-    assert sum(len(chain["kills"]) for chain in report["chains"]) == 50
+    assert sum(len(chain["kills"]) for chain in report["chains"]) == n_kills
     # Over HTTP, threads go on while an answer is written; what they got until then is in flight too.
     most = report["at_once"] * (3 if how == "http" else 1)
     for chain in report["chains"]:
