@@ -26,7 +26,7 @@ from .gains import signal_share
 from .guard import Validation, split_held_out
 from .images import Images
 from .labels import check_labels, class_indices, training_weights
-from .losses import Temperature
+from .losses import LOSSES, Temperature
 from .monitoring import Monitor
 from .optimizers import CMAES, SPSA, SPSAGC, Optimizer
 from .planning import CostPlan, PreparedRun, cost_plan
@@ -110,6 +110,9 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
     temperature : float or "auto", default="auto"
         By which the log scores are divided in the loss that the prompt is trained on. "auto": what suits the scores
         that were paid for last, so that a service that is sure of wrong answers is not merely silenced. 1: the paper's.
+    loss : {"cross-entropy", "focal"}, default="cross-entropy"
+        What training lowers, at that temperature. "focal": BAR's, by which images that are already right count for
+        little, see `blackvip.losses.focal`.
     max_queries : int, default=10_000
         Images that `fit` may send to the service, all told. It is never passed by a single one.
     head : {"auto", "fused", "calibrated"}, None or classifier, default="auto"
@@ -244,6 +247,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
     n_queries_: int
     optimizer_: Optimizer
     seconds_per_image_: float | None
+    loss: str = "cross-entropy"  # of those that an earlier release has saved
 
     _parameter_constraints = {
         "score_fn": [callable],
@@ -264,6 +268,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "share_batch": ["boolean"],
         "temperature": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "loss": [StrOptions(set(LOSSES))],
         "max_queries": [Interval(Integral, 1, None, closed="left")],
         "head": [StrOptions({"auto", "fused", "calibrated"}), HasMethods(["fit", "predict_proba"]), None],
         "guard": ["boolean"],
@@ -302,6 +307,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         batch_size: int = 16,
         share_batch: bool = False,
         temperature: float | str = "auto",
+        loss: str = "cross-entropy",
         max_queries: int = 10_000,
         head: Any = "auto",
         guard: bool = True,
@@ -336,6 +342,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         self.batch_size = batch_size
         self.share_batch = share_batch
         self.temperature = temperature
+        self.loss = loss
         self.max_queries = max_queries
         self.head = head
         self.guard = guard
@@ -554,7 +561,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
 
         # prompts -> scores -> losses
         ledger = self._ledger(budget, self._score_format if goes_on else None, self.score_fn, replay)
-        temperature = Temperature(None if self.temperature == "auto" else float(self.temperature))
+        temperature = Temperature(None if self.temperature == "auto" else float(self.temperature), self.loss)
         objective = Objective(prompter, images, self.image_format_, y, weights, ledger, self.prompt_scale, temperature)
         rows, held_out = split_held_out(y, self._held_out_share(len(w), len(images)), rng)
         batches = Batches(rows, min(self.batch_size, len(rows)), rng, self.share_batch)

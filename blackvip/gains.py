@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from .guard import Validation
     from .training import Batches, Objective
 
-__all__ = ["BUDGET_SHARE", "adapt_step_size", "find_a", "gain_cost", "needs_gains", "noise_tolerance", "set_gains", "signal_share"]
+__all__ = [
+    "BUDGET_SHARE",
+    "adapt_step_size",
+    "find_a",
+    "gain_cost",
+    "needs_gains",
+    "noise_tolerance",
+    "set_gains",
+    "signal_share",
+]
 
 BUDGET_SHARE = 0.1  #: The most of a training budget that gains which are "auto" may cost.
 PERTURBATION_RMS = (0.03, 0.08)  #: By how much c="auto" moves a prompt: root mean square, in units of the pixel range.
@@ -84,7 +93,7 @@ def set_gains(
     ----------
     objective : Objective
     optimizer : Optimizer
-        Unchanged unless its `a`, `c` or `clip` is "auto".
+        Unchanged unless its `a`, `c`, `clip` or `n_steps` is "auto".
     w : ndarray of shape (d,)
         Where training will start.
     batches : Batches
@@ -92,6 +101,8 @@ def set_gains(
     budget : int
         Images that training may bill, what is billed here included.
     """
+    if getattr(optimizer, "n_steps", None) == "auto":  # a decay to the end of the run, whose gains are numbers
+        optimizer.set_params(n_steps=max(1, budget // _step_cost(optimizer, batches)))
     length = None
     if needs_gains(optimizer):
         n_steps = max(1, (budget - gain_cost(optimizer, len(w), batches, budget)) // _step_cost(optimizer, batches))

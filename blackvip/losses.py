@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.special import log_softmax
 
-__all__ = ["Temperature", "cross_entropy", "fit_temperature"]
+__all__ = ["LOSSES", "Temperature", "cross_entropy", "fit_temperature", "focal"]
 
 _WINDOW = 500  # scored images to which a temperature is fitted
 _PRIOR = 1e-3  # of the squared logarithm of a temperature, in nats: it bounds that of a service that is always right
@@ -30,6 +32,33 @@ def cross_entropy(log_scores: np.ndarray, y: np.ndarray) -> np.ndarray:
     log_proba = log_softmax(log_scores, axis=-1)
     index = np.broadcast_to(y[:, None], (*log_proba.shape[:-1], 1))
     return -np.take_along_axis(log_proba, index, axis=-1)[..., 0]
+
+
+def focal(log_scores: np.ndarray, y: np.ndarray, gamma: float = 2.0) -> np.ndarray:
+    """Focal loss of the softmax of the scores, image by image (Lin et al., ICCV 2017, eq. 4).
+
+    The cross-entropy times (1 - p)^gamma, p being the probability of the true class: images that are already right
+    count for little. BAR's loss, with gamma = 2 (Tsai et al., ICML 2020).
+
+    Parameters
+    ----------
+    log_scores : ndarray of shape (..., n_images, n_classes)
+        Logits or log probabilities.
+    y : ndarray of shape (n_images,)
+        Class indices.
+    gamma : float, default=2.0
+        0 gives the cross-entropy.
+
+    Returns
+    -------
+    losses : ndarray of shape (..., n_images), in nats
+    """
+    losses = cross_entropy(log_scores, y)
+    return (-np.expm1(-losses)) ** gamma * losses
+
+
+#: What `BlackVIPClassifier` can be told to lower.
+LOSSES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"cross-entropy": cross_entropy, "focal": focal}
 
 
 def fit_temperature(log_scores: np.ndarray, y: np.ndarray, start: float = 1.0, n_steps: int = 50) -> float:
@@ -77,17 +106,20 @@ class Temperature:
     ----------
     fixed : float or None
         A temperature to keep, such as 1, the paper's. None: it is fitted.
+    loss : {"cross-entropy", "focal"}, default="cross-entropy"
+        What is taken at that temperature, which itself is always the one of the lowest cross-entropy.
     """
 
-    def __init__(self, fixed: float | None = None):
+    def __init__(self, fixed: float | None = None, loss: str = "cross-entropy"):
         self.fixed = fixed
+        self._loss = LOSSES[loss]
         self.value = 1.0 if fixed is None else fixed
         self._log_scores: list[np.ndarray] = []
         self._y: list[np.ndarray] = []
 
     def losses(self, log_scores: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Cross-entropy (n_images,) of log scores (n_images, n_classes) at the temperature so far; then learn them."""
-        losses = cross_entropy(log_scores / self.value, y)
+        """Losses (n_images,) of log scores (n_images, n_classes) at the temperature so far; then learn them."""
+        losses = self._loss(log_scores / self.value, y)
         self.learn(log_scores, y)
         return losses
 
@@ -104,6 +136,6 @@ class Temperature:
         )
 
     def best_losses(self, log_scores: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Cross-entropy (n_images,) at the temperature that suits just these scores; nothing is learned."""
+        """Losses (n_images,) at the temperature that suits just these scores; nothing is learned."""
         value = self.value if self.fixed is not None else fit_temperature(log_scores, y, self.value)
-        return cross_entropy(log_scores / value, y)
+        return self._loss(log_scores / value, y)

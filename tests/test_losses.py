@@ -1,10 +1,11 @@
-"""The temperature of a service, against a general minimiser."""
+"""The temperature of a service, against a general minimiser; focal loss, against its formula and BAR's limits."""
 
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from blackvip.losses import _PRIOR, _WINDOW, Temperature, cross_entropy, fit_temperature
+from blackvip import BlackVIPClassifier
+from blackvip.losses import _PRIOR, _WINDOW, LOSSES, Temperature, cross_entropy, fit_temperature, focal
 
 
 def random_scores(scale, separation, n, n_classes, seed=0):
@@ -104,3 +105,58 @@ def test_the_best_losses_teach_nothing():
     np.testing.assert_allclose(temperature.best_losses(log_scores, y), expected)
     np.testing.assert_allclose(temperature.best_losses(5 * log_scores, y), expected, atol=0.05)  # the prior is weak
     assert temperature.value == 1
+
+
+def test_focal_loss_equals_its_formula():
+    log_scores, y = random_scores(2, 1, 200, 5)
+    p = np.exp(log_scores) / np.exp(log_scores).sum(axis=1, keepdims=True)
+    of_class = p[np.arange(200), y]
+    for gamma in (0.0, 0.5, 2.0, 5.0):
+        np.testing.assert_allclose(
+            focal(log_scores, y, gamma), -((1 - of_class) ** gamma) * np.log(of_class), rtol=1e-9
+        )
+    np.testing.assert_allclose(focal(log_scores, y), focal(log_scores, y, 2.0))
+    np.testing.assert_allclose(focal(log_scores, y, 0.0), cross_entropy(log_scores, y))
+
+
+def test_focal_loss_of_many_candidates_and_of_services_that_are_sure():
+    log_scores, y = random_scores(3, 1, 30, 4)
+    both = focal(np.stack([log_scores, 2 * log_scores]), y)
+    np.testing.assert_allclose(both, [focal(log_scores, y), focal(2 * log_scores, y)])
+    with np.errstate(all="raise", under="ignore"):
+        right, wrong, nearly = focal(np.array([[1e4, 0.0], [0.0, 1e4], [12.0, 0.0]]), np.zeros(3, dtype=int))
+    assert (right, wrong) == (0, 1e4)
+    assert nearly == pytest.approx(np.exp(-12) ** 3, rel=1e-4)  # 1 - p and -log p are both exp(-12)
+
+
+def test_a_temperature_takes_its_loss_at_the_temperature_of_the_lowest_cross_entropy():
+    log_scores, y = random_scores(20, 1, 300, 3)
+    temperature = Temperature(loss="focal")
+    for _ in range(5):  # a few of Newton's steps each
+        temperature.learn(log_scores, y)
+    best = fit_temperature(log_scores, y)
+    assert best > 2
+    np.testing.assert_allclose(temperature.losses(log_scores, y), focal(log_scores / best, y), rtol=1e-3)
+    np.testing.assert_allclose(temperature.best_losses(log_scores, y), focal(log_scores / best, y), rtol=1e-3)
+    assert LOSSES["focal"] is focal
+
+
+def test_a_fit_lowers_the_loss_that_it_is_told_to(service, stripes):
+    history = {}
+    for loss in LOSSES:
+        clf = BlackVIPClassifier(
+            service, loss=loss, temperature=1.0, a=1e-12, c=1e-9, max_queries=400, batch_size=40, share_batch=True,
+            head=None, guard=False, random_state=0, verbose=0,
+        )  # fmt: skip
+        clf.fit(*stripes)
+        history[loss] = [row["loss"] for row in clf.history_]
+    X, y = stripes
+    scores = service(X, ["0", "1"])
+    for loss, value in (("cross-entropy", cross_entropy), ("focal", focal)):
+        assert history[loss] == pytest.approx([value(scores, y).mean()] * len(history[loss]), rel=1e-6)
+    assert history["focal"][0] < history["cross-entropy"][0]
+
+
+def test_another_loss_is_refused(service, stripes):
+    with pytest.raises(ValueError, match="'loss' parameter of BlackVIPClassifier must be a str among"):
+        BlackVIPClassifier(service, loss="hinge").fit(*stripes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .base import Optimizer
@@ -24,8 +26,9 @@ class RGF(Optimizer):
         How far a candidate is from the parameters, as a Euclidean distance: BAR's smoothing parameter.
     a_end : float
         Step size after `n_steps` steps, where it stays.
-    n_steps : int
-        Steps over which the step size decays.
+    n_steps : int or "auto"
+        Steps over which the step size decays. "auto": those that the budget of `BlackVIPClassifier` pays for, which
+        sets it at the start.
     power : float
         The exponent p of the decay.
     n_directions : int
@@ -43,14 +46,14 @@ class RGF(Optimizer):
         c: float = 0.01,
         *,
         a_end: float = 1e-4,
-        n_steps: int = 1000,
+        n_steps: int | str = 1000,
         power: float = 0.9,
         n_directions: int = 5,
     ):
         self.a = a
         self.c = c
         self.a_end = a_end
-        self.n_steps = n_steps
+        self.n_steps: Any = n_steps
         self.power = power
         self.n_directions = n_directions
 
@@ -66,6 +69,8 @@ class RGF(Optimizer):
 
     def start(self, w: np.ndarray, rng: np.random.Generator) -> None:
         self.n_candidates_for(len(w))
+        if isinstance(self.n_steps, str):
+            raise ValueError(f"RGF has n_steps={self.n_steps!r}; expected the number of steps over which a decays.")
         self.rng = rng
         self.state = {"k": 1, "w": np.array(w, dtype=np.float64), "directions": None}
 

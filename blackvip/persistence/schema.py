@@ -439,7 +439,7 @@ KINDS["RGF"] = Kind(
         "a": number(),
         "c": number(),
         "a_end": number(),
-        "n_steps": _NATURAL,
+        "n_steps": OneOf(choice("auto"), _NATURAL),
         "power": number(),
         "n_directions": _NATURAL,
     },
@@ -531,6 +531,7 @@ KINDS["BlackVIPClassifier"] = Kind(
         "batch_size": _NATURAL,
         "share_batch": BOOL,
         "temperature": OneOf(choice("auto"), number()),
+        "loss": Maybe(choice("cross-entropy", "focal")),  # files of the first release have none
         "max_queries": _NATURAL,
         "head": OneOf(choice("auto", "fused", "calibrated", None), Object(*HEADS, fitted="no")),
         "guard": BOOL,
