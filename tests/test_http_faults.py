@@ -1,5 +1,6 @@
 """What goes wrong between here and a service, and that nothing is lost or asked for twice."""
 
+import pickle
 import tracemalloc
 
 import numpy as np
@@ -8,6 +9,7 @@ from servers.app import stripe_scores
 from servers.running import running
 from servers.shared import PROMPTS, Own, make_images, scorer_of
 
+from blackvip import BlackVIPClassifier
 from blackvip.exceptions import ScoreError
 from blackvip.scorers.http import HTTPScorer, ServiceError
 from blackvip.scorers.http.retrying import RetryPolicy
@@ -107,8 +109,10 @@ def test_a_drip_is_a_stall(service):
 
 
 def test_a_service_that_is_not_there(service):
-    with pytest.raises(ServiceError, match=r"The service at localhost:1 cannot be reached .* It was asked 2 times"):
-        HTTPScorer("http://localhost:1/x", Own(), max_attempts=2)(make_images(1), PROMPTS)
+    """Attempts that reached nobody do not count: only patience ends them."""
+    scorer = HTTPScorer("http://localhost:1/x", Own(), max_attempts=1, patience=0.5)
+    with pytest.raises(ServiceError, match=r"The service at localhost:1 cannot be reached .* It was asked [3-9] times"):
+        scorer(make_images(1), PROMPTS)
 
 
 def test_attempts_end_and_the_last_error_is_raised(service):
@@ -160,15 +164,15 @@ def test_waits_double_and_are_jittered(monkeypatch):
             waits.append(seconds)
             return False
 
-    policy = RetryPolicy(max_attempts=9, patience=1e9, max_retry_after=100)
+    policy = RetryPolicy(max_attempts=12, patience=1e9, max_retry_after=100)
 
     def attempt():
         raise ServiceError("down", retry=True)
 
-    with pytest.raises(ServiceError, match="It was asked 9 times"):
+    with pytest.raises(ServiceError, match="It was asked 12 times"):
         policy.call(attempt, Waiting(), lambda: None)
-    longest = 0.5 * 2.0 ** np.arange(8)
-    longest[-1] = 60
+    longest = 0.2 * 2.0 ** np.arange(11)
+    longest[-2:] = 60
     assert (np.array(waits) <= longest).all()
     assert (np.array(waits) >= longest / 2).all()
     assert not np.isin(waits, [longest, longest / 2]).any()
@@ -259,3 +263,29 @@ def test_under_faults_the_scores_are_the_same_bit_for_bit(service):
 def test_ten_thousand_images_under_faults(service):
     """With stalls of five seconds; each image is one request."""
     survive(service, 10_000, stall=5, timeout=2)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::blackvip.PromptNotUsedWarning")
+def test_a_fit_of_ten_thousand_images_under_faults_is_the_same_bit_for_bit(service):
+    X = make_images(60, side=12) // 3
+    y = np.arange(60) % 3
+    for image, label in zip(X, y):
+        image[:, 4 * label : 4 * label + 4] += 60
+    rates = {"reset": 0.01, "429 0.1": 0.02, "500": 0.02, "torn": 0.01, "stall 5": 0.01}
+    fitted, counts = [], []
+    for wanted in ({}, rates):
+        service.control(rates=wanted, seed=2)
+        scorer = scorer_of(service, n_concurrent=32, timeout=1)
+        clf = BlackVIPClassifier(
+            scorer, "{}", prompter="basis", max_queries=10_000, random_state=0, score_type="logits"
+        )
+        fitted.append(clf.fit(X, y))
+        counts.append(service.counts())
+        assert counts[-1]["images"] == clf.n_queries_ > 9_500
+    undisturbed, survivor = fitted
+    assert all(counts[1][name] > 0 for name in rates)
+    assert counts[1]["requests"] - sum(counts[1][name] for name in rates) == survivor.n_queries_
+    assert survivor.n_queries_ == undisturbed.n_queries_
+    assert np.array_equal(survivor.predict_proba(X), undisturbed.predict_proba(X))
+    assert pickle.dumps(survivor.history_) == pickle.dumps(undisturbed.history_)

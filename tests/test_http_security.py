@@ -6,6 +6,7 @@ import logging
 import pickle
 import ssl
 import subprocess
+import sys
 import threading
 import traceback
 from functools import partial
@@ -229,6 +230,25 @@ def test_certificates_are_verified(encrypted):
 def test_verification_is_not_given_up_for_another_machine():
     with pytest.raises(ValueError, match="verify=False would send images and keys to whoever answers"):
         HTTPScorer("https://host.example/x", Own(), verify=False)(make_images(1), PROMPTS)
+
+
+def test_a_proxy_of_the_environment_is_used_but_not_for_this_machine(service, monkeypatch):
+    service.control()
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, service.url)  # a proxy is asked for whole addresses
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    HTTPScorer("http://host.example/own", Own())(make_images(1), PROMPTS)
+    assert service.counts()["seen"]["headers"]["host"] == "host.example"
+    scorer_of(service)(make_images(1), PROMPTS)
+    assert service.counts()["seen"]["headers"]["host"] == service.url.removeprefix("http://")
+
+
+def test_without_httpx_the_package_works_and_names_what_is_missing():
+    code = "import sys; sys.modules['httpx'] = None; import blackvip; import blackvip.scorers.http"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "Services over HTTP need the package httpx" in run.stderr
+    assert "blackvip[http]" in run.stderr
 
 
 def test_pickles_hold_no_client(service):

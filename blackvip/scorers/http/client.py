@@ -18,6 +18,8 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 from .adapter import ServiceError
+from .keys import is_loopback
+from .retrying import UnreachableError
 from .strict_json import shortened
 
 __all__ = ["Client", "Message", "trusted_authorities", "whole_url"]
@@ -91,7 +93,7 @@ class Client:
     def _exchange(self, message: Message) -> tuple[bytes, Mapping[str, str]] | Message:
         """An answer, or where a redirect leads."""
         deadline = time.monotonic() + self.timeout
-        failure: tuple[str, bool]
+        kind, failure = ServiceError, ("", True)
         try:
             request = httpx.Request(
                 message.method,
@@ -106,18 +108,19 @@ class Client:
                 if response.status_code in _REDIRECTS and "location" in response.headers:
                     return _redirected(message, response.headers["location"])
                 raise self._error(response, deadline)
-        except httpx.TimeoutException:
-            failure = f"did not answer within {self.timeout:g} s", True
-        except httpx.ConnectError as error:
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            kind = UnreachableError
             if _is_untrusted(error):
                 failure = f"has no certificate that this machine trusts ({error})", False
             else:
                 failure = f"cannot be reached ({error})", True
+        except httpx.TimeoutException:
+            failure = f"did not answer within {self.timeout:g} s", True
         except httpx.RequestError as error:  # its text never holds a header's value
             retry = not isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError))
             failure = f"broke the connection ({type(error).__name__}: {error})", retry
         host = urlsplit(message.url).netloc
-        raise ServiceError(f"The service at {host} {failure[0]}.", retry=failure[1])  # here: without httpx's context
+        raise kind(f"The service at {host} {failure[0]}.", retry=failure[1])  # here: without httpx's context
 
     def _body(self, response: httpx.Response, limit: int, deadline: float, cut: bool = False) -> bytes:
         """The body, decompressed piece by piece, so that no more than `limit` bytes are ever held.
@@ -171,7 +174,8 @@ def _parsed(url: str) -> httpx.URL:
 
 def _proxy(url: str) -> str | None:
     parts = urlsplit(url)
-    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+    host = parts.hostname or ""
+    return None if is_loopback(host) or proxy_bypass(host) else getproxies().get(parts.scheme)
 
 
 def _redirected(message: Message, location: str) -> Message:

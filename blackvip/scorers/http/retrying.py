@@ -12,16 +12,20 @@ from tenacity import RetryCallState, Retrying, retry_if_exception
 
 from .adapter import ServiceError
 
-__all__ = ["CancelledError", "RetryPolicy"]
+__all__ = ["CancelledError", "RetryPolicy", "UnreachableError"]
 
 logger = logging.getLogger("blackvip.scorers.http")
 
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0  # seconds, before they are jittered
+_FIRST_WAIT, _LONGEST_WAIT = 0.2, 60.0  # seconds, before they are jittered
 _TOO_MANY_REQUESTS = 429
 
 
 class CancelledError(Exception):
     """A request that need not be made any more."""
+
+
+class UnreachableError(ServiceError):
+    """No connection to the service could be made, and so it was sent nothing."""
 
 
 @dataclass
@@ -34,7 +38,7 @@ class RetryPolicy:
     Parameters
     ----------
     max_attempts : int
-        Of one request. Those that the service refused as too many do not count.
+        Of one request. Those that did not reach the service, or that it refused as too many, do not count.
     patience : float
         Seconds from the first attempt after which no other is made.
     max_retry_after : float
@@ -62,7 +66,7 @@ class RetryPolicy:
         def stop(state: RetryCallState) -> bool:
             nonlocal counted
             error = _error_of(state)
-            counted += error.status != _TOO_MANY_REQUESTS
+            counted += not (error.status == _TOO_MANY_REQUESTS or isinstance(error, UnreachableError))
             reason = None
             if error.retry_after is not None and error.retry_after > self.max_retry_after:
                 reason = f"It asks for {error.retry_after:.0f} s of waiting, and max_retry_after is "

@@ -60,8 +60,9 @@ class HTTPScorer(BaseEstimator):
         Seconds to connect, to wait for the next piece of an answer, and for the whole of it.
     max_attempts : int, default=10
         Of one request. Connections that fail or break, answers that end too early, and the statuses 408, 409, 425,
-        429 and 5xx are tried again, after waits that double from half a second to a minute and are jittered. Every
-        other error is raised. Refusals with 429, too many requests, do not count.
+        429 and 5xx are tried again, after waits that double from 0.2 s to a minute and are jittered. Every other
+        error is raised. Refusals with 429, too many requests, do not count, and neither do attempts that did not
+        reach the service.
     patience : float, default=600.0
         Seconds from a request's first attempt after which no other is made.
     max_retry_after : float, default=120.0
