@@ -475,7 +475,7 @@ def test_a_long_prediction_that_fails_goes_on(data, journal):
     for _ in range(100):
         service = blinded()
         service.fail_at = 3
-        clf.set_params(checkpoint=journal, score_fn=SharedBudget(service, 200))
+        clf.set_params(checkpoint=journal, score_fn=SharedBudget(service, 500))
         try:
             proba = clf.predict_proba(X)
             break
