@@ -159,11 +159,14 @@ class LabelMappedScorer(BaseEstimator):
         y : ndarray of shape (n_images,)
             Class indices.
         class_prompts : sequence of str
+            In the order of the class indices.
         sample_weight : ndarray of shape (n_images,) or None, default=None
+            Weights of the images. None: they count alike.
 
         Returns
         -------
         mapping : LabelMapping
+            Of `service_labels` to `class_prompts`.
         """
         self._validate_params()
         labels, n_classes = self.service_labels, len(class_prompts)
@@ -186,6 +189,7 @@ class LabelMappedScorer(BaseEstimator):
         Parameters
         ----------
         X : images, in any form that `BlackVIPClassifier.fit` takes
+            Training images.
         y : array-like of shape (n_images,)
             Their labels, as of the classifier.
         class_prompts : str, dict or sequence of str, default="a photo of a {}."
@@ -253,7 +257,22 @@ class LabelMappedScorer(BaseEstimator):
         return scores
 
     def answers(self, images: Any, class_prompts: Sequence[str]) -> Iterator[Piece]:
-        """The same as answers come, in pieces of rows and scores, see `blackvip.scorers.contract`."""
+        """Scores as answers come, see `blackvip.scorers.contract`.
+
+        Parameters
+        ----------
+        images : ndarray of shape (n, height, width, 3), uint8, or tensor
+            As the score function takes them.
+        class_prompts : sequence of str
+            Or the labels.
+
+        Yields
+        ------
+        rows : ndarray of int
+            Indices into `images`; each comes once.
+        scores : ndarray of shape (len(rows), n_classes), float64
+            As a call would return them for ``images[rows]``.
+        """
         self._validate_params()
         asked = list(class_prompts) if self.labels is None else self.service_labels
         self._check_can_map(class_prompts, asked)

@@ -127,7 +127,7 @@ class LabelMapping(BaseEstimator):
     labels : list of str
         Of the service, m of them.
     class_prompts : list of str
-        k of them.
+        Of the classes, k of them.
     weights : ndarray of shape (m, k)
         Columns sum to 1.
     score_type : {"logits", "probabilities"}, default="logits"
@@ -168,7 +168,18 @@ class LabelMapping(BaseEstimator):
         return np.log(np.maximum(shares, FLOOR))
 
     def top_labels(self, n_labels: int = 3) -> dict[str, dict[str, float]]:
-        """The labels with the greatest weights, by class prompt."""
+        """The labels with the greatest weights, by class prompt.
+
+        Parameters
+        ----------
+        n_labels : int, default=3
+            The most for each class.
+
+        Returns
+        -------
+        labels : dict of str to dict
+            From class prompt to labels and their weights, the greatest first.
+        """
         order = np.argsort(-self.weights, axis=0, kind="stable")[:n_labels]
         return {
             prompt: {self.labels[s]: float(self.weights[s, t]) for s in order[:, t] if self.weights[s, t] > 0}
