@@ -58,6 +58,7 @@ class Request:
     params : dict, default={}
         Of the url's query.
     method : str, default="POST"
+        In capitals.
     """
 
     path: str = ""
@@ -129,6 +130,7 @@ class Adapter(BaseEstimator):
         images : list of bytes, or ndarray of shape (n, height, width, 3), uint8
             Files, or for ``image_format="raw"`` pixels; at most `images_per_request`.
         class_prompts : list of str
+            One for each class.
 
         Returns
         -------
@@ -146,6 +148,7 @@ class Adapter(BaseEstimator):
         answer : object
             As `parse` returns it.
         class_prompts : list of str
+            Those of the request.
 
         Returns
         -------
@@ -170,10 +173,37 @@ class Adapter(BaseEstimator):
             The body of an answer with status 2xx, not compressed.
         headers : mapping
             From name, in any case, to value.
+
+        Returns
+        -------
+        answer : object
+            The parsed JSON.
+
+        Raises
+        ------
+        ServiceError
+            If it is not what was expected; with `retry` where it only ended too early.
         """
         from .strict_json import parse_json
 
         return parse_json(content, headers.get("content-type", ""))
+
+    def is_passing(self, status: int, content: bytes) -> bool:
+        """Whether an error with a status that is final as a rule may pass, as its body says.
+
+        Parameters
+        ----------
+        status : int
+            From 400 to 499, but none that is asked again in any case.
+        content : bytes
+            The beginning of the body.
+
+        Returns
+        -------
+        passing : bool
+            False unless it is overridden.
+        """
+        return False
 
     def authorize(self, request: Request, url: str, body: bytes, key: str | None) -> dict[str, str]:
         """Headers that prove who asks; called for every attempt, as late as possible.
@@ -181,11 +211,17 @@ class Adapter(BaseEstimator):
         Parameters
         ----------
         request : Request
+            What `request` returned.
         url : str
             The whole address that is asked, query included.
         body : bytes
             What is sent.
         key : str or None
             None where no key is set.
+
+        Returns
+        -------
+        headers : dict
+            From name to value. No error shows the values.
         """
         return {} if key is None else {"Authorization": f"Bearer {key}"}

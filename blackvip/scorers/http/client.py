@@ -7,7 +7,7 @@ import math
 import ssl
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -61,10 +61,20 @@ class Client:
         Of an answer, as it comes and decompressed.
     trusted : SSLContext
         See `trusted_authorities`.
+    is_passing : callable
+        `Adapter.is_passing`.
     """
 
-    def __init__(self, url: str, timeout: float, max_response_bytes: int, trusted: ssl.SSLContext):
+    def __init__(
+        self,
+        url: str,
+        timeout: float,
+        max_response_bytes: int,
+        trusted: ssl.SSLContext,
+        is_passing: Callable[[int, bytes], bool],
+    ):
         self.timeout = timeout
+        self._is_passing = is_passing
         self.max_response_bytes = max_response_bytes
         limits = httpx.Limits(max_connections=1, keepalive_expiry=_IDLE)
         # Without httpx.Client around it: no cookies, no redirects, and half the time of a request.
@@ -153,14 +163,17 @@ class Client:
     def _error(self, response: httpx.Response, deadline: float) -> ServiceError:
         status = response.status_code
         try:
-            text = self._body(response, _ERROR_BYTES, deadline, cut=True).decode("utf-8", "replace")
+            content = self._body(response, _ERROR_BYTES, deadline, cut=True)
         except (ServiceError, httpx.RequestError):
-            text = ""
+            content = b""
+        text = content.decode("utf-8", "replace")
         said = f": {shortened(text)}" if text.strip() else ""
         message = f"The service answered with {status} {response.reason_phrase}{said}."
         retry = status in _RETRIED or status >= 500
         if retry:
             return ServiceError(message, True, _retry_after(response.headers), status)
+        if status >= 400 and self._is_passing(status, content):  # some services throttle with 400
+            return ServiceError(message, True, _retry_after(response.headers), 429)
         if 300 <= status < 400:
             target = shortened(response.headers.get("location", ""), 200)
             return ServiceError(f"{message} It leads to {target!r}, which is not followed.", status=status)

@@ -41,12 +41,34 @@ def encode_image(
 
 
 def to_base64(image: bytes) -> str:
-    """A file in base64, as it goes into JSON."""
+    """A file in base64, for what is no JSON value of its own, such as a data url.
+
+    Parameters
+    ----------
+    image : bytes
+        As `Adapter.request` is given it.
+
+    Returns
+    -------
+    text : str
+        ASCII.
+    """
     return base64.b64encode(image).decode("ascii")
 
 
 def media_type(image: bytes) -> str:
-    """What a file from `encode_image` is: "image/png" or "image/jpeg"."""
+    """What a file is, as HTTP calls it.
+
+    Parameters
+    ----------
+    image : bytes
+        As `Adapter.request` is given it.
+
+    Returns
+    -------
+    media_type : str
+        "image/png" or "image/jpeg".
+    """
     return "image/png" if image.startswith(_PNG) else "image/jpeg"
 
 

@@ -29,12 +29,10 @@ class HuggingFaceZeroShot(Adapter):
         self.hypothesis_template = hypothesis_template
 
     def request(self, images: Images, class_prompts: list[str]) -> Any:
-        """The image and the class prompts; see `Adapter`."""
         parameters = {"candidate_labels": class_prompts, "hypothesis_template": self.hypothesis_template}
         return {"inputs": images[0], "parameters": parameters}
 
     def scores(self, answer: Any, class_prompts: list[str]) -> Any:
-        """A dict from class prompt to score; see `Adapter`."""
         return [_by_label(answer)]
 
 
@@ -66,13 +64,11 @@ class HuggingFaceClassifier(Adapter):
         return "logits" if self.function_to_apply == "none" else "probabilities"
 
     def request(self, images: Images, class_prompts: list[str]) -> Any:
-        """The image, and what is asked for; see `Adapter`."""
         asked = {"top_k": self.top_k, "function_to_apply": self.function_to_apply}
         parameters = {name: value for name, value in asked.items() if value is not None}
         return {"inputs": images[0], **({"parameters": parameters} if parameters else {})}
 
     def scores(self, answer: Any, class_prompts: list[str]) -> Any:
-        """A dict from label to score; see `Adapter`."""
         return [_by_label(answer)]
 
 

@@ -107,7 +107,6 @@ class KServe(Adapter):
         return 1
 
     def prepare(self, get: Callable[[str], Any]) -> None:
-        """Read the model's metadata."""
         metadata = get(self._path)
         self.input_ = self._tensor(metadata, "inputs", self.input, {self.prompts_input})
         self.output_ = self._tensor(metadata, "outputs", self.output, set())
@@ -125,7 +124,6 @@ class KServe(Adapter):
             self.binary_ = not _BINARY_EXTENSIONS.isdisjoint(extensions)
 
     def request(self, images: Images, class_prompts: list[str]) -> Request:
-        """The images, and the class prompts if the model takes them; see `Adapter`."""
         tensors = [self._image_tensor(images)]
         if self.prompts_input is not None:
             texts = np.array([prompt.encode() for prompt in class_prompts], dtype=object)
@@ -153,7 +151,6 @@ class KServe(Adapter):
         return Request(f"{self._path}/infer", content=b"".join([head, *blobs]), headers=headers)
 
     def parse(self, content: bytes, headers: Mapping[str, str]) -> Any:
-        """An answer in JSON, of which tensors in binary become ``data``; see `Adapter`."""
         length = headers.get(_JSON_LENGTH)
         if length is None:
             return parse_json(content, headers.get("content-type", ""))
@@ -177,7 +174,6 @@ class KServe(Adapter):
         return answer
 
     def scores(self, answer: Any, class_prompts: list[str]) -> np.ndarray:
-        """The output tensor, a row per image; see `Adapter`."""
         if isinstance(answer, dict) and "error" in answer:
             raise ServiceError(f"The service answered with an error: {shortened(answer['error'])}.")
         named = {output["name"]: output for output in answer["outputs"]}

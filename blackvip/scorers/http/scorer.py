@@ -233,7 +233,9 @@ class HTTPScorer(BaseEstimator):
         Parameters
         ----------
         images : ndarray of shape (n, height, width, 3), uint8
+            RGB.
         class_prompts : list of str
+            One for each class.
 
         Yields
         ------
@@ -296,7 +298,8 @@ class HTTPScorer(BaseEstimator):
                 "verify=False would send images and keys to whoever answers; expected True, or the path of a file with "
                 "the certificate of the service's authority. Only a service on this machine may go without."
             )
-        make_client = partial(Client, self.url, self.timeout, self.max_response_bytes, trusted_authorities(self.verify))
+        trusted = trusted_authorities(self.verify)
+        make_client = partial(Client, self.url, self.timeout, self.max_response_bytes, trusted, self.adapter.is_passing)
         gate = Gate(make_client, self.n_concurrent, self.requests_per_second)
         policy = RetryPolicy(self.max_attempts, self.patience, self.max_retry_after)
         service = Service(self.url, self.adapter, self.key, gate, policy, self.jpeg_quality)

@@ -70,7 +70,6 @@ class TFServing(Adapter):
         self.fixed_labels = fixed_labels
 
     def request(self, images: Images, class_prompts: list[str]) -> Request:
-        """The images as instances; see `Adapter`."""
         instances: list[Any]
         if self.image_format != "raw":
             instances = [{"b64": image} for image in images]
@@ -89,7 +88,6 @@ class TFServing(Adapter):
         return Request(f"{path}:predict", json=body)
 
     def scores(self, answer: Any, class_prompts: list[str]) -> Any:
-        """The predictions, a row per instance; see `Adapter`."""
         predictions = answer.get("predictions") if isinstance(answer, dict) else None
         if not isinstance(predictions, list):
             raise ServiceError(f"The answer of TensorFlow Serving has no predictions: {shortened(answer)}.")

@@ -48,14 +48,12 @@ class TorchServe(Adapter):
         self.score_type = score_type
 
     def request(self, images: Images, class_prompts: list[str]) -> Request:
-        """The image itself; see `Adapter`."""
         path = f"predictions/{quote(self.model, safe='')}"
         if self.version is not None:
             path += f"/{quote(self.version, safe='')}"
         return Request(path, content=images[0], headers={"Content-Type": media_type(images[0])})
 
     def scores(self, answer: Any, class_prompts: list[str]) -> Any:
-        """The one row of scores; see `Adapter`."""
         if isinstance(answer, dict) and isinstance(answer.get("code"), int) and "message" in answer:
             status = answer["code"]
             message = f"TorchServe answered with the error {status}: {shortened(answer['message'])}."

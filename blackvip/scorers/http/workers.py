@@ -50,11 +50,12 @@ def gather(
         finally:
             delivered.put(None)
 
-    n_working = min(n_threads, len(pieces))
-    for _ in range(n_working):
-        threading.Thread(target=work, name="blackvip-http", daemon=True).start()
+    n_working = 0
     first_error: BaseException | None = None
     try:
+        for _ in range(min(n_threads, len(pieces))):
+            threading.Thread(target=work, name="blackvip-http", daemon=True).start()
+            n_working += 1
         while n_working:
             try:
                 events = _available(delivered)
