@@ -19,10 +19,7 @@ from servers.shared import make_images, scorer_of
 from servers.vendors import CLARIFAI, GOOGLE, KEY, LABELS, running_moto, running_vendors
 
 from blackvip.scorers import Ledger
-from blackvip.scorers.http import Adapter, HTTPScorer, ServiceError
-from blackvip.scorers.http.clarifai import Clarifai
-from blackvip.scorers.http.google_vision import GoogleVision
-from blackvip.scorers.http.rekognition import Rekognition
+from blackvip.scorers.http import Clarifai, GoogleVision, HTTPScorer, Rekognition, ServiceError
 from blackvip.scorers.label_mapping import LabelMappedScorer
 
 IMAGES = make_images(5)
@@ -415,7 +412,6 @@ def test_amazons_throttling_is_told_by_its_body(fault):
         assert not Rekognition().is_passing(400, other)
 
 
-@pytest.mark.skipif(not hasattr(Adapter, "is_passing"), reason="the client does not ask adapters about errors yet")
 @pytest.mark.parametrize("vendor", ["amazon", "clarifai"])
 def test_an_error_that_passes_is_asked_again_although_its_status_is_final(service, credentials, vendor):
     if vendor == "amazon":
