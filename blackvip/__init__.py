@@ -15,6 +15,7 @@ from .exceptions import (
     PromptNotUsedWarning,
     ScoreError,
 )
+from .frames import PaddingFrame, ReprogrammingFrame
 from .fusion import FusedHead
 from .gradients import GradientEncoder
 from .heads import CalibratedHead
@@ -51,9 +52,11 @@ __all__ = [
     "ImagesSkippedWarning",
     "JournalError",
     "PCAEncoder",
+    "PaddingFrame",
     "PersistenceError",
     "PromptBasis",
     "PromptNotUsedWarning",
+    "ReprogrammingFrame",
     "ScoreError",
     "ScratchEncoder",
     "SearchCost",

@@ -70,6 +70,21 @@ class Prompter(Saveable, ImageTransformer, ABC):
         With `statistics`, as `batch_statistics` gives them, an image's prompt does not depend on the others.
         """
 
+    def canvas(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What the prompts are added to: the images as they are, unless a prompter says otherwise.
+
+        Parameters
+        ----------
+        pixels : tensor of shape (n, 3, height, width)
+            RGB in [0, 1].
+
+        Returns
+        -------
+        canvas : tensor of shape (n, 3, height, width)
+            RGB in [0, 1]; it does not depend on the parameters.
+        """
+        return pixels
+
     def batch_statistics(self, parameters: torch.Tensor, batches: FeatureBatches) -> torch.Tensor | None:
         """What `prompts` needs so that an image's prompt does not depend on the rest of its batch, if anything.
 
@@ -146,7 +161,7 @@ class Prompter(Saveable, ImageTransformer, ABC):
         if self.prompt_scale_ == 0:
             return pixels
         prompts = self.frozen_prompts(self.features(pixels))
-        return prompted(pixels.double(), prompts[None], self.prompt_scale_)[0]
+        return prompted(self.canvas(pixels.double()), prompts[None], self.prompt_scale_)[0]
 
     def fit(self, X: Any, y: Any = None) -> Prompter:
         """Learn what is fixed, and freeze at the parameters that training would start from.
@@ -208,7 +223,10 @@ class Prompter(Saveable, ImageTransformer, ABC):
 
 
 def prompted(pixels: torch.Tensor, prompts: torch.Tensor, prompt_scale: float) -> torch.Tensor:
-    """clip(x + eps h(x)), BlackVIP eq. 1, in pixels of [0, 1]: (n, ...) and (p, n, ...) -> (p, n, ...)."""
+    """clip(x + eps h(x)), BlackVIP eq. 1, in pixels of [0, 1]: (n, ...) and (p, n, ...) -> (p, n, ...).
+
+    x is the prompter's `canvas` of the images, which for most is the images.
+    """
     return torch.add(pixels, prompts, alpha=prompt_scale).clamp_(0, 1)
 
 

@@ -109,9 +109,10 @@ class Objective:
     def _drawn(self, candidates: np.ndarray, rows: np.ndarray) -> Iterator[Sent]:
         """For each candidate the images `rows` as they are sent."""
         pixels, features = self.pixels(rows), self.features(rows)
+        canvas = self.prompter.canvas(pixels)
         chunk = max(1, _CHUNK_BYTES // (pixels.numel() * pixels.element_size()))
         for part in torch.as_tensor(candidates, dtype=torch.float32).split(chunk):
-            for images in prompted(pixels, self.prompter.prompts(part, features), self.prompt_scale):
+            for images in prompted(canvas, self.prompter.prompts(part, features), self.prompt_scale):
                 yield self.ledger.as_sent(images)
 
     def recent_answers(self) -> tuple[np.ndarray, np.ndarray]:

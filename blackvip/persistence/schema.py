@@ -16,6 +16,7 @@ from ..classifier import BlackVIPClassifier
 from ..decoder import n_stages_for
 from ..encoders import Encoder, PCAEncoder, ScratchEncoder, TimmEncoder
 from ..evidence import Evidence
+from ..frames import PaddingFrame, ReprogrammingFrame
 from ..fusion import FusedHead
 from ..gradients import GradientEncoder
 from ..heads import CalibratedHead, ServiceHead
@@ -52,7 +53,7 @@ from .format import expect
 
 __all__ = ["MODEL"]
 
-PROMPTERS = ("Coordinator", "PromptBasis")
+PROMPTERS = ("Coordinator", "PromptBasis", "PaddingFrame", "ReprogrammingFrame")
 FROZEN_ENCODERS = ("PCAEncoder", "GradientEncoder", "TimmEncoder")
 ENCODERS = (*FROZEN_ENCODERS, "ScratchEncoder")
 HEADS = ("ServiceHead", "CalibratedHead", "FusedHead")
@@ -246,6 +247,14 @@ def _finish_basis(prompter: PromptBasis) -> None:
     expect(prompter.images_.shape[2:] == size, f"images_ have the size {prompter.images_.shape[2:]}; expected {size}")
 
 
+def _finish_frame(prompter: PaddingFrame | ReprogrammingFrame) -> None:
+    """The frame, laid out by itself from the size of the images."""
+    _check_reading(prompter)
+    prompter.fit_pixels(torch.empty(0, 3, prompter.image_format_.height, prompter.image_format_.width))
+    found, expected = len(prompter.parameters_), prompter.n_parameters_
+    expect(found == expected, f"parameters_ has {found} numbers; expected {expected}")
+
+
 _N_STILL, _N_PHI = 5, 5 + len(PromptBasis._sigmas) + 6
 
 KINDS["Coordinator"] = Kind(
@@ -276,6 +285,17 @@ KINDS["PromptBasis"] = Kind(
         **_FROZEN,
     },
     finish=_finish_basis,
+)
+
+_FRAME: dict[str, Any] = {
+    "fitted": {"parameters_": Array(("n_parameters",)), "statistics_": NONE, **_FROZEN},
+    "derived": ("size_", "n_parameters_"),
+    "finish": _finish_frame,
+}
+_START = choice("zero", "random")
+KINDS["PaddingFrame"] = Kind(PaddingFrame, params={"width": number(np.finfo(float).tiny), "start": _START}, **_FRAME)
+KINDS["ReprogrammingFrame"] = Kind(
+    ReprogrammingFrame, params={"inner": number(np.finfo(float).tiny, 224), "start": _START}, **_FRAME
 )
 
 # Heads: in a fitted classifier they tell class indices.
