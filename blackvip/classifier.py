@@ -34,6 +34,8 @@ from .prediction import PromptedClassifier
 from .prompters import Prompter, make_prompter
 from .prompts import make_class_prompts
 from .scorers import ScoreFormat, ScoreFunction, check_rate
+from .scorers.label_mapping import learning_scorer
+from .scorers.ledger import Ledger
 from .scorers.replay import Replay
 from .sources import select
 from .training import Batches, Objective, Plan, TrainingResult, train
@@ -594,7 +596,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         # losses -> update
         with ledger, Monitor(self, objective, validation, prepared.plan) as monitor:
             try:
-                plain = objective.plain_log_scores()
+                plain = self._with_labels_mapped(objective.plain_log_scores(), y, weights, ledger)
                 objective.temperature.learn(plain, y)
                 validation.set_start(plain)
                 run = train(*prepared, monitor)
@@ -609,6 +611,14 @@ shape (n, n_features); or sequence of images, paths or encoded files
         self._warn_or_raise(error, run)
         return self
 
+    def _with_labels_mapped(self, plain: np.ndarray, y: np.ndarray, weights: np.ndarray, ledger: Ledger) -> np.ndarray:
+        """Log scores for classes; those for a service's labels teach the mapping that makes them so, once."""
+        learning = learning_scorer(self.score_fn)
+        if learning is None or ledger.label_mapping is not None:
+            return plain
+        self.label_mapping_ = ledger.label_mapping = learning.fit_labels(plain, y, self.class_prompts_, weights)
+        return self.label_mapping_.log_scores(plain)
+
     def _refuse_checkpoint(self, what: str) -> None:
         if self.checkpoint is not None:
             raise JournalError(
@@ -622,6 +632,8 @@ shape (n, n_features); or sequence of images, paths or encoded files
         """Images, class indices and weights; sets `classes_`, `class_prompts_` and what reading X learns."""
         y = check_labels(y)
         check_consistent_length(X, y)
+        if not goes_on:
+            self.label_mapping_ = None
         weights = training_weights(sample_weight, self.class_weight, y)
         if not weights.all():
             used = np.flatnonzero(weights)

@@ -21,6 +21,7 @@ from .prompters import Prompter
 from .reading import ReadsImages, pixel_batches
 from .scorers import CachedScorer, Ledger, ScoreFormat
 from .scorers.formats import FLOOR
+from .scorers.label_mapping import LabelMapping, learning_scorer
 from .scorers.replay import Replay
 
 __all__ = ["PromptedClassifier"]
@@ -40,6 +41,7 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
     coordinator_: Prompter
     head_: Any
     controls_: dict[str, JudgedHead]
+    label_mapping_: LabelMapping | None = None
     score_type_: str
     score_floor_: float = FLOOR  # where a file has none
     probe_encoder_: Encoder
@@ -171,13 +173,22 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
             )
         return Ledger(
             score_fn,
-            self.class_prompts_,
+            self._asked_for,
             max_queries=max_queries,
             images_per_call=self.images_per_call,
             score_type=self.score_type,
             score_format=score_format,
             replay=replay,
+            label_mapping=self.label_mapping_,
         )
+
+    @property
+    def _asked_for(self) -> list[str]:
+        """What the service is asked for: the class prompts, or its own labels, which are mapped to classes."""
+        if self.label_mapping_ is not None:
+            return list(self.label_mapping_.labels)
+        learning = learning_scorer(self.score_fn)
+        return self.class_prompts_ if learning is None else learning.service_labels
 
 
 def _ahead(batches: Iterator[Any]) -> Iterator[list[Any]]:

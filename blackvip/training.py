@@ -127,7 +127,7 @@ class Objective:
                 break
             kept.insert(0, answer)
         if not kept:
-            return np.empty(0, dtype=int), np.empty((0, len(self.ledger.class_prompts)))
+            return np.empty(0, dtype=int), np.empty((0, self.ledger.n_classes))
         return np.concatenate([rows for rows, _ in kept]), np.concatenate([scores for _, scores in kept])
 
     def frozen(self, w: np.ndarray, prompt_scale: float) -> Prompter:

@@ -25,6 +25,7 @@ from ..judging import JudgedHead
 from ..optimizers import CMAES, RGF, SPSA, SPSAGC, AdamSPSA, Subspace
 from ..prompters import Coordinator, PromptBasis
 from ..scorers.formats import FLOOR
+from ..scorers.label_weights import LabelMapping
 from ..transformer import BlackVIPPrompter
 from .fields import (
     BOOL,
@@ -139,6 +140,26 @@ KINDS["ImageFormat"] = Kind(
         "resized": BOOL,
     },
     finish=_finish_image_format,
+)
+
+# Label mappings
+
+
+def _finish_label_mapping(mapping: LabelMapping) -> None:
+    shape = (len(mapping.labels), len(mapping.class_prompts))
+    expect(mapping.weights.shape == shape, f"a label mapping has weights of shape {mapping.weights.shape}, not {shape}")
+
+
+KINDS["LabelMapping"] = Kind(
+    LabelMapping,
+    params={
+        "labels": ListOf(text()),
+        "class_prompts": ListOf(text()),
+        "weights": Array(("n_labels", "n_mapped"), low=0, high=1 + 1e-9),
+        "score_type": choice("logits", "probabilities"),
+        "floor": number(FLOOR, 0.05),
+    },
+    finish=_finish_label_mapping,
 )
 
 # Encoders
@@ -508,6 +529,8 @@ def _finish_classifier(clf: BlackVIPClassifier) -> None:
     expect(
         len(clf.class_prompts_) == n_classes, f"there are {len(clf.class_prompts_)} class prompts; expected {n_classes}"
     )
+    mapping = clf.label_mapping_
+    expect(mapping is None or mapping.class_prompts == clf.class_prompts_, "label_mapping_ is for other class prompts")
     own = clf.coordinator_.image_format_
     expect(own == clf.image_format_, "coordinator_ was made for images of another format")
     expect(
@@ -604,6 +627,7 @@ KINDS["BlackVIPClassifier"] = Kind(
         "termination_reason_": choice(*_REASONS),
         "score_type_": choice("logits", "probabilities"),
         "score_floor_": Maybe(number(FLOOR, 0.05)),  # files of the first release have none
+        "label_mapping_": Maybe(OneOf(NONE, Object("LabelMapping"))),  # files of the first release have none
         "seconds_per_image_": Maybe(OneOf(NONE, number(low=0))),
         "probe_encoder_": Object(*FROZEN_ENCODERS),
         "_evidence": Object("Evidence"),

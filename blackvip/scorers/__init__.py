@@ -4,14 +4,19 @@ from .answers import report_not_sent
 from .cached import CachedScorer
 from .contract import ScoreFunction, check_rate, check_scores
 from .formats import ScoreFormat
+from .label_mapping import LabelMappedScorer, LabelMapping
 from .ledger import Ledger
 from .noise import score_noise
+from .open_clip import OpenCLIPScorer
 from .shared import Lease, SharedBudget
 
 __all__ = [
     "CachedScorer",
+    "LabelMappedScorer",
+    "LabelMapping",
     "Ledger",
     "Lease",
+    "OpenCLIPScorer",
     "ScoreFormat",
     "ScoreFunction",
     "SharedBudget",

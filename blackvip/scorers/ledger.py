@@ -20,6 +20,7 @@ from ..images import to_uint8
 from .answers import IMAGES_PER_CALL, Metered, answers_of
 from .contract import ScoreFunction, check_anything_given, check_rate, check_scores
 from .formats import SCORE_TYPES, ScoreFormat
+from .label_weights import LabelMapping
 from .replay import Recalled, Replay
 
 __all__ = ["Ledger"]
@@ -84,8 +85,10 @@ class Ledger:
         score_format: ScoreFormat | None = None,
         on_queries: Callable[[int], object] | None = None,
         replay: Replay | None = None,
+        label_mapping: LabelMapping | None = None,
     ):
         self.score_fn = score_fn
+        self.label_mapping = label_mapping
         self.class_prompts = tuple(class_prompts)
         self.max_queries = max_queries
         self.images_per_call: int = images_per_call or getattr(score_fn, "images_per_call", None) or IMAGES_PER_CALL
@@ -131,6 +134,11 @@ class Ledger:
         lease, self._lease, self._send, self._leased = self._lease, None, self.score_fn, 0
         if lease is not None:
             lease.__exit__(None, None, None)
+
+    @property
+    def n_classes(self) -> int:
+        """Columns of log scores."""
+        return len(self.class_prompts if self.label_mapping is None else self.label_mapping.class_prompts)
 
     @property
     def remaining(self) -> float:
@@ -192,12 +200,13 @@ class Ledger:
                 f"{len(images)} images were to be sent, but the budget of {self.max_queries} leaves {self.remaining}."
             )
         if not len(images):
-            return np.empty((0, len(self.class_prompts)))
+            return np.empty((0, self.n_classes))
         scores = self._scores(images)
         check_anything_given(scores)
         if self.score_format is None and np.isfinite(scores).any():  # a single image may be given nothing
             self.score_format = ScoreFormat.recognise(scores, self._declared_type)
-        return (self.score_format or ScoreFormat("logits")).log_scores(scores)
+        log_scores = (self.score_format or ScoreFormat("logits")).log_scores(scores)
+        return log_scores if self.label_mapping is None else self.label_mapping.log_scores(log_scores)
 
     def _scores(self, images: Sent) -> np.ndarray:
         """The scores (n, n_classes) of images, from the journal or the score function."""
