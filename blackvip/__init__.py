@@ -1,6 +1,8 @@
 """Black-box visual prompting: adapt a vision service to a domain from its scores alone."""
 
+from .ares import AReSClassifier
 from .classifier import BlackVIPClassifier
+from .comparison import Comparison, compare
 from .encoders import PCAEncoder, ScratchEncoder, TimmEncoder
 from .exceptions import (
     BlackVIPError,
@@ -34,6 +36,7 @@ __all__ = [
     "RGF",
     "SPSA",
     "SPSAGC",
+    "AReSClassifier",
     "AdamSPSA",
     "BlackVIPClassifier",
     "BlackVIPError",
@@ -42,6 +45,7 @@ __all__ = [
     "CachedScorer",
     "CalibratedHead",
     "ClassPromptError",
+    "Comparison",
     "Coordinator",
     "CostPlan",
     "FitInterruptedWarning",
@@ -63,6 +67,7 @@ __all__ = [
     "SharedBudget",
     "Subspace",
     "TimmEncoder",
+    "compare",
     "load",
     "search_cost",
 ]

@@ -1,0 +1,197 @@
+"""What needs no prompt: the service as it is, a head on its scores, a local probe, the two fused; label mappings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from scipy.special import log_softmax
+from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_consistent_length
+
+from .controls import fit_controls
+from .encoders import Encoder, TrainableEncoder, make_encoder
+from .images import Images
+from .judging import head_inputs, log_proba_of
+from .labels import check_labels, class_indices
+from .prediction import PromptedClassifier
+from .prompts import make_class_prompts
+from .reading import ReadsImages, pixel_batches
+from .scorers import Ledger, ScoreFormat
+from .scorers.label_mapping import LabelMappedScorer
+from .scorers.passing import innermost
+
+__all__ = ["LabelMappedService", "ServiceControls"]
+
+_FITTING_IMAGES = 2_000  # the most that a local encoder is fitted to, as `BlackVIPClassifier` does
+
+
+class _Baseline(ReadsImages):
+    """Reads a training set."""
+
+    class_prompts: Any
+    classes_: np.ndarray
+    class_prompts_: list[str]
+
+    def _training_set(self, X: Any, y: Any) -> tuple[Images, np.ndarray]:
+        """Images and class indices; sets the classes and their prompts."""
+        y = check_labels(y)
+        check_consistent_length(X, y)
+        images, y = self._learn_images(X, y)
+        self.classes_ = np.unique(y)
+        self.class_prompts_ = make_class_prompts(self.class_prompts, self.classes_)
+        return images, class_indices(y, self.classes_)
+
+
+class ServiceControls(_Baseline, PromptedClassifier):
+    """All that `BlackVIPClassifier` reports in `controls_`, from one image sent per training image.
+
+    Parameters
+    ----------
+    score_fn, class_prompts, local_encoder, score_type, images_per_call, image_shape, resize
+        As of `BlackVIPClassifier`.
+    """
+
+    def __init__(
+        self,
+        score_fn: Any,
+        class_prompts: Any = "a photo of a {}.",
+        *,
+        local_encoder: str | Encoder = "gradients",
+        score_type: str = "auto",
+        images_per_call: int | None = None,
+        image_shape: tuple[int, ...] | None = None,
+        resize: str = "crop",
+    ):
+        self.score_fn = score_fn
+        self.class_prompts = class_prompts
+        self.local_encoder = local_encoder
+        self.score_type = score_type
+        self.images_per_call = images_per_call
+        self.image_shape = image_shape
+        self.resize = resize
+
+    def fit(self, X: Any, y: Any) -> ServiceControls:
+        """Send each training image once, and fit all heads."""
+        images, index = self._training_set(X, y)
+        encoder = make_encoder(self.local_encoder)
+        if isinstance(encoder, TrainableEncoder):
+            raise ValueError(f"local_encoder={self.local_encoder!r} has no features of its own; expected a frozen one.")
+        sample = np.linspace(0, len(images) - 1, min(len(images), _FITTING_IMAGES)).astype(int)
+        self.probe_encoder_ = encoder.fit_pixels(self.image_format_.pixels(images[sample]))
+        features = self._features(images)
+        with self._ledger(len(images), None, self.score_fn) as ledger:
+            batches = pixel_batches(self.image_format_, images)
+            plain = np.concatenate([ledger.log_scores(ledger.as_sent(pixels)) for pixels in batches])
+        score_format = ledger.score_format or ScoreFormat("logits")
+        self.score_type_, self.score_floor_ = score_format.score_type, score_format.floor
+        self.n_queries_ = ledger.n_queries
+        self.controls_ = fit_controls(plain, features, index, np.ones(len(index)), self.probe_encoder_.block_sizes_)
+        return self
+
+    def log_probas(self, X: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Log probabilities (n_images, n_classes) by some of `controls_`; bills one image each, for a probe none."""
+        missing = [name for name in names if name not in self.controls_]
+        if missing:
+            raise ValueError(
+                f"The controls {', '.join(missing)} need two images of each class; leave them out, or add images."
+            )
+        images = self._open_images(X)
+        features = self._features(images)
+        asks = any(name != "local_probe" for name in names)
+        plain = self._log_scores(images, lambda pixels: pixels) if asks else np.empty((len(images), 0))
+        heads = {name: self.controls_[name].head for name in names}
+        return {
+            name: log_proba_of(head, head_inputs(head, plain, features), len(self.classes_))
+            for name, head in heads.items()
+        }
+
+
+class LabelMappedService(_Baseline, ClassifierMixin, BaseEstimator):
+    """The service through a label mapping that is learned from the training images, each of which is sent once.
+
+    The labels are those of the service where `score_fn` is a `LabelMappedScorer`; else the class prompts are taken for
+    labels, whose texts say nothing.
+
+    Parameters
+    ----------
+    score_fn, class_prompts, score_type, images_per_call, image_shape, resize
+        As of `BlackVIPClassifier`.
+    mapping : {"blm+", "blm", "frequency"}, default="blm+"
+        See `blackvip.scorers.label_weights`.
+    """
+
+    _parameter_constraints = {
+        "score_fn": [callable],
+        "class_prompts": [str, dict, "array-like"],
+        "mapping": [StrOptions({"blm+", "blm", "frequency"})],
+        "score_type": [StrOptions({"auto", "logits", "probabilities"})],
+        "images_per_call": [None, Interval(Integral, 1, None, closed="left")],
+        "image_shape": [None, tuple, list],
+        "resize": [StrOptions({"crop", "pad", "stretch"})],
+    }
+
+    def __init__(
+        self,
+        score_fn: Any,
+        class_prompts: Any = "a photo of a {}.",
+        *,
+        mapping: str = "blm+",
+        score_type: str = "auto",
+        images_per_call: int | None = None,
+        image_shape: tuple[int, ...] | None = None,
+        resize: str = "crop",
+    ):
+        self.score_fn = score_fn
+        self.class_prompts = class_prompts
+        self.mapping = mapping
+        self.score_type = score_type
+        self.images_per_call = images_per_call
+        self.image_shape = image_shape
+        self.resize = resize
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: Any, y: Any) -> LabelMappedService:
+        """Send each training image once, and learn the mapping."""
+        images, index = self._training_set(X, y)
+        service = innermost(self.score_fn)
+        if isinstance(service, LabelMappedScorer):
+            scorer = LabelMappedScorer(**{**service.get_params(deep=False), "mapping": self.mapping})
+            self._labels = scorer.service_labels
+        else:
+            self._labels = self.class_prompts_
+            scorer = LabelMappedScorer(self.score_fn, self._labels, self.mapping, text_weight=0.0)
+        log_scores, ledger = self._asked(images, None)
+        self._format, self.n_queries_ = ledger.score_format, ledger.n_queries
+        self.mapping_ = scorer.fit_labels(log_scores, index, self.class_prompts_)
+        return self
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Logarithms of the class probabilities (n_images, n_classes); bills one image each."""
+        return log_softmax(self.mapping_.log_scores(self._asked(self._open_images(X), self._format)[0]), axis=1)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Class probabilities (n_images, n_classes); bills one image each."""
+        return np.exp(self.predict_log_proba(X))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Class labels; bills one image each."""
+        best = self.predict_log_proba(X).argmax(axis=1)
+        return self.classes_[best]
+
+    def _asked(self, images: Images, score_format: ScoreFormat | None) -> tuple[np.ndarray, Ledger]:
+        """Log scores (n_images, n_labels) of images as they are, and the ledger that paid for them."""
+        ledger = Ledger(
+            self.score_fn,
+            self._labels,
+            max_queries=len(images),
+            images_per_call=self.images_per_call,
+            score_type=self.score_type,
+            score_format=score_format,
+        )
+        with ledger:
+            batches = pixel_batches(self.image_format_, images)
+            return np.concatenate([ledger.log_scores(ledger.as_sent(pixels)) for pixels in batches]), ledger
