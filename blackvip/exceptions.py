@@ -8,6 +8,7 @@ __all__ = [
     "BlackVIPError",
     "BudgetError",
     "ClassPromptError",
+    "DatasetError",
     "FitInterruptedWarning",
     "ImageError",
     "ImagesResizedWarning",
@@ -29,6 +30,10 @@ class ImageError(BlackVIPError):
 
 class ClassPromptError(BlackVIPError):
     """Class prompts that do not fit the classes."""
+
+
+class DatasetError(BlackVIPError):
+    """A data set that is not known, or whose folder is missing, incomplete or laid out in another way."""
 
 
 class ScoreError(BlackVIPError):

@@ -1,0 +1,297 @@
+"""Biased and Loc: what the paper makes of MNIST, of any images of digits.
+
+Biased-MNIST is due to Bahng et al., ICML 2020 (arXiv 1910.02806), the ten colours are theirs; Loc-MNIST to BlackVIP.
+"""
+
+from __future__ import annotations
+
+import gzip
+import pathlib
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from sklearn.utils import Bunch, check_random_state
+
+from ..exceptions import DatasetError
+from .registry import DataSet, few_shot, register
+from .splits import SPLIT_SEED, Item, Parts, split_validation
+
+__all__ = ["COLOURS", "DigitsDataSet", "make_biased", "make_loc", "read_digits"]
+
+COLOURS = np.array(
+    [
+        [255, 0, 0],
+        [0, 255, 0],
+        [0, 0, 255],
+        [225, 225, 0],
+        [225, 0, 225],
+        [0, 255, 255],
+        [255, 128, 0],
+        [255, 0, 128],
+        [128, 0, 255],
+        [128, 128, 128],
+    ],
+    dtype=np.uint8,
+)
+_GARMENTS = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
+_FOLDERS = (".", "mnist", "MNIST/raw", "raw", "FashionMNIST/raw", "fashion-mnist")
+_SIDE = 28  # of MNIST's images
+
+
+def make_biased(
+    images: Any,
+    labels: Any,
+    rho: float,
+    *,
+    split: str = "train",
+    threshold: int | None = None,
+    random_state: Any = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give images of digits backgrounds whose colours tell the class in training, and mislead at test.
+
+    Parameters
+    ----------
+    images : array-like of shape (n, height, width)
+        Bright digits on black, uint8.
+    labels : array-like of shape (n,)
+        Classes from 0 to 9.
+    rho : float
+        Probability that a training image has its own class's colour, which a test image has with probability
+        1 - rho; else it has the colour of another class, each as likely. The paper has 0.8 and 0.9.
+    split : {"train", "test"}, default="train"
+    threshold : int or None, default=None
+        Pixels above it become white and the others background, as 0 does in Biased-MNIST; None: a pixel lies between
+        the two by its brightness.
+    random_state : int, RandomState instance or None, default=None
+
+    Returns
+    -------
+    biased : ndarray of shape (n, height, width, 3), uint8
+        White digits on coloured ground.
+    colours : ndarray of shape (n,), int64
+        The class whose colour each image has.
+
+    Examples
+    --------
+    >>> from blackvip.datasets import make_biased, read_digits
+    >>> digits = read_digits()
+    >>> biased, colours = make_biased(digits.X_train, digits.y_train, 0.9, random_state=0)
+    >>> round(float((colours == digits.y_train).mean()), 1)
+    0.9
+    """
+    images, labels = _checked(images, labels)
+    if not 0 <= rho <= 1:
+        raise DatasetError(f"rho={rho}; expected a probability, between 0 and 1.")
+    if split not in ("train", "test"):
+        raise DatasetError(f"split={split!r}; expected 'train' or 'test'.")
+    rng = check_random_state(random_state)
+    own = rng.uniform(size=len(labels)) < (rho if split == "train" else 1 - rho)
+    others = (labels + rng.randint(1, len(COLOURS), size=len(labels))) % len(COLOURS)
+    colours = np.where(own, labels, others)
+    ground = COLOURS[colours][:, None, None, :]
+    if threshold is not None:
+        images = np.where(images > threshold, 255, 0)
+    ink = images[..., None].astype(np.float32) / 255
+    return np.rint(255 * ink + ground * (1 - ink)).astype(np.uint8), colours
+
+
+def make_loc(
+    images: Any, labels: Any, ratio: int = 1, *, size: int = 224, random_state: Any = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put each digit at a random place on the edge of a black canvas, and a digit of another class at its centre.
+
+    Parameters
+    ----------
+    images : array-like of shape (n, height, width)
+        Bright digits on black, uint8, of two classes at least.
+    labels : array-like of shape (n,)
+        Classes from 0 to 9.
+    ratio : int, default=1
+        Side of the fake digit, in sides of the real one. The paper has 1 and 4.
+    size : int, default=224
+        Side of the canvas; the real digit's is an eighth of it, 28 of 224.
+    random_state : int, RandomState instance or None, default=None
+
+    Returns
+    -------
+    canvases : ndarray of shape (n, size, size, 3), uint8
+        A read-only view of grey images. The label stays that of the real digit.
+    fakes : ndarray of shape (n,), int64
+        The class of the digit at the centre, one of `images`.
+    """
+    images, labels = _checked(images, labels)
+    side = max(1, size // 8)
+    if not (ratio > 0 and round(ratio * side) + 2 * side <= size):
+        raise DatasetError(
+            f"ratio={ratio}; expected a positive number, up to 6, where the two digits still stand apart."
+        )
+    if len(np.unique(labels)) < 2:
+        raise DatasetError("The labels have one class only; expected two at least, for a fake digit of another class.")
+    rng = check_random_state(random_state)
+    other = {label: np.flatnonzero(labels != label) for label in np.unique(labels)}
+    chosen = np.array([rng.choice(other[label]) for label in labels])
+    real, fake = resized(images, side), resized(images, round(ratio * side))
+    canvases = np.zeros((len(images), size, size), np.uint8)
+    centre = (size - fake.shape[1]) // 2
+    for canvas, digit, row in zip(canvases, real, chosen):
+        canvas[centre : centre + fake.shape[1], centre : centre + fake.shape[1]] = fake[row]
+        along, edge = rng.randint(size - side + 1), (size - side) * rng.randint(2)
+        top, left = (along, edge) if rng.randint(2) else (edge, along)
+        canvas[top : top + side, left : left + side] = digit
+    return np.broadcast_to(canvases[..., None], (*canvases.shape, 3)), labels[chosen]
+
+
+def _checked(images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.ndim != 3 or images.dtype != np.uint8 or labels.shape != (len(images),):
+        raise DatasetError(
+            f"images is {images.dtype} of shape {images.shape} and labels has the shape {labels.shape}; expected grey "
+            "images, uint8, of shape (n, height, width), and n labels."
+        )
+    if labels.dtype.kind not in "iu" or (len(labels) and not 0 <= labels.min() <= labels.max() < len(COLOURS)):
+        raise DatasetError(f"The labels are {np.unique(labels)[:12].tolist()}; expected whole numbers from 0 to 9.")
+    return images, labels.astype(np.int64)
+
+
+def resized(images: np.ndarray, side: int) -> np.ndarray:
+    """Grey images (n, height, width), uint8, at another size."""
+    shape = (side, side)
+    if not len(images) or images.shape[1:] == shape:
+        return images
+    return np.stack([np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.BILINEAR)) for image in images])
+
+
+def read_digits(root: Any = None) -> Bunch:
+    """Images of digits, or of garments: scikit-learn's, or MNIST's files.
+
+    Parameters
+    ----------
+    root : str, Path or None, default=None
+        A folder that holds ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the same of ``t10k``, each
+        as it is or with ``.gz``, or the root that torchvision's `MNIST` or `FashionMNIST` has them below. None:
+        scikit-learn's 1,797 digits of 8 by 8 pixels, a half of each class to test.
+
+    Returns
+    -------
+    digits : Bunch
+        ``X_train`` and ``X_test``, uint8, of shape (n, height, width), bright on black; ``y_train`` and ``y_test``,
+        int64; ``class_names``.
+    """
+    names = [str(digit) for digit in range(10)]
+    if root is None:
+        digits = load_digits()
+        images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+        X, X_test, y, y_test = train_test_split(
+            images, digits.target, test_size=0.5, stratify=digits.target, random_state=SPLIT_SEED
+        )
+        return Bunch(
+            X_train=X, y_train=y.astype(np.int64), X_test=X_test, y_test=y_test.astype(np.int64), class_names=names
+        )
+    root = pathlib.Path(root).expanduser()
+    files = [f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+    found: dict[pathlib.Path, list[pathlib.Path]] = {}
+    for place in _FOLDERS:
+        here = [root / place / (name + end) for name in files for end in ("", ".gz")]
+        found[root / place] = [path for path in here if path.is_file()]
+    folder = max(found, key=lambda place: len({path.name.removesuffix(".gz") for path in found[place]}))
+    paths = {path.name.removesuffix(".gz"): path for path in found[folder]}
+    lacking = [name for name in files if name not in paths]
+    if lacking:
+        raise DatasetError(
+            f"{root} lacks {', '.join(lacking)} (each may end in .gz); put MNIST's or Fashion-MNIST's four files there "
+            "or into MNIST/raw/, where torchvision puts them, or pass root=None for scikit-learn's digits."
+        )
+    X, y, X_test, y_test = (_read_idx(paths[name]) for name in files)
+    if (len(X), len(X_test)) != (len(y), len(y_test)) or X.ndim != 3 or y.ndim != 1:
+        raise DatasetError(f"The four files in {folder} do not belong together; get them again.")
+    if any("fashion" in part.casefold() for part in folder.absolute().parts):
+        names = _GARMENTS
+    return Bunch(
+        X_train=X, y_train=y.astype(np.int64), X_test=X_test, y_test=y_test.astype(np.int64), class_names=names
+    )
+
+
+def _read_idx(path: pathlib.Path) -> np.ndarray:
+    """An array of bytes in the IDX format: two zeros, 8 for bytes, the number of dimensions, these, the bytes."""
+    content = path.read_bytes()
+    try:
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError) as error:
+        raise DatasetError(f"{path} is damaged ({error}); get it again.") from error
+    n_dims = content[3] if content[:3] == b"\x00\x00\x08" else 0
+    shape = np.frombuffer(content[4 : 4 + 4 * n_dims], ">u4").astype(int)
+    if not n_dims or len(shape) != n_dims or len(content) != 4 + 4 * n_dims + shape.prod():
+        raise DatasetError(f"{path} is no complete IDX file of bytes; get it again.")
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * n_dims).reshape(shape)
+
+
+@dataclass(frozen=True)
+class DigitsDataSet(DataSet):
+    """A data set that is made of digits, those in the root or scikit-learn's.
+
+    Parameters
+    ----------
+    name, title, template, kind
+        As `DataSet` has them.
+    make : callable
+        (images, labels, split, random_state) to images.
+    """
+
+    _: KW_ONLY
+    kind: str = "synthetic"
+    make: Any
+
+    def parts(self, root: pathlib.Path | None, shots: int | None, seed: int, download: bool) -> Parts:
+        if download:
+            _download_mnist(root)
+        digits = read_digits(root)
+
+        def items(X: np.ndarray, y: np.ndarray) -> list[Item]:
+            return [Item(image, label, digits.class_names[label]) for image, label in zip(X, y.tolist())]
+
+        train, val = split_validation(items(digits.X_train, digits.y_train))
+        origin = f"seeded, {SPLIT_SEED}" if root is None else "official"
+        return few_shot(Parts(train, val, items(digits.X_test, digits.y_test), origin), shots, seed)
+
+    def assemble(self, items: list[Item], part: str, seed: int) -> np.ndarray:
+        digits, labels = np.stack([item.image for item in items]), np.array([item.label for item in items])
+        if part == "test":  # the same for every seed of the shots
+            return self.make(digits, labels, "test", SPLIT_SEED)
+        return self.make(digits, labels, "train", np.random.RandomState([seed, part == "val"]))
+
+
+def _download_mnist(root: pathlib.Path | None) -> None:
+    if root is None:
+        raise DatasetError("download=True needs root, the folder that torchvision puts MNIST into.")
+    from torchvision import datasets  # type: ignore[import-untyped, unused-ignore]
+
+    datasets.MNIST(str(root), download=True)
+
+
+def _biased(images: np.ndarray, labels: np.ndarray, split: str, state: Any, rho: float) -> np.ndarray:
+    threshold = 0 if images.shape[1] == _SIDE else None  # of 8 by 8 pixels, few are quite black
+    images = resized(images, _SIDE)
+    return make_biased(images, labels, rho, split=split, threshold=threshold, random_state=state)[0]
+
+
+def _loc(images: np.ndarray, labels: np.ndarray, split: str, state: Any, ratio: int) -> np.ndarray:
+    return make_loc(images, labels, ratio, random_state=state)[0]
+
+
+for _rho in (0.8, 0.9):
+    register(
+        DigitsDataSet(
+            f"biased_{_rho}", f"Biased MNIST {_rho}", "This is a photo of {}", make=partial(_biased, rho=_rho)
+        )
+    )
+for _ratio in (1, 4):
+    register(
+        DigitsDataSet(
+            f"loc_1:{_ratio}", f"Loc MNIST 1:{_ratio}", "This is a photo of {}", make=partial(_loc, ratio=_ratio)
+        )
+    )

@@ -1,0 +1,302 @@
+"""How a data set is defined, where its folder is looked for, and the registry that `load` reads."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+from sklearn.utils import Bunch
+
+from ..exceptions import DatasetError
+from .readers import Folder
+from .splits import VALIDATION_SHOTS, Item, Parts, draw_shots, read_fewshot, read_split
+
+__all__ = ["DataSet", "FolderDataSet", "find_data_set", "list_datasets", "load", "register"]
+
+_REGISTRY: dict[str, DataSet] = {}
+
+
+@dataclass(frozen=True)
+class DataSet(ABC):
+    """What every data set has.
+
+    Parameters
+    ----------
+    name : str
+        For `load`.
+    title : str
+        As the papers print it.
+    template : str
+        Class prompt with ``{}`` for the class's name.
+    kind : {"transfer", "synthetic"}, default="transfer"
+    """
+
+    name: str
+    title: str
+    template: str
+    _: KW_ONLY
+    kind: str = "transfer"
+
+    @abstractmethod
+    def parts(self, root: pathlib.Path | None, shots: int | None, seed: int, download: bool) -> Parts:
+        """The training images, by shots, the validation images and the test images."""
+
+    def assemble(self, items: list[Item], part: str, seed: int) -> list[str] | np.ndarray:
+        """The images of a part, "train", "val" or "test", as `load` gives them."""
+        images = [item.image for item in items]
+        return np.stack(images) if images and not isinstance(images[0], str) else images
+
+    def load(self, root: Any, shots: int | None, seed: int, download: bool) -> Bunch:
+        """The data set as `blackvip.datasets.load` describes it."""
+        path = None if root is None else pathlib.Path(os.path.expanduser(root)).absolute()
+        parts = self.parts(path, shots, seed, download)
+        names: dict[int, str] = {}
+        for item in [*parts.train, *parts.val, *parts.test]:
+            names.setdefault(item.label, item.class_name.replace("_", " "))
+        labels = sorted(names)
+        data = Bunch(
+            name=self.name,
+            title=self.title,
+            template=self.template,
+            class_names=[names[label] for label in labels],
+            class_prompts=[self.template.replace("{}", names[label]) for label in labels],
+            split=parts.origin,
+        )
+        for part, items in (("train", parts.train), ("val", parts.val), ("test", parts.test)):
+            data[f"X_{part}"] = self.assemble(items, part, seed)
+            data[f"y_{part}"] = np.searchsorted(labels, [item.label for item in items])
+        return data
+
+
+@dataclass(frozen=True)
+class FolderDataSet(DataSet):
+    """A data set that is read from a folder.
+
+    Parameters
+    ----------
+    name, title, template, kind
+        As `DataSet` has them.
+    folders : tuple of str
+        Where it may be below the root: first as CoOp has it, then as torchvision leaves it.
+    images : str
+        The images' folder below it, which paths in split files start from.
+    read : callable
+        From a `Folder` to `Parts`, where no split file is there.
+    obtain : str
+        What to get, and from where; it ends the message about a folder that is missing.
+    needs : tuple of str
+        What must be there, in any case; "a|b" is either.
+    labels : tuple of str
+        What must be there as well if no split file is.
+    split_files : tuple of str
+        Names of the split files of the few-shot literature.
+    download : callable or None
+        Downloads it into a root, with torchvision.
+    """
+
+    folders: tuple[str, ...]
+    images: str
+    read: Callable[[Folder], Parts]
+    obtain: str
+    needs: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    split_files: tuple[str, ...] = ()
+    download: Callable[[pathlib.Path], Any] | None = None
+
+    def parts(self, root: pathlib.Path | None, shots: int | None, seed: int, download: bool) -> Parts:
+        if root is None:
+            raise DatasetError(f"{self.title} needs root, the folder that it is in. {self.obtain}")
+        if download:
+            self._download(root)
+        folder = self._find(root)
+        parts = self._split(folder)
+        fewshot = None
+        if shots is not None:
+            found = (read_fewshot(home, shots, seed) for home in folder.homes)
+            fewshot = next((part for part in found if part is not None), None)
+        if fewshot is None:
+            parts = few_shot(parts, shots, seed)
+        else:
+            train, val = (_located(fewshot.get(part, []), folder.locate) for part in ("train", "val"))
+            parts = parts._replace(train=train, val=val)
+        self._check(folder, parts)
+        return parts
+
+    def _split(self, folder: Folder) -> Parts:
+        """The parts as a split file has them, completed by the data set's own, or the data set's own."""
+        path = next((path for path in map(folder.file, self.split_files) if path is not None), None)
+        if path is None:
+            return self.read(folder)
+        found = read_split(path)
+        own = None if len(found) == 3 else self.read(folder)
+        parts = {part: _located(items, folder.find) for part, items in found.items()}
+        if own is not None:
+            parts = {"val": own.val, "test": own.test} | parts
+        return Parts(parts["train"], parts["val"], parts["test"], path.name)
+
+    def _find(self, root: pathlib.Path) -> Folder:
+        """The first folder that has what it needs."""
+        lacking = {}
+        for path in self._places(root):
+            nested = any("/" in place and path.parts[-2:] == pathlib.Path(place).parts for place in self.folders)
+            folder = Folder(path, path / self.images, [path, path.parent] if nested else [path], {})
+            is_split = any(folder.file(name) for name in self.split_files)
+            wanted = self.needs if is_split else (*self.needs, *self.labels)
+            missing = [names for names in wanted if not any((path / name).exists() for name in names.split("|"))]
+            known = is_split or path != root or path.name in self.folders
+            if known and not missing:
+                return folder
+            if known and path.is_dir():
+                lacking[path] = missing
+        if not lacking:
+            places = " and no ".join(f"{place}/" for place in self.folders if place != ".")
+            raise DatasetError(f"{self.title} is not in {root}, where there is no {places}. {self._advice()}")
+        path, missing = min(lacking.items(), key=lambda pair: len(pair[1]))
+        names = ", ".join(names.replace("|", " or ") for names in missing)
+        raise DatasetError(f"{self.title} in {path} is incomplete: it lacks {names}. {self._advice()}")
+
+    def _places(self, root: pathlib.Path) -> list[pathlib.Path]:
+        """Folders below the root, and the root itself if it may be the data set's folder."""
+        below = [root / place for place in self.folders]
+        itself = [root.parent / place for place in self.folders if place.split("/")[0] == root.name]
+        return [*below, *itself, root]
+
+    def _check(self, folder: Folder, parts: Parts) -> None:
+        """Every image is there, or one message says how many are not."""
+        paths = [item.image for part in parts[:3] for item in part if isinstance(item.image, str)]
+        here: dict[str, set[str]] = {}
+        for parent in {os.path.dirname(path) for path in paths}:
+            here[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
+        absent = [path for path in paths if os.path.basename(path) not in here[os.path.dirname(path)]]
+        if absent:
+            raise DatasetError(
+                f"{self.title} in {folder.path} is incomplete: {len(absent)} of {len(paths)} images that its lists "
+                f"({parts.origin}) name are not there, such as {absent[0]}. {self._advice()}"
+            )
+        for part, items in (("training", parts.train), ("test", parts.test)):
+            if not items:
+                raise DatasetError(
+                    f"{self.title} in {folder.path} is incomplete: there are no {part} images. {self._advice()}"
+                )
+
+    def _download(self, root: pathlib.Path) -> None:
+        if self.download is None:
+            raise DatasetError(f"{self.title} cannot be downloaded by torchvision. {self.obtain}")
+        root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.download(root)
+        except Exception as error:
+            raise DatasetError(f"torchvision could not download {self.title} ({error}). {self.obtain}") from error
+
+    def _advice(self) -> str:
+        splits = f" For the papers' split, put {self.split_files[0]} there too." if self.split_files else ""
+        return self.obtain + splits + (" Or pass download=True." if self.download else "")
+
+
+def few_shot(parts: Parts, shots: int | None, seed: int) -> Parts:
+    """Training images by shots, and at most four validation images of each class; see `draw_shots`."""
+    generator = random.Random(seed)
+    train = draw_shots(parts.train, shots, generator)
+    val = draw_shots(parts.val, None if shots is None else min(shots, VALIDATION_SHOTS), generator)
+    return parts._replace(train=train, val=val)
+
+
+def _located(items: list[Item], find: Callable[[str], Any]) -> list[Item]:
+    return [item._replace(image=find(item.image)) for item in items]
+
+
+def register(data_set: DataSet) -> None:
+    """Add a data set to those that `load` knows.
+
+    Parameters
+    ----------
+    data_set : DataSet
+        A name that is known already is taken by the new one.
+    """
+    _REGISTRY[data_set.name] = data_set
+
+
+def list_datasets(kind: str | None = None) -> list[str]:
+    """Names that `load` knows.
+
+    Parameters
+    ----------
+    kind : {"transfer", "synthetic"} or None, default=None
+        The fourteen of the paper's transfer table, in its order, or Biased and Loc; None: all.
+
+    Returns
+    -------
+    names : list of str
+    """
+    return [name for name, data_set in _REGISTRY.items() if kind in (None, data_set.kind)]
+
+
+def find_data_set(name: str) -> DataSet:
+    """The definition of a data set by its name or its title, in any case and with any of ``-_ `` in it."""
+    plain = {_plain(text): data_set for data_set in _REGISTRY.values() for text in (data_set.title, data_set.name)}
+    if _plain(name) not in plain:
+        near = get_close_matches(_plain(name), plain, n=1)
+        hint = f"Did you mean {plain[near[0]].name!r}? " if near else ""
+        raise DatasetError(f"There is no data set {name!r}. {hint}These are known: {', '.join(list_datasets())}.")
+    return plain[_plain(name)]
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in str(name).casefold() if character not in "-_ ")
+
+
+def load(name: str, root: Any = None, *, shots: int | None = 16, seed: int = 1, download: bool = False) -> Bunch:
+    """Load a data set of the paper, with a few training images of each class.
+
+    Parameters
+    ----------
+    name : str
+        One of `list_datasets()`.
+    root : str, Path or None, default=None
+        The folder that holds the data set's folder, or that folder itself. None is for the synthetic sets: they are
+        made of scikit-learn's digits.
+    shots : int or None, default=16
+        Training images of each class; None: all of them.
+    seed : int, default=1
+        Which ones; the papers have 1, 2 and 3.
+    download : bool, default=False
+        Whether torchvision downloads what is missing.
+
+    Returns
+    -------
+    data : Bunch
+        ``X_train``, ``X_val`` and ``X_test`` are lists of paths, which `BlackVIPClassifier` reads when it needs them,
+        or arrays (n, height, width, 3) of uint8; ``y_train``, ``y_val`` and ``y_test`` are arrays of class numbers,
+        places in ``class_names`` and ``class_prompts``, the lists of the classes' names and of ``template`` with these
+        names in it. ``split`` says who split the images: the file, the data set's makers, or a seed. There are up to
+        four validation images of each class, and none where the literature tests on the validation images.
+
+    Raises
+    ------
+    DatasetError
+        If the data set is unknown, or its folder is missing or incomplete; the message says what to put where.
+
+    Notes
+    -----
+    Split files of the few-shot literature, such as ``split_zhou_EuroSAT.json``, and shots that CoOp's code has left in
+    ``split_fewshot``, are used where they are in the data set's folder. Else the split is the one of the data set's
+    makers or, as CoOp has it, half, a fifth and three tenths of each class, drawn once with a fixed seed. The shots of
+    a split file are those that CoOp's and BlackVIP's code draws with the same seed.
+
+    Examples
+    --------
+    >>> from blackvip import datasets
+    >>> data = datasets.load("biased_0.8", shots=4)
+    >>> data.X_train.shape, data.class_prompts[3]
+    ((40, 28, 28, 3), 'This is a photo of 3')
+    """
+    if shots is not None and not (isinstance(shots, (int, np.integer)) and shots >= 1):
+        raise DatasetError(f"shots={shots!r}; expected the number of training images of each class, or None for all.")
+    return find_data_set(name).load(root, None if shots is None else int(shots), int(seed), download)
