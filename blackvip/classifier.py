@@ -203,6 +203,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
     termination_reason_ : {"budget", "no_improvement", "callback", "interrupted", "error"}
         Why training stopped.
     score_type_ : {"logits", "probabilities"}
+    label_mapping_ : LabelMapping or None
+        From the service's labels to classes, where `score_fn` is a `LabelMappedScorer` that learns it.
     score_floor_ : float
         What lower probabilities are taken for: half a unit of the last decimal where the service rounds them.
     seconds_per_image_ : float

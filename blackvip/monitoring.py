@@ -105,6 +105,7 @@ class Monitor:
         return {
             "score_fn": answers,
             "checkpoint": None,
+            "label_mapping_": None,  # what it knows is for classes already
             "score_type_": "logits",
             "coordinator_": prompter,
             "head_": head,

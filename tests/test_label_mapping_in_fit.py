@@ -65,3 +65,25 @@ def test_a_file_has_the_mapping(tmp_path):
     again = blackvip.load(tmp_path / "clf.blackvip", LabelMappedScorer(LabelService(), LABELS))
     np.testing.assert_array_equal(again.predict_proba(X), clf.predict_proba(X))
     assert again.label_mapping_.labels == LABELS
+
+
+def test_a_callback_may_score():
+    accuracies = []
+
+    class Scores:
+        def on_fit_task_end(self, estimator, context, *, X=None, y=None, fitted_estimator=None):
+            if fitted_estimator is not None and context.task_name == "step":
+                accuracies.append(fitted_estimator.score(X, y))
+
+        def setup(self, estimator, context): ...
+
+        def teardown(self, estimator, context): ...
+
+        def on_fit_task_begin(self, estimator, context): ...
+
+    X, y = bright_images(60)
+    service = LabelService()
+    clf = make_classifier(LabelMappedScorer(service, LABELS), max_queries=2_000, validation_fraction=0.25)
+    clf.set_callbacks(Scores()).fit(X, y)
+    assert accuracies == [row["validation_accuracy"] for row in clf.history_ if "validation_accuracy" in row]
+    assert service.n_images == clf.n_queries_
