@@ -9,6 +9,7 @@ __all__ = [
     "BudgetError",
     "ClassPromptError",
     "DatasetError",
+    "DatasetIncompleteWarning",
     "FitInterruptedWarning",
     "ImageError",
     "ImagesResizedWarning",
@@ -50,6 +51,10 @@ class JournalError(BlackVIPError):
 
 class PersistenceError(BlackVIPError):
     """A file that `load` does not read, or an estimator that `save` cannot write."""
+
+
+class DatasetIncompleteWarning(UserWarning):
+    """A data set's folder has fewer classes than the public data set."""
 
 
 class ImagesResizedWarning(UserWarning):

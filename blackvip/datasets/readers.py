@@ -73,7 +73,7 @@ class Folder:
 
 def _names(folder: pathlib.Path, folders: bool = False) -> list[str]:
     """Sorted names of a folder's images or, with `folders`, of its folders; hidden ones are left out."""
-    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    entries = [entry for entry in folder.iterdir() if entry.name[0] != "."] if folder.is_dir() else []
     if folders:
         return sorted(entry.name for entry in entries if entry.is_dir())
     return sorted(entry.name for entry in entries if entry.suffix.lower() in _SUFFIXES)
@@ -140,12 +140,26 @@ def read_flowers(folder: Folder) -> Parts:
     from scipy.io import loadmat
 
     labels = np.atleast_1d(loadmat(folder.path / "imagelabels.mat", squeeze_me=True)["labels"])
-    names = json.loads((folder.path / "cat_to_name.json").read_text(encoding="utf-8"))
+    names = _flower_names(folder)
     items = [
         Item(str(folder.images / f"image_{number:05d}.jpg"), int(label) - 1, names[str(int(label))])
         for number, label in enumerate(labels, start=1)
     ]
     return split_all(sorted(items, key=lambda item: item.label))
+
+
+def _flower_names(folder: Folder) -> dict[str, str]:
+    listed = folder.file("cat_to_name.json")
+    if listed is not None:
+        return json.loads(listed.read_text(encoding="utf-8"))
+    from torchvision.datasets import Flowers102  # type: ignore[import-untyped, unused-ignore]
+
+    if not hasattr(Flowers102, "classes"):
+        raise DatasetError(
+            f"{folder.path} has no cat_to_name.json with the flowers' names, and this torchvision does not have them; "
+            "put CoOp's there (github.com/KaiyangZhou/CoOp, DATASETS.md), or update torchvision."
+        )
+    return {str(number): name for number, name in enumerate(Flowers102.classes, start=1)}
 
 
 def read_aircraft(folder: Folder) -> Parts:

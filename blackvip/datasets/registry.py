@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import random
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import Bunch
 
-from ..exceptions import DatasetError
+from ..exceptions import DatasetError, DatasetIncompleteWarning
 from .readers import Folder
 from .splits import VALIDATION_SHOTS, Item, Parts, draw_shots, read_fewshot, read_split
 
@@ -83,6 +84,8 @@ class FolderDataSet(DataSet):
     ----------
     name, title, template, kind
         As `DataSet` has them.
+    n_classes : int
+        Of the public data set; a folder with fewer is warned about.
     folders : tuple of str
         Where it may be below the root: first as CoOp has it, then as torchvision leaves it.
     images : str
@@ -101,6 +104,7 @@ class FolderDataSet(DataSet):
         Downloads it into a root, with torchvision.
     """
 
+    n_classes: int
     folders: tuple[str, ...]
     images: str
     read: Callable[[Folder], Parts]
@@ -113,9 +117,7 @@ class FolderDataSet(DataSet):
     def parts(self, root: pathlib.Path | None, shots: int | None, seed: int, download: bool) -> Parts:
         if root is None:
             raise DatasetError(f"{self.title} needs root, the folder that it is in. {self.obtain}")
-        if download:
-            self._download(root)
-        folder = self._find(root)
+        folder = self._found(root, download)
         parts = self._split(folder)
         fewshot = None
         if shots is not None:
@@ -125,21 +127,45 @@ class FolderDataSet(DataSet):
             parts = few_shot(parts, shots, seed)
         else:
             train, val = (_located(fewshot.get(part, []), folder.locate) for part in ("train", "val"))
-            parts = parts._replace(train=train, val=val)
+            parts = parts._replace(train=train, val=val, origin=f"{parts.origin}, shots of split_fewshot")
         self._check(folder, parts)
         return parts
 
     def _split(self, folder: Folder) -> Parts:
-        """The parts as a split file has them, completed by the data set's own, or the data set's own."""
+        """The parts as a split file has them, else the data set's own."""
         path = next((path for path in map(folder.file, self.split_files) if path is not None), None)
         if path is None:
-            return self.read(folder)
+            return self._own(folder)
         found = read_split(path)
-        own = None if len(found) == 3 else self.read(folder)
-        parts = {part: _located(items, folder.find) for part, items in found.items()}
-        if own is not None:
-            parts = {"val": own.val, "test": own.test} | parts
-        return Parts(parts["train"], parts["val"], parts["test"], path.name)
+        own = self._own(folder) if "test" not in found else None
+        train, val, test = (_located(found.get(part, []), folder.find) for part in ("train", "val", "test"))
+        return Parts(train, val, test if own is None else own.test, path.name)
+
+    def _own(self, folder: Folder) -> Parts:
+        try:
+            return self.read(folder)
+        except DatasetError:
+            raise
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise DatasetError(
+                f"{self.title} in {folder.path} is not laid out as expected ({type(error).__name__}: {error}). "
+                f"{self._advice()}"
+            ) from error
+
+    def _found(self, root: pathlib.Path, download: bool) -> Folder:
+        try:
+            return self._find(root)
+        except DatasetError:
+            if not download:
+                raise
+        if self.download is None:
+            raise DatasetError(f"{self.title} cannot be downloaded by torchvision. {self.obtain}")
+        root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.download(root)
+        except Exception as error:
+            raise DatasetError(f"torchvision could not download {self.title} ({error}). {self.obtain}") from error
+        return self._find(root)
 
     def _find(self, root: pathlib.Path) -> Folder:
         """The first folder that has what it needs."""
@@ -151,7 +177,7 @@ class FolderDataSet(DataSet):
             wanted = self.needs if is_split else (*self.needs, *self.labels)
             missing = [names for names in wanted if not any((path / name).exists() for name in names.split("|"))]
             known = is_split or path != root or path.name in self.folders
-            if known and not missing:
+            if not missing and (known or "." in self.folders):
                 return folder
             if known and path.is_dir():
                 lacking[path] = missing
@@ -178,26 +204,35 @@ class FolderDataSet(DataSet):
         if absent:
             raise DatasetError(
                 f"{self.title} in {folder.path} is incomplete: {len(absent)} of {len(paths)} images that its lists "
-                f"({parts.origin}) name are not there, such as {absent[0]}. {self._advice()}"
+                f"({parts.origin}) name are not there, such as {absent[0]}. {self._advice(False)}"
             )
         for part, items in (("training", parts.train), ("test", parts.test)):
             if not items:
                 raise DatasetError(
-                    f"{self.title} in {folder.path} is incomplete: there are no {part} images. {self._advice()}"
+                    f"{self.title} in {folder.path} is incomplete: there are no {part} images. {self._advice(False)}"
                 )
+        tested = {item.image for item in parts.test if isinstance(item.image, str)}
+        shared = [
+            item.image for item in (*parts.train, *parts.val) if isinstance(item.image, str) and item.image in tested
+        ]
+        if shared:
+            raise DatasetError(
+                f"{self.title} in {folder.path} has {len(shared)} training or validation images that are among the "
+                f"test images ({parts.origin}), such as {shared[0]}; the split file and split_fewshot/ do not belong "
+                "together: put the split that the shots are from there, or remove split_fewshot/."
+            )
+        n_classes = len({item.label for part in parts[:3] for item in part})
+        if n_classes < self.n_classes:
+            warnings.warn(
+                f"{self.title} in {folder.path} has {n_classes} of its {self.n_classes} classes, so that accuracies "
+                f"are not the papers'. {self._advice(False)}",
+                DatasetIncompleteWarning,
+                stacklevel=5,
+            )
 
-    def _download(self, root: pathlib.Path) -> None:
-        if self.download is None:
-            raise DatasetError(f"{self.title} cannot be downloaded by torchvision. {self.obtain}")
-        root.mkdir(parents=True, exist_ok=True)
-        try:
-            self.download(root)
-        except Exception as error:
-            raise DatasetError(f"torchvision could not download {self.title} ({error}). {self.obtain}") from error
-
-    def _advice(self) -> str:
+    def _advice(self, may_download: bool = True) -> str:
         splits = f" For the papers' split, put {self.split_files[0]} there too." if self.split_files else ""
-        return self.obtain + splits + (" Or pass download=True." if self.download else "")
+        return self.obtain + splits + (" Or pass download=True." if may_download and self.download else "")
 
 
 def few_shot(parts: Parts, shots: int | None, seed: int) -> Parts:

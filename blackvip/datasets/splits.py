@@ -118,10 +118,9 @@ def read_fewshot(folder: pathlib.Path, shots: int, seed: int) -> dict[str, list[
         content = _DatumUnpickler(io.BytesIO(path.read_bytes())).load()
         return {
             part: [_item(datum._impath, datum._label, datum._classname) for datum in content[part]]
-            for part in ("train", "val")
-            if part in content
+            for part in ("train", *({"val"} & set(content)))
         }
-    except (pickle.UnpicklingError, AttributeError, EOFError, IndexError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # a damaged pickle raises nearly anything
         raise DatasetError(
             f"{path} does not hold the shots that CoOp's code writes ({error}); remove it, and they are drawn from the "
             "split as CoOp draws them."
