@@ -58,9 +58,11 @@ def compare(
         Names: "zero-shot", "calibrated", "local-probe" and "fused" (what is free, from one fit); "frequency", "blm" and
         "blm+" (a mapping from the service's labels, or from the class prompts, to the classes); "ares" and "ares-both"
         (`AReSClassifier` without and with the service in prediction); "basis" (`BlackVIPClassifier` as it is); and, by
-        `blackvip.presets`, "blackvip", "blackvip-se", "vp-spsa-gc" and "bar". Or a dict from any name to one of these
-        names, to a dict of parameters of `BlackVIPClassifier`, or to an estimator with a parameter `score_fn`, be it
-        within another one as in a search or a pipeline.
+        `blackvip.presets`, "vp-spsa-gc", "vp-spsa", "bar", "bar-spsa-gc", "blackvip" and "blackvip-se" (the same, with
+        the encoder "pca", where no weights are at hand), both also with "-spsa" behind; "blackvip-mae",
+        "blackvip-in21k" and "blackvip-scratch" have other encoders, of which the first two are downloaded. Or a dict
+        from any name to one of these names, to a dict of parameters of `BlackVIPClassifier`, or to an estimator with a
+        parameter `score_fn`, be it within another one as in a search or a pipeline.
     score_fn : callable
         As of `BlackVIPClassifier`.
     X : images, in any form that `BlackVIPClassifier` takes

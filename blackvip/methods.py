@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,22 +39,23 @@ _VIEWS = {
     "ares-both": View("ares", "both"),
 }
 _MAPPINGS = ("frequency", "blm", "blm+")
-#: The presets that give parameters of `BlackVIPClassifier`, and what is changed in them.
-_PRESETS: dict[str, tuple[str | None, dict[str, Any]]] = {
-    "basis": (None, {}),
-    "blackvip": ("cvpr2023", {}),
-    "blackvip-spsa": ("cvpr2023", {"optimizer": "spsa"}),
-    "blackvip-se": ("blackvip_se", {}),
-    "vp-spsa-gc": ("vp", {}),
-    "bar": ("bar", {}),
+#: The presets of the papers' methods, and what each is given.
+_PRESETS: dict[str, tuple[Callable[..., dict[str, Any]], dict[str, Any]]] = {
+    "vp-spsa-gc": (presets.vp, {}),
+    "vp-spsa": (presets.vp, {"optimizer": "spsa"}),
+    "bar": (presets.bar, {}),
+    "bar-spsa-gc": (presets.bar, {"optimizer": "spsa-gc"}),
+    "blackvip": (presets.cvpr2023, {}),
+    "blackvip-spsa": (presets.cvpr2023, {"optimizer": "spsa"}),
+    "blackvip-scratch": (presets.cvpr2023, {"encoder": "scratch"}),
+    "blackvip-mae": (presets.cvpr2023, {"encoder": "vit-mae"}),
+    "blackvip-in21k": (presets.cvpr2023, {"encoder": "vit-in21k"}),
+    "blackvip-se": (presets.blackvip_se, {}),
+    "blackvip-se-spsa": (presets.blackvip_se, {"optimizer": "spsa"}),
 }
 
 #: Names that `compare` knows.
-METHODS = (
-    *_VIEWS,
-    *_MAPPINGS,
-    *(name for name, (preset, _) in _PRESETS.items() if preset is None or hasattr(presets, preset)),
-)
+METHODS = (*_VIEWS, *_MAPPINGS, "basis", *_PRESETS)
 
 
 def make_method(name: str, score_fn: Any, class_prompts: Any = "a photo of a {}.", dataset: str | None = None) -> Any:
@@ -69,7 +70,7 @@ def make_method(name: str, score_fn: Any, class_prompts: Any = "a photo of a {}.
     class_prompts : str, dict or sequence of str, default="a photo of a {}."
         As of `BlackVIPClassifier`.
     dataset : str or None, default=None
-        The data set whose settings a preset takes. None: those that most of them share.
+        The data set whose settings a preset takes, see ``blackvip.presets.SETTINGS``. None: those that most share.
 
     Returns
     -------
@@ -87,12 +88,11 @@ def make_method(name: str, score_fn: Any, class_prompts: Any = "a photo of a {}.
         return AReSClassifier(score_fn, class_prompts, inference=_VIEWS[name].name)
     if name in _MAPPINGS:
         return LabelMappedService(score_fn, class_prompts, mapping=name)
+    if name == "basis":
+        return BlackVIPClassifier(score_fn, class_prompts)
     if name in _PRESETS:
-        preset, changed = _PRESETS[name]
-        parameters = (
-            {} if preset is None else getattr(presets, preset)(**({} if dataset is None else {"dataset": dataset}))
-        )
-        return BlackVIPClassifier(score_fn, class_prompts, **{**parameters, **changed})
+        preset, given = _PRESETS[name]
+        return BlackVIPClassifier(score_fn, class_prompts, **preset(dataset, **given))
     raise ValueError(f"There is no method {name!r}; expected one of {', '.join(METHODS)}, or parameters of your own.")
 
 
@@ -105,7 +105,8 @@ class Method:
     views: dict[str, View] = field(default_factory=dict)  # by the names of their rows
 
     @property
-    def identity(self) -> Any:
+    def identity(self) -> dict[str, Any]:
+        """What its runs depend on besides the data, the service, the budget and the seed, as JSON."""
         params = self.estimator.get_params(deep=False)
         relevant = {name: value for name, value in params.items() if name not in _NOT_COMPARED}
         return {"estimator": name_of(self.estimator), **describe(relevant, open_names=False)}
@@ -129,12 +130,14 @@ def prepared(methods: Sequence[str] | Mapping[str, Any], score_fn: Any, class_pr
     found: list[Method] = []
     groups: dict[str, Method] = {}
     for name, value in named.items():
-        if isinstance(value, str) and value in _VIEWS:
-            view = _VIEWS[value]
-            if view.group not in groups:
-                groups[view.group] = Method(name, make_method(value, score_fn, class_prompts))
-                found.append(groups[view.group])
-            groups[view.group].views[name] = view
+        view = _VIEWS.get(value if isinstance(value, str) else name)
+        if view is not None and isinstance(value, (str, ServiceControls, AReSClassifier)):
+            estimator = make_method(value, score_fn, class_prompts) if isinstance(value, str) else value
+            group = view.group + repr(Method(name, estimator).identity | {"inference": None})
+            if group not in groups:
+                groups[group] = Method(name, estimator)
+                found.append(groups[group])
+            groups[group].views[name] = view
         elif isinstance(value, str):
             found.append(Method(name, make_method(value, score_fn, class_prompts)))
         elif isinstance(value, Mapping):

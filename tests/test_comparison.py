@@ -105,6 +105,19 @@ def test_ares_with_and_without_the_service_is_one_fit(service, data):
     assert [estimator.inference for estimator in estimators] == ["local", "both"]
 
 
+def test_estimators_under_their_own_names_share_a_fit(service, data):
+    names = ["zero-shot", "calibrated", "ares", "ares-both"]
+    methods = {name: make_method(name, service) for name in names}
+    for name in names[2:]:
+        methods[name].set_params(local_encoder="pca", epochs=2)
+    found = compared(methods, service, data)
+    assert service.n_images == 2 * (24 + 30)
+    assert [row["method"] for row in found.rows] == names
+    methods["ares-both"].set_params(epochs=3)  # another model then
+    compared(methods, service, data)
+    assert service.n_images == 4 * (24 + 30) + 24
+
+
 @pytest.mark.slow
 def test_registry_shares_the_fit_of_ares(service, data):
     found = compared(["ares", "ares-both"], service, data)
