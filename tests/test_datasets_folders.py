@@ -340,8 +340,9 @@ def test_missing_classes_are_warned_about(tmp_path):
 
 def test_names(tmp_path):
     eurosat(tmp_path)
-    for name in ("EuroSAT", "euro_sat", "Euro-SAT"):
+    for name in ("EuroSAT", "euro_sat", "Euro SAT"):
         assert datasets.load(name, tmp_path).name == "eurosat"
+    assert datasets.load("loc_1_4", shots=1).title == "Loc MNIST 1:4"  # as presets have it
     with pytest.raises(DatasetError, match="no data set 'eurosatt'. Did you mean 'eurosat'"):
         datasets.load("eurosatt", tmp_path)
     with pytest.raises(DatasetError, match="shots=0; expected"):

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch, check_random_state
 
@@ -68,6 +67,7 @@ def make_biased(
         Pixels above it become white and the others background, as 0 does in Biased-MNIST; None: a pixel lies between
         the two by its brightness.
     random_state : int, RandomState instance or None, default=None
+        Draws who has whose colour.
 
     Returns
     -------
@@ -116,6 +116,7 @@ def make_loc(
     size : int, default=224
         Side of the canvas; the real digit's is an eighth of it, 28 of 224.
     random_state : int, RandomState instance or None, default=None
+        Draws the places and the fake digits.
 
     Returns
     -------
@@ -184,6 +185,8 @@ def read_digits(root: Any = None) -> Bunch:
     """
     names = [str(digit) for digit in range(10)]
     if root is None:
+        from sklearn.datasets import load_digits
+
         digits = load_digits()
         images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
         X, X_test, y, y_test = train_test_split(
@@ -236,8 +239,9 @@ class DigitsDataSet(DataSet):
 
     Parameters
     ----------
-    name, title, template, kind
+    name, title, template : str
         As `DataSet` has them.
+    kind : {"transfer", "synthetic"}, default="synthetic"
     make : callable
         (images, labels, split, random_state) to images.
     """
@@ -259,6 +263,8 @@ class DigitsDataSet(DataSet):
         return few_shot(Parts(train, val, items(digits.X_test, digits.y_test), origin), shots, seed)
 
     def assemble(self, items: list[Item], part: str, seed: int) -> np.ndarray:
+        if not items:
+            return np.zeros((0, _SIDE, _SIDE, 3), np.uint8)
         digits, labels = np.stack([item.image for item in items]), np.array([item.label for item in items])
         if part == "test":  # the same for every seed of the shots
             return self.make(digits, labels, "test", SPLIT_SEED)

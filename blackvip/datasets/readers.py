@@ -7,6 +7,7 @@ file of the few-shot literature is there, except for what such a file leaves out
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -73,10 +74,12 @@ class Folder:
 
 def _names(folder: pathlib.Path, folders: bool = False) -> list[str]:
     """Sorted names of a folder's images or, with `folders`, of its folders; hidden ones are left out."""
-    entries = [entry for entry in folder.iterdir() if entry.name[0] != "."] if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     if folders:
-        return sorted(entry.name for entry in entries if entry.is_dir())
-    return sorted(entry.name for entry in entries if entry.suffix.lower() in _SUFFIXES)
+        return [name for name in names if os.path.isdir(os.path.join(folder, name))]
+    return [name for name in names if name.lower().endswith(_SUFFIXES)]
 
 
 def _lines(path: pathlib.Path) -> list[str]:
@@ -86,7 +89,7 @@ def _lines(path: pathlib.Path) -> list[str]:
 
 def _by_class(folder: pathlib.Path, classes: Sequence[str], names: Mapping[str, str]) -> list[Item]:
     return [
-        Item(str(folder / name / image), label, names.get(name, name))
+        Item(os.path.join(folder, name, image), label, names.get(name, name))
         for label, name in enumerate(classes)
         for image in _names(folder / name)
     ]

@@ -47,15 +47,57 @@ class DataSet(ABC):
 
     @abstractmethod
     def parts(self, root: pathlib.Path | None, shots: int | None, seed: int, download: bool) -> Parts:
-        """The training images, by shots, the validation images and the test images."""
+        """Say which images train, validate and test.
+
+        Parameters
+        ----------
+        root : Path or None
+        shots : int or None
+        seed : int
+        download : bool
+            All as `blackvip.datasets.load` has them.
+
+        Returns
+        -------
+        parts : Parts
+            The training images by shots.
+        """
 
     def assemble(self, items: list[Item], part: str, seed: int) -> list[str] | np.ndarray:
-        """The images of a part, "train", "val" or "test", as `load` gives them."""
+        """Make what `load` gives of the images of one part.
+
+        Parameters
+        ----------
+        items : list of Item
+            Images with their labels.
+        part : {"train", "val", "test"}
+        seed : int
+            Of the shots.
+
+        Returns
+        -------
+        images : list of str or ndarray of shape (n, height, width, 3)
+            Paths, or pixels.
+        """
         images = [item.image for item in items]
         return np.stack(images) if images and not isinstance(images[0], str) else images
 
     def load(self, root: Any, shots: int | None, seed: int, download: bool) -> Bunch:
-        """The data set as `blackvip.datasets.load` describes it."""
+        """Load the data set.
+
+        Parameters
+        ----------
+        root : str, Path or None
+        shots : int or None
+        seed : int
+        download : bool
+            All as `blackvip.datasets.load` has them.
+
+        Returns
+        -------
+        data : Bunch
+            As `blackvip.datasets.load` gives it.
+        """
         path = None if root is None else pathlib.Path(os.path.expanduser(root)).absolute()
         parts = self.parts(path, shots, seed, download)
         names: dict[int, str] = {}
@@ -82,7 +124,7 @@ class FolderDataSet(DataSet):
 
     Parameters
     ----------
-    name, title, template, kind
+    name, title, template : str
         As `DataSet` has them.
     n_classes : int
         Of the public data set; a folder with fewer is warned about.
@@ -102,6 +144,7 @@ class FolderDataSet(DataSet):
         Names of the split files of the few-shot literature.
     download : callable or None
         Downloads it into a root, with torchvision.
+    kind : {"transfer", "synthetic"}, default="transfer"
     """
 
     n_classes: int
@@ -269,12 +312,13 @@ def list_datasets(kind: str | None = None) -> list[str]:
     Returns
     -------
     names : list of str
+        In the order of the paper's tables, and those that were registered since.
     """
     return [name for name, data_set in _REGISTRY.items() if kind in (None, data_set.kind)]
 
 
 def find_data_set(name: str) -> DataSet:
-    """The definition of a data set by its name or its title, in any case and with any of ``-_ `` in it."""
+    """The definition of a data set by its name or its title, as far as letters and digits go."""
     plain = {_plain(text): data_set for data_set in _REGISTRY.values() for text in (data_set.title, data_set.name)}
     if _plain(name) not in plain:
         near = get_close_matches(_plain(name), plain, n=1)
@@ -284,7 +328,7 @@ def find_data_set(name: str) -> DataSet:
 
 
 def _plain(name: str) -> str:
-    return "".join(character for character in str(name).casefold() if character not in "-_ ")
+    return "".join(character for character in str(name).casefold() if character.isalnum())
 
 
 def load(name: str, root: Any = None, *, shots: int | None = 16, seed: int = 1, download: bool = False) -> Bunch:
