@@ -28,6 +28,7 @@ from .planning import CostPlan
 from .prompters import Coordinator, PromptBasis
 from .scorers import CachedScorer, SharedBudget
 from .transformer import BlackVIPPrompter
+from .white_box import WhiteBoxClassifier
 
 __version__ = "0.1.0"
 
@@ -67,6 +68,7 @@ __all__ = [
     "SharedBudget",
     "Subspace",
     "TimmEncoder",
+    "WhiteBoxClassifier",
     "compare",
     "load",
     "search_cost",

@@ -88,7 +88,7 @@ class Setting:
     augmented: bool = True
 
 
-#: By data set, under the names of `blackvip.datasets`; the papers' synthetic sets below.
+#: By data set, under the names of `blackvip.datasets`.
 SETTINGS = {
     "caltech101": Setting(0.9, 0.2, 0.005, 0.2),
     "oxford_pets": Setting(0.9, 0.1, 0.01, 1.0),
@@ -104,9 +104,10 @@ SETTINGS = {
     "clevr": Setting(0.9, 0.2, 0.005, 1.0),
     "ucf101": Setting(0.9, 0.1, 0.01, 0.3),
     "imagenet": Setting(0.9, 0.2, 0.005, 0.3, epochs=500),
-    "biased": Setting(0.9, 0.1, 0.01, 1.0, augmented=False),
-    "loc_1_1": Setting(0.9, 0.1, 0.005, 1.0, alpha=0.5, augmented=False),
-    "loc_1_4": Setting(0.95, 0.1, 0.01, 1.0, alpha=0.5, a=0.02, augmented=False),
+    "biased_0.8": Setting(0.9, 0.1, 0.01, 1.0, augmented=False),
+    "biased_0.9": Setting(0.9, 0.1, 0.01, 1.0, augmented=False),
+    "loc_1:1": Setting(0.9, 0.1, 0.005, 1.0, alpha=0.5, augmented=False),
+    "loc_1:4": Setting(0.95, 0.1, 0.01, 1.0, alpha=0.5, a=0.02, augmented=False),
 }
 
 

@@ -13,6 +13,7 @@ from blackvip import (
     PaddingFrame,
     ReprogrammingFrame,
     TimmEncoder,
+    datasets,
     presets,
 )
 
@@ -57,8 +58,11 @@ def test_hyperparameters_of_a_data_set(name):
 
 
 def test_the_other_settings():
-    assert set(presets.SETTINGS) == {*ROWS, "biased", "loc_1_1", "loc_1_4"}
-    biased, one, four = (presets.cvpr2023(name) for name in ("biased", "loc_1_1", "loc_1_4"))
+    assert (
+        list(presets.SETTINGS) == datasets.list_datasets() == [*ROWS, "biased_0.8", "biased_0.9", "loc_1:1", "loc_1:4"]
+    )
+    assert presets.cvpr2023("biased_0.8")["c"] == 0.01
+    biased, one, four = (presets.cvpr2023(name) for name in ("biased_0.9", "loc_1:1", "loc_1:4"))
     assert [(p["momentum"], p["c"], p["alpha"], p["a"]) for p in (biased, one, four)] == [
         (0.9, 0.01, 0.4, 0.01),
         (0.9, 0.005, 0.5, 0.01),
@@ -120,11 +124,11 @@ def test_what_there_is_not(make, message):
 @pytest.mark.parametrize(
     ("parameters", "service", "n_steps", "share_left"),
     [
-        (presets.cvpr2023("loc_1_4"), ToyService, 600, 0.3),
-        (presets.cvpr2023("loc_1_4", optimizer="spsa"), ToyService, 600, 0.99),  # slow: a = 0.02 without momentum
+        (presets.cvpr2023("loc_1:4"), ToyService, 600, 0.3),
+        (presets.cvpr2023("loc_1:4", optimizer="spsa"), ToyService, 600, 0.99),  # slow: a = 0.02 without momentum
         (presets.cvpr2023(encoder="scratch"), ToyService, 200, 0.3),
         (presets.cvpr2023(encoder="scratch", optimizer="spsa"), ToyService, 200, 0.5),
-        (presets.cvpr2023("loc_1_4", encoder=TimmEncoder("test_vit", pretrained=False)), ToyService, 400, 0.8),
+        (presets.cvpr2023("loc_1:4", encoder=TimmEncoder("test_vit", pretrained=False)), ToyService, 400, 0.8),
         (presets.blackvip_se(), ToyService, 600, 0.85),
         (presets.vp(), ToyService, 200, 0.7),
         (presets.vp(optimizer="spsa"), ToyService, 200, 0.5),
