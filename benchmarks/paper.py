@@ -53,7 +53,7 @@ PUBLISHED = {
     "vp-white-box": {"average": 71.1},
     "ares": {"eurosat": 85.7, "svhn": 63.2},
 }
-_SYNTHETIC = {"biased_0.8": "biased", "biased_0.9": "biased", "loc_1:1": "loc_1_1", "loc_1:4": "loc_1_4"}
+_SYNTHETIC = datasets.list_datasets("synthetic")
 _ENCODED = ("blackvip", "blackvip-spsa")  # whose encoder --encoder names
 
 
@@ -76,23 +76,26 @@ def make_scorer(spec: str, device: str = "auto", model_config: pathlib.Path | No
     raise SystemExit(f"--scorer {spec}: expected openclip:MODEL/WEIGHTS or python:MODULE:NAME.")
 
 
+def preset_of(dataset: str) -> str | None:
+    """The name under which `presets` has the settings of a data set, if at all."""
+    return dataset if dataset in presets.SETTINGS else None
+
+
 def methods_for(dataset: str, names, scorer, args) -> dict:
     """Estimators by name, with the settings of the data set."""
-    preset = _SYNTHETIC.get(dataset, dataset)
-    found = {}
+    preset, found = preset_of(dataset), {}
     for name in names:
-        changes = {}
-        estimator = make_method(name, scorer, dataset=preset if preset in presets.SETTINGS else None)
-        if dataset not in _SYNTHETIC:
-            changes["image_shape"] = (args.image_size, args.image_size)
-        if args.encoder and name in _ENCODED:
-            changes["encoder"] = args.encoder
+        encoder = args.encoder if name in _ENCODED else None
+        estimator = make_method(name, scorer, dataset=preset, encoder=encoder)
+        changes = {} if dataset in _SYNTHETIC else {"image_shape": (args.image_size, args.image_size)}
         if args.local_encoder:
             changes["local_encoder"] = args.local_encoder
         if name.startswith("ares"):
             changes["reprogramming"] = args.reprogramming
             if args.ares_epochs:
                 changes["epochs"] = args.ares_epochs
+        if args.white_box_epochs:
+            changes["n_epochs"] = args.white_box_epochs
         known = estimator.get_params(deep=False)
         found[name] = estimator.set_params(**{key: value for key, value in changes.items() if key in known})
     return found
@@ -109,9 +112,8 @@ def run_dataset(dataset: str, scorer, args) -> list[dict]:
             kept = np.sort(np.random.default_rng(0).permutation(len(y_test))[: args.n_test])
             X_test = X_test[kept] if isinstance(X_test, np.ndarray) else [X_test[row] for row in kept]
             y_test = y_test[kept]
-        preset = _SYNTHETIC.get(dataset, dataset)
         budget = (
-            presets.paper_queries(preset, len(data.y_train))
+            presets.paper_queries(preset_of(dataset), len(data.y_train))
             if args.queries == ["paper"]
             else list(map(int, args.queries))
         )
@@ -238,6 +240,7 @@ def parsed(arguments=None):
     parser.add_argument("--local-encoder", help="of the probe, the fused head and AReS; theirs is vit_base_patch16_224")
     parser.add_argument("--reprogramming", choices=("watermark", "padding"), default="watermark", help="of AReS")
     parser.add_argument("--ares-epochs", type=int, help="of its second stage; as published without it")
+    parser.add_argument("--white-box-epochs", type=int, help="of vp-white-box; 1,000 as published without it")
     parser.add_argument("--n-test", type=int, help="test images, drawn once; all of them without it")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="a folder")
     parser.add_argument("--verbose", type=int, choices=(0, 1, 2), default=1)

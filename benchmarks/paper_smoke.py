@@ -8,9 +8,12 @@ import pathlib
 import shutil
 import tempfile
 import warnings
+from functools import cache
 
 import numpy as np
 import paper
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -26,16 +29,28 @@ _MANY_PARAMETERS = ("blackvip-scratch",)  # a fit refuses to spend less than so 
 _EVERY_METHOD_ON = "biased_0.8"
 
 
-def thumbnail_reader(images, class_prompts):
+class ThumbnailReader:
     """Logits by the likeness of an image's 8 x 8 thumbnail to what a class looks like: a digit, or a fixed pattern."""
-    grey = np.asarray(images, np.float64).mean(axis=3) / 255
-    rows, columns = (np.linspace(0, size, 9).astype(int)[:-1] for size in grey.shape[1:])
-    sums = np.add.reduceat(np.add.reduceat(grey, rows, axis=1), columns, axis=2).reshape(len(grey), -1)
-    sums -= sums.mean(axis=1, keepdims=True)
-    sums /= np.linalg.norm(sums, axis=1, keepdims=True) + 1e-9
-    return 10 * sums @ np.stack([_pattern(prompt) for prompt in class_prompts], axis=1)
+
+    def __call__(self, images, class_prompts):
+        pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2) / 255
+        return self.differentiable(class_prompts)(pixels).numpy()
+
+    def differentiable(self, class_prompts):
+        patterns = torch.from_numpy(np.stack([_pattern(prompt) for prompt in class_prompts])).float()
+
+        def logits(pixels):
+            thumbnails = F.adaptive_avg_pool2d(pixels.mean(dim=1), 8).flatten(1)
+            thumbnails = thumbnails - thumbnails.mean(dim=1, keepdim=True)
+            return 10 * F.normalize(thumbnails, dim=1) @ patterns.T
+
+        return logits
 
 
+thumbnail_reader = ThumbnailReader()
+
+
+@cache
 def _pattern(prompt: str) -> np.ndarray:
     last = prompt.rstrip(".").split()[-1]
     if last.isdigit() and prompt.startswith("This is a photo of") and "objects" not in prompt and int(last) < 10:
@@ -110,7 +125,7 @@ def _run(args, folder: pathlib.Path) -> list[dict]:
     for name in datasets.list_datasets("transfer"):
         make_folder(folder / "data", name)
     args.scorer, args.data, args.image_size = "python:paper_smoke:thumbnail_reader", folder / "data", _SIDE
-    args.seeds, args.n_test, args.ares_epochs = [1], 40, 3
+    args.seeds, args.n_test, args.ares_epochs, args.white_box_epochs = [1], 40, 3, 10
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*classes")  # a tiny folder has few
         # Every loader.

@@ -19,6 +19,7 @@ from .labels import check_labels
 from .methods import METHODS, Method, View, make_method, prepared, with_parameters
 from .results import ResultsFile, data_identity, read_rows
 from .scorers import SharedBudget
+from .white_box import WhiteBoxClassifier
 
 __all__ = ["METHODS", "Comparison", "compare", "make_method"]
 
@@ -60,9 +61,11 @@ def compare(
         (`AReSClassifier` without and with the service in prediction); "basis" (`BlackVIPClassifier` as it is); and, by
         `blackvip.presets`, "vp-spsa-gc", "vp-spsa", "bar", "bar-spsa-gc", "blackvip" and "blackvip-se" (the same, with
         the encoder "pca", where no weights are at hand), both also with "-spsa" behind; "blackvip-mae",
-        "blackvip-in21k" and "blackvip-scratch" have other encoders, of which the first two are downloaded. Or a dict
-        from any name to one of these names, to a dict of parameters of `BlackVIPClassifier`, or to an estimator with a
-        parameter `score_fn`, be it within another one as in a search or a pipeline.
+        "blackvip-in21k" and "blackvip-scratch" have other encoders, of which the first two are downloaded. At last
+        "vp-white-box" (`WhiteBoxClassifier`), where `score_fn` allows gradients; it has no budget, and counts the
+        images whose gradient was taken. Or a dict from any name to one of these names, to a dict of parameters of
+        `BlackVIPClassifier`, or to an estimator with a parameter `score_fn`, be it within another one as in a search
+        or a pipeline.
     score_fn : callable
         As of `BlackVIPClassifier`.
     X : images, in any form that `BlackVIPClassifier` takes
@@ -303,6 +306,7 @@ class _Run:
     ) -> list[dict[str, Any]]:
         """Fit and score; a row for each name."""
         estimator = with_parameters(self.method.estimator, budget, class_prompts, self.limit, self.seed)
+        white_box = isinstance(estimator, WhiteBoxClassifier)
         before = budget.n_queries
         budget.max_queries = before + self.limit  # a fit of whatever kind is stopped there
         begin = time.perf_counter()
@@ -310,19 +314,20 @@ class _Run:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", PromptNotUsedWarning)
                 estimator.fit(X, y)
-        except BudgetError as error:
-            if budget.n_queries > before:
+        except (BudgetError, TypeError) as error:
+            if budget.n_queries > before or isinstance(error, TypeError) and not white_box:
                 raise
             return [{**key, **dict.fromkeys(_FIGURES), "refused": str(error)} for key in self.key]
         if getattr(estimator, "termination_reason_", None) == "interrupted":
             raise KeyboardInterrupt  # half a run is no figure
         seconds = time.perf_counter() - begin
-        n_queries = budget.n_queries - before
-        budget.max_queries = budget.n_queries + _ENOUGH
+        n_queries = estimator.n_queries_ if white_box else budget.n_queries - before
+        before = budget.n_queries
+        budget.max_queries = before + _ENOUGH
         begin = time.perf_counter()
         predictions = _predictions(estimator, X_test, self.method.views)
         predict_seconds = time.perf_counter() - begin
-        n_predict = budget.n_queries - before - n_queries
+        n_predict = len(y_test) if white_box else budget.n_queries - before
         views = self.method.views.values() or [View("", "")]
         rows = []
         for key, view, (predicted, log_proba) in zip(self.key, views, predictions):

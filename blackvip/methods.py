@@ -12,7 +12,10 @@ from . import presets
 from .ares import AReSClassifier
 from .baselines import LabelMappedService, ServiceControls
 from .classifier import BlackVIPClassifier
+from .encoders import Encoder
 from .identity import describe, name_of
+from .scorers.passing import innermost
+from .white_box import WhiteBoxClassifier
 
 __all__ = ["METHODS", "Method", "View", "make_method", "prepared", "with_parameters"]
 
@@ -55,10 +58,16 @@ _PRESETS: dict[str, tuple[Callable[..., dict[str, Any]], dict[str, Any]]] = {
 }
 
 #: Names that `compare` knows.
-METHODS = (*_VIEWS, *_MAPPINGS, "basis", *_PRESETS)
+METHODS = (*_VIEWS, *_MAPPINGS, "basis", *_PRESETS, "vp-white-box")
 
 
-def make_method(name: str, score_fn: Any, class_prompts: Any = "a photo of a {}.", dataset: str | None = None) -> Any:
+def make_method(
+    name: str,
+    score_fn: Any,
+    class_prompts: Any = "a photo of a {}.",
+    dataset: str | None = None,
+    encoder: str | Encoder | None = None,
+) -> Any:
     """The estimator of a method that is known by name; of a control, the estimator that has it.
 
     Parameters
@@ -71,6 +80,8 @@ def make_method(name: str, score_fn: Any, class_prompts: Any = "a photo of a {}.
         As of `BlackVIPClassifier`.
     dataset : str or None, default=None
         The data set whose settings a preset takes, see ``blackvip.presets.SETTINGS``. None: those that most share.
+    encoder : str, Encoder or None, default=None
+        Of "blackvip" and its kin, see `blackvip.presets.cvpr2023`. None: what the name says.
 
     Returns
     -------
@@ -90,8 +101,12 @@ def make_method(name: str, score_fn: Any, class_prompts: Any = "a photo of a {}.
         return LabelMappedService(score_fn, class_prompts, mapping=name)
     if name == "basis":
         return BlackVIPClassifier(score_fn, class_prompts)
+    if name == "vp-white-box":
+        return WhiteBoxClassifier(score_fn, class_prompts)
     if name in _PRESETS:
         preset, given = _PRESETS[name]
+        if encoder is not None and preset is presets.cvpr2023:
+            given = {**given, "encoder": encoder}
         return BlackVIPClassifier(score_fn, class_prompts, **preset(dataset, **given))
     raise ValueError(f"There is no method {name!r}; expected one of {', '.join(METHODS)}, or parameters of your own.")
 
@@ -113,8 +128,8 @@ class Method:
 
     @property
     def costs_the_same(self) -> bool:
-        """Whether a fit bills one image per training image, whatever it may bill."""
-        return isinstance(self.estimator, (ServiceControls, LabelMappedService, AReSClassifier))
+        """Whether what a fit bills does not depend on what it may bill."""
+        return isinstance(self.estimator, (ServiceControls, LabelMappedService, AReSClassifier, WhiteBoxClassifier))
 
     @property
     def has_seed(self) -> bool:
@@ -172,6 +187,8 @@ def _prefixes(estimator: Any) -> list[str]:
 def with_parameters(estimator: Any, score_fn: Any, class_prompts: Any, limit: int, seed: int | None) -> Any:
     """A clone with the service, prompts, budget and seed of a run."""
     twin = clone(estimator)
+    if isinstance(twin, WhiteBoxClassifier):  # it needs more of the service than its answers
+        score_fn = innermost(score_fn)
     known = twin.get_params().keys()
     for prefix in _prefixes(twin):
         wanted = {"score_fn": score_fn, "class_prompts": class_prompts, "verbose": 0, "checkpoint": None}

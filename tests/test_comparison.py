@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from conftest import ToyService, make_stripes
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -12,6 +13,7 @@ from sklearn.model_selection import GridSearchCV
 from blackvip import AReSClassifier, BlackVIPClassifier, BlackVIPError, Comparison, compare
 from blackvip.methods import METHODS, make_method
 from blackvip.scorers.label_mapping import LabelMappedScorer
+from blackvip.white_box import WhiteBoxClassifier
 
 FAST_ARES = AReSClassifier(None, local_encoder="pca", prime_epochs=20, epochs=2)
 COLUMNS = {
@@ -103,6 +105,29 @@ def test_ares_with_and_without_the_service_is_one_fit(service, data):
     assert by_method(found)["local"]["n_queries"] == 24
     estimators = make_method("ares", service), make_method("ares-both", service)
     assert [estimator.inference for estimator in estimators] == ["local", "both"]
+
+
+def test_white_box_is_a_reference_without_a_budget(service, data):
+    class Network(torch.nn.Module):
+        def forward(self, pixels):
+            left, right = pixels[..., :4].mean(dim=(1, 2, 3)), pixels[..., 4:].mean(dim=(1, 2, 3))
+            return 10 * torch.stack([left + 0.1, right], dim=1)
+
+    class Service(Network):
+        def __call__(self, images, *class_prompts):
+            if not class_prompts:
+                return self.forward(images)
+            return self.forward(torch.from_numpy(np.array(images)).permute(0, 3, 1, 2) / 255)
+
+    methods = {"white": WhiteBoxClassifier(None, n_epochs=3), "zero-shot": "zero-shot"}
+    rows = by_method(compared(methods, Service(), data))
+    assert rows["white"]["max_queries"] is None
+    assert rows["white"]["n_queries"] == 3 * 24
+    assert rows["white"]["n_predict"] == 30
+    assert rows["white"]["refused"] is None
+    refused = by_method(compared(["vp-white-box", "zero-shot"], service, data))
+    assert "allows no gradients" in refused["vp-white-box"]["refused"]
+    assert refused["zero-shot"]["refused"] is None
 
 
 def test_estimators_under_their_own_names_share_a_fit(service, data):
