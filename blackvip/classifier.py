@@ -16,6 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from sklearn.utils.validation import check_consistent_length
 
+from .augmentation import AUGMENTATIONS, augmentation
 from .callbacks import CallbackSupportMixin
 from .checkpoint import replayed
 from .documentation import Documented, pipeline_block
@@ -115,6 +116,9 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
     loss : {"cross-entropy", "focal"}, default="cross-entropy"
         What training lowers, at that temperature. "focal": BAR's, by which images that are already right count for
         little, see `blackvip.losses.focal`.
+    augment : {"crop-flip"} or None, default=None
+        What is done to the images of a step. "crop-flip": random resized crops, half of them mirrored, as in the
+        papers; the prompter's features are then computed anew in each step. None: nothing.
     max_queries : int, default=10_000
         Images that `fit` may send to the service, all told. It is never passed by a single one.
     head : {"auto", "fused", "calibrated"}, None or classifier, default="auto"
@@ -251,7 +255,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
     n_queries_: int
     optimizer_: Optimizer
     seconds_per_image_: float | None
-    loss: str = "cross-entropy"  # of those that an earlier release has saved
+    loss: str = "cross-entropy"  # of those that an earlier release has saved, as the next
+    augment: str | None = None
 
     _parameter_constraints = {
         "score_fn": [callable],
@@ -273,6 +278,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         "share_batch": ["boolean"],
         "temperature": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "loss": [StrOptions(set(LOSSES))],
+        "augment": [StrOptions(set(AUGMENTATIONS)), None],
         "max_queries": [Interval(Integral, 1, None, closed="left")],
         "head": [StrOptions({"auto", "fused", "calibrated"}), HasMethods(["fit", "predict_proba"]), None],
         "guard": ["boolean"],
@@ -312,6 +318,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         share_batch: bool = False,
         temperature: float | str = "auto",
         loss: str = "cross-entropy",
+        augment: str | None = None,
         max_queries: int = 10_000,
         head: Any = "auto",
         guard: bool = True,
@@ -347,6 +354,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         self.share_batch = share_batch
         self.temperature = temperature
         self.loss = loss
+        self.augment = augment
         self.max_queries = max_queries
         self.head = head
         self.guard = guard
@@ -566,7 +574,10 @@ shape (n, n_features); or sequence of images, paths or encoded files
         # prompts -> scores -> losses
         ledger = self._ledger(budget, self._score_format if goes_on else None, self.score_fn, replay)
         temperature = Temperature(None if self.temperature == "auto" else float(self.temperature), self.loss)
-        objective = Objective(prompter, images, self.image_format_, y, weights, ledger, self.prompt_scale, temperature)
+        augment = None if self.augment is None else augmentation(self.augment, rng)
+        objective = Objective(
+            prompter, images, self.image_format_, y, weights, ledger, self.prompt_scale, temperature, augment
+        )
         rows, held_out = split_held_out(y, self._held_out_share(len(w), len(images)), rng)
         batches = Batches(rows, min(self.batch_size, len(rows)), rng, self.share_batch)
         n_checks = 0 if one_pass else self._n_checks(budget, len(images), len(held_out), optimizer, len(w), batches)

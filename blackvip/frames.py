@@ -47,6 +47,7 @@ class Frame(Prompter):
         Returns
         -------
         features : tensor of shape (n, 0)
+            A row for each image.
         """
         return pixels.new_empty(len(pixels), 0)
 

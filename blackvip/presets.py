@@ -75,7 +75,7 @@ class Setting:
     a : float
         The step size at first.
     augmented : bool
-        Whether training images are cropped and flipped at random.
+        Whether training images are cropped and mirrored at random.
     """
 
     momentum: float = 0.9
@@ -117,7 +117,8 @@ def setting(dataset: str | None = None) -> Setting:
     Parameters
     ----------
     dataset : str or None, default=None
-        A name of `SETTINGS`. None: the values that most data sets share.
+        A name of `SETTINGS`. None: the values that most data sets share, without augmentation, since mirrored images
+        may be of another class.
 
     Returns
     -------
@@ -129,7 +130,7 @@ def setting(dataset: str | None = None) -> Setting:
         If there is no such data set.
     """
     if dataset is None:
-        return Setting()
+        return Setting(augmented=False)
     if dataset not in SETTINGS:
         raise ValueError(f"dataset={dataset!r} has no settings; expected one of {', '.join(SETTINGS)}, or None.")
     return SETTINGS[dataset]
@@ -338,6 +339,7 @@ def _published(used: Setting) -> dict[str, Any]:
         "share_batch": True,
         "temperature": 1.0,
         "loss": "cross-entropy",
+        "augment": "crop-flip" if used.augmented else None,
         "head": None,
         "guard": False,
     }

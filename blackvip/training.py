@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,9 @@ class Objective:
     prompt_scale : float
     temperature : Temperature
         Of the service, at which losses are taken.
+    augment : callable or None
+        Makes other views of the pixels of a step, the same for all candidates that are compared on them. None: they are
+        taken as they are, and the prompter's features are computed once.
 
     Attributes
     ----------
@@ -64,6 +67,7 @@ class Objective:
         ledger: Ledger,
         prompt_scale: float,
         temperature: Temperature,
+        augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ):
         self.prompter = prompter
         self.images = images
@@ -73,6 +77,7 @@ class Objective:
         self.ledger = ledger
         self.prompt_scale = prompt_scale
         self.temperature = temperature
+        self.augment = augment
         self._answers: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=_MOST_ANSWERS)
         self._features = self._cached_features()
         self._rms_features: torch.Tensor | None = None
@@ -108,7 +113,12 @@ class Objective:
 
     def _drawn(self, candidates: np.ndarray, rows: np.ndarray) -> Iterator[Sent]:
         """For each candidate the images `rows` as they are sent."""
-        pixels, features = self.pixels(rows), self.features(rows)
+        pixels = self.pixels(rows)
+        if self.augment is None:
+            features = self.features(rows)
+        else:
+            pixels = self.augment(pixels)
+            features = self.prompter.features(pixels)
         canvas = self.prompter.canvas(pixels)
         chunk = max(1, _CHUNK_BYTES // (pixels.numel() * pixels.element_size()))
         for part in torch.as_tensor(candidates, dtype=torch.float32).split(chunk):

@@ -262,6 +262,7 @@ class WhiteBoxClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
         Returns
         -------
         decision : ndarray of shape (n_images, n_classes), or (n_images,) for two classes
+            In the order of `classes_`.
         """
         logits = self._logits(X)
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
@@ -277,6 +278,7 @@ class WhiteBoxClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
         Returns
         -------
         y : ndarray of shape (n_images,)
+            The class of the highest logit.
         """
         best = self._logits(X).argmax(axis=1)
         return self.classes_[best]
@@ -292,6 +294,7 @@ class WhiteBoxClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
         Returns
         -------
         proba : ndarray of shape (n_images, n_classes)
+            In the order of `classes_`.
         """
         return torch.from_numpy(self._logits(X)).double().softmax(dim=1).numpy()
 

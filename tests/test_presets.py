@@ -70,6 +70,9 @@ def test_the_other_settings():
     ]
     assert presets.paper_queries("eurosat", 160) == 6_400_000 + 320  # ten classes, 16 shots: one batch an epoch
     assert (presets.SHOTS, presets.SEEDS, presets.BATCH_SIZE, presets.IMAGE_SIZE) == (16, (1, 2, 3), 128, (224, 224))
+    for preset in (presets.cvpr2023, presets.blackvip_se, presets.vp, presets.bar):
+        found = [preset(name)["augment"] for name in ("svhn", "imagenet", "biased_0.8", "loc_1:4", None)]
+        assert found == ["crop-flip", "crop-flip", None, None, None]
     shared = presets.cvpr2023()
     assert (shared["c"], shared["gamma"], shared["prompt_scale"]) == (0.01, 0.1, 0.27)
     assert (shared["batch_size"], shared["share_batch"], shared["temperature"]) == (128, True, 1.0)

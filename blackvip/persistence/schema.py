@@ -574,7 +574,8 @@ KINDS["BlackVIPClassifier"] = Kind(
         "batch_size": _NATURAL,
         "share_batch": BOOL,
         "temperature": OneOf(choice("auto"), number()),
-        "loss": Maybe(choice("cross-entropy", "focal")),  # files of the first release have none
+        "loss": Maybe(choice("cross-entropy", "focal")),  # files of the first release have none, nor the next
+        "augment": Maybe(choice(None, "crop-flip")),
         "max_queries": _NATURAL,
         "head": OneOf(choice("auto", "fused", "calibrated", None), Object(*HEADS, fitted="no")),
         "guard": BOOL,
