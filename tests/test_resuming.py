@@ -515,8 +515,7 @@ def test_kills_change_nothing_and_cost_no_more_than_what_was_in_flight(kind, how
     assert ended.returncode == 0, ended.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     assert sum(len(chain["kills"]) for chain in report["chains"]) == n_kills
-    # Over HTTP, threads go on while an answer is written; what they got until then is in flight too.
-    most = report["at_once"] * (3 if how == "http" else 1)
+    most = report["at_once"]
     for chain in report["chains"]:
         assert chain["same"], command
         assert 0 <= chain["paid"] - report["n_images"] <= most * len(chain["kills"]), command

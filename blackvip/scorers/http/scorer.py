@@ -262,13 +262,14 @@ class HTTPScorer(BaseEstimator):
         high = adapter.max_size if self.max_size is None else self.max_size
         size = allowed_size(images.shape[1:3], low, high)
 
-        def ask(rows: np.ndarray, cancelled: threading.Event, deliver: Any) -> None:
-            service.ask(images, image_format, size, rows, prompts, cancelled, partial(sent.add, cancelled), deliver)
+        def ask(rows: np.ndarray, cancelled: threading.Event, deliver: Any, begin: Any) -> None:
+            on_sending = partial(sent.add, cancelled)
+            service.ask(images, image_format, size, rows, prompts, cancelled, begin, on_sending, deliver)
 
         step = _images_per_request(self.images_per_request, adapter)
         pieces = [np.arange(first, min(first + step, len(images))) for first in range(0, len(images), step)]
         n_ready = 2 + self.n_concurrent // 4  # threads that have a request ready for the next free place
-        with closing(gather(ask, pieces, self.n_concurrent + n_ready)) as gathered:
+        with closing(gather(ask, pieces, self.n_concurrent + n_ready, self.n_concurrent)) as gathered:
             for answers in gathered:
                 rows, scores = zip(*answers)
                 yield np.concatenate(rows), _joined(scores)

@@ -106,6 +106,7 @@ class Service:
         rows: np.ndarray,
         class_prompts: list[str],
         cancelled: threading.Event,
+        begin: Callable[[], None],
         on_sending: Callable[[np.ndarray], None],
         deliver: Callable[[tuple[np.ndarray, Any]], None],
     ) -> None:
@@ -120,12 +121,16 @@ class Service:
         rows : ndarray of int
         class_prompts : list of str
         cancelled : Event
+        begin : callable
+            Called before the first place for a request is taken, and may wait.
         on_sending : callable
             Called with the rows of each request before it is sent. An error that it raises keeps it from being sent.
         deliver : callable
             Called with each pair of rows and scores.
         """
         request = self._request(images[rows], image_format, size, class_prompts)
+
+        begin()  # not while a place is held, which one that has begun may wait for
 
         def attempt() -> None:
             nonlocal rows, request

@@ -13,12 +13,19 @@ from .retrying import CancelledError
 __all__ = ["gather"]
 
 Deliver = Callable[[Any], None]
+Begin = Callable[[], None]
+
+_DONE = "done"  # a piece, all of whose answers stand before this
+_LOOK = 0.2  # seconds after which a waiting thread looks whether all is over
 
 
 def gather(
-    ask: Callable[[Any, threading.Event, Deliver], None], pieces: Sequence[Any], n_threads: int
+    ask: Callable[[Any, threading.Event, Deliver, Begin], None], pieces: Sequence[Any], n_threads: int, n_open: int
 ) -> Generator[list[Any]]:
     """What is delivered for all pieces, in lists of what has come since the last.
+
+    A list is done with when the next one is asked for: who keeps answers has them on disk by then. No more than
+    `n_open` pieces are ever begun and not done with, so that no more are lost with the process.
 
     After an error, or Ctrl-C, no other piece is begun; what is under way is still delivered, and then the error is
     raised. A second Ctrl-C is raised at once. When the iterator is closed, nothing is waited for.
@@ -26,13 +33,20 @@ def gather(
     Parameters
     ----------
     ask : callable
-        ``ask(piece, cancelled, deliver)``: calls ``deliver`` with each answer. `cancelled` is an Event.
+        ``ask(piece, cancelled, deliver, begin)``: calls ``begin`` once, which waits for its turn, before it sends
+        anything, and ``deliver`` with each answer. `cancelled` is an Event.
     pieces : sequence
     n_threads : int
+    n_open : int
     """
     waiting = deque(pieces)
     delivered: queue.SimpleQueue[Any] = queue.SimpleQueue()
     cancelled = threading.Event()
+    turns = threading.Semaphore(n_open)
+
+    def begin() -> None:
+        while not (cancelled.is_set() or turns.acquire(timeout=_LOOK)):
+            pass
 
     def work() -> None:
         try:
@@ -41,7 +55,8 @@ def gather(
                     piece = waiting.popleft()
                 except IndexError:
                     break
-                ask(piece, cancelled, lambda answer: delivered.put((answer, None)))
+                ask(piece, cancelled, lambda answer: delivered.put((answer, None)), begin)
+                delivered.put(_DONE)
         except CancelledError:
             pass
         except BaseException as error:
@@ -65,12 +80,15 @@ def gather(
                 first_error = interrupt
                 cancelled.set()
                 continue
-            n_working -= sum(event is None for event in events)
-            errors = [event[1] for event in events if event is not None and event[1] is not None]
-            first_error = first_error or next(iter(errors), None)
-            answers = [event[0] for event in events if event is not None and event[1] is None]
+            n_working -= events.count(None)
+            n_done = events.count(_DONE)
+            told = [event for event in events if event not in (None, _DONE)]
+            first_error = first_error or next((error for _, error in told if error is not None), None)
+            answers = [answer for answer, error in told if error is None]
             if answers:
                 yield answers
+            for _ in range(n_done):
+                turns.release()
         if first_error is not None:
             raise first_error
     finally:
