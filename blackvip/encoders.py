@@ -196,7 +196,8 @@ class TimmEncoder(Encoder):
     Parameters
     ----------
     model_name : str
-        Name of a timm model, with the tag of its weights.
+        Name of a timm model, with the tag of its weights. ``resnet50.dino``, whose weights timm does not list, comes
+        from its authors (Caron et al., ICCV 2021).
     pretrained : bool, default=True
         Whether to load the weights (from timm's hub, at the first use).
     batch_size : int, default=32
@@ -234,12 +235,21 @@ class TimmEncoder(Encoder):
         return torch.cat(parts)
 
 
+#: Weights that timm does not list, by the name of its architecture and a tag of our own.
+_ELSEWHERE = {
+    "resnet50.dino": "https://dl.fbaipublicfiles.com/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth",
+}
+
+
 @functools.lru_cache(maxsize=1)  # clones, and the candidates of a search, share the network
 def _network(model_name: str, pretrained: bool, device: str) -> tuple[torch.nn.Module, dict[str, Any]]:
     import timm
     from timm.data.config import resolve_data_config
 
     extra: dict[str, Any] = {"global_pool": "token"} if model_name.startswith("vit_") else {}
+    if model_name in _ELSEWHERE:
+        extra["pretrained_cfg_overlay"] = {"url": _ELSEWHERE[model_name], "hf_hub_id": None, "num_classes": 0}
+        model_name = model_name.split(".")[0]
     with torch.random.fork_rng(devices=[]):  # weights that are not loaded are drawn from the global state
         if not pretrained:
             torch.default_generator.manual_seed(0)

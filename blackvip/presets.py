@@ -46,7 +46,8 @@ IMAGE_SIZE = (224, 224)  #: That images have before they are prompted, in pixels
 #: The paper's encoders by the names of timm's models, the package's own by theirs.
 ENCODERS = {
     "vit-mae": "vit_base_patch16_224.mae",
-    "vit-in21k": "vit_base_patch16_224.augreg_in21k",
+    "vit-in21k": "vit_base_patch16_224.orig_in21k",
+    "dino-resnet50": "resnet50.dino",
     "scratch": "scratch",
     "pca": "pca",
 }
@@ -172,8 +173,8 @@ def cvpr2023(
         Whose hyperparameters to take, see `SETTINGS`. None: those that most of the paper's data sets share (a = 0.01,
         c = 0.01, gamma = 0.1, momentum 0.9, p_eps = 1 in units of CLIP's normalised space).
     encoder : str or Encoder, default="pca"
-        Of the Coordinator: "vit-mae", the paper's best, "vit-in21k" or "scratch", see `ENCODERS`; or any name or
-        encoder that `Coordinator` takes. "pca" downloads nothing, and is BlackVIP-SE's.
+        Of the Coordinator: "vit-mae", the paper's best, "vit-in21k", "dino-resnet50" or "scratch", see `ENCODERS`; or
+        any name or encoder that `Coordinator` takes. "pca" downloads nothing, and is BlackVIP-SE's.
     optimizer : {"spsa-gc", "spsa"}, default="spsa-gc"
         "spsa" is without the gradient correction, for comparison.
     start : {"random", "zero"}, default="random"
