@@ -20,6 +20,7 @@ from .sources import holds_flattened_rows, open_source
 __all__ = ["ResultsFile", "data_identity", "read_rows"]
 
 Row = dict[str, Any]
+Key = tuple[str, int | None, int | None]  #: Of a row: method, seed, budget.
 
 
 class ResultsFile:
@@ -43,7 +44,7 @@ class ResultsFile:
     def __init__(self, path: str | os.PathLike[str] | None, identity: Any):
         self._path = None if path is None else Path(path).expanduser()
         self._identity = identity
-        self._runs: dict[str, tuple[Any, list[Row]]] = {}
+        self._runs: dict[Key, tuple[Any, Row]] = {}
         self._file: Any = None
 
     def __enter__(self) -> ResultsFile:
@@ -67,23 +68,22 @@ class ResultsFile:
             self._file.close()
 
     def find(self, keys: list[Row], method: Any) -> list[Row] | None:
-        """The rows of a run; None where it was not made.
+        """The rows of a run; None where one of them is not there.
 
         Raises
         ------
         BlackVIPError
             If it was made with other parameters.
         """
-        known = self._runs.get(_named(keys))
-        if known is None:
-            return None
-        found = differences(known[0], _through_json(method))
-        if found:
-            raise self._error(
-                f"has the method {keys[0]['method']!r} with other parameters: {'; '.join(found)}. Give the "
-                "method another name, or the results another file"
-            )
-        return known[1]
+        known = [self._runs.get(_key(row)) for row in keys]
+        for entry in known:
+            found = [] if entry is None else differences(entry[0], _through_json(method))
+            if found:
+                raise self._error(
+                    f"has the method {keys[0]['method']!r} with other parameters: {'; '.join(found)}. Give the "
+                    "method another name, or the results another file"
+                )
+        return None if None in known else [entry[1] for entry in known if entry is not None]
 
     def add(self, rows: list[Row], method: Any) -> None:
         """Keep the rows of a run."""
@@ -106,7 +106,7 @@ class ResultsFile:
         if found:
             raise self._error(f"has runs on other data: {'; '.join(found)}. Give the path of another file")
         for line in lines[1:]:
-            self._runs[_named(line["rows"])] = (line["method"], line["rows"])
+            self._runs |= {_key(row): (line["method"], row) for row in line["rows"]}
 
     def _write(self, line: Row) -> None:
         self._file.write(json.dumps(line).encode() + b"\n")
@@ -124,7 +124,7 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
         raise BlackVIPError(
             f"The file {os.fspath(path)!r} is no file of a comparison; expected one that `compare` wrote."
         )
-    return [row for line in lines[1:] if line is not None for row in line["rows"]]
+    return list({_key(row): row for line in lines[1:] if line is not None for row in line["rows"]}.values())
 
 
 def data_identity(score_fn: Any, class_prompts: Any, X: Any, y: np.ndarray, X_test: Any, y_test: np.ndarray) -> Any:
@@ -158,9 +158,8 @@ def _images_identity(X: Any) -> dict[str, Any]:
     return {"number": len(source), "sha256": digest.hexdigest()}
 
 
-def _named(keys: list[Row]) -> str:
-    """The name of a run in the file: methods, seed and budget."""
-    return json.dumps([[row["method"], row["seed"], row["max_queries"]] for row in keys])
+def _key(row: Row) -> Key:
+    return row["method"], row["seed"], row["max_queries"]
 
 
 def _parsed(line: bytes) -> Any:

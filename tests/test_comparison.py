@@ -287,6 +287,20 @@ class TestResults:
         assert service.n_images == n_sent + 24 + 30
         assert more.rows[:2] == first.rows
 
+    def test_some_of_what_one_fit_has_given_is_not_made_again(self, service, data, tmp_path):
+        path = tmp_path / "r.jsonl"
+        compared(["zero-shot", "calibrated", "local-probe"], service, data, results=path)
+        n_sent = service.n_images
+        compared(["local-probe", "zero-shot"], service, data, results=path)
+        assert service.n_images == n_sent
+        compared(["zero-shot", "fused"], service, data, results=path)
+        assert [row["method"] for row in Comparison.load(path).rows] == [
+            "zero-shot",
+            "calibrated",
+            "local-probe",
+            "fused",
+        ]
+
     def test_a_torn_line_is_made_again(self, service, data, tmp_path):
         path = tmp_path / "r.jsonl"
         first = compared(self.METHODS, service, data, results=path)
