@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .optimizers import Optimizer, segmented_uniform
+from .optimizers import RGF, Optimizer, segmented_uniform
 
 if TYPE_CHECKING:
     from .guard import Validation
@@ -36,6 +36,7 @@ BUDGET_SHARE = 0.1  #: The most of a training budget that gains which are "auto"
 PERTURBATION_RMS = (0.03, 0.08)  #: By how much c="auto" moves a prompt: root mean square, in units of the pixel range.
 _ANNEALED_C_RMS = 0.15  # by which c moves a prompt at the start of a run that is mostly signal
 _ANNEALED_A_RMS = 0.006  # by which a does, times a normalized estimate; the momentum adds up to ten of them
+_LEVEL = 1 / 255  # of an 8-bit pixel, in the same unit
 _CLOSE = 1e-6  # to a size that was asked for
 _N_MEASURED = 16  # directions on which these sizes are measured
 _SIZES = (0.01, 0.03, 0.09, 0.27)  # of random prompts that are tried, in the same unit
@@ -48,8 +49,8 @@ _N_DIRECTIONS = 2  # random prompts, each with both signs, among which these ima
 
 
 def needs_gains(optimizer: Optimizer) -> bool:
-    """Whether the optimizer has a step or perturbation size that is still "auto"."""
-    return "auto" in (getattr(optimizer, "a", None), getattr(optimizer, "c", None))
+    """Whether the optimizer has a step or perturbation size that is still "auto", and that may cost images to find."""
+    return not isinstance(optimizer, RGF) and "auto" in (getattr(optimizer, "a", None), getattr(optimizer, "c", None))
 
 
 def is_annealed(optimizer: Any, d: int, n_steps: int) -> bool:
@@ -103,6 +104,10 @@ def set_gains(
     """
     if getattr(optimizer, "n_steps", None) == "auto":  # a decay to the end of the run, whose gains are numbers
         optimizer.set_params(n_steps=max(1, budget // _step_cost(optimizer, batches)))
+    if isinstance(optimizer, RGF) and optimizer.c == "auto":
+        directions = rng.normal(size=(_N_MEASURED, len(w)))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        optimizer.set_params(c=_common_factor(objective, w, directions, _LEVEL))
     length = None
     if needs_gains(optimizer):
         n_steps = max(1, (budget - gain_cost(optimizer, len(w), batches, budget)) // _step_cost(optimizer, batches))

@@ -284,7 +284,7 @@ def bar(
     optimizer: str = "rgf",
     a: float = 10.0,
     a_end: float = 0.1,
-    c: float = 0.01,
+    c: float | str = 0.01,
     inner: float = 64,
     start: str = "random",
 ) -> dict[str, Any]:
@@ -300,10 +300,10 @@ def bar(
         polynomial of power 0.9; or SPSA with the gains of `vp`, which is not in the paper.
     a, a_end : float, default=10, 0.1
         The step size at the start, and with "rgf" at the end.
-    c : float, default=0.01
-        The smoothing: how far candidates are from the parameters. The published one moves each pixel by a hundredth of
-        an 8-bit level, which only services that take tensors can see. For others, 4 sqrt(d) / 255 moves the d pixels
-        of a grey frame by one level (root mean square): 6 for 224-px images.
+    c : float or "auto", default=0.01
+        The smoothing: how far candidates are from the parameters. The published one moves each pixel of a 224-px image
+        by less than a hundredth of an 8-bit level, which only services that take tensors can see. "auto", with "rgf"
+        and for services that get 8 bits: by one level (root mean square), with a `c` of some 6.
     inner : float, default=64
         Side of the copy of the image, in pixels of a 224-px image. The paper has 64; its published scripts for the
         transfer data sets and Loc have 194.
@@ -347,7 +347,7 @@ def _published(used: Setting) -> dict[str, Any]:
 
 
 def _gains(
-    optimizer: str, a: float, c: float, alpha: float, gamma: float, momentum: float, also: tuple[str, ...] = ()
+    optimizer: str, a: float, c: float | str, alpha: float, gamma: float, momentum: float, also: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """SPSA, or SPSA-GC, with set gains."""
     names = (*also, "spsa-gc", "spsa")

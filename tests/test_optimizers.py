@@ -484,7 +484,7 @@ def test_a_strangers_optimizer_needs_no_more_than_before():
     [
         (SPSA(sides=3), "sides=3; expected 1 or 2"),
         (AdamSPSA(a="auto"), "a='auto'; expected a number"),
-        (RGF(c="auto"), "c='auto'; expected two numbers"),
+        (RGF(a="auto"), "a='auto'; expected a number"),
         (CMAES(sigma=0.0), "sigma=0.0; expected more than 0"),
         (CMAES(population_size=3), "population_size=3; expected 4 or more"),
         (Subspace(SPSA(), n_dims=6), "n_dims=6, for 5 parameters; expected 1 to 5"),

@@ -139,7 +139,7 @@ def test_what_there_is_not(make, message):
         (presets.vp(), ToyService, 200, 0.7),
         (presets.vp(optimizer="spsa"), ToyService, 200, 0.5),
         (presets.bar(), TensorService, 200, 0.3),
-        (presets.bar(c=0.5), ToyService, 200, 0.3),
+        (presets.bar(c="auto"), ToyService, 200, 0.3),
         (presets.bar(optimizer="spsa"), ToyService, 200, 0.3),
         (presets.bar(optimizer="spsa-gc"), ToyService, 200, 0.3),
     ],
@@ -186,6 +186,20 @@ def test_bar_as_published_is_not_seen_through_8_bits():
     changed = candidates[1:] != candidates[0]
     assert 0 < changed.mean() < 0.1
     assert clf.n_iter_ == 1
+
+
+def test_bar_can_be_told_to_move_pixels_by_one_level():
+    X, y = make_stripes(n=8)
+    parameters = presets.bar(c="auto", start="zero")
+    clf = BlackVIPClassifier(ToyService(), **parameters, max_queries=16 + 48, random_state=0, verbose=0)
+    assert clf.plan(X, y).gains.images == 0
+    clf.fit(X, y)
+    # A direction of length 1 in d parameters moves each by d^-1/2, and a sigmoid at 0 a quarter as far; of 192 pixels
+    # of three colours d are in the frame.
+    d = clf.coordinator_.n_parameters_
+    expected = 4 / 255 * d**0.5 * (192 / d) ** 0.5
+    assert clf.c_ == clf.optimizer_.c == pytest.approx(expected, rel=0.01)
+    assert clf.get_params()["optimizer"].c == "auto"
 
 
 def test_weights_of_the_dino_resnet_come_from_their_authors_and_give_the_decoder_of_the_paper(tmp_path, monkeypatch):

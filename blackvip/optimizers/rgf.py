@@ -22,8 +22,10 @@ class RGF(Optimizer):
     ----------
     a : float
         Step size at the start.
-    c : float
-        How far a candidate is from the parameters, as a Euclidean distance: BAR's smoothing parameter.
+    c : float or "auto"
+        How far a candidate is from the parameters, as a Euclidean distance: BAR's smoothing parameter. "auto":
+        `BlackVIPClassifier` takes what moves the prompts by one 8-bit level (root mean square), the least that a
+        service sees.
     a_end : float
         Step size after `n_steps` steps, where it stays.
     n_steps : int or "auto"
@@ -43,7 +45,7 @@ class RGF(Optimizer):
     def __init__(
         self,
         a: float = 0.01,
-        c: float = 0.01,
+        c: float | str = 0.01,
         *,
         a_end: float = 1e-4,
         n_steps: int | str = 1000,
@@ -51,7 +53,7 @@ class RGF(Optimizer):
         n_directions: int = 5,
     ):
         self.a = a
-        self.c = c
+        self.c: Any = c
         self.a_end = a_end
         self.n_steps: Any = n_steps
         self.power = power
@@ -63,14 +65,14 @@ class RGF(Optimizer):
         return self.n_directions + 1
 
     def n_candidates_for(self, d: int) -> int:
-        if isinstance(self.a, str) or isinstance(self.c, str):
-            raise ValueError(f"RGF has a={self.a!r} and c={self.c!r}; expected two numbers: it finds neither itself.")
+        if isinstance(self.a, str):
+            raise ValueError(f"RGF has a={self.a!r}; expected a number: it does not find one itself.")
         return self.n_candidates
 
     def start(self, w: np.ndarray, rng: np.random.Generator) -> None:
         self.n_candidates_for(len(w))
-        if isinstance(self.n_steps, str):
-            raise ValueError(f"RGF has n_steps={self.n_steps!r}; expected the number of steps over which a decays.")
+        if isinstance(self.c, str) or isinstance(self.n_steps, str):
+            raise ValueError(f"RGF has c={self.c!r} and n_steps={self.n_steps!r}; expected two numbers at the start.")
         self.rng = rng
         self.state = {"k": 1, "w": np.array(w, dtype=np.float64), "directions": None}
 

@@ -478,7 +478,7 @@ KINDS["RGF"] = Kind(
     RGF,
     {
         "a": number(),
-        "c": number(),
+        "c": _GAIN,
         "a_end": number(),
         "n_steps": OneOf(choice("auto"), _NATURAL),
         "power": number(),
