@@ -76,6 +76,7 @@ def test_loc_places(ratio):
         tops.append(top)
         lefts.append(left)
     assert set(tops) == set(lefts) == set(range(57))
+    assert {(0, 0), (0, 56), (56, 0), (56, 56)} <= set(zip(tops, lefts))
     sides = [np.mean(np.equal(values, end)) for values in (tops, lefts) for end in (0, 56)]
     assert np.allclose(sides, 0.25 + 0.5 / 57, atol=0.04)  # each side as often, corners belonging to two
     assert np.allclose(np.bincount(fakes[labels == 0]) / 1000, [0, 0.5, 0.5], atol=0.08)
@@ -220,6 +221,8 @@ def test_load_biased_of_mnist(tmp_path):
     grounds = [image[digit == 0][0] for image, digit in zip(data.X_test, written["t10k"][0])]
     share = np.mean([(ground == COLOURS[label]).all() for ground, label in zip(grounds, data.y_test)])
     assert abs(share - 0.1) < 0.05
+    grounds = data.X_train[:, 0, 0]  # the first row is black before
+    assert abs((grounds == COLOURS[data.y_train]).all(axis=1).mean() - 0.9) < 0.1
 
 
 def test_download_of_mnist(tmp_path, monkeypatch):

@@ -218,15 +218,12 @@ def test_every_transfer_set_has_a_layout():
     assert len(datasets.list_datasets("transfer")) == 14
 
 
-def parts_of(paths):
-    return {path.rpartition("/")[2] for path in paths}
-
-
 def test_makers_say_who_tests(tmp_path):
     for make in (oxford_pets, sun397, clevr, ucf101):
         make(tmp_path)
     pets = datasets.load("oxford_pets", tmp_path, shots=None)
     assert {int(path.rpartition("_")[2][:-4]) >= 6 for path in pets.X_test} == {True}
+    assert (len(pets.X_train), len(pets.X_val)) == (10, 2)  # of six images a class, a fifth to validate
     sun = datasets.load("sun397", tmp_path, shots=None)
     assert {int(path[-5]) >= 5 for path in sun.X_test} == {True}
     assert {path.split("/")[-2] for path in datasets.load("clevr", tmp_path, shots=None).X_test} == {"val"}

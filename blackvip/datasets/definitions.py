@@ -59,7 +59,8 @@ for _data_set in (
         needs=("101_ObjectCategories",),
         split_files=("split_zhou_Caltech101.json",),
         read=partial(readers.read_class_folders, names=_CALTECH_NAMES, left_out=("BACKGROUND_Google", "Faces_easy")),
-        obtain="Unpack 101_ObjectCategories.tar.gz (data.caltech.edu/records/mzrjq-6wc02) into caltech-101/.",
+        obtain="Unpack 101_ObjectCategories.tar.gz, out of caltech-101.zip (data.caltech.edu/records/mzrjq-6wc02), "
+        "into caltech-101/.",
         download=_torchvision("Caltech101"),
     ),
     FolderDataSet(
@@ -183,8 +184,8 @@ for _data_set in (
         needs=("2750",),
         split_files=("split_zhou_EuroSAT.json",),
         read=partial(readers.read_class_folders, names=_EUROSAT_NAMES),
-        obtain="Unpack EuroSAT.zip (zenodo.org/records/7711810) into eurosat/; it makes eurosat/2750/ with one folder "
-        "for each class.",
+        obtain="Unpack EuroSAT.zip (huggingface.co/datasets/torchgeo/eurosat) into eurosat/; it makes 2750/ with one "
+        "folder for each class.",
         download=_torchvision("EuroSAT"),
     ),
     FolderDataSet(
