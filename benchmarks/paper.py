@@ -129,6 +129,7 @@ def run_dataset(dataset: str, scorer, args) -> list[dict]:
             max_queries=budget,
             seeds=[seed],
             results=path,
+            n_jobs=args.jobs,
             verbose=args.verbose,
         )
         rows += [{"dataset": dataset, "shots": args.shots, **row, "seed": seed} for row in found.rows]
@@ -243,6 +244,7 @@ def parsed(arguments=None):
     parser.add_argument("--white-box-epochs", type=int, help="of vp-white-box; 1,000 as published without it")
     parser.add_argument("--n-test", type=int, help="test images, drawn once; all of them without it")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="a folder")
+    parser.add_argument("--jobs", type=int, help="runs at once")
     parser.add_argument("--verbose", type=int, choices=(0, 1, 2), default=1)
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args(arguments)

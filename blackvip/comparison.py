@@ -11,6 +11,7 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+from joblib import Parallel, delayed
 from sklearn.utils.validation import check_consistent_length
 from tqdm.auto import tqdm
 
@@ -49,6 +50,7 @@ def compare(
     max_queries: int | Sequence[int] = 10_000,
     seeds: Sequence[int] = (0, 1, 2),
     results: str | os.PathLike[str] | None = None,
+    n_jobs: int | None = None,
     verbose: int = 1,
 ) -> Comparison:
     """Fit methods to the same images with the same seeds and budget, and score them on the same test images.
@@ -86,6 +88,9 @@ def compare(
     results : str, path-like or None, default=None
         A file of JSON lines, to which each run is added as soon as it ends. A run that is there is not made again, so
         that a comparison that was stopped goes on; one of other data, another service or other parameters is refused.
+    n_jobs : int or None, default=None
+        Runs that are made at once, in threads: `score_fn` must bear that. The figures are the same but for the
+        seconds. None: one.
     verbose : {0, 1, 2}, default=1
         Progress bar: never, on a terminal, always.
 
@@ -121,20 +126,30 @@ def compare(
     y, y_test = check_labels(y), check_labels(y_test)
     check_consistent_length(X, y)
     check_consistent_length(X_test, y_test)
-    budget = SharedBudget(score_fn, max_queries=max(budgets))
-    runs = [run for method in prepared(methods, budget, class_prompts) for run in _runs(method, budgets, seeds)]
+    runs = [run for method in prepared(methods, score_fn, class_prompts) for run in _runs(method, budgets, seeds)]
     identity = None if results is None else data_identity(score_fn, class_prompts, X, y, X_test, y_test)
-    rows: list[dict[str, Any]] = []
-    with ResultsFile(results, identity) as file, _bar(len(runs), verbose) as bar:
-        for run in runs:
-            bar.set_description(f"compare: {run.method.name}")
-            known = file.find(run.key, run.method.identity)
-            if known is None:
-                known = run.make(budget, X, y, X_test, y_test, class_prompts)
-                file.add(known, run.method.identity)
-            rows += known
+    with ResultsFile(results, identity) as file, _bar(len(runs), verbose) as bar, warnings.catch_warnings():
+        warnings.simplefilter("ignore", PromptNotUsedWarning)  # "prompt_used" says so
+        found = {number: file.find(run.key, run.method.identity) for number, run in enumerate(runs)}
+        bar.update(sum(rows is not None for rows in found.values()))
+        left = {number: runs[number] for number, rows in found.items() if rows is None}
+        for number, rows in _made(n_jobs, left, score_fn, X, y, X_test, y_test, class_prompts):
+            file.add(rows, runs[number].method.identity)
+            found[number] = rows
+            bar.set_postfix_str(f"{rows[-1]['method']} is done", refresh=False)
             bar.update()
-    return Comparison(rows)
+    return Comparison([row for rows in found.values() for row in rows or []])
+
+
+def _made(n_jobs: int | None, runs: Mapping[int, _Run], *data: Any) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """The rows of runs, by their numbers, as they end."""
+
+    def make(number: int) -> tuple[int, list[dict[str, Any]]]:
+        return number, runs[number].make(*data)
+
+    if n_jobs in (None, 1):
+        return map(make, runs)  # in this thread, where Ctrl-C ends a fit
+    return Parallel(n_jobs, prefer="threads", return_as="generator_unordered")(delayed(make)(number) for number in runs)
 
 
 @dataclass(repr=False)
@@ -302,26 +317,23 @@ class _Run:
         return [{"method": name, "seed": self.seed, "max_queries": self.budget} for name in names]
 
     def make(
-        self, budget: SharedBudget, X: Any, y: np.ndarray, X_test: Any, y_test: np.ndarray, class_prompts: Any
+        self, score_fn: Any, X: Any, y: np.ndarray, X_test: Any, y_test: np.ndarray, class_prompts: Any
     ) -> list[dict[str, Any]]:
         """Fit and score; a row for each name."""
+        budget = SharedBudget(score_fn, max_queries=self.limit)  # a fit of whatever kind is stopped there
         estimator = with_parameters(self.method.estimator, budget, class_prompts, self.limit, self.seed)
         white_box = isinstance(estimator, WhiteBoxClassifier)
-        before = budget.n_queries
-        budget.max_queries = before + self.limit  # a fit of whatever kind is stopped there
         begin = time.perf_counter()
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", PromptNotUsedWarning)
-                estimator.fit(X, y)
+            estimator.fit(X, y)
         except (BudgetError, TypeError) as error:
-            if budget.n_queries > before or isinstance(error, TypeError) and not white_box:
+            if budget.n_queries or isinstance(error, TypeError) and not white_box:
                 raise
             return [{**key, **dict.fromkeys(_FIGURES), "refused": str(error)} for key in self.key]
         if getattr(estimator, "termination_reason_", None) == "interrupted":
             raise KeyboardInterrupt  # half a run is no figure
         seconds = time.perf_counter() - begin
-        n_queries = estimator.n_queries_ if white_box else budget.n_queries - before
+        n_queries = estimator.n_queries_ if white_box else budget.n_queries
         before = budget.n_queries
         budget.max_queries = before + _ENOUGH
         begin = time.perf_counter()

@@ -159,3 +159,10 @@ def test_features_with_a_slope_are_those_of_the_encoder(encoder):
     ahead, behind = (features_of(encoder)(x.detach() + sign * step * direction)[0] @ weights for sign in (1, -1))
     quotient = (ahead - behind).item() / (2 * step)
     assert (slope * direction).sum().item() == pytest.approx(quotient, rel=0.05, abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [(1, 30), (9, 5), (70, 130)])
+def test_gradient_features_of_any_size(size):
+    pixels = torch.rand(4, 3, *size)
+    encoder = GradientEncoder().fit_pixels(pixels)
+    np.testing.assert_allclose(features_of(encoder)(pixels.double()), encoder.encode(pixels.double()), atol=1e-9)

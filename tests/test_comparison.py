@@ -150,6 +150,19 @@ def test_registry_shares_the_fit_of_ares(service, data):
     assert [(row["n_queries"], row["n_predict"]) for row in found.rows] == [(24, 0), (24, 30)]
 
 
+def test_runs_at_once_give_the_same(service, data, tmp_path):
+    def figures(comparison):
+        return [{key: value for key, value in row.items() if "seconds" not in key} for row in comparison.rows]
+
+    methods = {"blm": "blm", "basis": "basis", "local": FAST_ARES, "other": {"n_directions": 2}}
+    one = compared(methods, service, data, seeds=[0, 1])
+    n_sent = service.n_images
+    two = compared(methods, service, data, seeds=[0, 1], n_jobs=2, results=tmp_path / "r.jsonl")
+    assert figures(two) == figures(one)
+    assert service.n_images == 2 * n_sent
+    assert len(Comparison.load(tmp_path / "r.jsonl").rows) == len(two.rows)
+
+
 def test_summary_is_mean_and_spread():
     row = dict.fromkeys(COLUMNS) | {"method": "m", "max_queries": 10, "refused": None, "n_predict": 5, "seconds": 1.0}
     rows = [{**row, "seed": seed, "accuracy": a, "n_queries": 8 + seed} for seed, a in enumerate([0.5, 0.9, 0.7])]
