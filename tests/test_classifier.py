@@ -509,11 +509,11 @@ def test_instances_of_the_parts(stripes):
 def test_history_makes_a_table(fitted, stripes):
     table = pd.DataFrame(fitted.history_)
     assert len(table) == fitted.n_iter_
-    assert {"n_iter", "n_queries", "loss", "a", "a_k", "c_k", "estimate_norm", "step_norm"} <= set(table)
+    assert {"n_iter", "n_queries", "loss", "accuracy", "a", "a_k", "c_k", "estimate_norm", "step_norm"} <= set(table)
     assert table["n_queries"].is_monotonic_increasing
     made = (table["n_iter"] - 1) / len(table)  # gains that cost nothing to find fall linearly over the run
     np.testing.assert_allclose(table["a_k"], fitted.a_ * (1 - made))
-    np.testing.assert_allclose(table["c_k"], fitted.c_ * (1 - 0.8 * made))
+    np.testing.assert_allclose(table["c_k"], fitted.c_ * (1 - 0.9 * made))
     table = pd.DataFrame(make_classifier(ToyService(), a=0.02, c=0.1).fit(*stripes).history_)
     np.testing.assert_allclose(table["a_k"], 0.02 / (table["n_iter"] + 1) ** 0.4)
     np.testing.assert_allclose(table["c_k"], 0.1 / table["n_iter"] ** 0.1)

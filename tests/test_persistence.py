@@ -64,7 +64,11 @@ def saved(tmp_path_factory):
     [
         {},
         {"prompter": "coordinator"},
-        {"prompter": Coordinator(ScratchEncoder(), last_layer="random"), "head": None},
+        {
+            "prompter": Coordinator(ScratchEncoder(), last_layer="random"),
+            "head": None,
+            "optimizer": blackvip.Subspace(blackvip.SPSA(a=0.01, c=0.1), n_dims=8),
+        },
         {"prompter": "coordinator", "encoder": TimmEncoder("test_resnet.r160_in1k", pretrained=False)},
         {"head": "calibrated", "class_weight": {0: 1.0, 1: 2.0}, "optimizer": "spsa"},
         {"guard": True, "max_queries": 1200, "warm_start": True},
