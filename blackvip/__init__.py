@@ -1,5 +1,6 @@
 """Black-box visual prompting: adapt a vision service to a domain from its scores alone."""
 
+from . import datasets as datasets
 from .ares import AReSClassifier
 from .classifier import BlackVIPClassifier
 from .comparison import Comparison, compare
@@ -8,6 +9,8 @@ from .exceptions import (
     BlackVIPError,
     BudgetError,
     ClassPromptError,
+    DatasetError,
+    DatasetIncompleteWarning,
     FitInterruptedWarning,
     ImageError,
     ImagesResizedWarning,
@@ -49,6 +52,8 @@ __all__ = [
     "Comparison",
     "Coordinator",
     "CostPlan",
+    "DatasetError",
+    "DatasetIncompleteWarning",
     "FitInterruptedWarning",
     "FusedHead",
     "GradientEncoder",
