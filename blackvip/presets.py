@@ -302,8 +302,8 @@ def bar(
         The step size at the start, and with "rgf" at the end.
     c : float or "auto", default=0.01
         The smoothing: how far candidates are from the parameters. The published one moves each pixel of a 224-px image
-        by less than a hundredth of an 8-bit level, which only services that take tensors can see. "auto", with "rgf"
-        and for services that get 8 bits: by one level (root mean square), with a `c` of some 6.
+        by less than a hundredth of an 8-bit level, so that services which do not take tensors see little of it. "auto",
+        for them and with "rgf": by one level (root mean square), with a `c` of some 6.
     inner : float, default=64
         Side of the copy of the image, in pixels of a 224-px image. The paper has 64; its published scripts for the
         transfer data sets and Loc have 194.

@@ -176,7 +176,7 @@ def test_the_step_size_of_bar_falls_until_the_budget_ends():
     assert clf.get_params()["optimizer"].n_steps == "auto"
 
 
-def test_bar_as_published_is_not_seen_through_8_bits():
+def test_bar_as_published_is_hardly_seen_through_8_bits():
     """A direction of length 0.01 in 180 parameters moves a pixel by a twentieth of a level."""
     X, y = make_stripes(n=8)
     service = ToyService()
