@@ -178,7 +178,7 @@ def draw_plot(rows, path):
         for control, style in zip(CONTROLS, (":", "--", "-.", "-")):
             if first:
                 axis.axhline(np.mean([row[control] for row in first]), color="grey", ls=style, lw=1, label=control)
-        axis.set(title=name, xscale="log")
+        axis.set(title=name, xscale="log", xlim=(600, 100_000))
     for axis in list(axes.flat)[len(names) :]:
         axis.axis("off")
     for axis in axes[-1]:
