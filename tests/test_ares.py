@@ -147,18 +147,21 @@ def test_encoders_without_a_slope_are_refused(service, stripes):
     "encoder", [PCAEncoder(20), GradientEncoder(), TimmEncoder("test_resnet.r160_in1k", pretrained=False)]
 )
 def test_features_with_a_slope_are_those_of_the_encoder(encoder):
-    pixels = torch.rand(6, 3, 20, 20)
+    random = torch.Generator().manual_seed(0)
+    pixels = 0.2 + 0.6 * torch.rand(6, 3, 20, 20, generator=random)  # bicubic resizing clips nothing of it
     encoder.fit_pixels(pixels)
     features = features_of(encoder)(pixels.clone().requires_grad_())
     np.testing.assert_allclose(features.detach().double(), encoder.encode(pixels).double(), atol=2e-5)
     # The slope is the difference quotient in some direction.
-    x, direction = pixels[:1].double().requires_grad_(), torch.randn(1, 3, 20, 20).double()
-    weights = torch.randn(features.shape[1]).double()
+    x, direction = pixels[:1].double().requires_grad_(), torch.randn(1, 3, 20, 20, generator=random).double()
+    weights = torch.randn(features.shape[1], generator=random).double()
     (slope,) = torch.autograd.grad(features_of(encoder)(x)[0] @ weights, [x])
     step = 1e-3 if isinstance(encoder, TimmEncoder) else 1e-6
     ahead, behind = (features_of(encoder)(x.detach() + sign * step * direction)[0] @ weights for sign in (1, -1))
     quotient = (ahead - behind).item() / (2 * step)
-    assert (slope * direction).sum().item() == pytest.approx(quotient, rel=0.05, abs=1e-3)
+    assert (slope * direction).sum().item() == pytest.approx(
+        quotient, rel=0.15 if isinstance(encoder, TimmEncoder) else 0.01, abs=1e-3
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 30), (9, 5), (70, 130)])
