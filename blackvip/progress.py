@@ -6,7 +6,6 @@ from collections import deque
 from typing import Any
 
 import numpy as np
-
 from tqdm.auto import tqdm
 
 __all__ = ["ProgressBar"]
