@@ -136,7 +136,7 @@ def write_tables(rows, path):
         "",
         "## With a prompt",
         "",
-        "White-box: the same basis, by Adam through the network. Where it has 0.099 it washes every image out, and from",
+        "White-box: the same basis, by Adam through the network. Where it has 0.099 it washes all images out, and from",
         "there gradients lead nowhere; it is no ceiling then.",
         "",
         "| task | method | budget | billed | seeds | prompt alone | all |",
