@@ -20,13 +20,13 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
+from .baselines import asked
 from .encoders import Encoder, PCAEncoder, TrainableEncoder, make_encoder
 from .exceptions import BudgetError
-from .images import Images
 from .labels import check_labels, class_indices
 from .prompts import make_class_prompts
 from .reading import ReadsImages, pixel_batches
-from .scorers import Ledger, ScoreFormat
+from .scorers import ScoreFormat
 from .scorers.label_weights import bayesian_weights, label_counts
 from .slopes import features_of
 
@@ -257,7 +257,7 @@ class AReSClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
         random = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
         pixels = self.image_format_.pixels(images[:])
         self.encoder_ = encoder.fit_pixels(pixels)
-        log_scores, ledger = self._asked(images, None)
+        log_scores, ledger = asked(self, self.class_prompts_, images, None)
         score_format = ledger.score_format or ScoreFormat("logits")
         self.score_type_, self._floor, self.n_queries_ = score_format.score_type, score_format.floor, ledger.n_queries
         self._prime(pixels, softmax(log_scores, axis=1), random)
@@ -301,7 +301,7 @@ class AReSClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
             outputs = [self._outputs(pixels.double(), program) for pixels in pixel_batches(self.image_format_, images)]
         found = {"local": log_softmax(torch.cat(outputs).numpy() @ self.mapping_, axis=1)}
         if "both" in names:
-            service, _ = self._asked(images, ScoreFormat(self.score_type_, self._floor))
+            service, _ = asked(self, self.class_prompts_, images, ScoreFormat(self.score_type_, self._floor))
             found["both"] = log_softmax(found["local"] + log_softmax(service, axis=1), axis=1)
         return {name: found[name] for name in names}
 
@@ -335,20 +335,6 @@ class AReSClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
         """
         best = self.predict_log_proba(X).argmax(axis=1)
         return self.classes_[best]
-
-    def _asked(self, images: Images, score_format: ScoreFormat | None) -> tuple[np.ndarray, Ledger]:
-        """Log scores of images as they are, and the ledger that paid for them."""
-        ledger = Ledger(
-            self.score_fn,
-            self.class_prompts_,
-            max_queries=len(images),
-            images_per_call=self.images_per_call,
-            score_type=self.score_type,
-            score_format=score_format,
-        )
-        with ledger:
-            batches = pixel_batches(self.image_format_, images)
-            return np.concatenate([ledger.log_scores(ledger.as_sent(pixels)) for pixels in batches]), ledger
 
     def _prime(self, pixels: torch.Tensor, teacher: np.ndarray, random: np.random.Generator) -> None:
         """The first stage: a linear head on the local features learns the service's probabilities."""

@@ -164,14 +164,15 @@ class LabelMappedService(_Baseline, ClassifierMixin, BaseEstimator):
         else:
             self._labels = self.class_prompts_
             scorer = LabelMappedScorer(self.score_fn, self._labels, self.mapping, text_weight=0.0)
-        log_scores, ledger = self._asked(images, None)
+        log_scores, ledger = asked(self, self._labels, images, None)
         self._format, self.n_queries_ = ledger.score_format, ledger.n_queries
         self.mapping_ = scorer.fit_labels(log_scores, index, self.class_prompts_)
         return self
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Logarithms of the class probabilities (n_images, n_classes); bills one image each."""
-        return log_softmax(self.mapping_.log_scores(self._asked(self._open_images(X), self._format)[0]), axis=1)
+        log_scores, _ = asked(self, self._labels, self._open_images(X), self._format)
+        return log_softmax(self.mapping_.log_scores(log_scores), axis=1)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities (n_images, n_classes); bills one image each."""
@@ -182,16 +183,19 @@ class LabelMappedService(_Baseline, ClassifierMixin, BaseEstimator):
         best = self.predict_log_proba(X).argmax(axis=1)
         return self.classes_[best]
 
-    def _asked(self, images: Images, score_format: ScoreFormat | None) -> tuple[np.ndarray, Ledger]:
-        """Log scores (n_images, n_labels) of images as they are, and the ledger that paid for them."""
-        ledger = Ledger(
-            self.score_fn,
-            self._labels,
-            max_queries=len(images),
-            images_per_call=self.images_per_call,
-            score_type=self.score_type,
-            score_format=score_format,
-        )
-        with ledger:
-            batches = pixel_batches(self.image_format_, images)
-            return np.concatenate([ledger.log_scores(ledger.as_sent(pixels)) for pixels in batches]), ledger
+
+def asked(
+    estimator: Any, class_prompts: Sequence[str], images: Images, score_format: ScoreFormat | None
+) -> tuple[np.ndarray, Ledger]:
+    """Log scores (n_images, n_class_prompts) of images as they are, by an estimator's service, and the ledger."""
+    ledger = Ledger(
+        estimator.score_fn,
+        class_prompts,
+        max_queries=len(images),
+        images_per_call=estimator.images_per_call,
+        score_type=estimator.score_type,
+        score_format=score_format,
+    )
+    with ledger:
+        batches = pixel_batches(estimator.image_format_, images)
+        return np.concatenate([ledger.log_scores(ledger.as_sent(pixels)) for pixels in batches]), ledger
