@@ -8,6 +8,8 @@ LOWEST_READY := $(LOWEST)/.ready
 # A server that tests of services over HTTP start. It wants other releases than ours, and not every Python has it.
 MLSERVER := $(VENV)/mlserver
 MLSERVER_READY := $(MLSERVER)/.ready
+# A process for each core, each with one thread; a file's tests, which share servers and readers, stay together.
+PYTEST = OMP_NUM_THREADS=1 $(1) -m pytest -n logical --dist loadfile $(ARGS)
 
 .PHONY: demo test test-fast test-lowest lint benchmarks clean
 
@@ -15,14 +17,14 @@ demo: $(READY)
 	$(RUN) examples/form_digits.py $(ARGS)
 
 test: $(READY) $(MLSERVER_READY)
-	$(RUN) -m pytest $(ARGS)
+	$(call PYTEST,$(RUN))
 
 test-fast: $(READY)
-	$(RUN) -m pytest -m "not slow" $(ARGS)
+	$(call PYTEST,$(RUN)) -m "not slow"
 
 # The same tests with every core dependency at its lower bound in setup.cfg; `test` has the newest of each.
 test-lowest: $(LOWEST_READY) $(MLSERVER_READY)
-	$(LOWEST)/bin/python -m pytest $(ARGS)
+	$(call PYTEST,$(LOWEST)/bin/python)
 
 lint: $(READY)
 	$(RUN) -m ruff check .
