@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from conftest import ToyService, make_stripes
+from conftest import RowReader, ToyService, make_stripes
 from scipy.special import log_softmax, softmax
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -15,13 +15,7 @@ from blackvip.ares import _reprogrammed
 from blackvip.slopes import features_of
 
 
-def row_reader(images, class_prompts):
-    columns = images.mean(axis=(1, 3)) / 255
-    weights = np.cos(np.outer(np.arange(columns.shape[1]) + 1, np.arange(len(class_prompts)) + 1))
-    return 10 * columns @ weights
-
-
-@parametrize_with_checks([AReSClassifier(row_reader, "{}", local_encoder="pca", epochs=2, random_state=0)])
+@parametrize_with_checks([AReSClassifier(RowReader(), "{}", local_encoder="pca", epochs=2, random_state=0)])
 def test_scikit_learn(estimator, check):
     check(estimator)
 
@@ -128,8 +122,9 @@ def test_global_generators_are_left_alone(service, stripes):
 
 
 def test_clone_shares_the_service_and_pickles(stripes):
-    clf = AReSClassifier(row_reader, "{}", local_encoder="pca", epochs=1, random_state=0)
-    assert clone(clf).score_fn is row_reader
+    reader = RowReader()
+    clf = AReSClassifier(reader, "{}", local_encoder="pca", epochs=1, random_state=0)
+    assert clone(clf).score_fn is reader
     fitted = clf.fit(*stripes)
     same = pickle.loads(pickle.dumps(fitted))
     assert np.array_equal(same.predict_log_proba(stripes[0]), fitted.predict_log_proba(stripes[0]))

@@ -1,7 +1,7 @@
 """scikit-learn's common checks on every public estimator, with a service that reads numbers off a row of pixels."""
 
-import numpy as np
 import pytest
+from conftest import RowReader
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -26,14 +26,6 @@ from blackvip import (
     TimmEncoder,
 )
 
-
-def row_reader(images, class_prompts):
-    """Scores that are different sums of an image's columns: enough to tell classes apart with a head."""
-    columns = images.mean(axis=(1, 3)) / 255
-    weights = np.cos(np.outer(np.arange(columns.shape[1]) + 1, np.arange(len(class_prompts)) + 1))
-    return 10 * columns @ weights
-
-
 #: Checks that fail, each with its reason, by the class of the estimator.
 EXPECTED_FAILURES = {
     "BlackVIPClassifier": {
@@ -44,7 +36,7 @@ EXPECTED_FAILURES = {
     },
 }
 
-CLASSIFIER = BlackVIPClassifier(row_reader, "{}", max_queries=2_000, n_directions=2, random_state=0)
+CLASSIFIER = BlackVIPClassifier(RowReader(), "{}", max_queries=2_000, n_directions=2, random_state=0)
 ESTIMATORS = [
     CLASSIFIER,
     BlackVIPPrompter(CLASSIFIER),

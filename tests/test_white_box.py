@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import RowReader
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -26,18 +27,6 @@ class StripeReader(torch.nn.Module):
         scores = torch.stack([stripe.mean(dim=(1, 2)) for stripe in stripes], dim=1)
         glare = torch.nn.functional.pad(self.glare * grey.mean(dim=(1, 2))[:, None], (0, self.n_classes - 1))
         return self.gain * (scores + glare)
-
-
-class RowReader:
-    """A service that tells any number of classes apart by sums of an image's columns."""
-
-    def differentiable(self, class_prompts):
-        def logits(pixels):
-            columns = pixels.mean(dim=(1, 2))
-            numbers = torch.outer(torch.arange(columns.shape[1]) + 1, torch.arange(len(class_prompts)) + 1)
-            return 10 * columns @ torch.cos(numbers.float())
-
-        return logits
 
 
 @parametrize_with_checks(
