@@ -54,8 +54,8 @@ def families(d, n_evaluations):
     }
 
 
-def final_loss(optimizer, function, start, noise, n_evaluations, seed):
-    """Loss without noise at the end of a run; infinite if it went astray."""
+def loss_curve(optimizer, function, start, noise, n_evaluations, seed):
+    """Loss without noise after each step of a run, which ends early, with infinity, if it goes astray."""
     rng = np.random.default_rng(seed)
     optimizer.start(start, rng)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -63,13 +63,20 @@ def final_loss(optimizer, function, start, noise, n_evaluations, seed):
             candidates = optimizer.ask()
             optimizer.tell(function(candidates) + noise * rng.normal(size=len(candidates)))
             if not np.abs(optimizer.w).max() < 1e6:
-                return np.inf
-        return function(optimizer.w)
+                yield np.inf
+                return
+            yield function(optimizer.w)
+
+
+def final_loss(*problem, seed):
+    """Loss without noise at the end of a run; infinite if it went astray."""
+    *_, loss = loss_curve(*problem, seed)
+    return loss
 
 
 def best_of(optimizers, *problem, seeds):
     """The optimizer with the lowest mean final loss."""
-    return min(optimizers, key=lambda optimizer: np.mean([final_loss(optimizer, *problem, seed) for seed in seeds]))
+    return min(optimizers, key=lambda one: np.mean([final_loss(one, *problem, seed=seed) for seed in seeds]))
 
 
 def settings(optimizer):
@@ -93,7 +100,7 @@ def main():
         print(f"\n{name} in {d} dimensions, noise {noise} of {function(start):.1f} at the start")
         for family, optimizers in families(d, args.evaluations).items():
             best = best_of(optimizers, *problem, seeds=tuning)
-            losses = np.array([final_loss(best, *problem, seed) for seed in testing])
+            losses = np.array([final_loss(best, *problem, seed=seed) for seed in testing])
             spread = f"({losses.min():.4f} to {losses.max():.4f})"
             print(f"  {family:20s} {losses.mean():9.4f}  {spread:24s} {settings(best)}", flush=True)
 

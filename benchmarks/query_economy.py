@@ -20,11 +20,11 @@ import numpy as np
 import services
 import torch
 import torch.nn.functional as F
+from reports import DOCS, cell, read_lines
 
 from blackvip import CMAES, BlackVIPClassifier, PromptBasis, PromptNotUsedWarning, presets
 from blackvip.images import to_uint8
 
-DOCS = pathlib.Path(__file__).parents[1] / "docs"
 CONTROLS = ("zero_shot", "calibrated_zero_shot", "local_probe", "fused_zero_shot")
 METHODS = {
     "default": {},
@@ -83,7 +83,7 @@ def white_box(task, seed, split):
 
 def run(args, path):
     """All runs that were asked for and are not in the file yet."""
-    known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    known = read_lines(path)
     keys = ("task", "method", "queries", "seed", "split")
     done = {tuple(row[key] for key in keys) for row in known}
     makers = services.tasks()
@@ -106,10 +106,6 @@ def run(args, path):
                     with path.open("a") as file:
                         print(json.dumps({**key, **found}), file=file, flush=True)
                     print(json.dumps({**key, **found}), flush=True)
-
-
-def cell(values):
-    return f"{np.mean(values):.3f} ({np.min(values):.3f}-{np.max(values):.3f})" if len(values) else ""
 
 
 def write_tables(rows, path):
@@ -203,7 +199,7 @@ def main():
     torch.set_num_threads(1)
     run(args, args.results)
     if args.split == "test":
-        rows = [json.loads(line) for line in args.results.read_text().splitlines()]
+        rows = read_lines(args.results)
         write_tables(rows, DOCS / "query_economy.md")
         draw_plot(rows, DOCS / "query_economy.png")
 
