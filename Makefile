@@ -11,7 +11,7 @@ MLSERVER_READY := $(MLSERVER)/.ready
 # A process for each core, each with one thread; a file's tests, which share servers and readers, stay together.
 PYTEST = OMP_NUM_THREADS=1 $(1) -m pytest -n logical --dist loadfile $(ARGS)
 
-.PHONY: demo test test-fast test-lowest lint benchmarks clean
+.PHONY: demo test test-fast test-lowest lint docs dist benchmarks clean
 
 demo: $(READY)
 	$(RUN) examples/form_digits.py $(ARGS)
@@ -30,6 +30,14 @@ lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+# Every warning is an error, and is shown before make stops. Examples that have not changed are not run again.
+docs: $(READY)
+	OMP_NUM_THREADS=1 $(RUN) -m sphinx --builder html --fail-on-warning --keep-going docs docs/_build/html $(ARGS)
+
+# Into dist/, once the wheel has passed the sdist's tests.
+dist: $(READY)
+	OMP_NUM_THREADS=1 $(RUN) tools/check_dist.py --keep dist $(ARGS)
 
 benchmarks: $(READY)
 	$(RUN) benchmarks/optimizers.py
@@ -60,4 +68,4 @@ $(MLSERVER_READY):
 	@touch $(MLSERVER_READY)
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) build dist docs/_build docs/auto_examples docs/api/blackvip*.rst *.egg-info .pytest_cache .ruff_cache

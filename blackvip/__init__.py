@@ -31,6 +31,7 @@ from .planning import CostPlan
 from .prompters import Coordinator, PromptBasis
 from .scorers import CachedScorer, SharedBudget
 from .transformer import BlackVIPPrompter
+from .versions import show_versions
 from .white_box import WhiteBoxClassifier
 
 __version__ = "0.1.0"
@@ -77,4 +78,5 @@ __all__ = [
     "compare",
     "load",
     "search_cost",
+    "show_versions",
 ]

@@ -26,7 +26,7 @@ class Documented:
     """Mixin of estimators that link to their place in the documentation."""
 
     _doc_link_module = "blackvip"
-    _doc_link_template = "{url}api.html#blackvip.{name}"
+    _doc_link_template = "{url}api/blackvip.{name}.html"
 
     def _doc_link_url_param_generator(self) -> dict[str, str]:
         return {"url": documentation_url(), "name": type(self).__name__}

@@ -310,7 +310,7 @@ def test_notebook_diagram_and_documentation_link(stripes):
     for part in ("BlackVIPClassifier", "Coordinator", "service: ToyService", "softmax", "max_queries"):
         assert part in html
     assert documentation_url().startswith("https://")
-    assert f"{documentation_url()}api.html#blackvip.BlackVIPClassifier" in html
+    assert f"{documentation_url()}api/blackvip.BlackVIPClassifier.html" in html
     assert "BlackVIPPrompter" in make_pipeline(BlackVIPPrompter(clf), "passthrough")._repr_html_()
     assert "fitted" in clf.fit(*stripes)._repr_html_()
 

@@ -22,6 +22,7 @@ from .splits import SPLIT_SEED, Item, Parts, split_validation
 
 __all__ = ["COLOURS", "DigitsDataSet", "make_biased", "make_loc", "read_digits"]
 
+#: The ten colours of Biased-MNIST, by digit: uint8 array of shape (10, 3), RGB.
 COLOURS = np.array(
     [
         [255, 0, 0],

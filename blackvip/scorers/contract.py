@@ -37,6 +37,7 @@ from ..exceptions import ScoreError
 
 __all__ = ["ScoreFunction", "check_anything_given", "check_rate", "check_scores"]
 
+#: Images (n, height, width, 3), uint8, and class prompts to scores (n, n_classes), higher is better.
 ScoreFunction = Callable[[np.ndarray, list[str]], Any]
 
 
