@@ -3,27 +3,32 @@
 Every layer of BlackVIP's decoder is a transposed convolution with kernel and stride 2, a 1x1 convolution,
 or acts on single values. None of them mixes neighbouring positions, so a stage is one matrix product
 C_in -> 4 C_out for each position, and p perturbed decoders are p of them: one batched product. Positions
-stay in the order in which they are split (each position's four children side by side) until the last
-permutation puts them where they belong in the picture.
+stay in the order in which they are split (each position's four children side by side) until two stages are left.
+
+What costs time on a CPU is memory, not arithmetic. BatchNorm needs the mean and variance of a stage's output, which
+follow from the mean and covariance of its input, four times fewer numbers; so it becomes part of the product. The last
+two stages, which make most of the numbers, go from block to block of images without ever being held whole.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-__all__ = ["CELLS", "MAX_STAGES", "Decoder", "fit_to_image", "n_stages_for", "pooled_moments", "split_moments"]
+__all__ = ["CELLS", "MAX_STAGES", "Decoder", "fit_to_image", "n_stages_for", "split_moments"]
 
 CELLS = 7  #: The decoder starts from CELLS x CELLS positions.
 MAX_STAGES = 5  #: and doubles them this often at most: 7 -> 224 pixels.
 _WIDTHS = (64, 32, 32, 16)  # channels behind the paper's first four stages; the last one has 3
 _EPS = 1e-5  # BatchNorm's
-_CACHE_BYTES = 32 * 2**20  # activations of one chunk of candidates; measured at 224 px in benchmarks/decoder.py
+_HELD_BYTES = 8 * 2**20  # of the activations that are held between the stages: that many candidates at a time
+_BLOCK_BYTES = 2 * 2**20  # of the activations that are worked on together: those of a core's own cache
 
 
 def n_stages_for(height: int, width: int) -> int:
@@ -42,18 +47,6 @@ def fit_to_image(pictures: torch.Tensor, height: int, width: int) -> torch.Tenso
     return pictures[..., top : top + height, left : left + width]
 
 
-def pooled_moments(parts: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Mean and biased variance over all rows of all parts (rows, width), in double precision: (2 * width,)."""
-    count, total, square = 0, torch.zeros(()), torch.zeros(())
-    for part in parts:
-        part = part.double()
-        count += len(part)
-        total = total + part.sum(0)
-        square = square + part.square().sum(0)
-    mean = total / count
-    return torch.cat([mean, (square / count - mean.square()).clamp(min=0)])
-
-
 def split_moments(statistics: torch.Tensor, widths: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """(mean, variance) of each stage, whose width is given, from the vector in which they stand one after another."""
     parts = statistics.split([width for width in widths for _ in range(2)])
@@ -67,6 +60,16 @@ class Layer(NamedTuple):
     shape: tuple[int, ...]
     bound: float | None
     constant: float = 0.0
+
+
+Moments = Sequence[tuple[torch.Tensor, torch.Tensor]]  # mean and variance of each stage
+
+
+class Product(NamedTuple):
+    """A stage as one product for each position, from c channels to those of its four children."""
+
+    matrix: torch.Tensor  # (p, c, 4 c')
+    offset: torch.Tensor  # (p, 1, 4 c')
 
 
 class Decoder:
@@ -158,15 +161,13 @@ class Decoder:
         prompts : tensor of shape (p, n, 3, side, side), not bounded
         """
         p, n = cells.shape[:2]
-        # Many 224-px decoders at once are slower on a CPU than one after another: memory traffic.
-        chunk = max(1, _CACHE_BYTES // (n * self._bytes_per_image(cells.element_size())))
-        if p > chunk:
-            parts = zip(parameters.split(chunk), cells.split(chunk))
-            return torch.cat([self(w, part, statistics) for w, part in parts])
-        pieces = self._pieces(parameters)
-        h = self._normalised_stages(self._nested(cells), pieces, statistics, self.n_stages - 1)
-        last = pieces["last"].permute(0, 1, 3, 2).reshape(p, h.shape[-1], -1)
-        return self._picture(h @ last, p, n)
+        pictures = cells.new_empty(p, n, 3, self.side, self.side)
+        held = n * (CELLS * 2**self._n_held) ** 2 * (self.n_channels, *self.widths)[self._n_held]
+        n_at_once = max(1, _HELD_BYTES // max(1, held * cells.element_size()))
+        for first in range(0, p, n_at_once):
+            some = slice(first, first + n_at_once)
+            self._draw(pictures[some], parameters[some], cells[some], statistics)
+        return pictures
 
     @property
     def n_statistics(self) -> int:
@@ -189,23 +190,50 @@ class Decoder:
         pieces = self._pieces(parameters[None])
         statistics = parameters.new_empty(0)
         for stage in range(self.n_stages - 1):
-            halfway = (
-                self._stage(self._normalised_stages(self._nested(cells), pieces, statistics, stage), pieces, stage)
-                for cells in batches()
-            )
-            statistics = torch.cat([statistics, pooled_moments(h[0] for h in halfway).to(parameters.dtype)])
+            known = split_moments(statistics, self.widths[:stage])
+            inputs = (self._activations(_nested(cells), pieces, known, stage) for cells in batches())
+            mean, variance = _output_moments(*_pooled(inputs), self._matrix(pieces, stage))
+            statistics = torch.cat([statistics, mean.flatten(), variance.flatten()]).to(parameters.dtype)
         return statistics
 
-    def _normalised_stages(
-        self, h: torch.Tensor, pieces: dict[str, torch.Tensor], statistics: torch.Tensor | None, n_stages: int
+    @property
+    def _n_held(self) -> int:
+        """Stages whose output is held whole: all but the last two."""
+        return max(0, self.n_stages - 2)
+
+    def _draw(
+        self, pictures: torch.Tensor, parameters: torch.Tensor, cells: torch.Tensor, statistics: torch.Tensor | None
+    ) -> None:
+        """Fill in the pictures (p, n, 3, side, side) of a few candidates."""
+        pieces = self._pieces(parameters)
+        known = None if statistics is None else split_moments(statistics, self.widths[:-1])
+        h = self._activations(_nested(cells), pieces, known, self._n_held)
+        products = [self._product(h, pieces, known, stage) for stage in range(self._n_held, self.n_stages - 1)]
+        last = pieces["last"].permute(0, 1, 3, 2).flatten(2)
+        products.append(Product(last, last.new_zeros(len(last), 1, last.shape[2])))
+        _draw_in_blocks(pictures.flatten(0, 1), _in_rows(h, cells.shape[1]), products)
+
+    def _activations(
+        self, h: torch.Tensor, pieces: dict[str, torch.Tensor], known: Moments | None, n_stages: int
     ) -> torch.Tensor:
-        """The first `n_stages` stages, with BatchNorm and GELU after each."""
-        given = None if statistics is None else split_moments(statistics, self.widths[:n_stages])
+        """The output (p, positions, c') of the first `n_stages` stages, each with BatchNorm and GELU."""
         for stage in range(n_stages):
-            h = self._stage(h, pieces, stage)
-            mean, variance = self._moments(h) if given is None else given[stage]
-            h = self._normalised(h, pieces, stage, mean, variance)
+            matrix, offset = self._product(h, pieces, known, stage)
+            h = F.gelu(torch.baddbmm(offset, h, matrix)).view(len(h), -1, self.widths[stage])
         return h
+
+    def _product(self, h: torch.Tensor, pieces: dict[str, torch.Tensor], known: Moments | None, stage: int) -> Product:
+        """A stage whose input is `h`, with BatchNorm in it."""
+        matrix, offset = product = self._matrix(pieces, stage)
+        if known is None:
+            n_rows = max(1, _BLOCK_BYTES // (h[:, :1].numel() * h.element_size()))
+            mean, variance = _output_moments(*_pooled(h.split(n_rows, dim=1)), product)
+        else:
+            mean, variance = known[stage]
+        slope = pieces[f"{stage}.gain"][:, None] * torch.rsqrt(variance + _EPS).to(h.dtype)
+        shift = pieces[f"{stage}.shift"][:, None] - mean.to(h.dtype) * slope
+        slope, shift = slope.repeat(1, 1, 4), shift.repeat(1, 1, 4)
+        return Product(matrix * slope, torch.addcmul(shift, offset, slope))
 
     def _pieces(self, parameters: torch.Tensor) -> dict[str, torch.Tensor]:
         """The named parameter tensors, each with the candidates first."""
@@ -213,42 +241,71 @@ class Decoder:
         return {layer.name: part.reshape(-1, *layer.shape) for layer, part in zip(self.layers, parts)}
 
     @staticmethod
-    def _nested(cells: torch.Tensor) -> torch.Tensor:
-        p, n, channels, _ = cells.shape
-        return cells.transpose(2, 3).reshape(p, n * CELLS**2, channels)
-
-    def _stage(self, h: torch.Tensor, pieces: dict[str, torch.Tensor], stage: int) -> torch.Tensor:
-        """Transposed convolution and 1x1 convolution as one product: (p, positions, c) -> (p, 4 positions, c')."""
-        p, n_in = h.shape[0], h.shape[2]
+    def _matrix(pieces: dict[str, torch.Tensor], stage: int) -> Product:
+        """Transposed convolution and 1x1 convolution of a stage."""
         deconv, bias, mix = (pieces[f"{stage}.{name}"] for name in ("deconv", "bias", "mix"))
-        n_out = mix.shape[2]
+        p, _, n_out = mix.shape
         grouped = mix.view(p, deconv.shape[1], deconv.shape[3], n_out)
-        matrix = torch.einsum("pgimq,pgmo->pgiqo", deconv, grouped).reshape(p, n_in, 4 * n_out)
-        offset = (bias[:, None] @ mix).repeat(1, 1, 4)
-        return torch.baddbmm(offset, h, matrix).view(p, -1, n_out)
+        matrix = torch.einsum("pgimq,pgmo->pgiqo", deconv, grouped).reshape(p, -1, 4 * n_out)
+        return Product(matrix, (bias[:, None] @ mix).repeat(1, 1, 4))
 
-    @staticmethod
-    def _moments(h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        variance, mean = torch.var_mean(h, dim=1, keepdim=True, correction=0)
-        return mean, variance
 
-    @staticmethod
-    def _normalised(
-        h: torch.Tensor, pieces: dict[str, torch.Tensor], stage: int, mean: torch.Tensor, variance: torch.Tensor
-    ) -> torch.Tensor:
-        """BatchNorm and GELU."""
-        slope = pieces[f"{stage}.gain"][:, None] * torch.rsqrt(variance + _EPS)
-        return F.gelu(torch.addcmul(pieces[f"{stage}.shift"][:, None] - mean * slope, h, slope))
+def _nested(cells: torch.Tensor) -> torch.Tensor:
+    """(p, n, c, 49) -> (p, positions, c)."""
+    return cells.transpose(2, 3).flatten(1, 2)
 
-    def _picture(self, h: torch.Tensor, p: int, n: int) -> torch.Tensor:
-        """(p, positions in nested order, 4 x 3) -> (p, n, 3, side, side)."""
-        s = self.n_stages
-        h = h.view(p, n, CELLS, CELLS, *(2, 2) * s, 3)
-        rows, columns = range(4, 4 + 2 * s, 2), range(5, 4 + 2 * s, 2)
-        h = h.permute(0, 1, 4 + 2 * s, 2, *rows, 3, *columns)
-        return h.reshape(p, n, 3, self.side, self.side)
 
-    def _bytes_per_image(self, itemsize: int) -> int:
-        # The widest pair of neighbouring activations, of the last two stages.
-        positions = (CELLS * 2 ** (self.n_stages - 1)) ** 2
-        return positions * (4 * self.widths[-1] + 2 * (self.widths[-2] if self.n_stages > 1 else 0)) * itemsize
+def _in_rows(h: torch.Tensor, n: int) -> torch.Tensor:
+    """(p, positions of n images in nested order, c) -> (p, n, positions row after row, c)."""
+    p, n_positions, channels = h.shape
+    n_splits = int(math.log2(n_positions // (n * CELLS**2))) // 2
+    h = h.view(p, n, CELLS, CELLS, *(2, 2) * n_splits, channels)
+    rows, columns = range(4, 4 + 2 * n_splits, 2), range(5, 5 + 2 * n_splits, 2)
+    return h.permute(0, 1, 2, *rows, 3, *columns, -1).reshape(p, n, -1, channels)
+
+
+def _draw_in_blocks(pictures: torch.Tensor, h: torch.Tensor, products: Sequence[Product]) -> None:
+    """The last stages: fill in pictures (p n, 3, side, side), a few at a time, from h (p, n, positions, c)."""
+    n, n_positions = h.shape[1:3]
+    rows, halves = math.isqrt(n_positions), (2,) * len(products)
+    h = h.flatten(0, 1)
+    pictures = pictures.view(len(h), 3, rows, *halves, rows, *halves)
+    matrices, offsets = ([w.mT[:, None].repeat_interleave(n, dim=0) for w in weights] for weights in zip(*products))
+    widest = max(n_positions * 4**index * matrix.shape[2] for index, matrix in enumerate(matrices))
+    n_at_once = max(1, _BLOCK_BYTES // (widest * h.element_size()))
+    in_rows = (0, -3, -2, *range(1, 2 * len(halves), 2), -1, *range(2, 2 * len(halves) + 1, 2))
+    for first in range(0, len(h), n_at_once):
+        some = slice(first, first + n_at_once)
+        x = h[some].mT[:, None]
+        for index, (matrix, offset) in enumerate(zip(matrices, offsets)):
+            x = F.gelu(x) if index else x
+            x = (matrix[some] @ x).add_(offset[some]).view(len(x), 4 ** (index + 1), -1, n_positions)
+        x = x.view(len(x), *halves, *halves, 3, rows, rows).permute(in_rows)
+        for columns in itertools.product((0, 1), repeat=len(halves)):  # several times faster than all in one copy
+            at: tuple[Any, ...] = (..., *columns)
+            pictures[some][at] = x[at]
+
+
+def _pooled(parts: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (p, 1, c) and covariance (p, c, c) over all rows of all parts (p, rows, c), in double precision."""
+    count, total, scatter = 0, torch.zeros(()), torch.zeros(())
+    for part in parts:
+        centre = part.mean(dim=1, keepdim=True)  # single precision is enough around it
+        centred = part - centre
+        centre = centre.double()
+        count += part.shape[1]
+        total = total + part.shape[1] * centre
+        scatter = scatter + (centred.mT @ centred).double() + part.shape[1] * centre.mT @ centre
+    mean = total / count
+    return mean, scatter / count - mean.mT @ mean
+
+
+def _output_moments(
+    mean: torch.Tensor, covariance: torch.Tensor, product: Product
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance (p, 1, c') of what a product makes of an input with this mean and covariance."""
+    matrix = product.matrix.double()
+    of_children = (mean @ matrix + product.offset).unflatten(2, (4, -1))
+    spread = (matrix * (covariance @ matrix)).sum(dim=1, keepdim=True).unflatten(2, (4, -1))
+    mean = of_children.mean(dim=2)
+    return mean, (spread + (of_children - mean[:, :, None]).square()).mean(dim=2).clamp(min=0)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 
-from .decoder import CELLS, fit_to_image, n_stages_for, pooled_moments, split_moments
+from .decoder import CELLS, fit_to_image, n_stages_for, split_moments
 from .reading import ImageTransformer, pixel_batches
 
 __all__ = ["Encoder", "PCAEncoder", "ScratchEncoder", "TimmEncoder", "TrainableEncoder", "make_encoder"]
@@ -322,7 +322,7 @@ class ScratchEncoder(TrainableEncoder):
                 self._convolved(self._normalised_stages(pieces, images, statistics, stage), pieces, stage)
                 for images in batches()
             )
-            moments = pooled_moments(h.movedim(1, -1).flatten(0, 2) for h in halfway)
+            moments = _pooled_moments(h.movedim(1, -1).flatten(0, 2) for h in halfway)
             statistics = torch.cat([statistics, moments.to(parameters.dtype)])
         return statistics
 
@@ -370,6 +370,18 @@ class ScratchEncoder(TrainableEncoder):
     def _convolved(h: torch.Tensor, pieces: list[torch.Tensor], stage: int) -> torch.Tensor:
         conv, bias, down = pieces[5 * stage : 5 * stage + 3]
         return F.conv2d(F.conv2d(h, conv, bias, padding=1), down, stride=2)
+
+
+def _pooled_moments(parts: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Mean and biased variance over all rows of all parts (rows, width), in double precision: (2 * width,)."""
+    count, total, square = 0, torch.zeros(()), torch.zeros(())
+    for part in parts:
+        part = part.double()
+        count += len(part)
+        total = total + part.sum(0)
+        square = square + part.square().sum(0)
+    mean = total / count
+    return torch.cat([mean, (square / count - mean.square()).clamp(min=0)])
 
 
 def make_encoder(encoder: str | Encoder) -> Encoder:

@@ -72,6 +72,37 @@ def test_equals_torch_layers(n_channels, n_stages, widths, max_groups, groups):
         torch.testing.assert_close(prompt, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_features_that_differ_little_from_image_to_image_are_normalised_as_exactly_as_by_torch():
+    decoder = Decoder(16, 4)
+    rng = np.random.default_rng(3)
+    parameters = torch.tensor(decoder.initial_parameters(rng, "random"))
+    cells = torch.tensor(30 + 0.1 * rng.normal(size=(1, 6, 16, 49)))
+    reference = reference_decoder(16, decoder.widths, 16).double().train()
+    load(reference, decoder, parameters)
+    with torch.no_grad():
+        expected = reference(cells[0].view(6, 16, 7, 7))
+        in_single_precision = reference.float()(cells[0].float().view(6, 16, 7, 7))
+    error_of_torch = (in_single_precision - expected).abs().max()
+    assert (decoder(parameters[None].float(), cells.float())[0] - expected).abs().max() < 3 * error_of_torch
+
+
+def test_gradients_equal_those_of_torch():
+    decoder = Decoder(16, 3)
+    rng = np.random.default_rng(4)
+    parameters = torch.tensor(decoder.initial_parameters(rng, "random"), requires_grad=True)
+    cells = torch.tensor(rng.normal(size=(1, 5, 16, 49)))
+    target = torch.tensor(rng.normal(size=(5, 3, 56, 56)))
+    (gradient,) = torch.autograd.grad((decoder(parameters[None], cells)[0] * target).sum(), parameters)
+    reference = reference_decoder(16, decoder.widths, 16).double().train()
+    load(reference, decoder, parameters)
+    last = reference[-1].weight
+    (expected,) = torch.autograd.grad((reference(cells[0].view(5, 16, 7, 7)) * target).sum(), last)
+    torch.testing.assert_close(gradient[-last.numel() :].view_as(last), expected)
+    first = reference[0].weight
+    (expected,) = torch.autograd.grad((reference(cells[0].view(5, 16, 7, 7)) * target).sum(), first)
+    torch.testing.assert_close(gradient[: first.numel()].view_as(first), expected)
+
+
 def test_paper_size():
     decoder = Decoder(32)
     assert decoder.side == 224
@@ -105,13 +136,14 @@ def test_statistics_equal_those_of_torch_and_free_an_image_of_its_batch():
     torch.testing.assert_close(together, in_batch_mode, atol=1e-9, rtol=0)
 
 
-def test_chunks_of_candidates_change_nothing(monkeypatch):
+def test_chunks_of_candidates_and_blocks_of_images_change_nothing(monkeypatch):
     decoder = Decoder(16, 2)
     rng = np.random.default_rng(2)
     parameters = torch.tensor(np.stack([decoder.initial_parameters(rng, "random") for _ in range(5)]))
     cells = torch.tensor(rng.normal(size=(5, 3, 16, 49)))
     whole = decoder(parameters, cells)
-    monkeypatch.setattr("blackvip.decoder._CACHE_BYTES", 1)
+    monkeypatch.setattr("blackvip.decoder._HELD_BYTES", 1)
+    monkeypatch.setattr("blackvip.decoder._BLOCK_BYTES", 1)
     torch.testing.assert_close(decoder(parameters, cells), whole, atol=1e-12, rtol=0)
 
 
