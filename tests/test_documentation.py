@@ -4,6 +4,7 @@ import collections
 import importlib
 import pathlib
 import re
+import signal
 from urllib.parse import unquote
 
 import pytest
@@ -138,3 +139,38 @@ def test_links_of_notebook_diagrams_are_pages_of_the_reference():
         link = thing._doc_link_template.format(url="", name=thing.__name__)
         assert pathlib.Path(link).suffix == ".html"
         assert link.removeprefix("api/").removesuffix(".html") in in_reference()
+
+
+def test_an_example_that_does_not_end_is_stopped(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS / "_ext"))
+    bounded_time = importlib.import_module("bounded_time")
+    monkeypatch.setattr(bounded_time, "SECONDS", 1)
+    bounded_time.limit({}, "examples/endless.py", "before")
+    try:
+        with pytest.raises(TimeoutError, match="endless"):
+            signal.pause()
+    finally:
+        bounded_time.limit({}, "examples/endless.py", "after")
+    assert signal.alarm(0) == 0  # no clock is left running
+
+
+def test_formulas_become_mathml_or_an_error_that_names_them(tmp_path):
+    sphinx = pytest.importorskip("sphinx.application")
+    pytest.importorskip("myst_parser")
+    (tmp_path / "conf.py").write_text(
+        f"import sys; sys.path.insert(0, {str(DOCS / '_ext')!r})\n"
+        "extensions = ['mathml', 'myst_parser']\nmyst_enable_extensions = ['dollarmath']\n"
+        "html_math_renderer = 'mathml'\nhtml_theme = 'basic'\n"
+    )
+
+    def built(text):
+        (tmp_path / "index.md").write_text(f"# Page\n\n{text}\n")
+        app = sphinx.Sphinx(tmp_path, tmp_path, tmp_path / "html", tmp_path / "trees", "html", status=None)
+        app.build()
+        return (tmp_path / "html" / "index.html").read_text(encoding="utf-8")
+
+    html = built(r"$a_k = a / (k + o)^{\alpha}$")
+    assert "<math" in html
+    assert "<mi>α</mi>" in html
+    with pytest.raises(Exception, match=r"index\.md.*nonsense"):
+        built(r"$\nonsense{a}$")
