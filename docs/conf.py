@@ -11,6 +11,7 @@ import sys
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # an example that finds no weights says so, and waits for no network
+os.environ.setdefault("TQDM_DISABLE", "1")  # a progress bar is no output
 
 import blackvip  # noqa: E402
 
@@ -62,7 +63,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "auto_examples",
     # All are run but those that start other processes, which would start from Sphinx's own main module.
     "filename_pattern": r"/(?!cluster|remote_service)\w+\.py$",
-    "reset_modules": ("bounded_time.limit", "matplotlib"),
+    "reset_modules": ("gallery.limit", "matplotlib"),
     "reset_modules_order": "both",
     "abort_on_example_error": False,
     "only_warn_on_example_error": False,
@@ -72,5 +73,8 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "remove_config_comments": True,
     "nested_sections": False,
+    "within_subsection_order": "gallery.ReadingOrder",
+    "default_thumb_file": str(HERE / "_static" / "example.svg"),
+    "min_reported_time": 3600,  # seconds: how long an example takes depends on what else the machine does
     "write_computation_times": False,
 }

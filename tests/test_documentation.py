@@ -143,14 +143,14 @@ def test_links_of_notebook_diagrams_are_pages_of_the_reference():
 
 def test_an_example_that_does_not_end_is_stopped(monkeypatch):
     monkeypatch.syspath_prepend(str(DOCS / "_ext"))
-    bounded_time = importlib.import_module("bounded_time")
-    monkeypatch.setattr(bounded_time, "SECONDS", 1)
-    bounded_time.limit({}, "examples/endless.py", "before")
+    gallery = importlib.import_module("gallery")
+    monkeypatch.setattr(gallery, "SECONDS", 1)
+    gallery.limit({}, "examples/endless.py", "before")
     try:
         with pytest.raises(TimeoutError, match="endless"):
             signal.pause()
     finally:
-        bounded_time.limit({}, "examples/endless.py", "after")
+        gallery.limit({}, "examples/endless.py", "after")
     assert signal.alarm(0) == 0  # no clock is left running
 
 
