@@ -20,6 +20,7 @@ from .exceptions import (
     PromptNotUsedWarning,
     ScoreError,
 )
+from .feature_cache import CachedEncoder
 from .frames import PaddingFrame, ReprogrammingFrame
 from .fusion import FusedHead
 from .gradients import GradientEncoder
@@ -47,6 +48,7 @@ __all__ = [
     "BlackVIPError",
     "BlackVIPPrompter",
     "BudgetError",
+    "CachedEncoder",
     "CachedScorer",
     "CalibratedHead",
     "ClassPromptError",

@@ -219,7 +219,7 @@ class TimmEncoder(Encoder):
         self.device = device
 
     def fit_pixels(self, pixels: torch.Tensor) -> TimmEncoder:
-        self.n_features_out_ = self.encode(pixels[:1]).shape[1]
+        self.n_features_out_ = _n_features(self.model_name, self.pretrained, self.device)
         return self
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -241,7 +241,7 @@ _ELSEWHERE = {
 }
 
 
-@functools.lru_cache(maxsize=1)  # clones, and the candidates of a search, share the network
+@functools.lru_cache(maxsize=2)  # clones, and the candidates of a search, share the prompter's and the probe's network
 def _network(model_name: str, pretrained: bool, device: str) -> tuple[torch.nn.Module, dict[str, Any]]:
     import timm
     from timm.data.config import resolve_data_config
@@ -255,6 +255,14 @@ def _network(model_name: str, pretrained: bool, device: str) -> tuple[torch.nn.M
             torch.default_generator.manual_seed(0)
         model = timm.create_model(model_name, pretrained=pretrained, num_classes=0, **extra)
     return model.eval().to(device), resolve_data_config({}, model=model)
+
+
+@functools.lru_cache
+def _n_features(model_name: str, pretrained: bool, device: str) -> int:
+    """The length of the network's output, which models tell in different ways."""
+    model, config = _network(model_name, pretrained, device)
+    with torch.inference_mode():
+        return int(model(torch.zeros(1, *config["input_size"], device=device)).shape[1])
 
 
 class ScratchEncoder(TrainableEncoder):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from . import gradients
 from .encoders import Encoder, PCAEncoder, TimmEncoder, _network
+from .feature_cache import CachedEncoder
 from .gradients import GradientEncoder
 
 __all__ = ["features_of"]
@@ -25,6 +26,8 @@ def features_of(encoder: Encoder) -> Callable[[torch.Tensor], torch.Tensor]:
         sizes = np.repeat(encoder.block_sizes_, encoder.block_sizes_)
         mean, scale = torch.from_numpy(encoder.mean_), torch.from_numpy(encoder.scale_ * np.sqrt(sizes))
         return lambda pixels: (_fast_descriptors(pixels) - mean.to(pixels.dtype)) / scale.to(pixels.dtype)
+    if isinstance(encoder, CachedEncoder):
+        return features_of(encoder.encoder_)
     if isinstance(encoder, TimmEncoder):
         return lambda pixels: _timm_features(encoder, pixels)
     raise TypeError(

@@ -13,6 +13,7 @@ from blackvip import (
     AdamSPSA,
     BlackVIPClassifier,
     BlackVIPPrompter,
+    CachedEncoder,
     CalibratedHead,
     Coordinator,
     FusedHead,
@@ -50,6 +51,7 @@ ESTIMATORS = [
     GradientEncoder(),
     ScratchEncoder(),
     TimmEncoder("test_resnet.r160_in1k", pretrained=False),
+    CachedEncoder(GradientEncoder()),
 ]
 
 

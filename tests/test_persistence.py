@@ -26,6 +26,7 @@ import blackvip
 from blackvip import (
     BlackVIPClassifier,
     BlackVIPPrompter,
+    CachedEncoder,
     Coordinator,
     FusedHead,
     GradientEncoder,
@@ -70,6 +71,7 @@ def saved(tmp_path_factory):
             "optimizer": blackvip.Subspace(blackvip.SPSA(a=0.01, c=0.1), n_dims=8),
         },
         {"prompter": "coordinator", "encoder": TimmEncoder("test_resnet.r160_in1k", pretrained=False)},
+        {"prompter": Coordinator(CachedEncoder(PCAEncoder(30))), "local_encoder": CachedEncoder("gradients", max_bytes=1000)},
         {"head": "calibrated", "class_weight": {0: 1.0, 1: 2.0}, "optimizer": "spsa"},
         {"guard": True, "max_queries": 1200, "warm_start": True},
         {"head": "fused", "local_encoder": "pca", "share_batch": True, "temperature": 2.0},
@@ -630,3 +632,16 @@ def test_every_byte_is_under_the_checksum(saved, tmp_path):
         changed[at] ^= 1
         with pytest.raises(PersistenceError):
             load_bytes(bytes(changed), tmp_path)
+
+
+def test_a_cache_of_features_is_no_part_of_a_file_nor_is_its_place(tmp_path):
+    coordinator = Coordinator(CachedEncoder(PCAEncoder(3), tmp_path / "features")).fit(X)
+    assert (tmp_path / "features").exists() is False  # nothing has been encoded
+    prompted = coordinator.transform(X)
+    assert (tmp_path / "features").exists()
+    coordinator.save(tmp_path / "coordinator.blackvip")
+    assert str(tmp_path).encode() not in (tmp_path / "coordinator.blackvip").read_bytes()
+    same = blackvip.load(tmp_path / "coordinator.blackvip")
+    np.testing.assert_array_equal(same.transform(X), prompted)
+    assert (same.encoder.path, same.encoder_.path) == (None, None)
+    assert same.encoder_.key_ == coordinator.encoder_.key_

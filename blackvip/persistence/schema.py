@@ -16,6 +16,7 @@ from ..classifier import BlackVIPClassifier
 from ..decoder import n_stages_for
 from ..encoders import Encoder, PCAEncoder, ScratchEncoder, TimmEncoder
 from ..evidence import Evidence
+from ..feature_cache import CachedEncoder, digest_of
 from ..frames import PaddingFrame, ReprogrammingFrame
 from ..fusion import FusedHead
 from ..gradients import GradientEncoder
@@ -55,7 +56,8 @@ from .format import expect
 __all__ = ["MODEL"]
 
 PROMPTERS = ("Coordinator", "PromptBasis", "PaddingFrame", "ReprogrammingFrame")
-FROZEN_ENCODERS = ("PCAEncoder", "GradientEncoder", "TimmEncoder")
+UNCACHED_ENCODERS = ("PCAEncoder", "GradientEncoder", "TimmEncoder")
+FROZEN_ENCODERS = (*UNCACHED_ENCODERS, "CachedEncoder")
 ENCODERS = (*FROZEN_ENCODERS, "ScratchEncoder")
 HEADS = ("ServiceHead", "CalibratedHead", "FusedHead")
 IN_ALL_DIMENSIONS = ("SPSA", "SPSAGC", "AdamSPSA", "RGF", "CMAES")
@@ -170,6 +172,8 @@ def _check_encoder(encoder: Encoder, height: int, width: int) -> None:
         expect(encoder.axes_.shape[1] == 3 * height * width, f"axes_ do not fit images of {height} x {width} pixels")
     elif isinstance(encoder, ScratchEncoder):
         expect(encoder.n_stages_ == n_stages_for(height, width), f"{encoder.n_stages_} stages do not fit the images")
+    elif isinstance(encoder, CachedEncoder):
+        _check_encoder(encoder.encoder_, height, width)
 
 
 def _finish_pca(encoder: PCAEncoder) -> None:
@@ -180,6 +184,11 @@ def _finish_gradients(encoder: GradientEncoder) -> None:
     n_features = sum(encoder.block_sizes_)
     expect(encoder.n_features_out_ == n_features, f"n_features_out_ is {encoder.n_features_out_}")
     expect(len(encoder.mean_) == n_features, f"mean_ has {len(encoder.mean_)} numbers; expected {n_features}")
+
+
+def _finish_cached(encoder: CachedEncoder) -> None:
+    encoder.n_features_out_ = encoder.encoder_.n_features_out_
+    encoder.key_ = digest_of(encoder.encoder_)
 
 
 def _finish_scratch(encoder: ScratchEncoder) -> None:
@@ -218,6 +227,18 @@ KINDS["ScratchEncoder"] = Kind(
     params={},
     fitted={"n_stages_": integer(1, 5), "n_features_out_": _NATURAL, "_sklearn_output_config": _OUTPUT},
     finish=_finish_scratch,
+)
+
+KINDS["CachedEncoder"] = Kind(
+    CachedEncoder,
+    params={
+        "encoder": OneOf(_NAME, Object(*UNCACHED_ENCODERS, fitted="no")),
+        "path": _Forgotten(),  # of this machine, and none that a file of unknown origin may name
+        "max_bytes": _COUNT,
+    },
+    fitted={"encoder_": Object(*UNCACHED_ENCODERS), "_sklearn_output_config": _OUTPUT},
+    derived=("n_features_out_", "key_"),
+    finish=_finish_cached,
 )
 
 # Prompters
