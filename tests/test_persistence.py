@@ -71,7 +71,7 @@ def saved(tmp_path_factory):
             "optimizer": blackvip.Subspace(blackvip.SPSA(a=0.01, c=0.1), n_dims=8),
         },
         {"prompter": "coordinator", "encoder": TimmEncoder("test_resnet.r160_in1k", pretrained=False)},
-        {"prompter": Coordinator(CachedEncoder(PCAEncoder(30))), "local_encoder": CachedEncoder("gradients", max_bytes=1000)},
+        {"prompter": Coordinator(CachedEncoder(PCAEncoder(30))), "local_encoder": CachedEncoder("gradients")},
         {"head": "calibrated", "class_weight": {0: 1.0, 1: 2.0}, "optimizer": "spsa"},
         {"guard": True, "max_queries": 1200, "warm_start": True},
         {"head": "fused", "local_encoder": "pca", "share_batch": True, "temperature": 2.0},
