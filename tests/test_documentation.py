@@ -81,6 +81,12 @@ def test_pages_of_the_gallery_have_their_example(page):
         assert name == "index" or (ROOT / "examples" / f"{name}.py").exists(), name
 
 
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_files_that_are_named_exist(page):
+    named = re.findall(r"(?<![\w/.-])(?:tests|benchmarks|examples|tools)/[\w/]+\.\w+", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_a_broken_link_is_found(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# A `b`, c\n[x](#a-b-c) [y](#nowhere) ![z](none.png) `[code](no.md)`\n```\n[no](no.md)\n```\n")
