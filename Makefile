@@ -14,7 +14,7 @@ PYTEST = OMP_NUM_THREADS=1 $(1) -m pytest -n logical --dist loadfile $(ARGS)
 .PHONY: demo test test-fast test-lowest lint docs dist benchmarks clean
 
 demo: $(READY)
-	$(RUN) examples/form_digits.py $(ARGS)
+	$(RUN) examples/form_digits.py --prompter coordinator basis --picture form_digits.png $(ARGS)
 
 test: $(READY) $(MLSERVER_READY)
 	$(call PYTEST,$(RUN))

@@ -8,22 +8,17 @@ data, so that nothing is ever tuned on the test images.
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import pathlib
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import onnxruntime
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import nn
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
-from form_digits import draw_forms
+from blackvip import demo
 
 SHOTS = 16
 FASHION = pathlib.Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist
@@ -81,33 +76,12 @@ def tasks() -> dict[str, Callable[[], Task]]:
 
 
 @cache
-def text_reader(package: str) -> Callable:
-    """Scores of the ten digits from the character probabilities of an OCR package's recognition model."""
-    name = {
-        "ocr6": ("rapidocr", "PP-OCRv6_rec_small.onnx"),
-        "ocr4": ("rapidocr_onnxruntime", "ch_PP-OCRv4_rec_infer.onnx"),
-    }
-    module, model = name[package]
-    folder = pathlib.Path(importlib.util.find_spec(module).origin).parent / "models"
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(folder / model), options, providers=["CPUExecutionProvider"])
-    characters = session.get_modelmeta().custom_metadata_map["character"].split("\n")
-
-    def read(images, class_prompts):
-        columns = [characters.index(digit) + 1 for digit in class_prompts]  # 0 is the blank
-        pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32) / 127.5 - 1
-        probabilities = session.run(None, {session.get_inputs()[0].name: pixels})[0]
-        return np.log(probabilities[:, :, columns].max(axis=1) + 1e-6)
-
-    return read
+def text_reader(reader: str) -> Callable:
+    """The demo's reader, or an older one, on one core."""
+    return demo.text_reader({"ocr6": "PP-OCRv6", "ocr4": "PP-OCRv4"}[reader], n_threads=1)
 
 
-@cache
-def _digits() -> tuple[torch.Tensor, np.ndarray]:
-    data = load_digits()
-    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0)).numpy()
-    return torch.tensor(data.images[order] / 16, dtype=torch.float32), data.target[order]
+_digits = cache(demo.shuffled_digits)
 
 
 def _rows(labels: np.ndarray, seed: int, split: str, n_train: int, n_test: int) -> tuple[np.ndarray, np.ndarray]:
@@ -127,9 +101,9 @@ def form_task(reader: str, surface: str) -> Task:
         train, test = _rows(labels, seed, split, 1000, 500)
         first, second = (1 + seed, 5) if split == "test" else (300 + seed, 700 + seed)
         return (
-            draw_forms(digits[train], surface, first),
+            demo.draw_forms(digits[train], surface, first),
             labels[train],
-            draw_forms(digits[test], surface, second),
+            demo.draw_forms(digits[test], surface, second),
             labels[test],
         )
 

@@ -1,8 +1,10 @@
-"""Adapt a text reader that is a web service: the demo's reader, over HTTP.
+"""
+A service over HTTP
+===================
 
-This starts the reader as a server on the loopback, in a process of its own, and adapts it to handwritten digits in form
-boxes. Run it with ``python examples/remote_service.py``, after ``pip install "blackvip[http,ocr]"``. For a service
-that is paid for, set ``checkpoint`` to a file: it keeps every answer, and a fit that was interrupted goes on with it.
+This starts the demo's text reader as a server on the loopback, in a process of its own, and adapts it to handwritten
+digits in form boxes. It needs ``pip install "blackvip[http,ocr]"``. For a service that is paid for, set ``checkpoint``
+to a file: it keeps every answer, and a fit that was interrupted goes on with it.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
-from form_digits import load_forms, make_reader
 from PIL import Image
 
 from blackvip import BlackVIPClassifier, PromptNotUsedWarning
+from blackvip.demo import load_forms, text_reader
 from blackvip.scorers.http import Adapter, HTTPScorer
 
 
@@ -59,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def serve():
-    Handler.read = staticmethod(make_reader())
+    Handler.read = staticmethod(text_reader())
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)  # a port that the system chooses
     print(server.server_port, flush=True)
     server.serve_forever()

@@ -1,0 +1,72 @@
+"""
+A pipeline from a DataFrame of paths
+====================================
+
+Images can stay files: a table that has a column of paths is enough. Here a folder of PNG files and a table that lists
+them go through a scikit-learn pipeline, and a cross-validation keeps each camera's pictures together.
+"""
+
+import pathlib
+import tempfile
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from sklearn.model_selection import StratifiedGroupKFold, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from blackvip import BlackVIPClassifier, search_cost
+
+# %%
+# The folder, and the table: four cameras that take all pictures far too dark.
+
+folder = pathlib.Path(tempfile.mkdtemp())
+rng = np.random.default_rng(0)
+rows = []
+for number in range(80):
+    label = ["night", "day"][number % 2]
+    pixels = rng.uniform(0, 0.3, (16, 16)) + (0.15 if label == "day" else 0)
+    path = folder / f"picture_{number:02d}.png"
+    Image.fromarray(np.uint8(255 * pixels)).save(path)
+    rows.append({"file": path, "label": label, "camera": number // 20})
+table = pd.DataFrame(rows)
+print(table.assign(file=[path.name for path in table["file"]]).head(4).to_string(index=False))
+
+
+# %%
+# The service takes bright pictures for days.
+
+
+def service(images, class_prompts):
+    day = images.mean(axis=(1, 2, 3)) / 255
+    return 20 * np.stack([day - 0.5, 0.5 - day], axis=1)
+
+
+# %%
+# The pipeline picks the column of paths; the classifier reads the files when it needs them, a batch at a time.
+
+pipeline = make_pipeline(
+    FunctionTransformer(lambda table: table["file"]),
+    BlackVIPClassifier(service, "a photo taken at {}", head=None, max_queries=1500, random_state=0),
+)
+
+# %%
+# What four folds bill is told first, as `cross_validate` would be called.
+
+cv = StratifiedGroupKFold(n_splits=4)
+print(search_cost(pipeline, table, table["label"], groups=table["camera"], cv=cv))
+scores = cross_validate(
+    pipeline, table, table["label"], groups=table["camera"], cv=cv, return_estimator=True, error_score="raise"
+)
+billed = sum(fitted[-1].n_queries_ for fitted in scores["estimator"]) + len(table)
+print(f"accuracy by camera: {scores['test_score'].round(3).tolist()}; billed {billed:,} images")
+
+# %%
+# A file that cannot be read is an error that names it, before any image is billed. ``on_error="skip"`` goes on without.
+
+table.loc[3, "file"].write_text("no picture")
+try:
+    pipeline.fit(table, table["label"])
+except ValueError as error:
+    print(str(error).replace(str(folder), "..."))

@@ -1,0 +1,81 @@
+"""
+Saving and loading a Coordinator
+================================
+
+What was learned can be kept in three ways: the whole classifier in a file that is safe to load; the Coordinator alone,
+by joblib; and as a transformer in front of another client of the service.
+"""
+
+import pathlib
+import tempfile
+
+import joblib
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import make_pipeline
+
+import blackvip
+from blackvip import BlackVIPClassifier, BlackVIPPrompter
+
+# %%
+# The paper's Coordinator, trained for a service that takes bright pictures for days, on pictures that are too dark.
+
+
+def service(images, class_prompts):
+    day = images.mean(axis=(1, 2, 3)) / 255
+    return 20 * np.stack([day - 0.5, 0.5 - day], axis=1)
+
+
+rng = np.random.default_rng(0)
+y = np.repeat(["night", "day"], 40)
+X = rng.uniform(0, 0.3, (80, 16, 16)) + np.where(y == "day", 0.15, 0)[:, None, None]
+X, X_test, y, y_test = X[::2], X[1::2], y[::2], y[1::2]
+clf = BlackVIPClassifier(
+    service, "a photo taken at {}", prompter="coordinator", head=None, max_queries=4000, random_state=0
+)
+clf.fit(X, y)
+print(f"zero-shot {clf.score_controls(X_test, y_test)['zero_shot']:.3f}, prompted {clf.score(X_test, y_test):.3f}")
+
+# %%
+# ``save`` writes a file whose loading executes nothing, whoever made it. The service is never in it.
+
+folder = pathlib.Path(tempfile.mkdtemp())
+clf.save(folder / "day.safetensors")
+loaded = blackvip.load(folder / "day.safetensors", service)
+print(f"{(folder / 'day.safetensors').stat().st_size:,} bytes")
+print(f"same probabilities: {np.array_equal(loaded.predict_proba(X_test), clf.predict_proba(X_test))}")
+
+# %%
+# The Coordinator alone draws prompts onto images and bills nothing. joblib and pickle execute what is in the file: load
+# only what you trust; `save` works for it, too.
+
+joblib.dump(clf.coordinator_, folder / "coordinator.joblib")
+coordinator = joblib.load(folder / "coordinator.joblib")
+prompted = coordinator.transform(X_test)
+print(f"prompted images: {prompted.dtype} {prompted.shape}")
+
+# %%
+# So another client of the service gains as well, one that knows nothing of prompts.
+
+
+class Client(ClassifierMixin, BaseEstimator):
+    """Takes the service's word for it."""
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict(self, X):
+        return self.classes_[service(X, self.classes_).argmax(axis=1)]
+
+
+client = Client().fit(X, y)
+plain = np.repeat((255 * X_test).astype(np.uint8)[..., None], 3, axis=3)
+print(f"client: plain images {client.score(plain, y_test):.3f}, prompted {client.score(prompted, y_test):.3f}")
+
+# %%
+# In a pipeline, ``FrozenEstimator`` keeps scikit-learn from training it again.
+
+pipeline = make_pipeline(BlackVIPPrompter(FrozenEstimator(clf)), client).fit(X, y)
+print(f"pipeline: {pipeline.score(X_test, y_test):.3f}")

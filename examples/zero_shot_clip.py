@@ -1,0 +1,68 @@
+"""
+Zero-shot CLIP with open_clip
+=============================
+
+Any open_clip model is a score function by its name: `OpenCLIPScorer` loads it at the first call, and class prompts are
+what CLIP was made for. Where there are no weights on this machine, a small model of random weights takes their place,
+which knows nothing and only shows the way. ``HF_HUB_OFFLINE=0`` downloads the weights, 600 MB.
+"""
+
+import json
+import logging
+import os
+import pathlib
+import tempfile
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when open_clip is imported: else it tries the network for minutes
+
+import matplotlib.pyplot as plt
+import numpy as np
+import open_clip
+from scipy.special import softmax
+from sklearn.datasets import load_sample_images
+
+from blackvip.scorers import OpenCLIPScorer
+
+# %%
+# scikit-learn ships two photographs, a temple and a flower; some parts of each.
+
+temple, flower = load_sample_images().images
+X = np.stack([photo[:, left : left + 427] for photo in (temple, flower) for left in (0, 213)])
+prompts = ["a photo of a temple.", "a photo of a flower.", "a photo of a cat."]
+
+# %%
+# A model by its name, or a small one from a configuration.
+
+logging.disable(logging.ERROR)  # open_clip logs what it raises
+scorer = OpenCLIPScorer("ViT-B-32", "laion2b_s34b_b79k")
+try:
+    logits = scorer(X, prompts)
+except Exception as error:  # open_clip and Hugging Face have several for what they cannot download
+    print(f"No weights of ViT-B-32 here ({type(error).__name__}); a small model of random weights takes their place.")
+    tower = {"layers": 2, "width": 64}
+    config = {
+        "embed_dim": 32,
+        "vision_cfg": {**tower, "image_size": 64, "patch_size": 16, "head_width": 32},
+        "text_cfg": {**tower, "context_length": 24, "vocab_size": 49408, "heads": 2},
+    }
+    file = pathlib.Path(tempfile.mkdtemp()) / "random-clip.json"
+    file.write_text(json.dumps(config))
+    open_clip.add_model_config(file)
+    scorer = OpenCLIPScorer("random-clip")
+    logits = scorer(X, prompts)
+
+# %%
+# Its answers. Logits are cosines times the model's scale, so that their softmax is a probability.
+
+figure, axes = plt.subplots(1, len(X), figsize=(10, 3.6), layout="constrained")
+for ax, photo, row in zip(axes, X, softmax(logits, axis=1)):
+    ax.imshow(photo)
+    ax.set(xticks=[], yticks=[])
+    ax.set_xlabel("\n".join(f"{probability:.2f} {prompt}" for probability, prompt in zip(row, prompts)))
+    print("  ".join(f"{probability:.2f} {prompt}" for probability, prompt in zip(row, prompts)))
+figure.suptitle(f"Zero-shot answers of {scorer.model_name}")
+plt.show()
+
+# %%
+# To adapt it: ``BlackVIPClassifier(scorer, "a photo of a {}.").fit(X, y)``. Images go to it as float tensors on its own
+# device, and the embeddings of the class prompts are computed once.
