@@ -18,6 +18,7 @@ from .exceptions import DatasetError
 
 __all__ = ["READERS", "SURFACES", "draw_forms", "load_forms", "shuffled_digits", "text_reader"]
 
+#: What digits may stand on.
 SURFACES = ("plain", "box", "strike", "ruled")
 #: By name: the package that ships a reader, and the reader's file in it.
 READERS = {

@@ -23,6 +23,7 @@ PUBLIC = (
     "blackvip",
     "blackvip.datasets",
     "blackvip.datasets.readers",
+    "blackvip.demo",
     "blackvip.encoders",
     "blackvip.heads",
     "blackvip.losses",
