@@ -7,28 +7,26 @@ digits in form boxes. It needs ``pip install "blackvip[http,ocr]"``. For a servi
 to a file: it keeps every answer, and a fit that was interrupted goes on with it.
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
 import io
 import json
 import subprocess
 import sys
-import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 from PIL import Image
 
-from blackvip import BlackVIPClassifier, PromptNotUsedWarning
+from blackvip import BlackVIPClassifier
 from blackvip.demo import load_forms, text_reader
 from blackvip.scorers.http import Adapter, HTTPScorer
 
+# %%
+# The service's protocol is an adapter: what it is sent, and where its answer has the scores.
+
 
 class Reader(Adapter):
-    """The service's protocol: what it is sent, and where its answer has the scores."""
-
     images_per_request = 16
     score_type = "logits"
 
@@ -39,9 +37,11 @@ class Reader(Adapter):
         return answer["log_probabilities"]
 
 
-class Handler(BaseHTTPRequestHandler):
-    """The service itself."""
+# %%
+# The service itself.
 
+
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # connections are kept
     disable_nagle_algorithm = True
 
@@ -63,33 +63,36 @@ class Handler(BaseHTTPRequestHandler):
 def serve():
     Handler.read = staticmethod(text_reader())
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)  # a port that the system chooses
-    print(server.server_port, flush=True)
+    print(f"http://127.0.0.1:{server.server_port}", flush=True)
     server.serve_forever()
 
 
+# %%
+# To its user it is an address.
+
+
+def adapt(url, queries):
+    scorer = HTTPScorer(url, Reader(), n_concurrent=4)
+    X, y, X_test, y_test = load_forms("box", seed=0)
+    clf = BlackVIPClassifier(scorer, "{}", max_queries=queries, random_state=0, verbose=2)
+    clf.fit(X, y)
+    zero_shot = np.mean(scorer(X_test, clf.class_prompts_).argmax(axis=1) == y_test)
+    print(f"Of 500 test images: zero-shot {zero_shot:.3f}, adapted {clf.score(X_test, y_test):.3f}")
+    print(f"Training billed {clf.n_queries_} images; {scorer.n_requests_} requests in all, {scorer.n_retries_} again")
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description="Adapt a text reader that is a web service.")
     parser.add_argument("--queries", type=int, default=1000, help="images that training may bill (default: 1000)")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
         return serve()
-    server = subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True)
-    try:
-        scorer = HTTPScorer(f"http://127.0.0.1:{int(server.stdout.readline())}", Reader(), n_concurrent=4)
-        X, y, X_test, y_test = load_forms("box", seed=0)
-        clf = BlackVIPClassifier(scorer, "{}", prompter="basis", max_queries=args.queries, random_state=0, verbose=2)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PromptNotUsedWarning)
-            clf.fit(X, y)
-        zero_shot = np.mean(scorer(X_test, clf.class_prompts_).argmax(axis=1) == y_test)
-        print(f"Of 500 test images: zero-shot {zero_shot:.3f}, adapted {clf.score(X_test, y_test):.3f}")
-        print(
-            f"Training billed {clf.n_queries_} images; {scorer.n_requests_} requests in all, {scorer.n_retries_} again"
-        )
-    finally:
-        server.terminate()
-        server.wait()
+    with subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            adapt(server.stdout.readline().strip(), args.queries)
+        finally:
+            server.terminate()
 
 
 if __name__ == "__main__":
