@@ -1,4 +1,4 @@
-"""The gallery's order, and the time that an example has: a quarter of an hour, for what takes a minute on idle cores."""
+"""The gallery's order, and an example's time: a quarter of an hour, for what takes a minute on idle cores."""
 
 import pathlib
 import signal
