@@ -761,8 +761,14 @@ shape (n, n_features); or sequence of images, paths or encoded files
         score_format = objective.ledger.score_format or ScoreFormat("logits")  # a single image may be given nothing
         self.score_type_, self.score_floor_ = score_format.score_type, score_format.floor
         self.seconds_per_image_ = objective.ledger.seconds_per_image
-        self.history_ = (self.history_ if added else []) + run.history
-        self.n_iter_ = run.n_iter + (self.n_iter_ if added else 0)
+        steps_before = self.n_iter_ if added else 0
+        billed_before = self.n_queries_ - objective.ledger.n_queries
+        history = [
+            {**row, "n_iter": row["n_iter"] + steps_before, "n_queries": row["n_queries"] + billed_before}
+            for row in run.history
+        ]
+        self.history_ = (self.history_ if added else []) + history
+        self.n_iter_ = steps_before + run.n_iter
         self.a_, self.c_ = run.a, getattr(run.optimizer, "c", None)
         self.termination_reason_ = run.termination_reason
 

@@ -114,6 +114,9 @@ def test_partial_fit_goes_on_within_one_budget():
         if seed:
             assert clf.n_queries_ - before == 2 * 24 + steps * 4 * 8
         assert clf.n_iter_ == len(clf.history_) == 2 * (seed + 1)
+        assert [row["n_iter"] for row in clf.history_] == list(range(1, clf.n_iter_ + 1))
+        # Of all calls so far, but for the prompted training images at the end of the last.
+        assert clf.history_[-1]["n_queries"] == clf.n_queries_ - 24
         assert len(clf.controls_["zero_shot"].losses) == 24 * (seed + 1)
         accuracies.append(clf.controls_["calibrated_zero_shot"].accuracy)
     assert accuracies[-1] > 0.9
