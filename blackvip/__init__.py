@@ -4,6 +4,7 @@ from . import datasets as datasets
 from .ares import AReSClassifier
 from .classifier import BlackVIPClassifier
 from .comparison import Comparison, compare
+from .displays import ConfusionChangeDisplay, GainDisplay, PromptDisplay, QueryCurveDisplay
 from .encoders import PCAEncoder, ScratchEncoder, TimmEncoder
 from .exceptions import (
     BlackVIPError,
@@ -53,12 +54,14 @@ __all__ = [
     "CalibratedHead",
     "ClassPromptError",
     "Comparison",
+    "ConfusionChangeDisplay",
     "Coordinator",
     "CostPlan",
     "DatasetError",
     "DatasetIncompleteWarning",
     "FitInterruptedWarning",
     "FusedHead",
+    "GainDisplay",
     "GradientEncoder",
     "ImageError",
     "ImagesResizedWarning",
@@ -68,7 +71,9 @@ __all__ = [
     "PaddingFrame",
     "PersistenceError",
     "PromptBasis",
+    "PromptDisplay",
     "PromptNotUsedWarning",
+    "QueryCurveDisplay",
     "ReprogrammingFrame",
     "ScoreError",
     "ScratchEncoder",

@@ -15,6 +15,7 @@ from joblib import Parallel, delayed
 from sklearn.utils.validation import check_consistent_length
 from tqdm.auto import tqdm
 
+from .displays.drawing import load_pyplot
 from .exceptions import BudgetError, PromptNotUsedWarning
 from .labels import check_labels
 from .methods import METHODS, Method, View, make_method, prepared, with_parameters
@@ -217,13 +218,7 @@ class Comparison:
             A line for each method with several budgets, a point for each with one, from the least to the greatest
             accuracy over the seeds; and a horizontal line for each method that bills nothing.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise ImportError(
-                "Comparison.plot needs matplotlib; install it with `pip install blackvip[plot]`."
-            ) from error
-        ax = plt.subplots()[1] if ax is None else ax
+        ax = load_pyplot("Comparison.plot").subplots()[1] if ax is None else ax
         made = [row for row in self.summary() if row["accuracy"] is not None]
         for number, name in enumerate(dict.fromkeys(row["method"] for row in made)):
             points = sorted((row for row in made if row["method"] == name), key=lambda row: row["n_queries"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import Any
@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from .checkpoint import predictions_path
 from .encoders import Encoder
 from .fusion import FusedHead
+from .images import Images
 from .judging import JudgedHead, head_inputs, log_proba_of
 from .labels import check_labels
 from .persistence import Saveable
@@ -126,16 +127,25 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
         accuracies : dict of str to float
             Of each of `controls_`.
         """
+        images, y = self._open_labelled(X, y)
+        plain = self._log_scores(images, lambda pixels: pixels)
+        features = self._features(images)
+        return {
+            name: float((self._labels_by(control.head, plain, features) == y).mean())
+            for name, control in self.controls_.items()
+        }
+
+    def _open_labelled(self, X: Any, y: Any) -> tuple[Images, np.ndarray]:
+        """Images and their labels, a label for each."""
         images, y = self._open_images(X), check_labels(y)
         if len(images) != len(y):
             raise ValueError(f"X has {len(images)} images, but y has {len(y)} labels; expected a label for each image.")
-        plain = self._log_scores(images, lambda pixels: pixels)
-        features = self._features(images)
-        accuracies = {}
-        for name, control in self.controls_.items():
-            log_proba = log_proba_of(control.head, head_inputs(control.head, plain, features), len(self.classes_))
-            accuracies[name] = float((self.classes_[log_proba.argmax(axis=1)] == y).mean())
-        return accuracies
+        return images, y
+
+    def _labels_by(self, head: Any, log_scores: np.ndarray, features: np.ndarray | None) -> np.ndarray:
+        """Class labels (n_images,) by a head."""
+        log_proba = log_proba_of(head, head_inputs(head, log_scores, features), len(self.classes_))
+        return self.classes_[log_proba.argmax(axis=1)]
 
     def _features(self, images: Any) -> np.ndarray:
         """The local encoder's features of images as they are; asks no service."""
@@ -143,10 +153,20 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
 
     def _log_scores(self, images: Any, drawn: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
         """Log scores of images, on whose pixels `drawn` draws prompts."""
-        with self._keeping() as score_fn, self._ledger(len(images), self._score_format, score_fn) as ledger:
-            batches = (ledger.as_sent(drawn(pixels)) for pixels in pixel_batches(self.image_format_, images))
-            asked = map(ledger.joined, _ahead(batches)) if ledger.streams else batches
-            return np.concatenate([ledger.log_scores(batch) for batch in asked])
+        return self._asked(images, [drawn])[0][0]
+
+    def _asked(
+        self, images: Images, draws: Sequence[Callable[[torch.Tensor], torch.Tensor]]
+    ) -> tuple[list[np.ndarray], Ledger]:
+        """Log scores of images with each of several prompts drawn on them, and the ledger that has counted them."""
+        budget = len(draws) * len(images)
+        with self._keeping() as score_fn, self._ledger(budget, self._score_format, score_fn) as ledger:
+            found = []
+            for drawn in draws:
+                batches = (ledger.as_sent(drawn(pixels)) for pixels in pixel_batches(self.image_format_, images))
+                asked = map(ledger.joined, _ahead(batches)) if ledger.streams else batches
+                found.append(np.concatenate([ledger.log_scores(batch) for batch in asked]))
+            return found, ledger
 
     @contextmanager
     def _keeping(self) -> Iterator[Any]:

@@ -1,0 +1,257 @@
+"""PromptDisplay: images, the prompts that are drawn onto them, and what the service answers before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..images import to_uint8
+from ..labels import check_labels
+from .answers import ask, log_scores_of, probabilities
+from .drawing import BETTER, NEUTRAL, WIDTH, WORSE, Display, check_fitted, counted, panels, shortened
+
+__all__ = ["PromptDisplay"]
+
+_COLUMNS = ("as it is", "prompt", "with prompt")
+_LINE_HEIGHT = 0.17  # inches, of the answers below an image
+_GAPS = 0.5  # inches, between and beside the three images of a row
+_FLATTEST, _TALLEST = 0.3, 2.5  # height by width: images beyond are drawn in this shape
+
+
+class PromptDisplay(Display):
+    """Images as rows: as they are, the prompt on a neutral scale, and with the prompt; under them the answers.
+
+    The prompt is shown as what it changes, so grey is no change, and brighter is brighter; its scale is that of the
+    strongest change among the images, which the column's title tells in percent of the pixel range. Under an image is
+    what the service itself takes it for, and how probable it finds that; where it is wrong, how probable it finds the
+    truth, the true class. It is recommended to use `from_estimator`.
+
+    Parameters
+    ----------
+    images, prompted : ndarray of shape (n_images, height, width, 3), uint8
+        As they are, and with their prompts, as they are sent.
+    prompts : ndarray of shape (n_images, height, width, 3)
+        What the prompts add, between -1 and 1, in units of the pixel range.
+    plain_proba, prompted_proba : ndarray of shape (n_images, n_classes) or None, default=None
+        The service's probabilities. None: its answers are not shown.
+    classes : sequence or None, default=None
+        Names of the classes, in the order of the probabilities.
+    y_true : sequence or None, default=None
+        The true classes.
+
+    Attributes
+    ----------
+    axes_ : ndarray of shape (n_images, 3), matplotlib Axes
+        A row for each image.
+    figure_ : matplotlib Figure
+        The figure with these axes.
+    im_ : ndarray of shape (n_images, 3), matplotlib AxesImage
+        The pictures.
+    n_queries_ : int
+        Images that `from_estimator` has billed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blackvip import BlackVIPClassifier, PromptDisplay
+    >>> def service(images, class_prompts):  # it takes bright images for days
+    ...     day = images.mean(axis=(1, 2, 3)) / 255
+    ...     return 20 * np.stack([day - 0.5, 0.5 - day], axis=1)
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.repeat(["night", "day"], 20)  # all of it far too dark for the service
+    >>> X = rng.uniform(0, 0.3, (40, 16, 16)) + np.where(y == "day", 0.15, 0)[:, None, None]
+    >>> clf = BlackVIPClassifier(service, "a photo taken at {}", max_queries=1000, random_state=0).fit(X, y)
+    >>> display = PromptDisplay.from_estimator(clf, X[-2:], y[-2:])  # bills four images
+    >>> display.n_queries_
+    4
+    """
+
+    axes_: np.ndarray
+    im_: np.ndarray
+    n_queries_: int
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        prompts: np.ndarray,
+        prompted: np.ndarray,
+        *,
+        plain_proba: np.ndarray | None = None,
+        prompted_proba: np.ndarray | None = None,
+        classes: Sequence[Any] | None = None,
+        y_true: Sequence[Any] | None = None,
+    ):
+        self.images = images
+        self.prompts = prompts
+        self.prompted = prompted
+        self.plain_proba = plain_proba
+        self.prompted_proba = prompted_proba
+        self.classes = classes
+        self.y_true = y_true
+
+    @classmethod
+    def from_estimator(
+        cls, estimator: Any, X: Any, y: Any = None, *, scores: Any = "ask", ax: Any = None
+    ) -> PromptDisplay:
+        """Draw some images; bills two images each, and none where the scores are given.
+
+        Where the classifier draws no prompt (``prompt_used_`` is False) one image each is billed.
+
+        Parameters
+        ----------
+        estimator : BlackVIPClassifier
+            Fitted.
+        X : images, in any form that `fit` takes
+            A few.
+        y : array-like of shape (n_images,) or None, default=None
+            Their labels, if they are known.
+        scores : "ask", None, or pair of array-like of shape (n_images, n_classes), default="ask"
+            What the service answers to the images as they are, and to ``estimator.coordinator_.transform(X)``. "ask":
+            it is asked. None: answers are not shown, and the service is not asked.
+        ax : matplotlib Axes, array-like of them, or None, default=None
+            Where to draw, see `plot`.
+
+        Returns
+        -------
+        display : PromptDisplay
+            The display, drawn.
+        """
+        check_fitted(estimator, f"{cls.__name__}.from_estimator")
+        images, y = (estimator._open_images(X), None) if y is None else estimator._open_labelled(X, y)
+        n_queries = 0
+        if isinstance(scores, str):
+            if scores != "ask":
+                raise ValueError(f"scores={scores!r}; expected 'ask', None, or two arrays of scores.")
+            answers = ask(estimator, images)
+            pair, n_queries = (answers.plain, answers.prompted), answers.n_queries
+        elif scores is not None:
+            plain, prompted = scores
+            pair = (log_scores_of(estimator, plain, len(images)), log_scores_of(estimator, prompted, len(images)))
+        display = cls._of_log_scores(estimator, images[:], y, None if scores is None else pair)
+        display.n_queries_ = n_queries
+        return display.plot(ax)
+
+    @classmethod
+    def _of_log_scores(cls, estimator: Any, raw: np.ndarray, y: Any, pair: Any) -> PromptDisplay:
+        """A display of raw images (n, height, width, 3), which is not drawn yet."""
+        pixels, prompter = estimator.image_format_.pixels(raw), estimator.coordinator_
+        drawn = prompter.draw(pixels)
+        canvas = prompter.canvas(pixels.double()) if estimator.prompt_used_ else drawn
+        before, after = (None, None) if pair is None else map(probabilities, pair)
+        return cls(
+            to_uint8(pixels),
+            _last_channels(drawn.double() - canvas),
+            to_uint8(drawn),
+            plain_proba=before,
+            prompted_proba=after,
+            classes=estimator.classes_.tolist(),
+            y_true=None if y is None else check_labels(y).tolist(),
+        )
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height of a figure of its own, in inches."""
+        picture = (WIDTH - _GAPS) / 3 * self._shape
+        return WIDTH, 0.4 + len(self.images) * (picture + _LINE_HEIGHT * (self._n_lines + 0.6))
+
+    def plot(self, ax: Any = None) -> PromptDisplay:
+        """Draw the images.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, array-like of n_images x 3 of them, or None, default=None
+            Axes whose place the panels take, or all panels. None: a new figure.
+
+        Returns
+        -------
+        display : PromptDisplay
+            The display itself.
+        """
+        self.axes_ = panels(self._axes(ax), (len(self.images), 3))
+        self.figure_, self.im_ = self.axes_[0, 0].figure, np.full(self.axes_.shape, None, dtype=object)
+        strongest = self._strongest or 1.0
+        neutral = np.clip(0.5 + self.prompts / (2 * strongest), 0, 1)
+        height, width = self.images.shape[1:3]
+        aspect = "equal" if self._shape == height / width else self._shape * width / height
+        for row, pictures in enumerate(zip(self.images, neutral, self.prompted)):
+            for column, picture in enumerate(pictures):
+                panel = self.axes_[row, column]
+                self.im_[row, column] = panel.imshow(picture, aspect=aspect)
+                panel.set(xticks=[], yticks=[])
+                panel.spines[:].set(color="0.7", lw=0.5)
+            if self.y_true is not None:
+                self.axes_[row, 1].set_xlabel(f"truth: {shortened(self.y_true[row], 12)}", fontsize="small")
+            for column, proba in ((0, self.plain_proba), (2, self.prompted_proba)):
+                if proba is not None:
+                    *lines, colour = self._answer(proba[row], row)
+                    text = "\n".join([*lines, *[" "] * (self._n_lines - len(lines))])
+                    self.axes_[row, column].set_xlabel(text, color=colour, fontsize="small")
+        titles = list(_COLUMNS)
+        titles[1] += f" (±{strongest:.0%})" if self._strongest else " (none)"
+        for panel, title in zip(self.axes_[0], titles):
+            panel.set_title(title, fontsize="medium")
+        return self
+
+    def describe(self) -> str:
+        """What is to be seen, in words with numbers.
+
+        Returns
+        -------
+        text : str
+            A sentence on the prompts, and one on each image.
+        """
+        strongest, mean = self._strongest, np.abs(self.prompts).mean()
+        sentences = [
+            f"{counted(len(self.images), 'image')} as they are and with their prompts, which change pixels by up to "
+            f"{strongest:.0%} of their range, and by {mean:.1%} on average"
+        ]
+        if self.plain_proba is not None and self.prompted_proba is not None:
+            for row, pair in enumerate(zip(self.plain_proba, self.prompted_proba)):
+                before, after = (f"{self._name(proba.argmax())} ({proba.max():.0%})" for proba in pair)
+                truth = "" if self.y_true is None else f", which is {self.y_true[row]},"
+                sentences.append(f"Image {row + 1}{truth} is taken for {before} before, and for {after} after")
+        return ". ".join(sentences) + "."
+
+    @property
+    def _strongest(self) -> float:
+        return float(np.abs(self.prompts).max(initial=0))
+
+    @property
+    def _shape(self) -> float:
+        """Height by width of a picture, within bounds."""
+        height, width = self.images.shape[1:3]
+        return float(np.clip(height / width, _FLATTEST, _TALLEST))
+
+    def _name(self, index: int) -> str:
+        return str(index if self.classes is None else self.classes[index])
+
+    @property
+    def _n_lines(self) -> int:
+        """Lines of text below each image."""
+        answers = [
+            self._answer(proba[row], row)
+            for proba in (self.plain_proba, self.prompted_proba)
+            if proba is not None
+            for row in range(len(self.images))
+        ]
+        return max((len(answer) - 1 for answer in answers), default=int(self.y_true is not None))
+
+    def _answer(self, proba: np.ndarray, row: int) -> list[str]:
+        """What the service takes an image for, in one or two lines; and the colour that says whether it is right."""
+        best = int(proba.argmax())
+        text = f"{shortened(self._name(best), 11)}  {proba[best]:.0%}"
+        if self.y_true is None or self.classes is None:
+            return [text, NEUTRAL]
+        truth = self.y_true[row]
+        if self.classes[best] == truth:
+            return [f"✓ {text}", BETTER]
+        known = [f"truth  {proba[list(self.classes).index(truth)]:.0%}"] if truth in self.classes else []
+        return [f"✗ {text}", *known, WORSE]
+
+
+def _last_channels(images: torch.Tensor) -> np.ndarray:
+    """Images (n, 3, height, width) as (n, height, width, 3)."""
+    return images.permute(0, 2, 3, 1).numpy()
