@@ -75,7 +75,8 @@ def guide(request):
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer
 
-    known = names(GridSearchCV=GridSearchCV, fitted_clf=fitted())
+    X_test, y_test = make_stripes(20, seed=1)
+    known = names(GridSearchCV=GridSearchCV, fitted_clf=fitted(), X_test=X_test, y_test=y_test)
     known["clf"] = BlackVIPClassifier(known["score_fn"], "a {}", max_queries=4000, random_state=0)
     rows = FunctionTransformer(lambda images: images.reshape(len(images), -1))
     known["other_client"] = make_pipeline(rows, LogisticRegression())

@@ -31,10 +31,12 @@ class PromptDisplay(Display):
 
     Parameters
     ----------
-    images, prompted : ndarray of shape (n_images, height, width, 3), uint8
-        As they are, and with their prompts, as they are sent.
+    images : ndarray of shape (n_images, height, width, 3), uint8
+        As they are.
     prompts : ndarray of shape (n_images, height, width, 3)
         What the prompts add, between -1 and 1, in units of the pixel range.
+    prompted : ndarray of shape (n_images, height, width, 3), uint8
+        With their prompts, as they are sent.
     plain_proba, prompted_proba : ndarray of shape (n_images, n_classes) or None, default=None
         The service's probabilities. None: its answers are not shown.
     classes : sequence or None, default=None

@@ -1,0 +1,462 @@
+"""The report: one file that says what is true, bills what it says, gives nothing away, and works in a browser."""
+
+import base64
+import html
+import io
+import re
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from browser import Browser, find_chromium
+from conftest import ToyService, make_stripes
+from PIL import Image
+from scipy.stats import binomtest
+from servers.running import running
+from servers.shared import scorer_of
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+import blackvip
+from blackvip import BlackVIPClassifier, BudgetError, Coordinator, PersistenceError, SharedBudget
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("jinja2")
+
+EVIL = ["<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "{{ 7 * 7 }}", "'&amp;<b>bold"]
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+VOID = {"meta", "img", "br", "link", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """A page's elements, in their order; each has its attributes, the texts within it and its ancestors' names."""
+
+    def __init__(self, path):
+        super().__init__(convert_charrefs=True)
+        self.source = path.read_text(encoding="utf-8")
+        self.elements, self._open = [], []
+        self.feed(self.source)
+        self.close()
+        assert not self._open, "an element is not closed"
+
+    def handle_starttag(self, tag, attrs):
+        element = {"tag": tag, "attrs": dict(attrs), "text": "", "within": [e["tag"] for e in self._open]}
+        self.elements.append(element)
+        if tag not in VOID:
+            self._open.append(element)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop()["tag"] == tag
+
+    def handle_data(self, data):
+        for element in self._open:
+            element["text"] += data
+
+    def all(self, *tags):
+        return [element for element in self.elements if element["tag"] in tags]
+
+    def one(self, tag):
+        (element,) = self.all(tag)
+        return element
+
+    def rows(self, caption):
+        """The rows of cells of the table with this caption."""
+        start = next(i for i, element in enumerate(self.elements) if element["attrs"].get("id") == caption)
+        rows = []
+        for element in self.elements[start + 1 :]:
+            if element["tag"] == "h2":
+                break
+            if element["tag"] == "tr":
+                rows.append([])
+            elif element["tag"] in ("th", "td"):
+                rows[-1].append(element["text"].strip())
+        return rows
+
+
+def named_stripes(seed=0, n=48, names=("a", "b", "c", "d")):
+    X, y = make_stripes(n=n, n_classes=4, side=12, background=0.5, seed=seed)
+    return X, np.array(names)[y]
+
+
+def fitted_to(service, names=("a", "b", "c", "d"), **params):
+    params = {"max_queries": 700, "random_state": 0, "verbose": 0, **params}
+    return BlackVIPClassifier(service, "{}", **params).fit(*named_stripes(names=names))
+
+
+def with_service(clf, score_fn):
+    """The fitted classifier with another score function."""
+    twin = clf.__sklearn_clone__()
+    vars(twin).update(vars(clf), score_fn=score_fn)
+    return twin
+
+
+@pytest.fixture(scope="module")
+def clf():
+    service = ToyService(glare=1.0)
+    service.price_per_image = 0.002
+    clf = fitted_to(service)
+    assert clf.prompt_used_
+    return clf
+
+
+@pytest.fixture(scope="module")
+def test_data():
+    return named_stripes(seed=7, n=40)
+
+
+@pytest.fixture(scope="module")
+def written(clf, test_data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "fit.html"
+    before = clf.score_fn.n_images
+    found = clf.report(path, *test_data)
+    return {"path": path, "found": found, "page": Page(path), "billed": clf.score_fn.n_images - before}
+
+
+@pytest.fixture(scope="module")
+def evil(tmp_path_factory):
+    """The report of a fit to classes whose names are attacks, none of which the prompt helps."""
+    service = ToyService(gain=0)
+    with pytest.warns(UserWarning, match="does not classify training images better"):
+        clf = fitted_to(service, names=EVIL, head="calibrated", max_queries=300)
+    path = tmp_path_factory.mktemp("report") / "evil.html"
+    before = service.n_images
+    clf.report(path, *named_stripes(seed=7, n=40, names=EVIL))
+    return {"path": path, "page": Page(path), "billed": service.n_images - before}
+
+
+class TestContent:
+    def test_accuracies_are_those_of_the_classifier(self, clf, written, test_data):
+        X, y = test_data
+        own = clf.score_fn(clf.coordinator_.transform(X), clf.class_prompts_).argmax(axis=1)
+        expected = {
+            **clf.score_controls(X, y),
+            "prompt": np.mean(clf.classes_[own] == y),
+            "classifier": clf.score(X, y),
+        }
+        assert written["found"] == pytest.approx(expected)
+        rows = written["page"].rows("accuracies-caption")[1:]
+        assert [float(row[1]) for row in rows] == pytest.approx(list(expected.values()), abs=5e-4)
+        for row, share in zip(rows, expected.values()):
+            interval = binomtest(round(share * len(y)), len(y)).proportion_ci(method="wilson")
+            assert row[2] == f"{interval.low:.3f}–{interval.high:.3f}"
+        held_out = [control.accuracy for control in clf.controls_.values()]
+        assert [float(row[3]) for row in rows if row[3]] == pytest.approx(held_out, abs=5e-4)
+        assert [row[4] for row in rows if row[0] == "local probe"] == ["0"]
+
+    def test_bills_two_images_each_and_says_so(self, clf, written, test_data):
+        n = len(test_data[1])
+        assert written["billed"] == 2 * n
+        fit, report, predictions = written["page"].rows("cost-caption")[1:]
+        assert fit[1] == f"{clf.n_queries_:,d}"
+        assert report[1] == f"{2 * n:,d}"
+        assert [row[3] for row in (fit, report, predictions)] == [
+            f"{count * 0.002:,.2f}" for count in (clf.n_queries_, 2 * n, 1000)
+        ]
+
+    def test_without_a_prompt_one_image_each_and_a_warning(self, evil):
+        assert evil["billed"] == 40
+        warning = next(e for e in evil["page"].all("p") if e["attrs"].get("class") == "warning")
+        assert "the prompt does not help" in warning["text"]
+
+    def test_a_prompt_that_helps_has_no_warning(self, written):
+        assert [e for e in written["page"].all("p") if e["attrs"].get("class") == "warning"] == []
+
+    def test_warns_where_a_control_is_better_here(self, clf, tmp_path):
+        """On noise, whose labels are what the local probe says."""
+        X = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3), dtype=np.uint8)
+        probe = clf.controls_["local_probe"].head
+        y = clf._labels_by(probe, np.empty((40, 0)), clf._features(clf._open_images(X)))
+        found = clf.report(tmp_path / "fit.html", X, y)
+        assert found["local_probe"] == 1 > found["classifier"]
+        texts = [e["text"] for e in Page(tmp_path / "fit.html").all("p") if e["attrs"].get("class") == "warning"]
+        assert any("local probe control is right for 1.000, and this classifier for" in text for text in texts)
+
+    def test_warns_of_classes_that_were_not_trained(self, clf, test_data, tmp_path):
+        X, y = test_data
+        y = np.where(np.arange(len(y)) < 3, "zebra", y)
+        clf.report(tmp_path / "fit.html", X, y)
+        assert "3 test images of classes that were not trained" in (tmp_path / "fit.html").read_text()
+
+    def test_parameters_with_the_defaults_of_those_that_differ(self, clf, written):
+        rows = {row[0]: row[1:] for row in written["page"].rows("parameters-caption")[1:]}
+        assert rows.keys() == clf.get_params(deep=False).keys()
+        assert rows["max_queries"] == ["700", "10000"]
+        assert rows["momentum"] == ["0.9", ""]
+        assert rows["score_fn"][0] == "conftest.ToyService"
+
+    def test_four_pictures_with_words(self, clf, written):
+        pictures = written["page"].all("img")
+        assert len(pictures) == 4
+        for picture in pictures:
+            kind, _, data = picture["attrs"]["src"].partition(",")
+            assert kind == "data:image/png;base64"
+            image = Image.open(io.BytesIO(base64.b64decode(data)))
+            width = int(picture["attrs"]["width"])
+            assert image.width == pytest.approx(width * 200 / 96, abs=2)
+            assert image.width / image.height == pytest.approx(width / int(picture["attrs"]["height"]), rel=0.01)
+            assert np.asarray(image.convert("L")).std() > 5
+        texts = [picture["attrs"]["alt"] for picture in pictures]
+        assert texts[2] == blackvip.QueryCurveDisplay.from_estimator(clf).describe()
+        assert texts[3] == blackvip.GainDisplay.from_estimator(clf).describe()
+        assert re.match(r"4 images as they are and with their prompts, .* Image 4, which is \w, is taken for", texts[0])
+        assert re.match(r"40 images: \d+ mistakes? repaired, \d+ made; from \d+ right to \d+", texts[1])
+
+    def test_examples_are_of_all_kinds_in_turn(self):
+        from blackvip.report import _examples, _Results
+
+        y = np.zeros(9, int)
+        before, after = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1]), np.array([0, 0, 0, 0, 1, 0, 0, 1, 1])
+        results = _Results(y, before, after, {})
+        assert list(_examples(results, 6)) == [5, 4, 7, 0, 6, 8]
+        assert sorted(_examples(results, 20)) == list(range(9))
+
+    def test_of_a_classifier_that_was_saved(self, clf, written, test_data, tmp_path):
+        clf.save(tmp_path / "clf.blackvip")
+        same = blackvip.load(tmp_path / "clf.blackvip", ToyService(glare=1.0))
+        assert same.report(tmp_path / "fit.html", *test_data) == written["found"]
+        assert "The service declares no price." in (tmp_path / "fit.html").read_text()
+
+    def test_with_a_checkpoint_nothing_is_paid_for_twice(self, test_data, tmp_path):
+        service = ToyService(glare=1.0)
+        clf = fitted_to(service, checkpoint=tmp_path / "fit.journal", max_queries=300)
+        clf.report(tmp_path / "one.html", *test_data)
+        before = service.n_images
+        clf.report(tmp_path / "two.html", *test_data)
+        assert service.n_images == before
+        assert Page(tmp_path / "two.html").rows("cost-caption")[2][:2] == ["this report", "0"]
+
+
+class TestMarkup:
+    @pytest.fixture(params=["written", "evil"])
+    def page(self, request):
+        return request.getfixturevalue(request.param)["page"]
+
+    def test_structure(self, page):
+        assert page.source.startswith("<!DOCTYPE html>\n")
+        assert page.one("html")["attrs"]["lang"] == "en"
+        assert page.one("title")["text"]
+        for landmark in ("header", "nav", "main", "footer"):
+            assert page.one(landmark)["text"].strip()
+        levels = [int(element["tag"][1]) for element in page.all("h1", "h2", "h3", "h4")]
+        assert levels.count(1) == 1
+        assert levels[0] == 1
+        assert (np.diff(levels) <= 1).all()  # no level is left out
+        viewport = [e["attrs"]["content"] for e in page.all("meta") if e["attrs"].get("name") == "viewport"]
+        assert viewport == ["width=device-width, initial-scale=1"]
+
+    def test_references_within_the_page(self, page):
+        ids = [element["attrs"]["id"] for element in page.elements if "id" in element["attrs"]]
+        assert len(ids) == len(set(ids))
+        used = [
+            element["attrs"]["aria-labelledby"] for element in page.elements if "aria-labelledby" in element["attrs"]
+        ]
+        used += [link["attrs"]["href"].removeprefix("#") for link in page.all("a")]
+        assert len(used) > 8
+        assert set(used) <= set(ids)
+
+    def test_tables_and_what_scrolls_can_be_reached(self, page):
+        for table in page.all("table"):
+            assert table["attrs"]["aria-labelledby"]
+        assert all(cell["attrs"]["scope"] in ("col", "row") for cell in page.all("th"))
+        scrolling = [e for e in page.elements if e["attrs"].get("class") == "scroll"]
+        assert len(scrolling) == len(page.all("table", "img")) == 7
+        for element in scrolling:
+            assert element["attrs"]["tabindex"] == "0"
+            assert element["attrs"]["role"] == "region"
+
+    def test_nothing_is_loaded_or_run(self, page):
+        assert not page.all("script", "link", "iframe", "object", "embed", "form", "base", "svg", "video", "audio")
+        policies = [e["attrs"] for e in page.all("meta") if "http-equiv" in e["attrs"]]
+        assert policies == [{"http-equiv": "Content-Security-Policy", "content": POLICY}]
+        for element in page.elements:
+            for name, value in element["attrs"].items():
+                assert not name.startswith("on")
+                if name in ("href", "src"):
+                    assert re.match(r"#|data:image/png;base64,[A-Za-z0-9+/=]+\Z", value)
+        style = page.one("style")["text"]
+        assert not re.search(r"url\(|@import|expression|//", style)
+        assert not re.search(r"https?:", re.sub(r'"data:[^"]*"', "", page.source))
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    def test_contrast(self, page, scheme):
+        """Of each text's colour on each ground that it stands on: 4.5 at least, by WCAG 2.2's formula."""
+        blocks = re.findall(r":root \{([^}]*)\}", page.one("style")["text"])
+        colours = dict(re.findall(r"--([\w-]+): (#\w{6})", blocks[["light", "dark"].index(scheme)]))
+        pairs = [(text, ground) for text in ("text", "soft", "accent") for ground in ("ground", "panel")]
+        for text, ground in [*pairs, ("warning-text", "warning-ground")]:
+            assert contrast(colours[text], colours[ground]) >= 4.5
+        assert contrast(colours["accent"], colours["ground"]) >= 3  # of what shows the focus
+
+    def test_other_colours_are_only_those_of_the_scheme(self, page):
+        style = re.sub(r":root \{[^}]*\}", "", page.one("style")["text"])
+        assert set(re.findall(r"#[0-9a-fA-F]{3,6}\b", style)) == {"#ffffff"}  # behind the pictures
+
+
+def contrast(one, other):
+    """WCAG 2.2's contrast of two colours ``#rrggbb``."""
+    luminance = []
+    for colour in (one, other):
+        rgb = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        luminance.append(linear @ [0.2126, 0.7152, 0.0722])
+    dark, light = sorted(luminance)
+    return (light + 0.05) / (dark + 0.05)
+
+
+class TestEscapes:
+    def test_names_of_classes_are_text(self, evil):
+        page = evil["page"]
+        assert len(page.all("img")) == 4
+        assert not page.all("script", "b")
+        assert "49" not in html.unescape(page.all("img")[0]["attrs"]["alt"])
+        texts = " ".join(picture["attrs"]["alt"] for picture in page.all("img"))
+        assert any(name in texts for name in EVIL)
+        for name in EVIL[:2]:
+            assert name not in page.source
+
+    def test_parameters_and_names_of_services_are_text(self, clf, test_data, tmp_path):
+        inner = clf.score_fn
+
+        def service(images, class_prompts):
+            return inner(images, class_prompts)
+
+        service.__qualname__ = EVIL[0]
+        twin = with_service(clf, service).set_params(class_prompts=EVIL, checkpoint=None)
+        twin.report(tmp_path / "fit.html", *test_data)
+        page = Page(tmp_path / "fit.html")
+        assert EVIL[0] in page.one("header")["text"]
+        rows = {row[0]: row[1] for row in page.rows("parameters-caption")[1:]}
+        assert rows["score_fn"].endswith(EVIL[0])
+        assert rows["class_prompts"] == repr(EVIL)
+        assert not page.all("script")
+
+
+class Keyed(ToyService):
+    """A service whose repr shows its key."""
+
+    def __repr__(self):
+        return f"Keyed({SECRET})"
+
+
+SECRET = "kaboom-5f3a9b"
+
+
+class TestSecrets:
+    def test_the_key_of_a_service_over_http(self, tmp_path, monkeypatch):
+        X, y = make_stripes(n=24, n_classes=3, side=9)
+        with running() as remote:
+            remote.control(key=SECRET)
+            monkeypatch.setenv("A_KEY", SECRET)
+            clf = BlackVIPClassifier(
+                scorer_of(remote, key="A_KEY"), max_queries=150, random_state=0, verbose=0, guard=False
+            )
+            clf.fit(X, y).report(tmp_path / "fit.html", X, y)
+        source = (tmp_path / "fit.html").read_text()
+        assert "blackvip.scorers.http.scorer.HTTPScorer" in source
+        for hidden in (SECRET, "A_KEY", "127.0.0.1"):
+            assert hidden not in source
+
+    def test_of_other_objects_only_their_names(self, clf, test_data, tmp_path):
+        service = Keyed(glare=1.0)
+        service.api_key = SECRET
+        head = make_pipeline(FunctionTransformer(kw_args={"api_key": SECRET}), LogisticRegression(C=0.25))
+        twin = with_service(clf, service).set_params(
+            head=head, prompter=Coordinator("pca", src_dim=98), random_state=np.random.RandomState(0)
+        )
+        twin.report(tmp_path / "fit.html", *test_data)
+        rows = {row[0]: row[1] for row in Page(tmp_path / "fit.html").rows("parameters-caption")[1:]}
+        assert SECRET not in (tmp_path / "fit.html").read_text()
+        assert rows["score_fn"] == "test_report.Keyed"
+        assert rows["prompter"] == "Coordinator(encoder='pca', last_layer='zero', src_dim=98)"
+        assert "LogisticRegression(C=0.25" in rows["head"]
+        assert rows["random_state"] == "numpy.random.mtrand.RandomState"
+
+
+class TestBeforeAnythingIsPaidFor:
+    @pytest.fixture
+    def free(self, clf):
+        """The fitted classifier with a service that must not be asked."""
+        service = ToyService(glare=1.0)
+        yield with_service(clf, service)
+        assert service.n_images == 0
+
+    def test_paths(self, free, test_data, tmp_path):
+        with pytest.raises(PersistenceError, match="is a folder; expected the path of a file"):
+            free.report(tmp_path, *test_data)
+        with pytest.raises(PersistenceError, match="there is no folder .*nowhere; make it first"):
+            free.report(tmp_path / "nowhere" / "fit.html", *test_data)
+
+    def test_arguments(self, free, test_data, tmp_path):
+        X, y = test_data
+        with pytest.raises(ValueError, match="X has 40 images, but y has 39 labels"):
+            free.report(tmp_path / "fit.html", X, y[1:])
+        with pytest.raises(ValueError, match="n_examples=0; expected a whole number"):
+            free.report(tmp_path / "fit.html", X, y, n_examples=0)
+        with pytest.raises(ValueError, match="Found no images"):
+            free.report(tmp_path / "fit.html", X[:0], y[:0])
+        with pytest.raises(NotFittedError):
+            BlackVIPClassifier(free.score_fn).report(tmp_path / "fit.html", X, y)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_shared_budget_that_has_too_little(self, free, test_data, tmp_path):
+        poor = with_service(free, SharedBudget(free.score_fn, 79))
+        with pytest.raises(BudgetError):
+            poor.report(tmp_path / "fit.html", *test_data)
+
+    @pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
+    def test_an_installation_without(self, free, test_data, tmp_path, monkeypatch, missing):
+        monkeypatch.setitem(sys.modules, missing, None)
+        with pytest.raises(ImportError, match=f"{missing} is missing; install them with `pip install blackvip.plot.`"):
+            free.report(tmp_path / "fit.html", *test_data)
+
+
+def test_a_file_that_is_there_stays_until_the_new_one_is_whole(clf, test_data, tmp_path):
+    path = tmp_path / "fit.html"
+    path.write_text("an earlier report")
+    service = ToyService(glare=1.0)
+    service.fail_at = 2
+    with pytest.raises(RuntimeError, match="the service is down"):
+        with_service(clf, service).report(path, *test_data)
+    assert path.read_text() == "an earlier report"
+    clf.report(path, *test_data)
+    assert [file.name for file in tmp_path.iterdir()] == ["fit.html"]
+    assert path.read_text().startswith("<!DOCTYPE html>")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Browser(find_chromium()) as browser:
+        yield browser
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_chromium() is None, reason="needs Chromium: apt-get install chromium")
+class TestInABrowser:
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    @pytest.mark.parametrize("width", [360, 1440])
+    @pytest.mark.parametrize("which", ["written", "evil"])
+    def test_renders_without_a_complaint(self, request, browser, which, width, scheme, tmp_path):
+        url = request.getfixturevalue(which)["path"].as_uri()
+        browser.open(url, width, scheme)
+        assert browser.complaints() == []
+        assert browser.requests() == [url]  # the file, and nothing else
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+        assert browser.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+        assert browser.evaluate("document.querySelectorAll('script').length") == 0
+        ground = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert ground == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 24, 27)"}[scheme]
+        browser.screenshot(tmp_path / "page.png")
+        page = np.asarray(Image.open(tmp_path / "page.png").convert("L"))
+        assert page.shape[1] <= width
+        assert page.std() > 10
+
+    def test_its_policy_stops_a_script_that_got_in(self, browser, written, tmp_path):
+        path = tmp_path / "broken.html"
+        source = written["path"].read_text()
+        path.write_text(source.replace("<main>", "<main><script>document.title = 'run'</script>"))
+        browser.open(path.as_uri(), 360)
+        assert browser.evaluate("document.title") == "What a fit did"
+        assert any("violates the following Content Security Policy" in text for text in browser.complaints())
