@@ -1,16 +1,20 @@
-"""What the benchmarks share: loss curves of optimizers, and pages whose words stay when their figures change."""
+"""What the benchmarks share, and the data and the services that they make."""
 
 import pathlib
 import sys
 
 import numpy as np
+import pytest
+from sklearn.datasets import load_digits
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "benchmarks"))
 import optimizers
 import reports
 import robustness
+import small_clip
+import synthetic
 
-from blackvip import SPSA
+from blackvip import SPSA, datasets
 
 START = np.tile([-1.2, 1.0], 6)
 
@@ -49,3 +53,70 @@ def test_words_above_the_marker_stay(tmp_path):
     assert text.startswith("# A page\n\nWords.\n\n<!--")
     assert "old figures" not in text
     assert text.endswith("| a | b |\n| --- | --- |\n| 1 | 0.750 (0.500-1.000) |\n")
+
+
+def test_no_digit_is_for_two_of_reader_shots_and_test():
+    parts = small_clip.split_digits()
+    images = load_digits().images
+    assert sum(len(labels) for _, labels in parts.values()) == len(images)
+    whole = np.concatenate([part for part, _ in parts.values()])
+    as_bytes = lambda digits: sorted(digit.tobytes() for digit in digits)
+    assert as_bytes(whole) == as_bytes(np.rint(images * (255 / 16)).astype(np.uint8))
+
+
+def test_plain_digits_are_of_the_given_size_and_on_black():
+    images, _ = small_clip.split_digits().reader
+    pages = small_clip.draw_plain(np.full_like(images[:20], 255), np.full(20, 14), np.random.default_rng(0))
+    assert pages.shape == (20, 3, small_clip.SIDE, small_clip.SIDE)
+    np.testing.assert_allclose(pages * (1 - pages), 0, atol=1e-6)
+    np.testing.assert_allclose(pages.sum(dim=(2, 3)), 14**2, rtol=1e-5)
+    corners = (pages[:, 0] > 0.5).flatten(1).int().argmax(dim=1)
+    assert len(corners.unique()) > 10
+
+
+@pytest.mark.parametrize("name", synthetic.SETS)
+def test_test_images_are_the_same_for_all_seeds_and_no_shots(name):
+    side = 24
+    (X, y, X_test, y_test), (other, _, again, _) = (synthetic.load(name, side, seed, "test") for seed in (1, 2))
+    assert X.shape == (160, side, side, 3)
+    assert np.bincount(y).tolist() == [16] * 10
+    np.testing.assert_array_equal(X_test, again)
+    assert not np.array_equal(X, other)
+    *_, y_development = synthetic.load(name, side, 1, "development")
+    assert len(y_test) == len(small_clip.split_digits().test[1])
+    assert len(y_development) + len(y) == len(small_clip.split_digits().pool[1])
+
+
+def test_biased_colours_tell_the_class_in_training_only():
+    _, y, X_test, y_test = synthetic.load("biased_0.9", 24, 1, "test")
+    X = synthetic.load("biased_0.9", 24, 1, "test")[0]
+    agrees = lambda images, labels: (images[:, 0, 0] == datasets.digits.COLOURS[labels]).all(axis=1).mean()
+    assert agrees(X, y) > 0.5 > 0.2 > agrees(X_test, y_test)
+
+
+def test_a_factor_multiplies_every_step_size_of_a_method():
+    for method in synthetic.STEPPED:
+        whole, tenth = (
+            synthetic.estimator_of(method, "loc_1:1", lambda images, prompts: None, ["0", "1"], factor)
+            for factor in (1.0, 0.1)
+        )
+        gains = [one if isinstance(one.optimizer, str) else one.optimizer for one in (whole, tenth)]
+        assert gains[1].a == pytest.approx(0.1 * gains[0].a)
+        assert gains[1].c == gains[0].c
+        if method == "bar":
+            assert gains[1].a_end == pytest.approx(0.1 * gains[0].a_end)
+            assert whole.prompter.inner == 194
+
+
+@pytest.mark.slow
+def test_the_small_clip_reads_plain_digits_by_their_class_prompts(tmp_path):
+    scorer = small_clip.digit_clip(tmp_path / "digit_clip.pt")
+    prompts = [small_clip.TEMPLATE.format(digit) for digit in range(10)]
+    images, labels = small_clip.split_digits().pool
+    pages = small_clip.draw_plain(images, np.full(len(labels), 28), np.random.default_rng(1))
+    logits = scorer(pages, prompts)
+    assert (logits.argmax(axis=1) == labels).mean() > 0.85
+    np.testing.assert_allclose(scorer(pages, prompts[::-1]), logits[:, ::-1], rtol=1e-4, atol=1e-4)
+    weights = (tmp_path / "digit_clip.pt").read_bytes()
+    assert small_clip.digit_clip(tmp_path / "digit_clip.pt") is not scorer
+    assert (tmp_path / "digit_clip.pt").read_bytes() == weights  # it was not trained again

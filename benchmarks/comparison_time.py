@@ -1,6 +1,6 @@
 """How long a comparison of all methods takes on a real service: those that need no download, on one task.
 
-    python benchmarks/compare_methods.py [--task ocr6-box] [--queries 16000] [--seeds 0] [--jobs 2]
+    python benchmarks/comparison_time.py [--task ocr6-box] [--queries 16000] [--seeds 0] [--jobs 2]
 
 It prints the table, the seconds that passed and the seconds of CPU time, which tell what other work on the machine
 does not change: two idle cores need half of them.
