@@ -263,7 +263,7 @@ def draw_plot(rows: list[dict], path: pathlib.Path) -> None:
             values = [row["accuracy"] for row in some(rows, set=name, method=method)]
             if values:
                 mean = np.mean(values)
-                spread = [[mean - min(values)], [max(values) - mean]]
+                spread = np.maximum([[mean - min(values)], [max(values) - mean]], 0)  # rounding
                 colour = "tab:blue" if method.startswith("blackvip") else "tab:orange" if method in STEPPED else "0.4"
                 axis.errorbar(mean, place, xerr=spread, fmt="o", ms=5, capsize=3, color=colour)
         axis.set(title=name, xlim=(0, 1), xlabel="accuracy")
