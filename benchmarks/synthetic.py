@@ -189,8 +189,10 @@ def some(rows: list[dict], **wanted) -> list[dict]:
 
 
 def told(rows: list[dict]) -> str:
-    """Accuracies of some runs for a table, or that they were refused."""
+    """Accuracies of some runs for a table, or that they were refused; a single run has no spread."""
     made = [row["accuracy"] for row in rows if row["accuracy"] is not None]
+    if len(made) == 1:
+        return f"{made[0]:.3f}"
     return cell(made) if made or not rows else "refused"
 
 
