@@ -18,12 +18,12 @@ from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
-from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from .baselines import asked
 from .encoders import Encoder, PCAEncoder, TrainableEncoder, make_encoder
 from .exceptions import BudgetError
-from .labels import check_labels, class_indices
+from .labels import class_indices, labels_of
 from .prompts import make_class_prompts
 from .reading import ReadsImages, pixel_batches
 from .scorers import ScoreFormat
@@ -233,8 +233,7 @@ class AReSClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
         ValueError
             For unusable parameters, images, labels or prompts.
         """
-        y = check_labels(y)
-        check_consistent_length(X, y)
+        y = labels_of(X, y)
         encoder = make_encoder(self.local_encoder)
         if isinstance(encoder, TrainableEncoder):
             raise ValueError(f"local_encoder={self.local_encoder!r} has no features of its own; expected a frozen one.")

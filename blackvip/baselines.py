@@ -10,13 +10,12 @@ import numpy as np
 from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_consistent_length
 
 from .controls import fit_controls
 from .encoders import Encoder, TrainableEncoder, make_encoder
 from .images import Images
 from .judging import head_inputs, log_proba_of
-from .labels import check_labels, class_indices
+from .labels import class_indices, labels_of
 from .prediction import PromptedClassifier
 from .prompts import make_class_prompts
 from .reading import ReadsImages, pixel_batches
@@ -38,8 +37,7 @@ class _Baseline(ReadsImages):
 
     def _training_set(self, X: Any, y: Any) -> tuple[Images, np.ndarray]:
         """Images and class indices; sets the classes and their prompts."""
-        y = check_labels(y)
-        check_consistent_length(X, y)
+        y = labels_of(X, y)
         images, y = self._learn_images(X, y)
         self.classes_ = np.unique(y)
         self.class_prompts_ = make_class_prompts(self.class_prompts, self.classes_)

@@ -14,7 +14,6 @@ import numpy as np
 from sklearn.base import BaseEstimator, _fit_context, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
-from sklearn.utils.validation import check_consistent_length
 
 from .augmentation import AUGMENTATIONS, augmentation
 from .callbacks import CallbackSupportMixin
@@ -26,7 +25,7 @@ from .exceptions import BudgetError, FitInterruptedWarning, JournalError, Prompt
 from .gains import signal_share
 from .guard import Validation, split_held_out
 from .images import Images
-from .labels import check_labels, class_indices, training_weights
+from .labels import check_labels, class_indices, labels_of, training_weights
 from .losses import LOSSES, Temperature
 from .monitoring import Monitor
 from .optimizers import CMAES, SPSA, SPSAGC, Optimizer
@@ -698,8 +697,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         self, X: Any, y: Any, sample_weight: Any, classes: Any, goes_on: bool
     ) -> tuple[Images, np.ndarray, np.ndarray]:
         """Images, class indices and weights; sets `classes_`, `class_prompts_` and what reading X learns."""
-        y = check_labels(y)
-        check_consistent_length(X, y)
+        y = labels_of(X, y)
         if not goes_on:
             self.label_mapping_ = None
         weights = training_weights(sample_weight, self.class_weight, y)

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
-from sklearn.utils.validation import check_consistent_length
 from tqdm.auto import tqdm
 
 from .displays.drawing import load_pyplot
 from .exceptions import BudgetError, PromptNotUsedWarning
-from .labels import check_labels
+from .labels import labels_of
 from .methods import METHODS, Method, View, make_method, prepared, with_parameters
 from .results import ResultsFile, data_identity, read_rows
 from .scorers import SharedBudget
@@ -124,9 +123,7 @@ def compare(
     """
     budgets = _checked_numbers([max_queries] if isinstance(max_queries, Integral) else max_queries, "max_queries", 1)
     seeds = _checked_numbers(seeds, "seeds", 0)
-    y, y_test = check_labels(y), check_labels(y_test)
-    check_consistent_length(X, y)
-    check_consistent_length(X_test, y_test)
+    y, y_test = labels_of(X, y), labels_of(X_test, y_test)
     runs = [run for method in prepared(methods, score_fn, class_prompts) for run in _runs(method, budgets, seeds)]
     identity = None if results is None else data_identity(score_fn, class_prompts, X, y, X_test, y_test)
     with ResultsFile(results, identity) as file, _bar(len(runs), verbose) as bar, warnings.catch_warnings():

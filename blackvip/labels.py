@@ -7,11 +7,30 @@ from typing import Any
 import numpy as np
 from sklearn.utils import assert_all_finite, column_or_1d, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length
 
 from .decoding import as_array, is_missing, is_tensor
+from .sources import holds_flattened_rows, open_source
 
-__all__ = ["check_labels", "class_indices", "training_weights"]
+__all__ = ["check_labels", "class_indices", "labels_of", "training_weights"]
+
+
+def labels_of(X: Any, y: Any) -> np.ndarray:
+    """Labels as `check_labels` has them, one for each image of X, which is not read.
+
+    Raises
+    ------
+    ValueError
+        If they are no labels, or are not as many as the images; an `ImageError` where X is no set of images.
+    """
+    y = check_labels(y)
+    try:
+        check_consistent_length(X, y)
+    except (TypeError, ValueError):
+        if not holds_flattened_rows(X):
+            open_source(X)  # says what is wrong with it, if that is why
+        raise
+    return y
 
 
 def check_labels(y: Any) -> np.ndarray:

@@ -21,6 +21,7 @@ scaled to 8 bits; of a file with several frames the first one is taken. No conte
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -118,6 +119,12 @@ def open_source(X: Any, image_shape: tuple[int, ...] | None = None) -> np.ndarra
     ImageError
         If X is no set of images.
     """
+    if isinstance(X, (str, os.PathLike)) and os.path.isdir(X):
+        raise ImageError(
+            f"X is the folder {os.fspath(X)!r}; expected the paths of its files, such as "
+            "X = sorted(pathlib.Path(folder).glob('*/*.png')); where a class has a folder of its own, the labels are "
+            "y = [path.parent.name for path in X]."
+        )
     if isinstance(X, SINGLE):
         raise ImageError(f"X is a single {type(X).__name__}; {_EXPECTED}. Put it into a list.")
     if isinstance(X, Mapping):

@@ -17,11 +17,10 @@ import torch
 import torch.nn.functional as F
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import check_consistent_length
 
 from .frames import PaddingFrame
 from .images import to_uint8
-from .labels import check_labels, class_indices
+from .labels import class_indices, labels_of
 from .presets import BATCH_SIZE, CLIP_UNIT
 from .prompters import Prompter, make_prompter, prompted
 from .prompts import make_class_prompts
@@ -201,8 +200,7 @@ class WhiteBoxClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
         TypeError
             If `score_fn` allows no gradients.
         """
-        y = check_labels(y)
-        check_consistent_length(X, y)
+        y = labels_of(X, y)
         images, y = self._learn_images(X, y)
         self.classes_ = np.unique(y)
         if len(self.classes_) < 2:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import pytest
 from conftest import ToyService, make_stripes
+from PIL import Image
 
 from blackvip import BlackVIPClassifier, PromptNotUsedWarning
 
@@ -67,6 +68,16 @@ def names(**others):
 def fitted(**parameters):
     X, y = make_stripes(60)
     return BlackVIPClassifier(ToyService(glare=2.0), "a {}", max_queries=500, random_state=0, **parameters).fit(X, y)
+
+
+def readme(request):
+    """A folder of photographs for each class."""
+    X, y = make_stripes(40)
+    for row, (image, label) in enumerate(zip(X, y)):
+        path = pathlib.Path("photos", f"class {label}", f"{row}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return {}
 
 
 def guide(request):
@@ -124,7 +135,14 @@ def services(request):
     return names()
 
 
-PAGES = {"guide.md": guide, "faults.md": faults, "limits.md": limits, "paper.md": paper, "services.md": services}
+PAGES = {
+    "README.md": readme,
+    "guide.md": guide,
+    "faults.md": faults,
+    "limits.md": limits,
+    "paper.md": paper,
+    "services.md": services,
+}
 
 
 # The tests

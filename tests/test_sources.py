@@ -3,6 +3,7 @@
 import gc
 import io
 import os
+import pathlib
 import struct
 import weakref
 import zlib
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from torchvision import transforms
 from torchvision.datasets import FakeData, ImageFolder
 
+from blackvip import BlackVIPClassifier
 from blackvip.exceptions import ImageError
 from blackvip.images import ImageFormat
 from blackvip.sources import ItemSource, holds_flattened_rows, open_source, select
@@ -563,6 +565,19 @@ def test_other_sets_are_refused(X, found):
     assert not holds_flattened_rows(X)
     with pytest.raises(ImageError, match=found):
         open_source(X)
+
+
+def test_a_folder_is_told_how_to_pass_its_files(tmp_path):
+    for folder in (tmp_path, str(tmp_path)):
+        with pytest.raises(ImageError, match=r"X is the folder '.*'; expected the paths of its files"):
+            open_source(folder)
+
+
+@pytest.mark.parametrize("X", ["photo.png", pathlib.Path("photo.png"), b"\x89PNG", (path for path in ["a.png"])])
+def test_fit_says_what_is_no_set_of_images_rather_than_how_long_it_is(X, service):
+    with pytest.raises(ImageError, match="^X is a "):
+        BlackVIPClassifier(service, "{}").fit(X, ["a", "b", "a"])
+    assert service.n_images == 0
 
 
 def test_tables_of_numbers_are_flattened_rows():
