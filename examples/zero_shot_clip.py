@@ -50,6 +50,7 @@ except Exception as error:  # open_clip and Hugging Face have several for what t
     open_clip.add_model_config(file)
     scorer = OpenCLIPScorer("random-clip")
     logits = scorer(X, prompts)
+logging.disable(logging.NOTSET)
 
 # %%
 # Its answers. Logits are cosines times the model's scale, so that their softmax is a probability.
