@@ -61,8 +61,8 @@ suppress_warnings = [
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
-    # All are run but the one whose workers would start from Sphinx's main module.
-    "filename_pattern": r"/(?!cluster)\w+\.py$",
+    # All are run but those that start themselves again in other processes: here they are no files of their own.
+    "filename_pattern": r"/(?!cluster|remote_service)\w+\.py$",
     "reset_modules": ("gallery.limit", "matplotlib"),
     "reset_modules_order": "both",
     "abort_on_example_error": False,
