@@ -223,6 +223,8 @@ def _accuracies(estimator: Any, results: _Results) -> dict[str, Any]:
     probes = [name for name, control in estimator.controls_.items() if _is_probe(control.head)]
     rows = []
     for name, n_hits in results.hits.items():
+        if name == "prompt" and not estimator.prompt_used_:
+            continue  # there is none to have an accuracy
         control = estimator.controls_.get(name)
         low, high = _interval(n_hits, n)
         held_out = "" if control is None else f"{control.accuracy:.3f}"
@@ -293,7 +295,9 @@ def _picture(display: Display, title: str, caption: str) -> dict[str, Any]:
     from matplotlib.figure import Figure
 
     data = io.BytesIO()
-    with matplotlib.style.context("default"):
+    # The same whatever the caller's style is, but in the caller's font: others may lack the letters of the classes.
+    font = {name: matplotlib.rcParams[name] for name in ("font.family", "font.sans-serif", "font.serif")}
+    with matplotlib.style.context(["default", font]):
         figure = Figure(figsize=display.size)
         display.plot(only_axes(figure))
         figure.savefig(data, format="png", dpi=_DPI)

@@ -160,6 +160,7 @@ class TestContent:
         assert evil["billed"] == 40
         warning = next(e for e in evil["page"].all("p") if e["attrs"].get("class") == "warning")
         assert "the prompt does not help" in warning["text"]
+        assert "prompt alone" not in [row[0] for row in evil["page"].rows("accuracies-caption")]
 
     def test_a_prompt_that_helps_has_no_warning(self, written):
         assert [e for e in written["page"].all("p") if e["attrs"].get("class") == "warning"] == []
@@ -203,6 +204,21 @@ class TestContent:
         assert texts[3] == blackvip.GainDisplay.from_estimator(clf).describe()
         assert re.match(r"4 images as they are and with their prompts, .* Image 4, which is \w, is taken for", texts[0])
         assert re.match(r"40 images: \d+ mistakes? repaired, \d+ made; from \d+ right to \d+", texts[1])
+
+    def test_pictures_have_the_callers_font_and_nothing_else_of_the_style(self, clf):
+        import matplotlib.style
+        from matplotlib import rcParams
+
+        from blackvip import GainDisplay
+        from blackvip.report import _picture
+
+        display = GainDisplay.from_estimator(clf)
+        plain = _picture(display, "", "")["source"]
+        with matplotlib.style.context("dark_background"):
+            assert _picture(display, "", "")["source"] == plain
+            assert rcParams["figure.facecolor"] == "black"
+        with matplotlib.rc_context({"font.family": "DejaVu Serif"}):
+            assert _picture(display, "", "")["source"] != plain
 
     def test_examples_are_of_all_kinds_in_turn(self):
         from blackvip.report import _examples, _Results
