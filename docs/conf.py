@@ -61,8 +61,9 @@ suppress_warnings = [
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
-    # All are run but those that start themselves again in other processes: here they are no files of their own.
-    "filename_pattern": r"/(?!cluster|remote_service)\w+\.py$",
+    # All are run but one that starts itself again, in another process: here it is no file of its own.
+    "filename_pattern": r"/(?!remote_service)\w+\.py$",
+    "ignore_pattern": r"(__init__|cluster)\.py$",  # clusters.md tells of the latter
     "reset_modules": ("gallery.limit", "matplotlib"),
     "reset_modules_order": "both",
     "abort_on_example_error": False,

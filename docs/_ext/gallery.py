@@ -13,7 +13,6 @@ ORDER = (
     "grid_search",
     "save_and_share",
     "remote_service",
-    "cluster",
     "zero_shot_clip",
     "compare_methods",
     "biased_and_loc",
