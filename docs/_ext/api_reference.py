@@ -1,6 +1,7 @@
 """What the API reference shows, and what a `name` in a docstring links to."""
 
 import inspect
+import re
 
 from docutils import nodes
 from sphinx import addnodes
@@ -13,6 +14,18 @@ def inherited_from_elsewhere(app, what, name, thing, skip, options):
     function = thing.fget if isinstance(thing, property) else inspect.unwrap(thing) if callable(thing) else thing
     module = getattr(function, "__module__", None)
     return True if module and not module.startswith("blackvip") else None
+
+
+_NO_REFERENCE = re.compile(r"(`[^`]*`)|\b([A-Za-z]\w*)_(?!\w)")
+
+
+def names_are_no_references(app, what, name, thing, options, lines):
+    """Autodoc's hook, after numpydoc's: a shape (n_features_,) is not reStructuredText's reference to n_features."""
+    in_session = False
+    for number, line in enumerate(lines):
+        in_session = line.lstrip().startswith(">>>") or (in_session and bool(line.strip()))
+        if not in_session:
+            lines[number] = _NO_REFERENCE.sub(lambda match: match[1] or f"{match[2]}\\_", line)
 
 
 class NameRole(SphinxRole):
@@ -49,5 +62,6 @@ def setup(app):
     app.setup_extension("sphinx.ext.autodoc")
     app.add_role("name", NameRole())
     app.connect("autodoc-skip-member", inherited_from_elsewhere)
+    app.connect("autodoc-process-docstring", names_are_no_references, priority=900)
     app.connect("missing-reference", top_level_or_plain)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
