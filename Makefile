@@ -41,7 +41,7 @@ dist: $(READY)
 
 benchmarks: $(READY)
 	$(RUN) benchmarks/optimizers.py
-	$(RUN) benchmarks/decoder.py
+	$(RUN) benchmarks/speed.py --parts c
 
 # torch and torchvision come in the same step as all else, so that pip picks releases that match.
 $(READY): setup.cfg pyproject.toml
