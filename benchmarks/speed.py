@@ -259,10 +259,9 @@ def vit_shares(args):
     images, labels = noisy_images(20, 224), np.arange(20) % 10
     scorer = random_vit()
     scorer(images[:1], PROMPTS)  # it is loaded
-    for prompter in ("basis", "coordinator"):
-        parameters = {"prompter": prompter, "a": 0.01, "c": 0.01, "max_queries": args.vit_images}
-        row = fit_share("open_clip ViT-B/16", scorer, images, labels, class_prompts=PROMPTS, **parameters)
-        yield {**row, "prompter": prompter}
+    yield fit_share(
+        "open_clip ViT-B/16", scorer, images, labels, class_prompts=PROMPTS, max_queries=args.vit_images, a=0.01, c=0.01
+    )
 
 
 def http_shares(args):
@@ -399,7 +398,7 @@ def fit_files(folder):
     before, begin = peak(), time.perf_counter()
     clf = BlackVIPClassifier(
         lambda images, class_prompts: images.mean(axis=(1, 2))[:, :2] / 255,
-        ["dark", "bright"], a=0.01, c=0.05, max_queries=2 * len(paths) + 2_000, random_state=0, verbose=0,
+        ["dark", "bright"], a=0.01, c=0.05, max_queries=2 * len(paths) + 500, random_state=0, verbose=0,
     ).fit(paths, y)  # fmt: skip
     fitted, seconds = peak(), time.perf_counter() - begin
     clf.predict(paths[:2_000])
