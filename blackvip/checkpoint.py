@@ -22,7 +22,7 @@ from .scorers.replay import Replay
 
 __all__ = ["predictions_path", "replayed"]
 
-_NOT_COMPARED = ("score_fn", "class_prompts", "checkpoint", "verbose")  # the first two in another form
+_NOT_COMPARED = ("score_fn", "class_prompts", "checkpoint", "n_jobs", "verbose")  # the first two in another form
 _LARGEST_SEED = 2**128
 
 

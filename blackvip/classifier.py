@@ -140,7 +140,13 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
     score_type : {"auto", "logits", "probabilities"}, default="auto"
         What the scores are. "auto": what `score_fn` declares, else recognised in those of the training images.
     images_per_call : int or None, default=None
-        The most images in one call of `score_fn`. None: what it declares, else 64.
+        The most images in one call of `score_fn`. None: what it declares, else 64; where calls are spread, an even
+        share for each worker, if that is less.
+    n_jobs : int or None, default=None
+        Workers that ask `score_fn`, as in scikit-learn: None is 1 unless a ``joblib.parallel_config`` says otherwise,
+        with which they may be on other machines. Each has its own copy of `score_fn`, which is pickled. Results are
+        the same where a score depends on its image alone, or with `images_per_call`, which makes calls the same. A
+        score function that asks concurrently by itself, as `HTTPScorer` does, is not spread; see `ParallelScorer`.
     image_shape : tuple of int or None, default=None
         (height, width) or (height, width, channels). Rows of flattened pixels are reshaped to it, and other images
         resized to it. None: such rows are grey images that are one pixel high, and other images keep their size;
@@ -285,6 +291,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         "patience": [None, Interval(Integral, 1, None, closed="left")],
         "score_type": [StrOptions({"auto", "logits", "probabilities"})],
         "images_per_call": [None, Interval(Integral, 1, None, closed="left")],
+        "n_jobs": [Integral, None],
         "image_shape": [None, tuple, list],
         "resize": [StrOptions({"crop", "pad", "stretch"})],
         "on_error": [StrOptions({"raise", "skip"})],
@@ -325,6 +332,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         patience: int | None = None,
         score_type: str = "auto",
         images_per_call: int | None = None,
+        n_jobs: int | None = None,
         image_shape: tuple[int, ...] | None = None,
         resize: str = "crop",
         on_error: str = "raise",
@@ -361,6 +369,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         self.patience = patience
         self.score_type = score_type
         self.images_per_call = images_per_call
+        self.n_jobs = n_jobs
         self.image_shape = image_shape
         self.resize = resize
         self.on_error = on_error

@@ -23,6 +23,7 @@ from .reading import ReadsImages, pixel_batches
 from .scorers import CachedScorer, Ledger, ScoreFormat
 from .scorers.formats import FLOOR
 from .scorers.label_mapping import LabelMapping, learning_scorer
+from .scorers.parallel import spread
 from .scorers.replay import Replay
 
 __all__ = ["PromptedClassifier"]
@@ -36,6 +37,7 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
     score_fn: Any
     checkpoint: Any = None
     images_per_call: int | None
+    n_jobs: int | None = None  # of those that an earlier release has saved
     score_type: str
     classes_: np.ndarray
     class_prompts_: list[str]
@@ -191,11 +193,12 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
                 f"This {type(self).__name__} has no score function, since files do not hold one; give it back with "
                 "blackvip.load(path, score_fn) or set_params(score_fn=score_fn)."
             )
+        asked = spread(score_fn, self.n_jobs, self.images_per_call)
         return Ledger(
-            score_fn,
+            asked,
             self._asked_for,
             max_queries=max_queries,
-            images_per_call=self.images_per_call,
+            images_per_call=self.images_per_call if asked is score_fn else None,  # what is spread is cut there
             score_type=self.score_type,
             score_format=score_format,
             replay=replay,

@@ -604,6 +604,7 @@ KINDS["BlackVIPClassifier"] = Kind(
         "patience": OneOf(NONE, _NATURAL),
         "score_type": choice("auto", "logits", "probabilities"),
         "images_per_call": OneOf(NONE, _NATURAL),
+        "n_jobs": Maybe(_Forgotten()),  # of this machine
         "image_shape": _SHAPE,
         "resize": choice("crop", "pad", "stretch"),
         "on_error": choice("raise", "skip"),

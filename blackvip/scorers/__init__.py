@@ -8,6 +8,7 @@ from .label_mapping import LabelMappedScorer, LabelMapping
 from .ledger import Ledger
 from .noise import score_noise
 from .open_clip import OpenCLIPScorer
+from .parallel import ParallelScorer
 from .shared import Lease, SharedBudget
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Ledger",
     "Lease",
     "OpenCLIPScorer",
+    "ParallelScorer",
     "ScoreFormat",
     "ScoreFunction",
     "SharedBudget",

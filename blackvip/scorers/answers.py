@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -19,7 +19,7 @@ Piece = tuple[np.ndarray, Any]  # rows, and their scores as the score function r
 
 def answers_of(
     score_fn: Any, images: Any, class_prompts: Sequence[str], images_per_call: int | None = None
-) -> Iterator[Piece]:
+) -> Generator[Piece]:
     """What a score function answers, in pieces of (rows, scores): by its ``answers``, or else call by call.
 
     Parameters

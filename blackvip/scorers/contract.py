@@ -20,6 +20,7 @@ It may declare as attributes:
   before it raises an error, or before the process is killed, is kept where there is a journal. An answer that comes is
   used only when all that came with it is on disk, so an iterator does well to yield in one piece all that is there. It
   may tell by `report_not_sent` that images were not sent, as those behind an error;
+- ``asks_concurrently = True``: it makes several requests at a time by itself, and `n_jobs` leaves it where it is;
 - ``identity_params``, names of those of its parameters (``get_params``) on which its answers depend; else all do;
 - ``lease(n_images)``, a context manager whose value is a score function that sends no more than these, see
   `SharedBudget`.

@@ -143,6 +143,10 @@ class LabelMappedScorer(BaseEstimator):
             return [str(number) for number in range(self.labels)]
         return [str(label) for label in self.labels]
 
+    def around(self, score_fn: ScoreFunction) -> LabelMappedScorer:
+        """The same around another score function."""
+        return type(self)(**{**self.get_params(deep=False), "score_fn": score_fn})
+
     def fit_labels(
         self,
         log_scores: np.ndarray,
@@ -281,7 +285,7 @@ class LabelMappedScorer(BaseEstimator):
             for rows, answer in pieces:
                 yield rows, self._mapped(answer, len(rows), asked, class_prompts)
         finally:
-            pieces.close()  # type: ignore[attr-defined]
+            pieces.close()
 
     def _check_can_map(self, class_prompts: Sequence[str], asked: list[str]) -> None:
         if isinstance(self.mapping, LabelMapping):

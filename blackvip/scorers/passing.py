@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, Self
 
 from ..identity import describe
 
@@ -13,6 +14,12 @@ class PassesOn:
     """Base of score functions whose answers are those of their `score_fn`: what that one declares, they declare."""
 
     score_fn: Any
+
+    def around(self, score_fn: Any) -> Self:
+        """The same around another score function."""
+        twin = copy.copy(self)
+        twin.score_fn = score_fn
+        return twin
 
     @property
     def images_per_call(self) -> int | None:

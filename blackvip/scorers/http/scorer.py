@@ -103,6 +103,7 @@ class HTTPScorer(BaseEstimator):
     >>> # BlackVIPClassifier(scorer, "a photo of a {}.").fit(X, y)
     """
 
+    asks_concurrently = True
     identity_params = ("url", "adapter", "image_format", "jpeg_quality", "min_size", "max_size")
 
     _parameter_constraints = {  # noqa: RUF012

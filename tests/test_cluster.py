@@ -1,0 +1,199 @@
+"""Real clusters: two worker processes of dask, one of which is killed in the middle of a fit; and Ray."""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import joblib
+import numpy as np
+import pytest
+from conftest import ToyService, make_stripes
+from killing import N_AT_ONCE, BilledService
+from sklearn.model_selection import GridSearchCV
+
+from blackvip import BlackVIPClassifier
+from blackvip.scorers import Ledger, SharedBudget
+from blackvip.scorers.parallel import spread
+
+pytestmark = pytest.mark.slow
+
+N_PER_CALL = N_AT_ONCE
+STRIPES = make_stripes(n=24, n_classes=3, background=0.6)
+
+
+class LoadedService(BilledService):
+    """It writes down each time that it is unpacked in a process and asked for the first time."""
+
+    def __init__(self, bill, loads):
+        super().__init__(bill)
+        self.loads = loads
+
+    def __call__(self, images, class_prompts):
+        if not vars(self).get("loaded"):
+            self.loaded = True
+            with open(self.loads, "a") as file:
+                file.write(f"{os.getpid()}\n")
+        return super().__call__(images, class_prompts)
+
+    def __getstate__(self):
+        return {"bill": self.bill, "loads": self.loads, "gain": self.gain, "glare": self.glare, "n_images": 0}
+
+    def __setstate__(self, state):
+        self.__init__(state["bill"], state["loads"])
+
+
+class DiesInWorkers(ToyService):
+    def __call__(self, images, class_prompts):
+        os._exit(1)
+
+
+class FailsToUnpack(ToyService):
+    def __setstate__(self, state):
+        raise ModuleNotFoundError("No module named 'client'")
+
+
+@pytest.fixture(scope="module")
+def client():
+    distributed = pytest.importorskip("distributed")
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None, silence_logs=50
+    )
+    with cluster, distributed.Client(cluster) as client:
+        yield client
+
+
+@pytest.fixture
+def cluster(client):
+    """Both workers are there, and whatever the test does is spread over them."""
+    client.wait_for_workers(2, timeout=120)
+    with joblib.parallel_config(backend="dask"):
+        yield client
+
+
+@pytest.fixture
+def service(tmp_path):
+    return LoadedService(str(tmp_path / "bill"), str(tmp_path / "loads"))
+
+
+def lines_of(path):
+    try:
+        with open(path) as file:
+            return file.read().split()
+    except FileNotFoundError:
+        return []
+
+
+def classifier(score_fn, **parameters):
+    defaults = dict(head="calibrated", max_queries=500, random_state=0, verbose=0)
+    return BlackVIPClassifier(score_fn, "stripe {}", **{**defaults, **parameters})
+
+
+def assert_same_fit(found, expected):
+    np.testing.assert_array_equal(found.coordinator_.parameters_, expected.coordinator_.parameters_)
+    np.testing.assert_array_equal(found._evidence.prompted, expected._evidence.prompted)
+    np.testing.assert_array_equal(found.head_.coef_, expected.head_.coef_)
+    assert found.history_ == expected.history_
+    assert found.n_queries_ == expected.n_queries_
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return classifier(ToyService(glare=0.7)).fit(*STRIPES)
+
+
+def test_a_fit_and_a_prediction_are_the_same(cluster, service, expected):
+    budget = SharedBudget(service, 1_000)
+    found = classifier(budget).fit(*STRIPES)
+    X = make_stripes(n=50, n_classes=3, background=0.6, seed=1)[0]
+    proba = found.predict_proba(X)
+    assert_same_fit(found, expected)
+    np.testing.assert_array_equal(proba, expected.predict_proba(X))
+    assert len(lines_of(service.bill)) == budget.n_queries == found.n_queries_ + len(X)
+    loads = lines_of(service.loads)
+    assert len(loads) == len(set(loads)) == 2  # once in each worker, for the fit and the prediction
+    assert set(loads) == {str(process) for process in cluster.run(os.getpid).values()}
+
+
+def test_a_search_is_the_same(cluster, service):
+    grid = {"c": [0.05, 0.1], "momentum": [0.0, 0.9]}
+    X, y = STRIPES
+    found = GridSearchCV(classifier(service, max_queries=200), grid, cv=2).fit(X, y)
+    loads = lines_of(service.loads)
+    with joblib.parallel_config("loky", n_jobs=1):
+        expected = GridSearchCV(classifier(ToyService(glare=0.7), max_queries=200), grid, cv=2).fit(X, y)
+    np.testing.assert_array_equal(found.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"])
+    assert found.best_params_ == expected.best_params_
+    assert_same_fit(found.best_estimator_, expected.best_estimator_)
+    assert len(loads) == len(set(loads)) == 2  # eight fits and the last one
+
+
+def test_a_worker_is_killed(cluster, service, expected, tmp_path):
+    """The end of a worker costs what was with it, and nothing else."""
+    workers = list(cluster.run(os.getpid).values())
+    killed_at = []
+
+    def kill():
+        while len(lines_of(service.bill)) < 200:
+            time.sleep(0.001)
+        os.kill(workers[0], signal.SIGKILL)
+        killed_at.append(len(lines_of(service.bill)))
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    found = classifier(service, checkpoint=tmp_path / "run.journal").fit(*STRIPES)
+    killer.join()
+    assert 200 <= killed_at[0] < found.n_queries_  # in the middle
+    assert_same_fit(found, expected)
+    paid = len(lines_of(service.bill))
+    assert found.n_queries_ <= paid <= found.n_queries_ + N_PER_CALL
+    again = classifier(service, checkpoint=tmp_path / "run.journal").fit(*STRIPES)  # all of it is in the journal
+    assert_same_fit(again, expected)
+    assert len(lines_of(service.bill)) == paid
+
+
+def test_what_was_answered_is_not_paid_again(cluster, service):
+    """dask would compute again what a worker that ended had computed."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
+    ledger = Ledger(spread(service, None, N_PER_CALL), ["a", "b", "c"])
+    scores = ledger.log_scores(images)
+    for process in cluster.run(os.getpid).values():
+        os.kill(process, signal.SIGKILL)
+    np.testing.assert_array_equal(ledger.log_scores(images), scores)
+    assert len(lines_of(service.bill)) == ledger.n_queries == 80
+
+
+@pytest.mark.parametrize(("score_fn", "error"), [(DiesInWorkers(), "workers died"), (FailsToUnpack(), "No module")])
+def test_a_cluster_that_gives_up_is_an_error(cluster, score_fn, error):
+    with pytest.raises(Exception, match=error):
+        classifier(score_fn).fit(*STRIPES)
+
+
+def test_ray(tmp_path, expected, monkeypatch):
+    ray = pytest.importorskip("ray", reason="Ray is not installed; pip install blackvip[distributed]")
+    from ray.util.joblib import register_ray
+
+    service = LoadedService(str(tmp_path / "bill"), str(tmp_path / "loads"))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # it is on the loopback alone
+    paths = os.pathsep.join(path for path in sys.path if path)  # Ray's workers do not know those of this process
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+        runtime_env={"env_vars": {"PYTHONPATH": paths}},
+    )
+    try:
+        register_ray()
+        with joblib.parallel_config(backend="ray", n_jobs=2):
+            found = classifier(service, checkpoint=tmp_path / "run.journal").fit(*STRIPES)
+            assert_same_fit(found, expected)
+            loads = lines_of(service.loads)
+            assert len(loads) == len(set(loads)) == 2
+            assert str(os.getpid()) not in loads
+            assert len(lines_of(service.bill)) == found.n_queries_
+            search = GridSearchCV(classifier(service, max_queries=200), {"c": [0.05, 0.1]}, cv=2).fit(*STRIPES)
+        assert search.best_score_ > 0.5
+    finally:
+        ray.shutdown()
