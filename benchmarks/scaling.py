@@ -1,31 +1,29 @@
 """How long a fit takes, by images, classes, latency and workers: predicted from measured constants, and measured.
 
-First a service that takes no time, for what blackvip itself takes: fits with two budgets give the time of a billed
-image (the slope) and of what is done once (the rest). Then what it takes to ask a pool of workers. Then fits to services that
-do nothing but sleep, beside what the formula of docs/scaling.md says for them; and the same fit with one worker of dask
-and with two.
+First a service that takes no time, for what blackvip itself takes, on one core: fits with two budgets give the
+processor time of a billed image (the slope) and of what is done once (the rest). Then what it takes to ask a pool of
+workers. Then fits to services that do nothing but sleep, beside what the formula of docs/scaling.md says for them; and
+the same fit, and the scoring of images alone, with one worker of dask and with two.
 
-    python benchmarks/scaling.py [--repetitions 3]
+    OMP_NUM_THREADS=1 python benchmarks/scaling.py
 
-Times are the least of the repetitions; other work on the machine makes them longer, never shorter.
+Times are the least of the repetitions: other work on the machine makes them longer, never shorter.
 """
 
 import argparse
 import math
-import os
 import pathlib
 import sys
 import time
 import warnings
 from contextlib import contextmanager, nullcontext
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import joblib
 import numpy as np
 from distributed import Client, LocalCluster
 
 from blackvip import BlackVIPClassifier, PromptNotUsedWarning
+from blackvip.scorers import Ledger
 from blackvip.scorers.parallel import spread
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
@@ -33,6 +31,7 @@ from servers.running import running
 from servers.shared import scorer_of
 
 SIDE, N_IMAGES, N_CLASSES, QUERIES = 48, 60, 3, 700
+N_STEP = 32  # images of a step, with the default settings
 
 
 class Sleeping:
@@ -61,47 +60,57 @@ def classifier(score_fn, queries=QUERIES, **parameters):
     return BlackVIPClassifier(score_fn, "stripe {}", max_queries=queries, random_state=0, verbose=0, **parameters)
 
 
-def fit_seconds(clf, X, y):
-    begin = time.perf_counter()
-    clf.fit(X, y)
-    return time.perf_counter() - begin
+def seconds(clock, function, *arguments):
+    begin = clock()
+    function(*arguments)
+    return clock() - begin
 
 
-def least(repetitions, function, *arguments):
-    return min(function(*arguments) for _ in range(repetitions))
+def least(repetitions, function, *arguments, clock=time.perf_counter):
+    return min(seconds(clock, function, *arguments) for _ in range(repetitions))
 
 
 def own_constants(repetitions, **data):
-    """Seconds that are spent once, and for each billed image, when the service takes none."""
+    """Seconds of a core that are spent once, and for each billed image, when the service takes none."""
     X, y = make_data(**data)
     few, many = (classifier(Sleeping(), queries) for queries in (QUERIES, 2 * QUERIES))
-    seconds = [least(repetitions, fit_seconds, clf, X, y) for clf in (few, many)]
-    per_image = (seconds[1] - seconds[0]) / (many.n_queries_ - few.n_queries_)
-    return seconds[0] - per_image * few.n_queries_, per_image
+    short, long = (least(repetitions, clf.fit, X, y, clock=time.process_time) for clf in (few, many))
+    per_image = (long - short) / (many.n_queries_ - few.n_queries_)
+    return short - per_image * few.n_queries_, per_image
 
 
 def asking_seconds(repetitions, side, n_images=32):
     """Seconds that a pool of two takes to be asked for images that cost nothing."""
     images = np.zeros((n_images, side, side, 3), np.uint8)
     scorer = spread(Sleeping(), 2, None)
-
-    def ask():
-        begin = time.perf_counter()
-        scorer(images, ["a", "b"])
-        return time.perf_counter() - begin
-
-    return least(5 * repetitions, ask)
+    scorer(images, ["a", "b"])  # imports
+    return least(10 * repetitions, scorer, images, ["a", "b"])
 
 
-def predicted_seconds(plan, once, per_image, asking, latency, n_workers=1, at_a_time=1):
-    """The formula of docs/scaling.md, with the images of each of the plan's questions."""
+def scoring_seconds(repetitions, latency, n_images, n_asked):
+    """Seconds to have so many images scored, as many at a time as a step of a fit asks for, or a prediction."""
+    images = np.zeros((n_images, SIDE, SIDE, 3), np.uint8)
+    ledger = Ledger(spread(Sleeping(latency), None, None), ["a", "b"])
+
+    def score():
+        for first in range(0, n_images, n_asked):
+            ledger.log_scores(images[first : first + n_asked])
+
+    return least(repetitions, score)
+
+
+def predicted_seconds(plan, once, per_image, asking, latency, n_workers=1, at_a_time=None):
+    """The formula of docs/scaling.md, with the images of each of the plan's questions.
+
+    `latency` is of an image, one after another in each of so many workers; or of a request of one image, of which so
+    many are sent at a time.
+    """
 
     def question(n_images):
-        waves = math.ceil(n_images / n_workers) if at_a_time == 1 else math.ceil(n_images / at_a_time)
-        return waves * latency + asking
+        return math.ceil(n_images / (at_a_time or n_workers)) * latency + asking
 
-    n_steps, step = plan.steps.images // 32, 32
-    questions = question(plan.controls.images) + n_steps * question(step) + question(plan.final.images)
+    n_steps = plan.steps.images // N_STEP
+    questions = question(plan.controls.images) + n_steps * question(N_STEP) + question(plan.final.images)
     return once + per_image * plan.fit.images + questions
 
 
@@ -113,7 +122,7 @@ def dask(n_workers):
         Client(cluster),
         joblib.parallel_config(backend="dask"),
     ):
-        fit_seconds(classifier(Sleeping()), *make_data())  # the workers' imports
+        classifier(Sleeping()).fit(*make_data())  # the workers' imports
         yield
 
 
@@ -127,24 +136,22 @@ def main():
     repetitions = parser.parse_args().repetitions
     warnings.simplefilter("ignore", PromptNotUsedWarning)
     X, y = make_data()
-    fit_seconds(classifier(Sleeping()), X, y)  # warms up
+    classifier(Sleeping()).fit(X, y)  # warms up
 
-    print("blackvip alone                          once  for a billed image", flush=True)
-    for n_classes, n_images in ((3, 60), (10, 60), (50, 150)):
-        for side in (48, 112, 224) if n_classes == 3 else (48,):
-            once, per_image = own_constants(repetitions, n_images=n_images, n_classes=n_classes, side=side)
-            title = f"{n_images} images of {side} px, {n_classes} classes"
-            print(f"{title:33s}{once:9.2f} s{1000 * per_image:17.2f} ms", flush=True)
-            if (n_classes, side) == (N_CLASSES, SIDE):
-                constants = once, per_image
+    print("blackvip alone, on one core            once  for a billed image", flush=True)
+    for n_images, n_classes, side in ((60, 3, 48), (60, 3, 112), (60, 3, 224), (60, 10, 48), (150, 50, 48)):
+        once, per_image = own_constants(repetitions, n_images=n_images, n_classes=n_classes, side=side)
+        title = f"{n_images} images of {side} px, {n_classes} classes"
+        print(f"{title:33s}{once:8.2f} s{1000 * per_image:17.2f} ms", flush=True)
+        if (n_images, n_classes, side) == (N_IMAGES, N_CLASSES, SIDE):
+            constants = once, per_image
 
     print("\nasking two workers for 32 images     48 px    224 px", flush=True)
     asking = {}
     for name, pool in (("threads", threads(2)), ("loky", joblib.parallel_config("loky", n_jobs=2)), ("dask", dask(2))):
         with pool:
-            small, large = (asking_seconds(repetitions, side) for side in (48, 224))
-        asking[name] = small
-        print(f"{name:33s}{1000 * small:7.1f} ms{1000 * large:7.1f} ms", flush=True)
+            asking[name], large = (asking_seconds(repetitions, side) for side in (48, 224))
+        print(f"{name:33s}{1000 * asking[name]:7.1f} ms{1000 * large:7.1f} ms", flush=True)
 
     print("\na fit of 700 images              predicted   measured   ratio", flush=True)
 
@@ -152,28 +159,31 @@ def main():
         plan = classifier(score_fn).plan(X, y)
         predicted = predicted_seconds(plan, *constants, **how)
         with pool:
-            measured = least(repetitions, fit_seconds, classifier(score_fn), X, y)
+            measured = least(repetitions, classifier(score_fn).fit, X, y)
         print(f"{title:33s}{predicted:7.2f} s{measured:9.2f} s{measured / predicted:8.2f}", flush=True)
         return measured
 
-    compare("5 ms, alone", Sleeping(0.005), nullcontext(), asking=0, latency=0.005)
     compare("20 ms, alone", Sleeping(0.02), nullcontext(), asking=0, latency=0.02)
-    for latency, n_workers in ((0.005, 2), (0.02, 2), (0.02, 4), (0.02, 8), (0.1, 8)):
+    for latency, n_workers in ((0.005, 2), (0.02, 4), (0.02, 8), (0.1, 8)):
         how = dict(asking=asking["threads"], latency=latency, n_workers=n_workers)
         compare(f"{1000 * latency:.0f} ms, {n_workers} threads", Sleeping(latency), threads(n_workers), **how)
-    seconds = {}
+    fits, scores = {}, {}
     for n_workers in (1, 2):
         with dask(n_workers):
             how = dict(asking=asking["dask"], latency=0.02, n_workers=n_workers)
             title = f"20 ms, {n_workers} worker{'s' * (n_workers > 1)} of dask"
-            seconds[n_workers] = compare(title, Sleeping(0.02), nullcontext(), **how)
+            fits[n_workers] = compare(title, Sleeping(0.02), nullcontext(), **how)
+            scores[n_workers] = [scoring_seconds(repetitions, 0.02, 320, n_asked) for n_asked in (N_STEP, 320)]
     with running() as service:
         for at_a_time in (4, 8, 32):
             service.control(latency=0.05)
             how = dict(asking=0, latency=0.05, at_a_time=at_a_time)
             scorer = scorer_of(service, n_concurrent=at_a_time)
             compare(f"50 ms over HTTP, {at_a_time} at a time", scorer, nullcontext(), **how)
-    print(f"\ntwo workers of dask are {seconds[1] / seconds[2]:.2f} times as fast as one", flush=True)
+    print("\ntwo workers of dask against one, 20 ms an image", flush=True)
+    print(f"{'the fit':33s}{fits[1] / fits[2]:7.2f}")
+    for title, one, two in zip(("scoring, 32 images at a time", "scoring, 320 images at a time"), scores[1], scores[2]):
+        print(f"{title:33s}{one / two:7.2f}")
 
 
 if __name__ == "__main__":

@@ -144,7 +144,17 @@ class LabelMappedScorer(BaseEstimator):
         return [str(label) for label in self.labels]
 
     def around(self, score_fn: ScoreFunction) -> LabelMappedScorer:
-        """The same around another score function."""
+        """The same around another score function.
+
+        Parameters
+        ----------
+        score_fn : callable
+
+        Returns
+        -------
+        twin : LabelMappedScorer
+            With the same labels and mapping.
+        """
         return type(self)(**{**self.get_params(deep=False), "score_fn": score_fn})
 
     def fit_labels(

@@ -16,7 +16,17 @@ class PassesOn:
     score_fn: Any
 
     def around(self, score_fn: Any) -> Self:
-        """The same around another score function."""
+        """The same around another score function.
+
+        Parameters
+        ----------
+        score_fn : callable
+
+        Returns
+        -------
+        twin : score function
+            It counts and keeps what this one does.
+        """
         twin = copy.copy(self)
         twin.score_fn = score_fn
         return twin

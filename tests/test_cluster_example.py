@@ -1,0 +1,20 @@
+"""The example of a cluster, as its user runs it."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_cluster_example():
+    pytest.importorskip("distributed")
+    command = [sys.executable, str(ROOT / "examples" / "cluster.py"), "--milliseconds", "2", "--queries", "250"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.endswith("the same prompt: True; the same search: True\n")
+    loads = [line for line in run.stdout.splitlines() if "loaded in process" in line]
+    assert len(loads) == len(set(loads)) == 3  # this process and two workers, each once
