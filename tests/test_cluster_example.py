@@ -3,6 +3,7 @@
 import pathlib
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -16,5 +17,8 @@ def test_cluster_example():
     run = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert run.returncode == 0, run.stderr
     assert run.stdout.endswith("the same prompt: True; the same search: True\n")
-    loads = [line for line in run.stdout.splitlines() if "loaded in process" in line]
-    assert len(loads) == len(set(loads)) == 3  # this process and two workers, each once
+    loads = Counter(line for line in run.stdout.splitlines() if "loaded in process" in line)
+    assert len(loads) == 3  # this process, and two workers
+    assert (
+        max(loads.values()) <= 2
+    )  # once for all fits, and once for a search's: a class of a script changes on its way

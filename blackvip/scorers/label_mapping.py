@@ -149,6 +149,7 @@ class LabelMappedScorer(BaseEstimator):
         Parameters
         ----------
         score_fn : callable
+            What it asks instead of its own.
 
         Returns
         -------

@@ -21,6 +21,7 @@ class PassesOn:
         Parameters
         ----------
         score_fn : callable
+            What it asks instead of its own.
 
         Returns
         -------
