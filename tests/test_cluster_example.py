@@ -19,6 +19,4 @@ def test_cluster_example():
     assert run.stdout.endswith("the same prompt: True; the same search: True\n")
     loads = Counter(line for line in run.stdout.splitlines() if "loaded in process" in line)
     assert len(loads) == 3  # this process, and two workers
-    assert (
-        max(loads.values()) <= 2
-    )  # once for all fits, and once for a search's: a class of a script changes on its way
+    assert max(loads.values()) <= 2  # for fits, and for searches: a class of a script is changed on its way

@@ -15,6 +15,7 @@ from sklearn.model_selection import GridSearchCV
 from blackvip import BlackVIPClassifier
 from blackvip.scorers import CachedScorer, LabelMappedScorer, Ledger, ParallelScorer, SharedBudget
 from blackvip.scorers.http import HTTPScorer, KServe
+from blackvip.scorers.known import KnownAnswers
 from blackvip.scorers.parallel import spread
 from blackvip.scorers.parcels import Parcel
 
@@ -251,6 +252,8 @@ def test_what_asks_concurrently_by_itself_is_left_alone():
         assert spread(scorer, None, None) is scorer
         assert spread(CachedScorer(scorer, "never made"), None, None).score_fn is scorer
         assert isinstance(spread(ParallelScorer(scorer), None, None), ParallelScorer)  # as its user wishes
+        known = KnownAnswers(IMAGES, stripe_means(IMAGES, PROMPTS))  # which asks nobody
+        assert spread(known, None, None) is known
 
 
 def test_budget_inside_is_refused(tmp_path):

@@ -86,20 +86,22 @@ class DaskPool:
 
     Parameters
     ----------
-    client : distributed.Client
+    backend : joblib.parallel.ParallelBackendBase
+        joblib's, for dask: it has the client.
     n_jobs : int or None
         The most tasks at a time; None, or less than 0: one for each thread of the cluster.
     """
 
     shares_memory = False
 
-    def __init__(self, client: Any, n_jobs: int | None):
-        self._client = client
+    def __init__(self, backend: Any, n_jobs: int | None):
+        self._backend = backend
+        self._client = backend.client
         self._most = n_jobs if n_jobs is not None and n_jobs > 0 else None
 
     def n_workers(self) -> int:
         """How many threads the cluster has now; it is waited for if it has none."""
-        n_threads: int = joblib.effective_n_jobs(-1)
+        n_threads: int = self._backend.effective_n_jobs(-1)
         return n_threads if self._most is None else min(self._most, n_threads)
 
     def results(self, function: Callable[[Any], Any], tasks: Iterator[Any]) -> Generator[Any]:
@@ -134,7 +136,7 @@ def pool_of_context(n_jobs: int | None) -> Pool | None:
         return None
     backend, n_of_context = get_active_backend()
     if hasattr(backend, "client"):
-        return DaskPool(backend.client, n_of_context if n_jobs is None else n_jobs)
+        return DaskPool(backend, n_of_context if n_jobs is None else n_jobs)
     return JoblibPool(n_jobs) if joblib.effective_n_jobs(n_jobs) > 1 else None
 
 
