@@ -1,11 +1,11 @@
 """How long a fit takes, by images, classes, latency and workers: predicted from measured constants, and measured.
 
-First a service that takes no time, for what blackvip itself takes, on one core: fits with two budgets give the
-processor time of a billed image (the slope) and of what is done once (the rest). Then what it takes to ask a pool of
-workers. Then fits to services that do nothing but sleep, beside what the formula of docs/scaling.md says for them; and
-the same fit, and the scoring of images alone, with one worker of dask and with two.
+First what it takes to ask a pool of workers. Then fits to services that do nothing but sleep, beside what the formula
+of docs/scaling.md says for them; and the same fit, and the scores of images alone, with one worker of dask and with
+two. Last what blackvip itself takes, on one core, with a service that takes no time: fits with two budgets give the
+processor time of a billed image (the slope) and of what is done once (the rest).
 
-    OMP_NUM_THREADS=1 python benchmarks/scaling.py
+    OMP_NUM_THREADS=1 python benchmarks/scaling.py [--repetitions 3]
 
 Times are the least of the repetitions: other work on the machine makes them longer, never shorter.
 """
@@ -87,16 +87,11 @@ def asking_seconds(repetitions, side, n_images=32):
     return least(10 * repetitions, scorer, images, ["a", "b"])
 
 
-def scoring_seconds(repetitions, latency, n_images, n_asked):
-    """Seconds to have so many images scored, as many at a time as a step of a fit asks for, or a prediction."""
+def scoring_seconds(repetitions, latency, n_images):
+    """Seconds to have so many images scored that are asked for at once, as by a step of a fit, or a prediction."""
     images = np.zeros((n_images, SIDE, SIDE, 3), np.uint8)
     ledger = Ledger(spread(Sleeping(latency), None, None), ["a", "b"])
-
-    def score():
-        for first in range(0, n_images, n_asked):
-            ledger.log_scores(images[first : first + n_asked])
-
-    return least(repetitions, score)
+    return least(repetitions, ledger.log_scores, images)
 
 
 def predicted_seconds(plan, once, per_image, asking, latency, n_workers=1, at_a_time=None):
@@ -138,15 +133,9 @@ def main():
     X, y = make_data()
     classifier(Sleeping()).fit(X, y)  # warms up
 
-    print("blackvip alone, on one core            once  for a billed image", flush=True)
-    for n_images, n_classes, side in ((60, 3, 48), (60, 3, 112), (60, 3, 224), (60, 10, 48), (150, 50, 48)):
-        once, per_image = own_constants(repetitions, n_images=n_images, n_classes=n_classes, side=side)
-        title = f"{n_images} images of {side} px, {n_classes} classes"
-        print(f"{title:33s}{once:8.2f} s{1000 * per_image:17.2f} ms", flush=True)
-        if (n_images, n_classes, side) == (N_IMAGES, N_CLASSES, SIDE):
-            constants = once, per_image
+    constants = own_constants(repetitions)
 
-    print("\nasking two workers for 32 images     48 px    224 px", flush=True)
+    print("asking two workers for 32 images     48 px    224 px", flush=True)
     asking = {}
     for name, pool in (("threads", threads(2)), ("loky", joblib.parallel_config("loky", n_jobs=2)), ("dask", dask(2))):
         with pool:
@@ -173,7 +162,7 @@ def main():
             how = dict(asking=asking["dask"], latency=0.02, n_workers=n_workers)
             title = f"20 ms, {n_workers} worker{'s' * (n_workers > 1)} of dask"
             fits[n_workers] = compare(title, Sleeping(0.02), nullcontext(), **how)
-            scores[n_workers] = [scoring_seconds(repetitions, 0.02, 320, n_asked) for n_asked in (N_STEP, 320)]
+            scores[n_workers] = [scoring_seconds(5 * repetitions, 0.02, n) for n in (N_STEP, 10 * N_STEP)]
     with running() as service:
         for at_a_time in (4, 8, 32):
             service.control(latency=0.05)
@@ -182,8 +171,15 @@ def main():
             compare(f"50 ms over HTTP, {at_a_time} at a time", scorer, nullcontext(), **how)
     print("\ntwo workers of dask against one, 20 ms an image", flush=True)
     print(f"{'the fit':33s}{fits[1] / fits[2]:7.2f}")
-    for title, one, two in zip(("scoring, 32 images at a time", "scoring, 320 images at a time"), scores[1], scores[2]):
+    for title, one, two in zip(("the scores of 32 images", "the scores of 320 images"), scores[1], scores[2]):
         print(f"{title:33s}{one / two:7.2f}")
+
+    print("\nblackvip alone, on one core            once  for a billed image", flush=True)
+    show = lambda title, once, per_image: print(f"{title:33s}{once:8.2f} s{1000 * per_image:17.2f} ms", flush=True)
+    show(f"{N_IMAGES} images of {SIDE} px, {N_CLASSES} classes", *constants)
+    for n_images, n_classes, side in ((60, 10, 48), (150, 50, 48), (60, 3, 112), (60, 3, 224)):
+        more = own_constants(repetitions, n_images=n_images, n_classes=n_classes, side=side)
+        show(f"{n_images} images of {side} px, {n_classes} classes", *more)
 
 
 if __name__ == "__main__":
