@@ -1,9 +1,9 @@
 """How long a fit takes, by images, classes, latency and workers: predicted from measured constants, and measured.
 
-First what it takes to ask a pool of workers. Then fits to services that do nothing but sleep, beside what the formula
-of docs/scaling.md says for them; and the same fit, and the scores of images alone, with one worker of dask and with
-two. Last what blackvip itself takes, on one core, with a service that takes no time: fits with two budgets give the
-processor time of a billed image (the slope) and of what is done once (the rest).
+First what it takes to ask a pool of workers. Then fits to services that do nothing but sleep: the time in which they
+wait for answers, beside what the formula of docs/scaling.md says for it. Then one worker of dask against two. Last what
+blackvip itself takes, on one core, with a service that takes no time: fits with two budgets give the processor time of
+a billed image (the slope) and of what is done once (the rest).
 
     OMP_NUM_THREADS=1 python benchmarks/scaling.py [--repetitions 3]
 
@@ -94,7 +94,7 @@ def scoring_seconds(repetitions, latency, n_images):
     return least(repetitions, ledger.log_scores, images)
 
 
-def predicted_seconds(plan, once, per_image, asking, latency, n_workers=1, at_a_time=None):
+def predicted_waiting(plan, asking, latency, n_workers=1, at_a_time=None):
     """The formula of docs/scaling.md, with the images of each of the plan's questions.
 
     `latency` is of an image, one after another in each of so many workers; or of a request of one image, of which so
@@ -105,8 +105,12 @@ def predicted_seconds(plan, once, per_image, asking, latency, n_workers=1, at_a_
         return math.ceil(n_images / (at_a_time or n_workers)) * latency + asking
 
     n_steps = plan.steps.images // N_STEP
-    questions = question(plan.controls.images) + n_steps * question(N_STEP) + question(plan.final.images)
-    return once + per_image * plan.fit.images + questions
+    return question(plan.controls.images) + n_steps * question(N_STEP) + question(plan.final.images)
+
+
+def measured_waiting(clf, X, y):
+    clf.fit(X, y)
+    return clf.seconds_per_image_ * clf.n_queries_
 
 
 @contextmanager
@@ -117,7 +121,7 @@ def dask(n_workers):
         Client(cluster),
         joblib.parallel_config(backend="dask"),
     ):
-        classifier(Sleeping()).fit(*make_data())  # the workers' imports
+        spread(Sleeping(), None, None)(np.zeros((8, SIDE, SIDE, 3), np.uint8), ["a", "b"])  # the workers' imports
         yield
 
 
@@ -131,10 +135,6 @@ def main():
     repetitions = parser.parse_args().repetitions
     warnings.simplefilter("ignore", PromptNotUsedWarning)
     X, y = make_data()
-    classifier(Sleeping()).fit(X, y)  # warms up
-
-    constants = own_constants(repetitions)
-
     print("asking two workers for 32 images     48 px    224 px", flush=True)
     asking = {}
     for name, pool in (("threads", threads(2)), ("loky", joblib.parallel_config("loky", n_jobs=2)), ("dask", dask(2))):
@@ -142,13 +142,13 @@ def main():
             asking[name], large = (asking_seconds(repetitions, side) for side in (48, 224))
         print(f"{name:33s}{1000 * asking[name]:7.1f} ms{1000 * large:7.1f} ms", flush=True)
 
-    print("\na fit of 700 images              predicted   measured   ratio", flush=True)
+    print(f"\nwaiting in a fit of {QUERIES} images    predicted   measured   ratio", flush=True)
 
     def compare(title, score_fn, pool, **how):
-        plan = classifier(score_fn).plan(X, y)
-        predicted = predicted_seconds(plan, *constants, **how)
+        clf = classifier(score_fn, head=None)
+        predicted = predicted_waiting(clf.plan(X, y), **how)
         with pool:
-            measured = least(repetitions, classifier(score_fn).fit, X, y)
+            measured = min(measured_waiting(clf, X, y) for _ in range(repetitions))
         print(f"{title:33s}{predicted:7.2f} s{measured:9.2f} s{measured / predicted:8.2f}", flush=True)
         return measured
 
@@ -170,16 +170,15 @@ def main():
             scorer = scorer_of(service, n_concurrent=at_a_time)
             compare(f"50 ms over HTTP, {at_a_time} at a time", scorer, nullcontext(), **how)
     print("\ntwo workers of dask against one, 20 ms an image", flush=True)
-    print(f"{'the fit':33s}{fits[1] / fits[2]:7.2f}")
+    print(f"{'waiting in a fit':33s}{fits[1] / fits[2]:7.2f}")
     for title, one, two in zip(("the scores of 32 images", "the scores of 320 images"), scores[1], scores[2]):
         print(f"{title:33s}{one / two:7.2f}")
 
     print("\nblackvip alone, on one core            once  for a billed image", flush=True)
-    show = lambda title, once, per_image: print(f"{title:33s}{once:8.2f} s{1000 * per_image:17.2f} ms", flush=True)
-    show(f"{N_IMAGES} images of {SIDE} px, {N_CLASSES} classes", *constants)
-    for n_images, n_classes, side in ((60, 10, 48), (150, 50, 48), (60, 3, 112), (60, 3, 224)):
-        more = own_constants(repetitions, n_images=n_images, n_classes=n_classes, side=side)
-        show(f"{n_images} images of {side} px, {n_classes} classes", *more)
+    for n_images, n_classes, side in ((60, 3, 48), (60, 10, 48), (150, 50, 48), (60, 3, 112), (60, 3, 224)):
+        once, per_image = own_constants(repetitions, n_images=n_images, n_classes=n_classes, side=side)
+        title = f"{n_images} images of {side} px, {n_classes} classes"
+        print(f"{title:33s}{once:8.2f} s{1000 * per_image:17.2f} ms", flush=True)
 
 
 if __name__ == "__main__":

@@ -98,6 +98,20 @@ def faults(request):
     return names(scorer=ToyService(glare=2.0), X_many=make_stripes(200, seed=1)[0])
 
 
+def clusters(request):
+    """The scheduler that the page names has two workers on this machine."""
+    distributed = pytest.importorskip("distributed")
+    workers = distributed.LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None)
+    request.addfinalizer(workers.close)
+    client = distributed.Client(workers)
+    request.addfinalizer(client.close)
+    monkeypatch = request.getfixturevalue("monkeypatch")
+    monkeypatch.setattr(distributed, "Client", lambda address: client)
+    known = names()
+    known["clf"] = BlackVIPClassifier(known["score_fn"], "a {}", max_queries=300, random_state=0)
+    return known
+
+
 def limits(request):
     return names(clf=fitted())
 
@@ -139,6 +153,7 @@ PAGES = {
     "README.md": readme,
     "guide.md": guide,
     "faults.md": faults,
+    "clusters.md": clusters,
     "limits.md": limits,
     "paper.md": paper,
     "services.md": services,
