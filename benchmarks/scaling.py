@@ -116,7 +116,7 @@ def measured_waiting(clf, X, y):
 
 @contextmanager
 def dask(n_workers):
-    local = dict(host="127.0.0.1", dashboard_address=None, silence_logs="ERROR")
+    local = dict(host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs="ERROR")
     with (
         LocalCluster(n_workers=n_workers, threads_per_worker=1, **local) as cluster,
         Client(cluster),

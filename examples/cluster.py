@@ -68,7 +68,7 @@ def main():
     expected = timed("a search, alone", lambda: search.fit(X, y).cv_results_["mean_test_score"])
 
     workers = LocalCluster(
-        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs="ERROR"
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs="ERROR"
     )
     with workers as cluster, Client(cluster), joblib.parallel_config(backend="dask"):
         timed("the workers' imports", lambda: clf.fit(X, y))

@@ -101,7 +101,9 @@ def faults(request):
 def clusters(request):
     """The scheduler that the page names has two workers on this machine."""
     distributed = pytest.importorskip("distributed")
-    workers = distributed.LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None)
+    workers = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+    )
     request.addfinalizer(workers.close)
     client = distributed.Client(workers)
     request.addfinalizer(client.close)
