@@ -16,7 +16,7 @@ def inherited_from_elsewhere(app, what, name, thing, skip, options):
     return True if module and not module.startswith("blackvip") else None
 
 
-_NO_REFERENCE = re.compile(r"(`[^`]*`)|\b([A-Za-z]\w*)_(?!\w)")
+_NO_REFERENCE = re.compile(r"(``.+?``|`[^`]*`)|\b([A-Za-z]\w*)_(?!\w)")
 
 
 def names_are_no_references(app, what, name, thing, options, lines):
