@@ -14,6 +14,7 @@ import traceback
 import weakref
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -204,7 +205,7 @@ class ParallelScorer(PassesOn, BaseEstimator):
     def _answers_of(self, pool: Pool, images: Any, class_prompts: list[str], source: Source) -> Iterator[Piece]:
         """Answers of parts that workers are asked for, in the order in which they are done."""
         most = super().images_per_call or IMAGES_PER_CALL
-        size = self.images_per_part or min(most, -(-len(images) // pool.n_workers()))
+        size = self.images_per_part or _even_share(len(images), pool.n_workers(), most)
         waiting = dict(enumerate(_parts(len(images), size)))
         n_begun: dict[int, int] = {}  # images of each part that a worker has or had
         error: Exception | None = None
@@ -344,6 +345,12 @@ def _portable(error: Exception) -> Exception:
         portable = RuntimeError(f"{type(error).__name__}: {error}")
     portable.add_note(f"It was raised in a worker:\n{''.join(lines)}")
     return portable
+
+
+def _even_share(n_images: int, n_workers: int, most: int) -> int:
+    """Images in a part such that all workers have as many parts, of at most so many images each."""
+    n_parts = n_workers * ceil(n_images / (n_workers * most))
+    return ceil(n_images / max(1, n_parts))
 
 
 def _parts(n_images: int, size: int) -> Iterator[slice]:
