@@ -39,6 +39,7 @@ def main():
         max_queries=args.queries,
         seeds=args.seeds,
         n_jobs=args.jobs,
+        verbose=2,
     )
     seconds, after = time.perf_counter() - begin, os.times()
     cpu = after.user + after.system - before.user - before.system
