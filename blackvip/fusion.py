@@ -6,7 +6,7 @@ than either. It is trained on scores that are already paid for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -228,19 +228,25 @@ class FusedHead(_LogProbaClassifier):
             experts.append(log_softmax(scores, axis=1)[:, self.classes_])
         stacked = np.array(experts).reshape(-1, len(rows), n_classes)
 
-        folds = list(StratifiedKFold(n_folds, shuffle=True, random_state=0).split(X, index))
-        strengths = self.strengths if n_scores else self.strengths[:1]  # without scores all are the same
-        tried = {strength: np.empty((len(X), n_classes)) for strength in strengths}
-        for train, test in folds:
+        stacks = []
+        for train, test in StratifiedKFold(n_folds, shuffle=True, random_state=0).split(X, index):
             seen = np.isin(rows, train)
-            inputs = stacked[:, seen], scores[seen], index[rows[seen]], shares[seen]
-            for strength in strengths:
-                tried[strength][test] = _log_proba(stacked[:, test], scores[test], *_fit_stack(*inputs, strength))
-        self.strength_ = min(tried, key=lambda s: np.average(log_loss(tried[s], index), weights=weights))
-        of_experts, self.coef_, self.intercept_ = _fit_stack(stacked, scores, index[rows], shares, self.strength_)
+            stacks.append((_Stack(stacked[:, seen], scores[seen], index[rows[seen]], shares[seen]), test))
+
+        def held_out(strength: float) -> np.ndarray:
+            log_proba = np.empty((len(X), n_classes))
+            for stack, test in stacks:
+                log_proba[test] = _log_proba(stacked[:, test], scores[test], *stack.fit(strength))
+            return log_proba
+
+        loss = lambda log_proba: np.average(log_loss(log_proba, index), weights=weights)
+        strengths = sorted(self.strengths) if n_scores else self.strengths[:1]  # without scores all are the same
+        self.strength_, log_proba = _lowest(strengths, held_out, loss)
+        whole = _Stack(stacked, scores, index[rows], shares)
+        of_experts, self.coef_, self.intercept_ = whole.fit(self.strength_)
         self.alpha_ = of_experts[: len(probes.held_out)]
         self.tau_ = float(of_experts[-1]) if labelled else 0.0
-        return tried[self.strength_]
+        return log_proba
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Log probabilities.
@@ -294,44 +300,73 @@ def _log_proba(
     return log_softmax(np.tensordot(of_experts, experts, 1) + scores @ coef.T + intercept, axis=1)
 
 
-def _fit_stack(
-    experts: np.ndarray, scores: np.ndarray, index: np.ndarray, weights: np.ndarray, strength: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights of the experts, and weights and intercepts that act on the scores as they are."""
-    n_experts, _, n_classes = experts.shape
-    mean, scale = np.zeros(scores.shape[1]), np.ones(scores.shape[1])
-    if len(mean):  # there may be no scores
-        scaler = StandardScaler().fit(scores, sample_weight=weights)
-        mean, scale = scaler.mean_, scaler.scale_
-    strength *= max(1.0, scores.shape[1] / n_classes)
-    z = (scores - mean) / scale
-    # With a ridge penalty, weights of z are sums of its rows: fewer rows than columns leave as few directions.
-    axes = np.linalg.svd(np.sqrt(weights)[:, None] * z, full_matrices=False)[2]
-    z = z @ axes.T
-    # Each parameter is stretched by about the square root of its curvature, as it is where all classes are as likely:
-    # many times fewer steps.
-    share = weights / n_classes
-    of_coef = np.tile(np.sqrt(share @ np.square(z) + strength), n_classes)
-    of_intercept = np.full(n_classes, np.sqrt(share.sum() + _LOOSE))
-    stretch = np.concatenate([np.sqrt(experts.var(axis=2) @ weights + _LOOSE), of_intercept, of_coef])
+def _lowest(strengths: Sequence[float], value: Callable[[float], Any], loss: Callable[[Any], float]) -> tuple[float, Any]:
+    """The strength, of increasing ones, whose value has the lowest loss, and that value.
 
-    def loss(stretched: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = _stack_loss(stretched / stretch, experts, z, index, weights, strength)
-        return value, gradient / stretch
+    Losses fall to their lowest and rise again, so that it is enough to go from the middle to where they fall.
+    """
+    values: dict[int, Any] = {}
 
-    start = np.zeros(len(stretch))
-    start[:n_experts] = 1 / max(1, n_experts)
-    solution = minimize(
-        loss,
-        start * stretch,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[(0, None)] * n_experts + [(None, None)] * (len(stretch) - n_experts),
-        options={"maxiter": 1000, "maxfun": 10_000, "ftol": 1e-10, "gtol": 1e-6},
-    )
-    of_experts, intercept, coef = _pieces(solution.x / stretch, n_experts, n_classes)
-    coef = coef @ axes / scale
-    return of_experts, coef, intercept - coef @ mean
+    def loss_at(i: int) -> float:
+        if i not in values and 0 <= i < len(strengths):
+            values[i] = value(strengths[i])
+        return loss(values[i]) if i in values else np.inf
+
+    i = len(strengths) // 2
+    for step in (-1, 1):
+        while loss_at(i + step) < loss_at(i):
+            i += step
+    return strengths[i], values[i]
+
+
+class _Stack:
+    """The stack's regression on some images, for one strength after another, each from where the last one ended."""
+
+    def __init__(self, experts: np.ndarray, scores: np.ndarray, index: np.ndarray, weights: np.ndarray):
+        self.experts = np.ascontiguousarray(experts.transpose(0, 2, 1))
+        self.index, self.weights = index, weights
+        n_experts, n_classes, _ = self.experts.shape
+        self.mean, self.scale = np.zeros(scores.shape[1]), np.ones(scores.shape[1])
+        if len(self.mean):  # there may be no scores
+            scaler = StandardScaler().fit(scores, sample_weight=weights)
+            self.mean, self.scale = scaler.mean_, scaler.scale_
+        self.penalty = max(1.0, scores.shape[1] / n_classes)  # times the strength
+        z = (scores - self.mean) / self.scale
+        # With a ridge penalty, weights of z are sums of its rows: fewer rows than columns leave as few directions.
+        self.axes = np.linalg.svd(np.sqrt(weights)[:, None] * z, full_matrices=False)[2]
+        self.z = np.ascontiguousarray((z @ self.axes.T).T)
+        self.solution = np.zeros(n_experts + n_classes * (1 + len(self.axes)))
+        self.solution[:n_experts] = 1 / max(1, n_experts)
+
+    def fit(self, strength: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Weights of the experts, and weights and intercepts that act on the scores as they are."""
+        n_experts, n_classes, _ = self.experts.shape
+        strength *= self.penalty
+        # Each parameter is stretched by about the square root of its curvature, as it is where all classes are as
+        # likely: many times fewer steps.
+        share = self.weights / n_classes
+        of_coef = np.tile(np.sqrt(np.square(self.z) @ share + strength), n_classes)
+        of_intercept = np.full(n_classes, np.sqrt(share.sum() + _LOOSE))
+        of_experts = np.sqrt(self.experts.var(axis=1) @ self.weights + _LOOSE)
+        stretch = np.concatenate([of_experts, of_intercept, of_coef])
+
+        def loss(stretched: np.ndarray) -> tuple[float, np.ndarray]:
+            parameters = stretched / stretch
+            value, gradient = _stack_loss(parameters, self.experts, self.z, self.index, self.weights, strength)
+            return value, gradient / stretch
+
+        solution = minimize(
+            loss,
+            self.solution * stretch,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(0, None)] * n_experts + [(None, None)] * (len(stretch) - n_experts),
+            options={"maxiter": 1000, "maxfun": 10_000, "ftol": 1e-9, "gtol": 1e-5},
+        )
+        self.solution = solution.x / stretch
+        of_experts, intercept, coef = _pieces(self.solution, n_experts, n_classes)
+        coef = coef @ self.axes / self.scale
+        return of_experts, coef, intercept - coef @ self.mean
 
 
 def _stack_loss(
@@ -348,31 +383,33 @@ def _stack_loss(
     ----------
     parameters : ndarray of shape (n_experts + n_classes * (1 + n_scores),)
         Weights of the experts, intercepts, and weights of the scores.
-    experts : ndarray of shape (n_experts, n_images, n_classes)
-        Log probabilities.
-    z : ndarray of shape (n_images, n_scores)
+    experts : ndarray of shape (n_experts, n_classes, n_images)
+        Log probabilities; images stand last, so that sums over classes run along them.
+    z : ndarray of shape (n_scores, n_images)
         Standardised log scores.
     index : ndarray of shape (n_images,)
         Class indices.
     weights : ndarray of shape (n_images,)
     strength : float
     """
-    n_experts, n_images, n_classes = experts.shape
+    n_experts, n_classes, n_images = experts.shape
     of_experts, intercept, coef = _pieces(parameters, n_experts, n_classes)
-    logits = np.tensordot(of_experts, experts, 1) + z @ coef.T + intercept
-    logits -= logits.max(axis=1, keepdims=True)
+    logits = coef @ z
+    logits += intercept[:, None]
+    flat = experts.reshape(n_experts, n_classes * n_images)
+    logits += (of_experts @ flat).reshape(n_classes, n_images)
+    logits -= logits.max(axis=0)
     excess = np.exp(logits)
-    total = excess.sum(axis=1, keepdims=True)
-    rows = np.arange(n_images)
-    loss = weights @ (np.log(total[:, 0]) - logits[rows, index])
+    total = excess.sum(axis=0)
+    columns = np.arange(n_images)
+    loss = weights @ (np.log(total) - logits[index, columns])
     penalty = _LOOSE * (of_experts @ of_experts + intercept @ intercept) + strength * np.square(coef).sum()
-    excess /= total
-    excess[rows, index] -= 1
-    excess *= weights[:, None]
+    excess *= weights / total
+    excess[index, columns] -= weights
     gradients: Sequence[np.ndarray] = (
-        np.tensordot(experts, excess, 2) + _LOOSE * of_experts,
-        excess.sum(axis=0) + _LOOSE * intercept,
-        (excess.T @ z + strength * coef).ravel(),
+        flat @ excess.ravel() + _LOOSE * of_experts,
+        excess.sum(axis=1) + _LOOSE * intercept,
+        (excess @ z.T + strength * coef).ravel(),
     )
     return float(loss + penalty / 2), np.concatenate(gradients)
 

@@ -131,8 +131,7 @@ def _anneal(objective: Objective, optimizer: Any, w: np.ndarray, rng: np.random.
 
 def _common_factor(objective: Objective, w: np.ndarray, directions: np.ndarray, rms: float) -> float:
     """The factor with which random directions move the prompts by `rms`, taken over all of them; bills nothing."""
-    factors = np.array([_length_for(objective, w, direction, rms) for direction in directions])
-    return float(np.mean(factors**-2) ** -0.5)
+    return float(np.mean(_lengths_for(objective, w, directions, rms) ** -2) ** -0.5)
 
 
 def _measure(
@@ -170,14 +169,14 @@ def noise_tolerance(
     losses = np.zeros(len(_SIZES))
     for direction, some in zip(np.concatenate([directions, -directions]), np.array_split(images, 2 * _N_DIRECTIONS)):
         if len(some):
-            lengths = np.array([_length_for(objective, w, direction, rms) for rms in _SIZES])
+            lengths = np.concatenate([_lengths_for(objective, w, direction[None], rms) for rms in _SIZES])
             losses += objective.candidate_losses(w + lengths[:, None] * direction, some) * len(some)
     return _SIZES[int(losses.argmin())]
 
 
 def _find_c(objective: Objective, w: np.ndarray, rng: np.random.Generator, rms: float) -> float:
     """The c at which a perturbation moves the prompts by `rms`, on the average of a few; bills nothing."""
-    lengths = [_length_for(objective, w, direction, rms) for direction in segmented_uniform(rng, (8, len(w)))]
+    lengths = _lengths_for(objective, w, segmented_uniform(rng, (8, len(w))), rms)
     return float(1 / np.mean(np.reciprocal(lengths)))
 
 
@@ -226,7 +225,8 @@ def find_a(
     for _ in range(n_estimates):
         estimate = optimizer.estimate(objective.candidate_losses(optimizer.ask(), batches.for_step(optimizer)))
         length = np.linalg.norm(estimate)
-        moved = objective.prompt_rms(w, optimizer.c / max(length, 1e-12) * estimate) / optimizer.c * length
+        direction = optimizer.c / max(length, 1e-12) * estimate
+        moved = objective.prompt_rms(w, direction[None])[0] / optimizer.c * length
         squares.append((length**2, moved**2))
     length, moved = np.sqrt(np.mean(squares, axis=0)).tolist()
     if moved == 0:  # a service that answers all alike shows no direction, whatever the step
@@ -262,14 +262,13 @@ def adapt_step_size(optimizer: Any, validation: Validation) -> None:
         optimizer.set_params(a=optimizer.a * _GROWTH)
 
 
-def _length_for(objective: Objective, w: np.ndarray, direction: np.ndarray, rms: float) -> float:
-    """The factor with which `direction` moves the prompts by `rms`; bills nothing."""
-    factor = rms
+def _lengths_for(objective: Objective, w: np.ndarray, directions: np.ndarray, rms: float) -> np.ndarray:
+    """The factors (p,) with which `directions` (p, d) each move the prompts by `rms`; bills nothing."""
+    factors = np.full(len(directions), rms)
     for _ in range(4):  # prompts are nearly linear in a small change of the parameters
-        moved = objective.prompt_rms(w, factor * direction)
-        if moved == 0:
-            return factor
-        factor *= rms / moved
-        if abs(rms / moved - 1) < _CLOSE:
+        moved = objective.prompt_rms(w, factors[:, None] * directions)
+        steps = np.divide(rms, moved, out=np.ones_like(moved), where=moved > 0)
+        factors *= steps
+        if (np.abs(steps - 1) < _CLOSE).all():
             break
-    return factor
+    return factors

@@ -213,10 +213,11 @@ class ImageFormat:
 
         uint8 is taken as 0 to 255, whatever the training images were.
         """
-        low, high = (0.0, 255.0) if raw.dtype == np.uint8 else (self.low, self.high)
-        scaled = (np.asarray(raw, dtype=np.float64) - low) / (high - low)
-        scaled = np.clip(scaled, 0, 1).astype(np.float32)
-        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(scaled, 3, 1)))
+        planes = np.ascontiguousarray(np.moveaxis(raw, 3, 1))
+        if raw.dtype == np.uint8:
+            return torch.from_numpy(planes).float().div_(255)
+        scaled = (planes.astype(np.float64) - self.low) / (self.high - self.low)
+        return torch.from_numpy(scaled.clip(0, 1).astype(np.float32))
 
     def resized_image(self, image: np.ndarray) -> np.ndarray:
         """An image (height, width, channels) of any size in this format's, within its range of pixels."""

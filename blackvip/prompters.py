@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
@@ -371,14 +371,14 @@ class PromptBasis(Prompter):
         images = [pixels.mean(0).numpy(), *quantiles, np.ones_like(array[0])]
         self.images_ = np.stack(images).astype(np.float32)
         self.n_parameters_ = len(self.images_) + len(self._sigmas) + 6
-        power = torch.zeros(self.n_parameters_, dtype=torch.float64)
-        for part in pixels.split(64):
-            power += self._phi(part).double().square().mean((2, 3, 4)).sum(0)
-        self.scale_ = (self.rms / (power / len(pixels)).sqrt().clamp(min=1e-3)).numpy()
+        power = np.square(self.images_, dtype=np.float64).mean((1, 2, 3))
+        own = sum(self.features(part).double().square().mean((2, 3, 4)).sum(0) for part in pixels.split(64))
+        power = np.concatenate([power, own.numpy() / len(pixels)])
+        self.scale_ = self.rms / np.sqrt(power).clip(min=1e-3)
         return self
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The phi of each image.
+        """The phi of each image itself.
 
         Parameters
         ----------
@@ -387,10 +387,22 @@ class PromptBasis(Prompter):
 
         Returns
         -------
-        phi : tensor of shape (n, 14, 3, height, width)
-            Scaled to `rms`.
+        phi : tensor of shape (n, 9, 3, height, width)
+            As they are, in units of the pixel range.
         """
-        return self._phi(pixels) * torch.from_numpy(self.scale_).to(pixels.dtype)[:, None, None, None]
+        x = pixels.double()  # sums in double precision hide in which order a batch was summed
+        flat = x.flatten(2)
+        phi = pixels.new_empty(len(pixels), len(self._sigmas) + 6, *pixels.shape[1:])
+        phi[:, 0] = pixels
+        for k, sigma in enumerate(self._sigmas, 1):
+            phi[:, k] = _blurred(x, sigma)
+        *_, square, mean, median, largest, smallest = phi.unbind(1)
+        torch.square(pixels, out=square)
+        mean[:] = flat.mean(2)[..., None, None]
+        median[:] = flat.median(2).values[..., None, None]
+        largest[:] = _largest_around(pixels)
+        smallest[:] = -_largest_around(-pixels)
+        return phi
 
     def initial_parameters(self, rng: np.random.Generator) -> np.ndarray:
         return np.zeros(self.n_parameters_)
@@ -398,27 +410,44 @@ class PromptBasis(Prompter):
     def prompts(
         self, candidates: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
     ) -> torch.Tensor:
-        n, n_phi = features.shape[:2]
-        flat = features.to(candidates.dtype).view(n, n_phi, -1)
-        return (candidates @ flat).transpose(0, 1).reshape(len(candidates), n, *features.shape[2:])
-
-    def _phi(self, pixels: torch.Tensor) -> torch.Tensor:
-        own = [pixels, *(_blurred(pixels, sigma) for sigma in self._sigmas), pixels.square()]
-        flat = pixels.flatten(2)
-        own += [level[..., None, None].expand_as(pixels) for level in (flat.mean(2), flat.median(2).values)]
-        own += [F.max_pool2d(pixels, 3, 1, 1), -F.max_pool2d(-pixels, 3, 1, 1)]
-        still = [image.to(pixels.dtype).expand_as(pixels) for image in torch.from_numpy(self.images_)]
-        return torch.stack(still + own, dim=1)
+        weights = candidates * torch.from_numpy(self.scale_).to(candidates.dtype)
+        of_all, own = weights.split([len(self.images_), len(self._sigmas) + 6], dim=1)
+        still = of_all @ torch.from_numpy(self.images_).to(candidates.dtype).flatten(1)
+        of_each = own @ features.to(candidates.dtype).flatten(2)
+        prompts = of_each.transpose(0, 1) + still[:, None]
+        return prompts.view(len(candidates), len(features), *features.shape[2:])
 
 
 def _blurred(pixels: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Gaussian blur, cut off at two standard deviations, with the edge repeated."""
+    """Gaussian blur, cut off at two standard deviations, with the edge repeated.
+
+    Two products with matrices are several times as fast as convolutions, up to 224 px and beyond.
+    """
+    down, across = (_blur_matrix(side, sigma).to(pixels.dtype) for side in pixels.shape[-2:])
+    return down @ (pixels @ across.T)
+
+
+@lru_cache(maxsize=32)
+def _blur_matrix(side: int, sigma: float) -> torch.Tensor:
+    """The matrix (side, side) that blurs a column of pixels, in double precision."""
     reach = math.ceil(2 * sigma)
-    position = torch.arange(-reach, reach + 1, dtype=pixels.dtype)
-    kernel = torch.exp(-position.square() / (2 * sigma**2))
-    kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
-    padded = F.pad(pixels, [reach] * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.transpose(2, 3), groups=3)
+    offsets = torch.arange(-reach, reach + 1)
+    kernel = torch.exp(-offsets.double().square() / (2 * sigma**2))
+    rows = torch.arange(side)[:, None]
+    matrix = torch.zeros(side, side, dtype=torch.float64)
+    at = rows.expand(-1, len(offsets)), (rows + offsets).clamp(0, side - 1)
+    return matrix.index_put_(at, (kernel / kernel.sum()).expand(side, -1), accumulate=True)
+
+
+def _largest_around(pixels: torch.Tensor) -> torch.Tensor:
+    """Maximum of the 3 x 3 pixels around each one."""
+    for dim in (-1, -2):
+        side = pixels.shape[dim]
+        if side > 1:
+            pairs = torch.maximum(pixels.narrow(dim, 0, side - 1), pixels.narrow(dim, 1, side - 1))
+            first, last = pixels.narrow(dim, 0, 1), pixels.narrow(dim, side - 1, 1)
+            pixels = torch.maximum(torch.cat([first, pairs], dim), torch.cat([pairs, last], dim))
+    return pixels
 
 
 def make_prompter(prompter: str | Prompter, encoder: str | Encoder = "pca") -> Prompter:

@@ -158,15 +158,22 @@ class Objective:
         """A frozen encoder's features (n_images, n_features) of all images; bills nothing."""
         return encoder.encode_batches(self.pixels(part) for part in _batches(np.arange(len(self.y))))
 
-    def prompt_rms(self, w: np.ndarray, direction: np.ndarray) -> float:
-        """Root mean square by which `direction` moves the prompts, in units of the pixel range; bills nothing."""
+    def prompt_rms(self, w: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        """Root mean square (p,) by which `directions` (p, d) each move the prompts, in units of the pixel range.
+
+        It bills nothing, and is measured on a few images.
+        """
         n_pixels = self.image_format.height * self.image_format.width
         n_images = int(np.clip(_RMS_PIXELS // n_pixels, 8, 64))
         if self._rms_features is None:
             self._rms_features = self.features(np.arange(min(len(self.y), n_images))).double()
-        both = torch.as_tensor(np.stack([w, w + direction]), dtype=torch.float64)
-        before, after = self.prompter.prompts(both, self._rms_features)
-        return self.prompt_scale * (after - before).square().mean().sqrt().item()
+        start = torch.as_tensor(w, dtype=torch.float64)
+        before = self.prompter.prompts(start[None], self._rms_features)
+        moved = []
+        for part in torch.as_tensor(directions).split(max(1, _CHUNK_BYTES // (before.numel() * 8))):
+            moves = self.prompter.prompts(start + part, self._rms_features).sub_(before)
+            moved.append(moves.square_().mean(dim=(1, 2, 3, 4)).sqrt_())
+        return self.prompt_scale * torch.cat(moved).numpy()
 
     def _scored(self, pixel_batches: Iterable[torch.Tensor]) -> np.ndarray:
         return self.ledger.log_scores(self.ledger.joined([self.ledger.as_sent(pixels) for pixels in pixel_batches]))

@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 import blackvip.persistence.schema  # noqa: F401  # fills the kinds
 from blackvip import CalibratedHead, FusedHead, PersistenceError
-from blackvip.fusion import _fit_stack, _stack_loss
+from blackvip.fusion import _Stack, _stack_loss
 from blackvip.persistence.fields import Object, Reading, Writing
 
 K = 4
@@ -37,7 +37,7 @@ def stack_inputs(n=30, n_scores=3, n_experts=2, seed=0):
 def test_gradient_of_the_stack():
     experts, z, index, weights = stack_inputs()
     parameters = np.random.default_rng(1).normal(size=2 + K * 4)
-    args = experts, z, index, weights, 2.0
+    args = experts.transpose(0, 2, 1), z.T, index, weights, 2.0
     numeric = approx_fprime(parameters, lambda p: _stack_loss(p, *args)[0], 1e-6)
     np.testing.assert_allclose(_stack_loss(parameters, *args)[1], numeric, rtol=1e-3, atol=1e-3)
 
@@ -45,12 +45,12 @@ def test_gradient_of_the_stack():
 @pytest.mark.parametrize(("n_scores", "n_experts"), [(3, 2), (3, 0), (0, 2), (50, 1)])
 def test_the_stack_is_what_a_generic_optimiser_finds(n_scores, n_experts):
     experts, scores, index, weights = stack_inputs(n_scores=n_scores, n_experts=n_experts)
-    of_experts, coef, intercept = _fit_stack(experts, scores, index, weights, 0.5)
+    of_experts, coef, intercept = _Stack(experts, scores, index, weights).fit(0.5)
     z = scores
     if n_scores:
         scaler = StandardScaler().fit(scores, sample_weight=weights)
         z, intercept, coef = scaler.transform(scores), intercept + coef @ scaler.mean_, coef * scaler.scale_
-    args = experts, z, index, weights, 0.5 * max(1, n_scores / K)
+    args = experts.transpose(0, 2, 1), z.T, index, weights, 0.5 * max(1, n_scores / K)
     found = np.concatenate([of_experts, intercept, coef.ravel()])
     bounds = [(0, None)] * n_experts + [(None, None)] * (len(found) - n_experts)
     options = {"maxiter": 5000, "maxfun": 50_000, "ftol": 1e-15, "gtol": 1e-9}
@@ -58,6 +58,14 @@ def test_the_stack_is_what_a_generic_optimiser_finds(n_scores, n_experts):
     assert _stack_loss(found, *args)[0] == pytest.approx(generic.fun, rel=1e-7)
     np.testing.assert_allclose(found, generic.x, atol=1e-3)
     assert (of_experts >= 0).all()
+
+
+def test_a_stack_forgets_the_strengths_before():
+    inputs = stack_inputs(n=60)
+    stack = _Stack(*inputs)
+    for strength in (30.0, 0.1, 3.0):
+        for one, other in zip(stack.fit(strength), _Stack(*inputs).fit(strength)):
+            np.testing.assert_allclose(one, other, atol=1e-3)
 
 
 def test_both_are_better_than_either():
@@ -125,9 +133,9 @@ def test_the_strength_is_that_of_the_least_held_out_loss():
 def test_a_weight_of_two_is_two_images():
     experts, scores, index, _ = stack_inputs()
     counts = np.random.default_rng(0).integers(0, 4, size=len(index))
-    weighted = _fit_stack(experts, scores, index, counts.astype(float), 1.0)
+    weighted = _Stack(experts, scores, index, counts.astype(float)).fit(1.0)
     rows = np.repeat(np.arange(len(index)), counts)
-    repeated = _fit_stack(experts[:, rows], scores[rows], index[rows], np.ones(len(rows)), 1.0)
+    repeated = _Stack(experts[:, rows], scores[rows], index[rows], np.ones(len(rows))).fit(1.0)
     for one, other in zip(weighted, repeated):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
