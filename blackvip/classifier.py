@@ -15,12 +15,13 @@ from sklearn.base import BaseEstimator, _fit_context, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 
+from .aside import Aside
 from .augmentation import AUGMENTATIONS, augmentation
 from .callbacks import CallbackSupportMixin
 from .checkpoint import replayed
 from .documentation import Documented, pipeline_block
 from .encoders import Encoder, TrainableEncoder, make_encoder
-from .evidence import Evidence
+from .evidence import Evidence, Free
 from .exceptions import BudgetError, FitInterruptedWarning, JournalError, PromptNotUsedWarning
 from .gains import signal_share
 from .guard import Validation, split_held_out
@@ -669,20 +670,22 @@ shape (n, n_features); or sequence of images, paths or encoded files
         prepared = self._prepared(images, y, weights, goes_on, budget, one_pass, replay)
         objective, validation, ledger = prepared.objective, prepared.validation, prepared.objective.ledger
 
-        # losses -> update
-        with ledger, Monitor(self, objective, validation, prepared.plan) as monitor:
+        # losses -> update; meanwhile, in a thread, what is free
+        with ledger, Monitor(self, objective, validation, prepared.plan) as monitor, Aside() as aside:
+            features = aside.submit(objective.encoded, self.probe_encoder_)
             try:
                 plain = self._with_labels_mapped(objective.plain_log_scores(), y, weights, ledger)
                 objective.temperature.learn(plain, y)
                 validation.set_start(plain)
+                is_held_out = np.isin(np.arange(len(y)), validation.rows)
+                unknown = np.full(plain.shape, np.nan)
+                evidence = Evidence(y, weights, is_held_out, features.result(), plain, unknown).after(earlier)
+                free = aside.submit(evidence.free, self.head, self.probe_encoder_.block_sizes_)
                 run = train(*prepared, monitor)
-                prompted, error = self._completed_log_scores(run, validation, plain.shape)
+                evidence.prompted[-len(y) :], error = self._completed_log_scores(run, validation, plain.shape)
             finally:
                 self.n_queries_ = ledger.n_queries + (self.n_queries_ if earlier else 0)
-            is_held_out = np.isin(np.arange(len(y)), validation.rows)
-            features = objective.encoded(self.probe_encoder_)
-            evidence = Evidence(y, weights, is_held_out, features, plain, prompted).after(earlier)
-            self._settle(evidence, objective, run, added=earlier is not None)
+            self._settle(evidence, free.result(), objective, run, added=earlier is not None)
             self._rng = prepared.rng
         self._warn_or_raise(error, run)
         return self
@@ -808,12 +811,13 @@ shape (n, n_features); or sequence of images, paths or encoded files
                 return np.full(shape, np.nan), run.error or error
         return np.full(shape, np.nan), run.error
 
-    def _settle(self, evidence: Evidence, objective: Objective, run: TrainingResult, added: bool) -> None:
+    def _settle(self, evidence: Evidence, free: Free, objective: Objective, run: TrainingResult, added: bool) -> None:
         """Choose between the trained prompt and none, fit the head, and set what a fitted estimator has."""
         block_sizes = self.probe_encoder_.block_sizes_
         rows, log_scores = objective.recent_answers()
         further = rows + len(evidence.y) - len(objective.y), log_scores  # the images of this run stand last
-        self.controls_, used, shipped = evidence.decide(self.head, self.guard, block_sizes, further)
+        used, shipped = evidence.decide(free, self.head, self.guard, block_sizes, further)
+        self.controls_ = free.controls
         self._evidence = evidence
         self.coordinator_ = objective.frozen(run.w, self.prompt_scale if used else 0.0)
         self.coordinator_._adopt_reading(self)

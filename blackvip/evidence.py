@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,26 @@ from .fusion import Probes, fit_probes
 from .guard import prompt_helps
 from .judging import Further, JudgedHead, choose_head
 
-__all__ = ["Evidence"]
+__all__ = ["Evidence", "Free"]
+
+
+@dataclass
+class Free:
+    """What a user has without a prompt.
+
+    Attributes
+    ----------
+    controls : dict of str to JudgedHead
+        See `blackvip.controls`.
+    plain : JudgedHead
+        The head that is used where no prompt is.
+    probes : Probes or None
+        What all fused heads have in common; None where a class has too few images for one.
+    """
+
+    controls: dict[str, JudgedHead]
+    plain: JudgedHead
+    probes: Probes | None
 
 
 @dataclass
@@ -47,17 +67,32 @@ class Evidence:
         parts = {f.name: (getattr(earlier, f.name), getattr(self, f.name)) for f in fields(self)}
         return Evidence(**{name: np.concatenate(both) for name, both in parts.items()})
 
-    def decide(
-        self,
-        head: object,
-        guard: bool,
-        block_sizes: tuple[int, ...],
-        further: Further | None = None,
-    ) -> tuple[dict[str, JudgedHead], bool, JudgedHead]:
-        """What was free, whether the prompt is used, and the head that goes with that.
+    def free(self, head: object, block_sizes: tuple[int, ...]) -> Free:
+        """What needs no prompt; it can be known before one is trained.
 
         Parameters
         ----------
+        head : {"auto", "fused", "calibrated"}, None or classifier
+            See `choose_head`.
+        block_sizes : tuple of int
+            How many features each of the local encoder's blocks has.
+        """
+        probes = self._fit_probes(block_sizes)
+        controls = fit_controls(self.plain, self.features, self.y, self.weights, block_sizes, probes)
+        names = {"service": "zero_shot", "calibrated": "calibrated_zero_shot", "fused": "fused_zero_shot"}
+        judged = {kind: controls[name] for kind, name in names.items() if name in controls}
+        plain = choose_head(head, self.plain, *self._known(block_sizes), judged, probes=probes)
+        return Free(controls, plain, probes)
+
+    def decide(
+        self, free: Free, head: object, guard: bool, block_sizes: tuple[int, ...], further: Further | None = None
+    ) -> tuple[bool, JudgedHead]:
+        """Whether the prompt is used, and the head that goes with that.
+
+        Parameters
+        ----------
+        free : Free
+            Of this evidence.
         head : {"auto", "fused", "calibrated"}, None or classifier
             See `choose_head`.
         guard : bool
@@ -67,18 +102,15 @@ class Evidence:
         further : (ndarray of shape (n,), ndarray of shape (n, n_classes)) or None
             Rows, and log scores of these images with the prompts of training's last steps.
         """
-        probes = self._fit_probes(block_sizes)
-        controls = fit_controls(self.plain, self.features, self.y, self.weights, block_sizes, probes)
-        rows = np.flatnonzero(self.held_out)
-        names = {"service": "zero_shot", "calibrated": "calibrated_zero_shot", "fused": "fused_zero_shot"}
-        judged = {kind: controls[name] for kind, name in names.items() if name in controls}
-        known = (self.features, self.y, self.weights, rows, block_sizes)
-        plain = choose_head(head, self.plain, *known, judged, probes=probes)
         if not np.isfinite(self.prompted).all():
-            return controls, False, plain
-        prompted = choose_head(head, self.prompted, *known, further=further, probes=probes)
-        used = not guard or prompt_helps(plain, prompted, rows)
-        return controls, used, prompted if used else plain
+            return False, free.plain
+        known = self._known(block_sizes)
+        prompted = choose_head(head, self.prompted, *known, further=further, probes=free.probes)
+        used = not guard or prompt_helps(free.plain, prompted, known[3])
+        return used, prompted if used else free.plain
+
+    def _known(self, block_sizes: tuple[int, ...]) -> tuple[Any, ...]:
+        return self.features, self.y, self.weights, np.flatnonzero(self.held_out), block_sizes
 
     def _fit_probes(self, block_sizes: tuple[int, ...]) -> Probes | None:
         """What all fused heads have in common; None where a class has too few images for one."""

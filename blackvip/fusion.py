@@ -6,7 +6,7 @@ than either. It is trained on scores that are already paid for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .heads import CalibratedHead, _LogProbaClassifier, log_loss
+from .heads import CalibratedHead, _LogProbaClassifier, log_loss, lowest
 from .labels import check_labels, training_weights
 
 __all__ = ["FusedHead", "Probes", "fit_probes"]
@@ -25,6 +25,7 @@ __all__ = ["FusedHead", "Probes", "fit_probes"]
 _LEAST_LOG_PROBA = -15.0  # of a probe: one that is sure and wrong should not outvote all others
 _LOOSE = 0.01  # ridge penalty of the intercepts and of the weights of whole log probabilities
 _C, _N_FOLDS = 30.0, 5  # of the probes
+_ROUGH = 1e-7  # of the loss, to which stacks are fitted that only judge: far less than what folds differ by
 
 
 @dataclass
@@ -236,12 +237,11 @@ class FusedHead(_LogProbaClassifier):
         def held_out(strength: float) -> np.ndarray:
             log_proba = np.empty((len(X), n_classes))
             for stack, test in stacks:
-                log_proba[test] = _log_proba(stacked[:, test], scores[test], *stack.fit(strength))
+                log_proba[test] = _log_proba(stacked[:, test], scores[test], *stack.fit(strength, _ROUGH))
             return log_proba
 
-        loss = lambda log_proba: np.average(log_loss(log_proba, index), weights=weights)
         strengths = sorted(self.strengths) if n_scores else self.strengths[:1]  # without scores all are the same
-        self.strength_, log_proba = _lowest(strengths, held_out, loss)
+        self.strength_, log_proba = lowest(strengths, held_out, index, weights)
         whole = _Stack(stacked, scores, index[rows], shares)
         of_experts, self.coef_, self.intercept_ = whole.fit(self.strength_)
         self.alpha_ = of_experts[: len(probes.held_out)]
@@ -300,25 +300,6 @@ def _log_proba(
     return log_softmax(np.tensordot(of_experts, experts, 1) + scores @ coef.T + intercept, axis=1)
 
 
-def _lowest(strengths: Sequence[float], value: Callable[[float], Any], loss: Callable[[Any], float]) -> tuple[float, Any]:
-    """The strength, of increasing ones, whose value has the lowest loss, and that value.
-
-    Losses fall to their lowest and rise again, so that it is enough to go from the middle to where they fall.
-    """
-    values: dict[int, Any] = {}
-
-    def loss_at(i: int) -> float:
-        if i not in values and 0 <= i < len(strengths):
-            values[i] = value(strengths[i])
-        return loss(values[i]) if i in values else np.inf
-
-    i = len(strengths) // 2
-    for step in (-1, 1):
-        while loss_at(i + step) < loss_at(i):
-            i += step
-    return strengths[i], values[i]
-
-
 class _Stack:
     """The stack's regression on some images, for one strength after another, each from where the last one ended."""
 
@@ -338,8 +319,11 @@ class _Stack:
         self.solution = np.zeros(n_experts + n_classes * (1 + len(self.axes)))
         self.solution[:n_experts] = 1 / max(1, n_experts)
 
-    def fit(self, strength: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Weights of the experts, and weights and intercepts that act on the scores as they are."""
+    def fit(self, strength: float, ftol: float = 1e-10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Weights of the experts, and weights and intercepts that act on the scores as they are.
+
+        The last step lowers the loss by less than the share `ftol`.
+        """
         n_experts, n_classes, _ = self.experts.shape
         strength *= self.penalty
         # Each parameter is stretched by about the square root of its curvature, as it is where all classes are as
@@ -361,7 +345,7 @@ class _Stack:
             jac=True,
             method="L-BFGS-B",
             bounds=[(0, None)] * n_experts + [(None, None)] * (len(stretch) - n_experts),
-            options={"maxiter": 1000, "maxfun": 10_000, "ftol": 1e-9, "gtol": 1e-5},
+            options={"maxiter": 1000, "maxfun": 10_000, "ftol": ftol, "gtol": 1e-6},
         )
         self.solution = solution.x / stretch
         of_experts, intercept, coef = _pieces(self.solution, n_experts, n_classes)

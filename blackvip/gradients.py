@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from .encoders import Encoder
-from .reading import BATCH
+from .filters import filtered, gaussian
 
 __all__ = ["GradientEncoder"]
 
@@ -20,6 +20,7 @@ _WINDOW = 17  # px: gradients are relative to their mean over such a square
 _FAINT = 0.02  # added to that mean, so that noise on an even ground stays small
 _EMPTY = 1e-6  # added to a histogram before its square root, whose slope at 0 would blow rounding errors up
 _COARSE, _FINE, _COLOUR = (1, 2), (4, 7), (1, 2, 4)  # sides of the grids
+_AT_ONCE = 16  # images, whose maps a processor's cache holds
 _LEAST = 0.01  # spread that a feature is divided by at least
 _LEAST_SHARE = 0.1  # the same, as a share of the root mean square spread in the feature's block
 
@@ -77,7 +78,7 @@ def _n_cells(grids: tuple[int, ...]) -> int:
 
 def _in_parts(pixels: torch.Tensor) -> np.ndarray:
     """Features as they are, of shape (n, n_features) and in double precision, of a bounded number of images at once."""
-    return np.concatenate([_descriptors(part.double()).numpy() for part in pixels.split(BATCH)])
+    return np.concatenate([_descriptors(part.double()).numpy() for part in pixels.split(_AT_ONCE)])
 
 
 def _descriptors(pixels: torch.Tensor) -> torch.Tensor:
@@ -109,25 +110,19 @@ def _orientation_maps(grey: torch.Tensor, sigma: float) -> torch.Tensor:
     sigma : float
         Of the Gaussian, in px.
     """
-    reach = math.ceil(2 * sigma)
-    at = torch.arange(-reach, reach + 1, dtype=grey.dtype)
-    smooth = torch.exp(-at.square() / (2 * sigma**2))
-    smooth /= smooth.sum()
+    smooth = gaussian(sigma)
+    at = torch.arange(len(smooth)) - len(smooth) // 2
     slope = at * smooth
     slope /= (at * slope).sum()  # 1 where brightness rises by 1 a pixel
-    to_right = _filtered(grey, rows=smooth, columns=slope)
-    down = _filtered(grey, rows=slope, columns=smooth)
+    to_right = filtered(grey, rows=smooth, columns=slope)
+    down = filtered(grey, rows=slope, columns=smooth)
     magnitude = (to_right.square() + down.square()).sqrt()
-    even = torch.full((_WINDOW,), 1 / _WINDOW, dtype=grey.dtype)
-    magnitude = magnitude / (_filtered(magnitude, rows=even, columns=even) + _FAINT)
-    n = _N_ORIENTATIONS
-    angle = torch.atan2(down, to_right) * (n / (2 * math.pi))
-    distance = (torch.remainder(angle - torch.arange(n).view(-1, 1, 1) + n / 2, n) - n / 2).abs()
-    return magnitude * (1 - distance).clamp(min=0)
-
-
-def _filtered(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Images whose rows and columns of pixels are weighted around each pixel; the border goes on as it ends."""
-    reach = len(rows) // 2
-    padded = F.pad(images, [reach] * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, columns.view(1, 1, 1, -1)), rows.view(1, 1, -1, 1))
+    even = torch.full((_WINDOW,), 1 / _WINDOW, dtype=torch.float64)
+    magnitude = magnitude / (filtered(magnitude, rows=even, columns=even) + _FAINT)
+    angle = torch.atan2(down, to_right) * (_N_ORIENTATIONS / (2 * math.pi))
+    below = angle.floor()
+    towards = angle - below  # what goes to the next orientation
+    nearest = torch.cat([below, below + 1], dim=1).long() % _N_ORIENTATIONS
+    shares = torch.cat([magnitude * (1 - towards), magnitude * towards], dim=1)
+    n, _, height, width = grey.shape
+    return shares.new_zeros(n, _N_ORIENTATIONS, height, width).scatter(1, nearest, shares)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
+from threading import Lock
 from typing import Any, NoReturn
 
 import numpy as np
@@ -61,6 +62,7 @@ class Images(Sequence):  # type: ignore[type-arg]
         self._dtype = dtype
         self._factor = factor
         self.kept = kept
+        self._reading = Lock()  # whoever wrote a data set need not have thought of threads
         self.in_memory = isinstance(source, np.ndarray)
         self.size = (image_format.height, image_format.width)
 
@@ -80,8 +82,9 @@ class Images(Sequence):  # type: ignore[type-arg]
             return np.broadcast_to(block, (*block.shape[:3], 3))
         positions = np.arange(len(self))[rows]
         block = np.empty((len(positions), *self.size, 3), self._dtype)
-        for pixels, position in zip(block, positions):
-            pixels[:] = self._fitted(int(position))
+        with self._reading:
+            for pixels, position in zip(block, positions):
+                pixels[:] = self._fitted(int(position))
         return block
 
     def _fitted(self, position: int) -> np.ndarray:

@@ -7,10 +7,8 @@ was found. A frozen prompter stands alone: it turns images into prompted images 
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .decoder import CELLS, Decoder, fit_to_image, n_stages_for
 from .encoders import Encoder, TrainableEncoder, make_encoder
+from .filters import filtered, gaussian
 from .images import to_uint8
 from .persistence import Saveable
 from .reading import ImageTransformer, as_output, pixel_batches
@@ -395,7 +394,7 @@ class PromptBasis(Prompter):
         phi = pixels.new_empty(len(pixels), len(self._sigmas) + 6, *pixels.shape[1:])
         phi[:, 0] = pixels
         for k, sigma in enumerate(self._sigmas, 1):
-            phi[:, k] = _blurred(x, sigma)
+            phi[:, k] = filtered(x, gaussian(sigma), gaussian(sigma))
         *_, square, mean, median, largest, smallest = phi.unbind(1)
         torch.square(pixels, out=square)
         mean[:] = flat.mean(2)[..., None, None]
@@ -416,27 +415,6 @@ class PromptBasis(Prompter):
         of_each = own @ features.to(candidates.dtype).flatten(2)
         prompts = of_each.transpose(0, 1) + still[:, None]
         return prompts.view(len(candidates), len(features), *features.shape[2:])
-
-
-def _blurred(pixels: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Gaussian blur, cut off at two standard deviations, with the edge repeated.
-
-    Two products with matrices are several times as fast as convolutions, up to 224 px and beyond.
-    """
-    down, across = (_blur_matrix(side, sigma).to(pixels.dtype) for side in pixels.shape[-2:])
-    return down @ (pixels @ across.T)
-
-
-@lru_cache(maxsize=32)
-def _blur_matrix(side: int, sigma: float) -> torch.Tensor:
-    """The matrix (side, side) that blurs a column of pixels, in double precision."""
-    reach = math.ceil(2 * sigma)
-    offsets = torch.arange(-reach, reach + 1)
-    kernel = torch.exp(-offsets.double().square() / (2 * sigma**2))
-    rows = torch.arange(side)[:, None]
-    matrix = torch.zeros(side, side, dtype=torch.float64)
-    at = rows.expand(-1, len(offsets)), (rows + offsets).clamp(0, side - 1)
-    return matrix.index_put_(at, (kernel / kernel.sum()).expand(side, -1), accumulate=True)
 
 
 def _largest_around(pixels: torch.Tensor) -> torch.Tensor:
