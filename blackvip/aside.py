@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 from sklearn import config_context, get_config
 
-__all__ = ["Aside"]
+__all__ = ["Aside", "made_ahead"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,3 +28,13 @@ class Aside(ThreadPoolExecutor):
                 return function(*args, **kwargs)
 
         return super().submit(configured, *args, **kwargs)
+
+
+def made_ahead(things: Iterable[T]) -> Iterator[T]:
+    """Things, each of which is made in a thread while the one before it is in use."""
+    source, end = iter(things), object()
+    with Aside() as aside:
+        coming: Future[Any] = aside.submit(next, source, end)
+        while (thing := coming.result()) is not end:
+            coming = aside.submit(next, source, end)
+            yield thing

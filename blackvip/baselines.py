@@ -11,6 +11,7 @@ from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from .asking import answers_to, log_scores_of
 from .controls import fit_controls
 from .encoders import Encoder, TrainableEncoder, make_encoder
 from .images import Images
@@ -18,14 +19,12 @@ from .judging import head_inputs, log_proba_of
 from .labels import class_indices, labels_of
 from .prediction import PromptedClassifier
 from .prompts import make_class_prompts
-from .reading import ReadsImages, pixel_batches
+from .reading import ReadsImages, most_to_fit, pixel_batches
 from .scorers import Ledger, ScoreFormat
 from .scorers.label_mapping import LabelMappedScorer
 from .scorers.passing import innermost
 
 __all__ = ["LabelMappedService", "ServiceControls"]
-
-_FITTING_IMAGES = 2_000  # the most that a local encoder is fitted to, as `BlackVIPClassifier` does
 
 
 class _Baseline(ReadsImages):
@@ -78,12 +77,12 @@ class ServiceControls(_Baseline, PromptedClassifier):
         encoder = make_encoder(self.local_encoder)
         if isinstance(encoder, TrainableEncoder):
             raise ValueError(f"local_encoder={self.local_encoder!r} has no features of its own; expected a frozen one.")
-        sample = np.linspace(0, len(images) - 1, min(len(images), _FITTING_IMAGES)).astype(int)
-        self.probe_encoder_ = encoder.fit_pixels(self.image_format_.pixels(images[sample]))
-        features = self._features(images)
+        sample = np.linspace(0, len(images) - 1, min(len(images), most_to_fit(self.image_format_))).astype(int)
+        self.probe_encoder_ = encoder.fit_pixels(images.pixels(sample))
+        every = np.arange(len(images))
         with self._ledger(len(images), None, self.score_fn) as ledger:
-            batches = pixel_batches(self.image_format_, images)
-            plain = np.concatenate([ledger.log_scores(ledger.as_sent(pixels)) for pixels in batches])
+            parts = list(answers_to(ledger, images, every, encode=self._encode))
+        plain, features = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
         score_format = ledger.score_format or ScoreFormat("logits")
         self.score_type_, self.score_floor_ = score_format.score_type, score_format.floor
         self.n_queries_ = ledger.n_queries
@@ -98,9 +97,13 @@ class ServiceControls(_Baseline, PromptedClassifier):
                 f"The controls {', '.join(missing)} need two images of each class; leave them out, or add images."
             )
         images = self._open_images(X)
-        features = self._features(images)
-        asks = any(name != "local_probe" for name in names)
-        plain = self._log_scores(images, lambda pixels: pixels) if asks else np.empty((len(images), 0))
+        every = np.arange(len(images))
+        if any(name != "local_probe" for name in names):
+            parts = list(self._answers(images, every, encode=self._encode))
+            plain, features = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
+        else:
+            plain = np.empty((len(images), 0))
+            features = self.probe_encoder_.encode_batches(pixel_batches(self.image_format_, images))
         heads = {name: self.controls_[name].head for name in names}
         return {
             name: log_proba_of(head, head_inputs(head, plain, features), len(self.classes_))
@@ -195,5 +198,4 @@ def asked(
         score_format=score_format,
     )
     with ledger:
-        batches = pixel_batches(estimator.image_format_, images)
-        return np.concatenate([ledger.log_scores(ledger.as_sent(pixels)) for pixels in batches]), ledger
+        return log_scores_of(ledger, images, np.arange(len(images))), ledger

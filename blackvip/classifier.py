@@ -24,7 +24,7 @@ from .encoders import Encoder, TrainableEncoder, make_encoder
 from .evidence import Evidence, Free
 from .exceptions import BudgetError, FitInterruptedWarning, JournalError, PromptNotUsedWarning
 from .gains import signal_share
-from .guard import Validation, split_held_out
+from .guard import Validation, judged_rows, split_held_out
 from .images import Images
 from .labels import check_labels, class_indices, labels_of, training_weights
 from .losses import LOSSES, Temperature
@@ -34,6 +34,7 @@ from .planning import CostPlan, PreparedRun, cost_plan
 from .prediction import PromptedClassifier
 from .prompters import Prompter, make_prompter
 from .prompts import make_class_prompts
+from .reading import most_to_fit
 from .scorers import ScoreFormat, ScoreFunction, check_rate
 from .scorers.label_mapping import learning_scorer
 from .scorers.ledger import Ledger
@@ -43,7 +44,7 @@ from .training import Batches, Objective, Plan, TrainingResult, train
 
 __all__ = ["BlackVIPClassifier"]
 
-_FITTING_IMAGES = 2_000  # the most images that an encoder or a basis is fitted to
+_JUDGED_IMAGES = 2_000  # the most that are scored before and after training, for the heads and the guard
 _HELD_OUT_SHARE = 0.25  # of the images, where a prompt has enough parameters to fit single ones
 _LEAST_SIGNAL = 0.01  # of what a run's estimates add up to: below it there is nothing to pay for
 _CHECK_SHARE = 0.05  # of the budget, for the guard's checks
@@ -227,7 +228,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
     Notes
     -----
     `fit` bills one image per training image for the controls and one for the head; the rest of the budget
-    trains. Predicting bills one image per image.
+    trains. Of more than 2,000 training images only a share of each class, 2,000 in all, is billed for these two, and
+    all are trained on. Predicting bills one image per image.
 
     Ctrl-C during training does not raise: training ends, the best prompt so far is used, and a
     `FitInterruptedWarning` says so. When `score_fn` raises during training, the estimator is fitted with the
@@ -629,8 +631,8 @@ shape (n, n_features); or sequence of images, paths or encoded files
             prompter, w = self.coordinator_, self.coordinator_.parameters_
             optimizer = self._continued(optimizer)
         else:
-            sample = np.sort(rng.permutation(len(images))[:_FITTING_IMAGES])
-            pixels = self.image_format_.pixels(images[sample])
+            sample = np.sort(rng.permutation(len(images))[: most_to_fit(self.image_format_)])
+            pixels = images.pixels(sample)
             prompter = make_prompter(self.prompter, self.encoder).fit_pixels(pixels)
             self.probe_encoder_ = _frozen_encoder(self.local_encoder).fit_pixels(pixels)
             w = prompter.initial_parameters(rng)
@@ -639,18 +641,18 @@ shape (n, n_features); or sequence of images, paths or encoded files
         ledger = self._ledger(budget, self._score_format if goes_on else None, self.score_fn, replay)
         temperature = Temperature(None if self.temperature == "auto" else float(self.temperature), self.loss)
         augment = None if self.augment is None else augmentation(self.augment, rng)
-        objective = Objective(
-            prompter, images, self.image_format_, y, weights, ledger, self.prompt_scale, temperature, augment
-        )
-        rows, held_out = split_held_out(y, self._held_out_share(len(w), len(images)), rng)
+        objective = Objective(prompter, images, y, weights, ledger, self.prompt_scale, temperature, augment)
+        known = judged_rows(y, _JUDGED_IMAGES, rng)
+        held_out = known[split_held_out(y[known], self._held_out_share(len(w), len(images)), rng)]
+        rows = np.setdiff1d(np.arange(len(images)), held_out)
         batches = Batches(rows, min(self.batch_size, len(rows)), rng, self.share_batch)
-        n_checks = 0 if one_pass else self._n_checks(budget, len(images), len(held_out), optimizer, len(w), batches)
-        validation = Validation(objective, held_out, n_checks, self.patience)
+        n_checks = 0 if one_pass else self._n_checks(budget, len(known), len(held_out), optimizer, len(w), batches)
+        validation = Validation(objective, known, held_out, n_checks, self.patience)
         pass_length = -(-len(rows) // batches.n_rows(optimizer)) if one_pass else None
-        plan = Plan.make(optimizer, len(w), batches, validation.cost, budget - 2 * len(images), pass_length)
-        self._check_budget(plan, len(images), budget, batches.n_rows_each(optimizer))
+        plan = Plan.make(optimizer, len(w), batches, validation.cost, budget - 2 * len(known), pass_length)
+        self._check_budget(plan, len(known), budget, batches.n_rows_each(optimizer))
         if not goes_on and not one_pass:
-            self._check_signal(plan, optimizer, len(w), len(images))
+            self._check_signal(plan, optimizer, len(w), len(known))
         if optimizer.started and not one_pass:
             optimizer.begin_run(plan.n_steps)
         return PreparedRun(objective, optimizer, w, batches, validation, plan, rng, adaptive)
@@ -669,23 +671,24 @@ shape (n, n_features); or sequence of images, paths or encoded files
         """One run of training within `budget` images, from the start or from where the last run ended."""
         prepared = self._prepared(images, y, weights, goes_on, budget, one_pass, replay)
         objective, validation, ledger = prepared.objective, prepared.validation, prepared.objective.ledger
+        known = validation.known
 
         # losses -> update; meanwhile, in a thread, what is free
         with ledger, Monitor(self, objective, validation, prepared.plan) as monitor, Aside() as aside:
-            features = aside.submit(objective.encoded, self.probe_encoder_)
+            features = aside.submit(objective.encoded, self.probe_encoder_, known)
             try:
-                plain = self._with_labels_mapped(objective.plain_log_scores(), y, weights, ledger)
-                objective.temperature.learn(plain, y)
+                of_known = y[known], weights[known]
+                plain = self._with_labels_mapped(objective.plain_log_scores(known), *of_known, ledger)
+                objective.temperature.learn(plain, y[known])
                 validation.set_start(plain)
-                is_held_out = np.isin(np.arange(len(y)), validation.rows)
                 unknown = np.full(plain.shape, np.nan)
-                evidence = Evidence(y, weights, is_held_out, features.result(), plain, unknown).after(earlier)
+                evidence = Evidence(*of_known, validation.is_held_out, features.result(), plain, unknown).after(earlier)
                 free = aside.submit(evidence.free, self.head, self.probe_encoder_.block_sizes_)
                 run = train(*prepared, monitor)
-                evidence.prompted[-len(y) :], error = self._completed_log_scores(run, validation, plain.shape)
+                evidence.prompted[-len(known) :], error = self._completed_log_scores(run, validation, plain.shape)
             finally:
                 self.n_queries_ = ledger.n_queries + (self.n_queries_ if earlier else 0)
-            self._settle(evidence, free.result(), objective, run, added=earlier is not None)
+            self._settle(evidence, free.result(), validation, run, added=earlier is not None)
             self._rng = prepared.rng
         self._warn_or_raise(error, run)
         return self
@@ -811,11 +814,10 @@ shape (n, n_features); or sequence of images, paths or encoded files
                 return np.full(shape, np.nan), run.error or error
         return np.full(shape, np.nan), run.error
 
-    def _settle(self, evidence: Evidence, free: Free, objective: Objective, run: TrainingResult, added: bool) -> None:
+    def _settle(self, evidence: Evidence, free: Free, validation: Validation, run: TrainingResult, added: bool) -> None:
         """Choose between the trained prompt and none, fit the head, and set what a fitted estimator has."""
-        block_sizes = self.probe_encoder_.block_sizes_
-        rows, log_scores = objective.recent_answers()
-        further = rows + len(evidence.y) - len(objective.y), log_scores  # the images of this run stand last
+        objective, block_sizes = validation.objective, self.probe_encoder_.block_sizes_
+        further = evidence.last(validation.known, *objective.recent_answers())
         used, shipped = evidence.decide(free, self.head, self.guard, block_sizes, further)
         self.controls_ = free.controls
         self._evidence = evidence

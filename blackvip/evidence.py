@@ -36,7 +36,7 @@ class Free:
 
 @dataclass
 class Evidence:
-    """A row per labelled image; `partial_fit` adds rows, and keeps no images.
+    """A row per labelled image that was scored before and after training; `partial_fit` adds rows.
 
     Attributes
     ----------
@@ -67,6 +67,11 @@ class Evidence:
         parts = {f.name: (getattr(earlier, f.name), getattr(self, f.name)) for f in fields(self)}
         return Evidence(**{name: np.concatenate(both) for name, both in parts.items()})
 
+    def last(self, known: np.ndarray, rows: np.ndarray, log_scores: np.ndarray) -> Further:
+        """Further answers to images of the last run, by their rows here; `known` are its images that stand here."""
+        here = np.isin(rows, known)
+        return np.searchsorted(known, rows[here]) + len(self.y) - len(known), log_scores[here]
+
     def free(self, head: object, block_sizes: tuple[int, ...]) -> Free:
         """What needs no prompt; it can be known before one is trained.
 
@@ -81,8 +86,7 @@ class Evidence:
         controls = fit_controls(self.plain, self.features, self.y, self.weights, block_sizes, probes)
         names = {"service": "zero_shot", "calibrated": "calibrated_zero_shot", "fused": "fused_zero_shot"}
         judged = {kind: controls[name] for kind, name in names.items() if name in controls}
-        plain = choose_head(head, self.plain, *self._known(block_sizes), judged, probes=probes)
-        return Free(controls, plain, probes)
+        return Free(controls, self._chosen(head, self.plain, block_sizes, probes, judged=judged), probes)
 
     def decide(
         self, free: Free, head: object, guard: bool, block_sizes: tuple[int, ...], further: Further | None = None
@@ -104,13 +108,17 @@ class Evidence:
         """
         if not np.isfinite(self.prompted).all():
             return False, free.plain
-        known = self._known(block_sizes)
-        prompted = choose_head(head, self.prompted, *known, further=further, probes=free.probes)
-        used = not guard or prompt_helps(free.plain, prompted, known[3])
+        prompted = self._chosen(head, self.prompted, block_sizes, free.probes, further=further)
+        used = not guard or prompt_helps(free.plain, prompted, np.flatnonzero(self.held_out))
         return used, prompted if used else free.plain
 
-    def _known(self, block_sizes: tuple[int, ...]) -> tuple[Any, ...]:
-        return self.features, self.y, self.weights, np.flatnonzero(self.held_out), block_sizes
+    def _chosen(
+        self, head: object, log_scores: np.ndarray, block_sizes: tuple[int, ...], probes: Probes | None, **known: Any
+    ) -> JudgedHead:
+        held_out = np.flatnonzero(self.held_out)
+        return choose_head(
+            head, log_scores, self.features, self.y, self.weights, held_out, block_sizes, probes=probes, **known
+        )
 
     def _fit_probes(self, block_sizes: tuple[int, ...]) -> Probes | None:
         """What all fused heads have in common; None where a class has too few images for one."""

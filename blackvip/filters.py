@@ -18,7 +18,7 @@ def gaussian(sigma: float) -> torch.Tensor:
 
 
 def filtered(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Images (..., height, width) filtered by two products with matrices, which take a fraction of a convolution's time.
+    """Images filtered by two products with matrices, which take a fraction of a convolution's time.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .heads import CalibratedHead, _LogProbaClassifier, log_loss, lowest
+from .heads import CalibratedHead, _LogProbaClassifier, lowest
 from .labels import check_labels, training_weights
 
 __all__ = ["FusedHead", "Probes", "fit_probes"]

@@ -16,16 +16,23 @@ from .judging import JudgedHead
 if TYPE_CHECKING:
     from .training import Objective
 
-__all__ = ["Validation", "prompt_helps", "split_held_out"]
+__all__ = ["Validation", "judged_rows", "prompt_helps", "split_held_out"]
 
 
-def split_held_out(y: np.ndarray, fraction: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train the prompt on, and rows held out: of each class the share `fraction`, rounded down."""
+def judged_rows(y: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Rows, in order, that are scored before and after training: all, or of more than `most` a share of each class."""
+    if len(y) <= most:
+        return np.arange(len(y))
+    of_classes = [rng.permutation(np.flatnonzero(y == label)) for label in np.unique(y)]
+    return np.sort(np.concatenate([rows[: max(2, most * len(rows) // len(y))] for rows in of_classes]))
+
+
+def split_held_out(y: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
+    """Positions in y, in order, that are held out: of each class the share `fraction`, rounded down."""
     of_classes = [
         rng.permutation(np.flatnonzero(y == label))[: int(fraction * np.sum(y == label))] for label in np.unique(y)
     ]
-    held_out = np.sort(np.concatenate(of_classes))
-    return np.setdiff1d(np.arange(len(y)), held_out), held_out
+    return np.sort(np.concatenate(of_classes))
 
 
 class Validation:
@@ -34,8 +41,10 @@ class Validation:
     Parameters
     ----------
     objective : Objective
+    known : ndarray of int
+        Images that are scored before and after training, in order.
     rows : ndarray of int
-        Held-out images; with none, nothing is checked.
+        Those of them that are held out, in order; with none, nothing is checked.
     n_checks : int
         Checks over a whole run.
     patience : int or None
@@ -60,8 +69,11 @@ class Validation:
     improvement: float
     last_log_scores: np.ndarray
 
-    def __init__(self, objective: Objective, rows: np.ndarray, n_checks: int, patience: int | None = None):
+    def __init__(
+        self, objective: Objective, known: np.ndarray, rows: np.ndarray, n_checks: int, patience: int | None = None
+    ):
         self.objective = objective
+        self.known = known
         self.rows = rows
         self.n_checks = n_checks
         self.patience = patience
@@ -78,9 +90,14 @@ class Validation:
         return self.n_checks * len(self.rows)
 
     def set_start(self, log_scores: np.ndarray) -> None:
-        """Tell the log scores (n_images, n_classes) before training, to which the first check is compared."""
+        """Tell the log scores (n_known, n_classes) before training, to which the first check is compared."""
         if len(self.rows):
-            self.start_loss = self._loss(log_scores[self.rows])
+            self.start_loss = self._loss(log_scores[self.is_held_out])
+
+    @property
+    def is_held_out(self) -> np.ndarray:
+        """Which of the known images are held out, of shape (n_known,)."""
+        return np.isin(self.known, self.rows)
 
     def start_from(self, w: np.ndarray) -> None:
         """Make the first check now: where training goes on from an earlier run, that run's prompt is one to beat."""
@@ -117,14 +134,13 @@ class Validation:
         return float(np.average(losses, weights=self.objective.weights[self.rows]))
 
     def completed_log_scores(self, w: np.ndarray) -> np.ndarray:
-        """Log scores of all images at `w`; bills those that are not known from the best check."""
-        n_images = len(self.objective.y)
+        """Log scores (n_known, n_classes) at `w`; bills those that are not known from the best check."""
         if self.best_w is None or self.best_log_scores is None or not np.array_equal(w, self.best_w):
-            return self.objective.log_scores(w, np.arange(n_images))
-        others = np.setdiff1d(np.arange(n_images), self.rows)
-        log_scores = np.empty((n_images, self.best_log_scores.shape[1]))
-        log_scores[self.rows] = self.best_log_scores
-        log_scores[others] = self.objective.log_scores(w, others)
+            return self.objective.log_scores(w, self.known)
+        held_out = self.is_held_out
+        log_scores = np.empty((len(self.known), self.best_log_scores.shape[1]))
+        log_scores[held_out] = self.best_log_scores
+        log_scores[~held_out] = self.objective.log_scores(w, self.known[~held_out])
         return log_scores
 
     @property

@@ -87,6 +87,15 @@ class Images(Sequence):  # type: ignore[type-arg]
                 pixels[:] = self._fitted(int(position))
         return block
 
+    def pixels(self, rows: Any) -> torch.Tensor:
+        """Pixels of shape (len(rows), 3, height, width), float32, in [0, 1]."""
+        return self._format.pixels(self[rows])
+
+    def name(self, position: int) -> str:
+        """The path of an image where it is known, else the number of its row in X."""
+        row = int(self.kept[position])
+        return str(row) if isinstance(self._source, np.ndarray) else self._source.name(row)
+
     def _fitted(self, position: int) -> np.ndarray:
         """One image in the format's size and in the numbers that this batch is made of."""
         if isinstance(self._source, np.ndarray):
@@ -216,7 +225,7 @@ class ImageFormat:
 
         uint8 is taken as 0 to 255, whatever the training images were.
         """
-        planes = np.ascontiguousarray(np.moveaxis(raw, 3, 1))
+        planes = np.array(np.moveaxis(raw, 3, 1), order="C")  # a copy, which torch may own
         if raw.dtype == np.uint8:
             return torch.from_numpy(planes).float().div_(255)
         scaled = (planes.astype(np.float64) - self.low) / (self.high - self.low)

@@ -11,7 +11,6 @@ import numpy as np
 
 from .guard import Validation
 from .optimizers import Optimizer
-from .reading import BATCH
 from .training import Batches, Objective, Plan
 
 __all__ = ["Cost", "CostPlan", "PreparedRun", "cost_plan"]
@@ -75,7 +74,7 @@ class CostPlan:
     Parameters
     ----------
     controls : Cost
-        Scoring the training images as they are.
+        Scoring the training images as they are; of more than 2,000, a share of each class.
     gains : Cost
         Finding the step and perturbation size, where they are "auto". Its calls are an estimate.
     steps : Cost
@@ -147,7 +146,7 @@ def cost_plan(
         In any currency.
     seconds_per_image : float or None
     """
-    plan, n_images, n_held_out = run.plan, len(run.objective.y), len(run.validation.rows)
+    plan, n_known, n_held_out = run.plan, len(run.validation.known), len(run.validation.rows)
     images_per_call = run.objective.ledger.images_per_call
     n_checks = _n_checks(run)
 
@@ -158,12 +157,12 @@ def cost_plan(
         return Cost(n, calls, seconds, price)
 
     return CostPlan(
-        controls=cost([n_images]),
+        controls=cost([n_known]),
         gains=cost(_portions(plan.gains, plan.step)),
         steps=cost([plan.step] * plan.n_steps),
         checks=cost([n_held_out] * n_checks),
-        final=cost([n_images - n_held_out * bool(n_checks)]),
-        predict=cost(_portions(n_predict, BATCH)),
+        final=cost([n_known - n_held_out * bool(n_checks)]),
+        predict=cost([n_predict]),
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import hashlib
+import json
+import os
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -11,13 +13,17 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from .asking import Drawing, Encoding, answers_to, log_scores_of
 from .checkpoint import predictions_path
 from .encoders import Encoder
 from .fusion import FusedHead
+from .identity import describe
 from .images import Images
 from .judging import JudgedHead, head_inputs, log_proba_of
 from .labels import check_labels
 from .persistence import Saveable
+from .predictions import PredictionsFile
+from .progress import progress_bar
 from .prompters import Prompter
 from .reading import ReadsImages, pixel_batches
 from .scorers import CachedScorer, Ledger, ScoreFormat
@@ -27,8 +33,6 @@ from .scorers.parallel import spread
 from .scorers.replay import Replay
 
 __all__ = ["PromptedClassifier"]
-
-_MOST_BATCHES, _MOST_BYTES = 16, 64 * 2**20  # that are asked for together
 
 
 class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
@@ -94,9 +98,37 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
             In the order of `classes_`.
         """
         images = self._open_images(X)
-        log_scores = self._log_scores(images, self.coordinator_.draw)
-        features = self._features(images) if isinstance(self.head_, FusedHead) else None
-        return log_proba_of(self.head_, head_inputs(self.head_, log_scores, features), len(self.classes_))
+        return np.concatenate(list(self._log_probas(images, np.arange(len(images)))))
+
+    def predict_to(self, path: str | os.PathLike[str], X: Any, *, verbose: int = 1) -> None:
+        """Predict images of any number into a table on disk; bills one image each, and none that has its row already.
+
+        Memory holds a bounded number of images. Each portion is on disk before the next is used: a call that was
+        stopped goes on when it is made again with the same images.
+
+        Parameters
+        ----------
+        path : str or path-like
+            A CSV file with the columns "image" (the path, where X is paths, else the row number), "label", "proba_" and
+            the label for each class, and "model", which tells fitted estimators apart. It is made where there is none.
+        X : images, in any form that `fit` takes
+            Of the training images' size, unless `fit` had to resize.
+        verbose : {0, 1, 2}, default=1
+            Progress bar: never, on a terminal, always.
+
+        Raises
+        ------
+        BlackVIPError
+            If the file has other classes, images or predictions of another model; nothing is sent then.
+        """
+        images = self._open_images(X)
+        names = [images.name(position) for position in range(len(images))]
+        with PredictionsFile(path, names, self.classes_.tolist(), self._fingerprint()) as file:
+            bar = progress_bar(len(images), "predict", verbose, initial=file.n_done)
+            with bar, closing(self._log_probas(images, np.arange(file.n_done, len(images)))) as parts:
+                for log_proba in parts:
+                    file.add(np.exp(log_proba))
+                    bar.update(len(log_proba))
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Log probabilities of images, or the log odds of the second of two classes; bills one image each.
@@ -130,12 +162,11 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
             Of each of `controls_`.
         """
         images, y = self._open_labelled(X, y)
-        plain = self._log_scores(images, lambda pixels: pixels)
-        features = self._features(images)
-        return {
-            name: float((self._labels_by(control.head, plain, features) == y).mean())
-            for name, control in self.controls_.items()
-        }
+        hits = dict.fromkeys(self.controls_, 0)
+        for rows, plain, features in self._answers(images, np.arange(len(images)), encode=self._encode):
+            for name, control in self.controls_.items():
+                hits[name] += int((self._labels_by(control.head, plain, features) == y[rows]).sum())
+        return {name: n / len(images) for name, n in hits.items()}
 
     def _open_labelled(self, X: Any, y: Any) -> tuple[Images, np.ndarray]:
         """Images and their labels, a label for each."""
@@ -149,26 +180,41 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
         log_proba = log_proba_of(head, head_inputs(head, log_scores, features), len(self.classes_))
         return self.classes_[log_proba.argmax(axis=1)]
 
-    def _features(self, images: Any) -> np.ndarray:
+    def _features(self, images: Images) -> np.ndarray:
         """The local encoder's features of images as they are; asks no service."""
         return self.probe_encoder_.encode_batches(pixel_batches(self.image_format_, images))
 
-    def _log_scores(self, images: Any, drawn: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
-        """Log scores of images, on whose pixels `drawn` draws prompts."""
-        return self._asked(images, [drawn])[0][0]
+    def _encode(self, pixels: torch.Tensor) -> np.ndarray:
+        """The local encoder's features of images as they are; asks no service."""
+        return self.probe_encoder_.encode_batches([pixels])
 
-    def _asked(
-        self, images: Images, draws: Sequence[Callable[[torch.Tensor], torch.Tensor]]
-    ) -> tuple[list[np.ndarray], Ledger]:
+    def _log_probas(self, images: Images, rows: np.ndarray) -> Generator[np.ndarray, None, None]:
+        """Log probabilities of images, portion by portion."""
+        encode = self._encode if isinstance(self.head_, FusedHead) else None
+        for _, log_scores, features in self._answers(images, rows, self.coordinator_.draw, encode):
+            yield log_proba_of(self.head_, head_inputs(self.head_, log_scores, features), len(self.classes_))
+
+    def _answers(
+        self, images: Images, rows: np.ndarray, draw: Drawing | None = None, encode: Encoding | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
+        """What the service answers to images, see `answers_to`."""
+        with self._keeping() as score_fn, self._ledger(len(rows), self._score_format, score_fn) as ledger:
+            yield from answers_to(ledger, images, rows, draw, encode)
+
+    def _asked(self, images: Images, draws: Sequence[Drawing | None]) -> tuple[list[np.ndarray], Ledger]:
         """Log scores of images with each of several prompts drawn on them, and the ledger that has counted them."""
-        budget = len(draws) * len(images)
+        rows, budget = np.arange(len(images)), len(draws) * len(images)
         with self._keeping() as score_fn, self._ledger(budget, self._score_format, score_fn) as ledger:
-            found = []
-            for drawn in draws:
-                batches = (ledger.as_sent(drawn(pixels)) for pixels in pixel_batches(self.image_format_, images))
-                asked = map(ledger.joined, _ahead(batches)) if ledger.streams else batches
-                found.append(np.concatenate([ledger.log_scores(batch) for batch in asked]))
-            return found, ledger
+            return [log_scores_of(ledger, images, rows, draw) for draw in draws], ledger
+
+    def _fingerprint(self) -> str:
+        """What the prompt and the head do, in twelve digits."""
+        n_scores, n_features = len(self.classes_), sum(self.probe_encoder_.block_sizes_)
+        asked = head_inputs(self.head_, -np.eye(n_scores), np.zeros((n_scores, n_features)))
+        answers = log_proba_of(self.head_, asked, n_scores).round(6)
+        prompter = self.coordinator_
+        parts = [prompter.parameters_, prompter.statistics_, prompter.prompt_scale_, answers, self.class_prompts_]
+        return hashlib.sha256(json.dumps(describe(parts)).encode()).hexdigest()[:12]
 
     @contextmanager
     def _keeping(self) -> Iterator[Any]:
@@ -212,26 +258,3 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
             return list(self.label_mapping_.labels)
         learning = learning_scorer(self.score_fn)
         return self.class_prompts_ if learning is None else learning.service_labels
-
-
-def _ahead(batches: Iterator[Any]) -> Iterator[list[Any]]:
-    """Batches, more and more of them together, which are made while those before them are answered.
-
-    So a score function that makes many requests at a time is seldom without an image to send.
-    """
-
-    def some(n: int) -> list[Any]:
-        taken: list[Any] = []
-        for batch in batches:
-            taken.append(batch)
-            if len(taken) >= n or sum(batch.nbytes for batch in taken) >= _MOST_BYTES:
-                break
-        return taken
-
-    n = 1
-    with ThreadPoolExecutor(1) as maker:
-        coming = maker.submit(some, n)
-        while taken := coming.result():
-            n = min(2 * n, _MOST_BATCHES)
-            coming = maker.submit(some, n)
-            yield taken

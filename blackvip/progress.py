@@ -8,9 +8,15 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-__all__ = ["ProgressBar"]
+__all__ = ["ProgressBar", "progress_bar"]
 
 _SHOWN_STEPS = 20  # over which figures are averaged: a step has few images
+
+
+def progress_bar(n_images: int, title: str, verbose: int, initial: int = 0) -> Any:
+    """A tqdm bar of images: never (0), where the standard error is a terminal (1), or always (2)."""
+    disable = {0: True, 1: None, 2: False}[int(verbose)]
+    return tqdm(total=n_images, initial=initial, unit="img", desc=title, disable=disable, dynamic_ncols=True)
 
 
 class ProgressBar:
@@ -26,13 +32,7 @@ class ProgressBar:
     def __init__(self, max_queries: int, verbose: int):
         self._figures: dict[str, str] = {}
         self._last: deque[tuple[float, float]] = deque(maxlen=_SHOWN_STEPS)
-        self._bar = tqdm(
-            total=max_queries,
-            unit="img",
-            desc="BlackVIP",
-            disable={0: True, 1: None, 2: False}[int(verbose)],
-            dynamic_ncols=True,
-        )
+        self._bar = progress_bar(max_queries, "BlackVIP", verbose)
 
     def on_queries(self, n_images: int) -> None:
         self._bar.update(n_images)

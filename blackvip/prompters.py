@@ -21,7 +21,7 @@ from .encoders import Encoder, TrainableEncoder, make_encoder
 from .filters import filtered, gaussian
 from .images import to_uint8
 from .persistence import Saveable
-from .reading import ImageTransformer, as_output, pixel_batches
+from .reading import BATCH, ImageTransformer, as_output, pixel_batches
 
 __all__ = ["Coordinator", "PromptBasis", "Prompter", "make_prompter"]
 
@@ -365,14 +365,16 @@ class PromptBasis(Prompter):
         self.rms = rms
 
     def fit_pixels(self, pixels: torch.Tensor) -> PromptBasis:
-        array = pixels.numpy()
-        quantiles = np.quantile(array, [0.5, 0.1, 0.9], axis=0)
-        images = [pixels.mean(0).numpy(), *quantiles, np.ones_like(array[0])]
+        lines = np.moveaxis(pixels.numpy(), 2, 0)  # line by line: of all pixels at once a copy would be made
+        quantiles = np.stack([np.quantile(line, [0.5, 0.1, 0.9], axis=0) for line in lines], axis=2)
+        images = [pixels.mean(0).numpy(), *quantiles, np.ones(pixels.shape[1:])]
         self.images_ = np.stack(images).astype(np.float32)
         self.n_parameters_ = len(self.images_) + len(self._sigmas) + 6
-        power = np.square(self.images_, dtype=np.float64).mean((1, 2, 3))
-        own = sum(self.features(part).double().square().mean((2, 3, 4)).sum(0) for part in pixels.split(64))
-        power = np.concatenate([power, own.numpy() / len(pixels)])
+        power = np.zeros(self.n_parameters_)
+        power[: len(images)] = np.square(self.images_, dtype=np.float64).mean((1, 2, 3))
+        for part in pixels.split(BATCH):
+            squares = self.features(part).double().square().mean((2, 3, 4))
+            power[len(images) :] += squares.sum(0).numpy() / len(pixels)
         self.scale_ = self.rms / np.sqrt(power).clip(min=1e-3)
         return self
 

@@ -15,9 +15,15 @@ from .exceptions import ImageError
 from .images import ImageFormat, Images
 from .sources import holds_flattened_rows
 
-__all__ = ["BATCH", "ImageTransformer", "ReadsImages", "as_output", "pixel_batches"]
+__all__ = ["BATCH", "ImageTransformer", "ReadsImages", "as_output", "most_to_fit", "pixel_batches"]
 
 BATCH = 64  #: Images that are held as pixels, and asked for, at once.
+_MOST_IMAGES, _MOST_BYTES = 2_000, 512 * 2**20  # that an encoder or a prompter is fitted to, as float32
+
+
+def most_to_fit(image_format: ImageFormat) -> int:
+    """Images that an encoder or a prompter is fitted to, at most: what memory bears, and what is enough."""
+    return min(_MOST_IMAGES, _MOST_BYTES // (image_format.height * image_format.width * 3 * 4) or 1)
 
 
 class ReadsImages:

@@ -85,6 +85,11 @@ class ItemSource:
             name = f"{row} ({path})" if path else str(row)
             raise ImageError(f"Image {name} cannot be read: {reason_of(error)}.") from error
 
+    def name(self, row: int) -> str:
+        """The path of an image in a list or column of paths, else the number of its row."""
+        held = self._items if isinstance(self._items, (list, tuple, np.ndarray)) else ()
+        return str(path_of(held[row]) or row) if len(held) else str(row)
+
 
 class _Rows:
     """Some rows of a container that is indexed by row; nothing is read from it yet."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from .asking import log_scores_of
 from .encoders import Encoder
 from .gains import adapt_step_size, gain_cost, set_gains
 from .guard import Validation
-from .images import ImageFormat, Images
+from .images import Images
 from .losses import Temperature
 from .monitoring import Monitor
 from .optimizers import Optimizer
@@ -36,7 +38,6 @@ class Objective:
     prompter : Prompter
         Fitted.
     images : Images
-    image_format : ImageFormat
     y : ndarray of shape (n_images,)
         Class indices.
     weights : ndarray of shape (n_images,)
@@ -61,7 +62,6 @@ class Objective:
         self,
         prompter: Prompter,
         images: Images,
-        image_format: ImageFormat,
         y: np.ndarray,
         weights: np.ndarray,
         ledger: Ledger,
@@ -71,7 +71,6 @@ class Objective:
     ):
         self.prompter = prompter
         self.images = images
-        self.image_format = image_format
         self.y = y
         self.weights = weights / weights.mean()
         self.ledger = ledger
@@ -83,7 +82,7 @@ class Objective:
         self._rms_features: torch.Tensor | None = None
 
     def pixels(self, rows: np.ndarray) -> torch.Tensor:
-        return self.image_format.pixels(self.images[rows])
+        return self.images.pixels(rows)
 
     def features(self, rows: np.ndarray) -> torch.Tensor:
         return self._features[rows] if self._features is not None else self.prompter.features(self.pixels(rows))
@@ -147,24 +146,22 @@ class Objective:
 
     def log_scores(self, w: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Log scores (len(rows), n_classes) of images prompted for prediction; bills len(rows) images."""
-        frozen = self.frozen(w, self.prompt_scale)
-        return self._scored(frozen.draw(self.pixels(part)) for part in _batches(rows))
+        return log_scores_of(self.ledger, self.images, rows, self.frozen(w, self.prompt_scale).draw)
 
-    def plain_log_scores(self) -> np.ndarray:
-        """Log scores (n_images, n_classes) of all images as they are; bills n_images images."""
-        return self._scored(self.pixels(part) for part in _batches(np.arange(len(self.y))))
+    def plain_log_scores(self, rows: np.ndarray) -> np.ndarray:
+        """Log scores (len(rows), n_classes) of images as they are; bills len(rows) images."""
+        return log_scores_of(self.ledger, self.images, rows)
 
-    def encoded(self, encoder: Encoder) -> np.ndarray:
-        """A frozen encoder's features (n_images, n_features) of all images; bills nothing."""
-        return encoder.encode_batches(self.pixels(part) for part in _batches(np.arange(len(self.y))))
+    def encoded(self, encoder: Encoder, rows: np.ndarray) -> np.ndarray:
+        """A frozen encoder's features (len(rows), n_features) of images; bills nothing."""
+        return encoder.encode_batches(self.pixels(part) for part in _batches(rows))
 
     def prompt_rms(self, w: np.ndarray, directions: np.ndarray) -> np.ndarray:
         """Root mean square (p,) by which `directions` (p, d) each move the prompts, in units of the pixel range.
 
         It bills nothing, and is measured on a few images.
         """
-        n_pixels = self.image_format.height * self.image_format.width
-        n_images = int(np.clip(_RMS_PIXELS // n_pixels, 8, 64))
+        n_images = int(np.clip(_RMS_PIXELS // math.prod(self.images.size), 8, 64))
         if self._rms_features is None:
             self._rms_features = self.features(np.arange(min(len(self.y), n_images))).double()
         start = torch.as_tensor(w, dtype=torch.float64)
@@ -174,9 +171,6 @@ class Objective:
             moves = self.prompter.prompts(start + part, self._rms_features).sub_(before)
             moved.append(moves.square_().mean(dim=(1, 2, 3, 4)).sqrt_())
         return self.prompt_scale * torch.cat(moved).numpy()
-
-    def _scored(self, pixel_batches: Iterable[torch.Tensor]) -> np.ndarray:
-        return self.ledger.log_scores(self.ledger.joined([self.ledger.as_sent(pixels) for pixels in pixel_batches]))
 
     def _feature_batches(self) -> Iterator[torch.Tensor]:
         return (self.features(part).double() for part in _batches(np.arange(len(self.y))))

@@ -22,8 +22,8 @@ class Linear:
     def __init__(self, loss, scale=2.0, d=20):
         self.loss, self.scale, self.d, self.ledger = loss, scale, d, Count()
 
-    def prompt_rms(self, w, direction):
-        return self.scale * np.sqrt(np.mean(np.square(direction)))
+    def prompt_rms(self, w, directions):
+        return self.scale * np.sqrt(np.mean(np.square(directions), axis=1))
 
     def candidate_losses(self, candidates, rows):
         self.ledger.n_queries += len(candidates) * rows.shape[-1]
@@ -129,7 +129,7 @@ def test_annealed_gains_move_prompts_by_set_sizes(c):
     image_format, images = ImageFormat.learn(X)
     prompter = PromptBasis().fit_pixels(image_format.pixels(images[:]))
     ledger = Ledger(ToyService(), list("abc"))
-    objective = Objective(prompter, images, image_format, y, np.ones(30), ledger, 0.8, Temperature())
+    objective = Objective(prompter, images, y, np.ones(30), ledger, 0.8, Temperature())
     optimizer = SPSAGC(a="auto", c=c, clip="auto", n_directions=4)
     batches = Batches(np.arange(30), 8, np.random.default_rng(0))
     set_gains(objective, optimizer, np.zeros(14), batches, np.random.default_rng(0), 1_600)

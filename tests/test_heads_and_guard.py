@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from blackvip import CalibratedHead, FusedHead
 from blackvip.controls import fit_controls
 from blackvip.evidence import Evidence
-from blackvip.guard import Validation, prompt_helps, split_held_out
+from blackvip.guard import Validation, judged_rows, prompt_helps, split_held_out
 from blackvip.heads import ServiceHead
 from blackvip.judging import choose_head as choose_weighted_head
 from blackvip.judging import head_inputs
@@ -175,9 +175,18 @@ def test_controls():
 @pytest.mark.parametrize(("fraction", "sizes"), [(0.25, [4, 2, 0]), (0.0, [0, 0, 0]), (0.5, [8, 4, 1])])
 def test_held_out_rows_are_a_share_of_each_class(fraction, sizes):
     y = np.repeat([0, 1, 2], [16, 8, 3])
-    rows, held_out = split_held_out(y, fraction, np.random.default_rng(0))
+    held_out = split_held_out(y, fraction, np.random.default_rng(0))
     assert [np.sum(y[held_out] == label) for label in range(3)] == sizes
-    np.testing.assert_array_equal(np.sort(np.concatenate([rows, held_out])), np.arange(27))
+    assert (np.diff(held_out) > 0).all()
+
+
+def test_of_many_images_a_share_of_each_class_is_judged():
+    y = np.repeat([0, 1, 2], [600, 300, 3])
+    rng = np.random.default_rng(0)
+    rows = judged_rows(y, 90, rng)
+    assert [np.sum(y[rows] == label) for label in range(3)] == [59, 29, 2]
+    assert (np.diff(rows) > 0).all()
+    np.testing.assert_array_equal(judged_rows(y, 903, rng), np.arange(903))
 
 
 class Fixed:
@@ -195,7 +204,7 @@ class Fixed:
 def test_validation_remembers_the_best_and_bills_no_image_twice():
     y = np.arange(12) % 3
     objective = Fixed(y)
-    validation = Validation(objective, np.array([0, 4, 8]), n_checks=4, patience=2)
+    validation = Validation(objective, np.arange(12), np.array([0, 4, 8]), n_checks=4, patience=2)
     validation.spread_over(10)
     assert [k for k in range(1, 11) if validation.is_due(k)] == [3, 6, 9, 10]
     assert validation.cost == 12
@@ -224,14 +233,14 @@ def test_validation_judges_scores_at_their_own_temperature():
     for temperature, same in ((None, True), (1.0, False)):
         objective = Fixed(y, temperature)
         objective.log_scores = lambda w, rows: w[0] * scores[rows]
-        validation = Validation(objective, np.arange(0, 90, 2), n_checks=4)
+        validation = Validation(objective, np.arange(90), np.arange(0, 90, 2), n_checks=4)
         sure, unsure = (validation.check(np.array([w]))["validation_loss"] for w in (10.0, 1.0))
         assert (sure == pytest.approx(unsure, abs=0.02)) == same
         assert objective.temperature.value == 1  # checks teach it nothing
 
 
 def test_without_rows_nothing_is_due():
-    validation = Validation(Fixed(np.arange(3)), np.array([], dtype=int), n_checks=0)
+    validation = Validation(Fixed(np.arange(3)), np.arange(3), np.array([], dtype=int), n_checks=0)
     validation.spread_over(5)
     assert not any(validation.is_due(k) for k in range(1, 6))
     assert not validation.exhausted
@@ -266,6 +275,7 @@ def test_evidence_decides_for_a_prompt_and_its_own_head(better, guard):
     prompted = prompted if better is not None else np.full_like(prompted, np.nan)  # not scored, as after an error
     evidence = Evidence(y, np.ones(90), np.arange(90) % 4 == 0, features_with(1.0, y), plain, prompted)
     for head, name in ((None, "zero_shot"), ("calibrated", "calibrated_zero_shot"), ("fused", "fused_zero_shot")):
-        controls, used, shipped = evidence.decide(head, guard, BLOCKS)
+        free = evidence.free(head, BLOCKS)
+        used, shipped = evidence.decide(free, head, guard, BLOCKS)
         assert used == (better is not None and (better or not guard))
-        assert (shipped is controls[name]) == (not used)
+        assert (shipped is free.controls[name]) == (not used)

@@ -117,12 +117,16 @@ def test_closed_early_nothing_else_is_sent(service):
 def test_ctrl_c_keeps_what_is_under_way(service):
     service.control(latency=0.2)
     images, got = make_images(40), []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     signal_thread = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     signal_thread.start()
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        for rows, _ in scorer_of(service, n_concurrent=4).answers(images, PROMPTS):
-            got += rows.tolist()
-    signal_thread.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            for rows, _ in scorer_of(service, n_concurrent=4).answers(images, PROMPTS):
+                got += rows.tolist()
+    finally:
+        signal_thread.join()
+        signal.signal(signal.SIGINT, before)
     counts = service.counts()
     assert counts["images"] == counts["requests"] == len(got)  # all that was sent is kept
     assert 0 < len(got) < 40

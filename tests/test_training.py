@@ -18,7 +18,7 @@ def make_objective(prompter=None, temperature=1.0, weights=None):
     prompter = (prompter or PromptBasis()).fit_pixels(image_format.pixels(images[:]))
     weights = np.ones(30) if weights is None else weights
     ledger = Ledger(ToyService(), list("abc"))
-    return Objective(prompter, images, image_format, y, weights, ledger, 0.8, Temperature(temperature))
+    return Objective(prompter, images, y, weights, ledger, 0.8, Temperature(temperature))
 
 
 @pytest.fixture
@@ -33,8 +33,10 @@ def test_losses_are_those_of_prompted_rounded_images(temperature):
     candidates = np.random.default_rng(0).normal(0, 0.3, (5, 14))
     losses = objective.candidate_losses(candidates, rows)
     assert objective.ledger.n_queries == 20
-    x = objective.image_format.pixels(objective.images[rows]).double()
-    phi = objective.prompter.features(x)
+    x = objective.images.pixels(rows).double()
+    basis = objective.prompter
+    same = torch.from_numpy(basis.images_).expand(4, -1, -1, -1, -1)
+    phi = torch.cat([same, basis.features(x)], dim=1) * torch.from_numpy(basis.scale_)[:, None, None, None]
     for candidate, loss in zip(candidates, losses):
         prompt = torch.einsum("j,njchw->nchw", torch.tensor(candidate), phi)
         sent = ((x + 0.8 * prompt).clamp(0, 1) * 255).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)
@@ -81,7 +83,6 @@ def test_chunks_and_uncached_features_change_nothing(objective, monkeypatch):
     uncached = Objective(
         objective.prompter,
         objective.images,
-        objective.image_format,
         objective.y,
         objective.weights,
         objective.ledger,
@@ -93,9 +94,11 @@ def test_chunks_and_uncached_features_change_nothing(objective, monkeypatch):
 
 
 def test_start_costs_what_plain_images_cost(objective):
-    plain = cross_entropy(objective.plain_log_scores(), objective.y).mean()
+    plain = cross_entropy(objective.plain_log_scores(np.arange(30)), objective.y).mean()
     assert objective.candidate_losses(np.zeros((1, 14)), np.arange(30))[0] == pytest.approx(plain)
-    np.testing.assert_array_equal(objective.log_scores(np.zeros(14), np.arange(30)), objective.plain_log_scores())
+    np.testing.assert_array_equal(
+        objective.log_scores(np.zeros(14), np.arange(30)), objective.plain_log_scores(np.arange(30))
+    )
 
 
 def test_batches_use_every_image_once_before_any_twice():
