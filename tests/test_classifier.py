@@ -527,3 +527,19 @@ def test_progress_bar_counts_billed_images(stripes, capsys):
     assert "accuracy=" in bar
     make_classifier(ToyService(), verbose=1).fit(*stripes)  # the standard error is no terminal here
     assert capsys.readouterr().err == ""
+
+
+def test_of_many_images_a_share_is_scored_before_and_after_and_all_train(monkeypatch):
+    monkeypatch.setattr("blackvip.classifier._JUDGED_IMAGES", 40)
+    X, y = make_stripes(n=120)
+    service = ToyService(glare=0.7)
+    clf = BlackVIPClassifier(service, "{}", max_queries=600, patience=3, random_state=0, verbose=0)
+    plan = clf.plan(X, y)
+    assert plan.controls.images == 40
+    clf.fit(X, y)
+    assert clf.n_queries_ == service.n_images == plan.fit.images
+    assert len(clf.controls_["zero_shot"].losses) == 40
+    sent = np.concatenate([images for images, _ in service.calls])
+    assert len({image.tobytes() for image in sent[:40]} & {image.tobytes() for image in X}) == 40
+    assert sum(row["n_queries"] - before["n_queries"] for before, row in zip(clf.history_, clf.history_[1:])) > 120
+    assert clf.score(X, y) > 0.9

@@ -1,0 +1,114 @@
+"""Asking in portions: the same scores, in calls of the size that was asked for, and never too much at once."""
+
+import threading
+
+import numpy as np
+import pytest
+from conftest import ToyService, make_stripes
+from sklearn import config_context, get_config
+
+from blackvip.aside import Aside, made_ahead
+from blackvip.asking import answers_to, log_scores_of
+from blackvip.images import ImageFormat
+from blackvip.scorers import Ledger
+
+PROMPTS = ["left", "right"]
+
+
+class Streaming(ToyService):
+    """A service with `answers`; it notes how many images it was asked for at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def answers(self, images, class_prompts):
+        self.asked.append(len(images))
+        yield np.arange(len(images)), self(images, class_prompts)
+
+
+@pytest.mark.parametrize(
+    ("service", "images_per_call", "sizes"),
+    [(ToyService(), 30, [30, 30, 30, 10]), (ToyService(), None, [64, 36]), (Streaming(), None, [64, 36])],
+)
+def test_scores_are_those_of_one_call(service, images_per_call, sizes):
+    X, _ = make_stripes(n=100)
+    _, images = ImageFormat.learn(X)
+    rows = np.random.default_rng(0).permutation(100)
+    ledger = Ledger(service, PROMPTS, images_per_call=images_per_call, score_type="logits")
+    scores = log_scores_of(ledger, images, rows, lambda pixels: 1 - pixels)
+    assert [len(sent) for sent, _ in service.calls] == sizes
+    np.testing.assert_array_equal(scores, ToyService()(255 - X[rows], PROMPTS))
+    assert log_scores_of(ledger, images, rows[:0]).shape == (0, 2)
+
+
+def test_more_and_more_are_asked_for_at_once_as_far_as_memory_goes(monkeypatch):
+    X, _ = make_stripes(n=1000)
+    _, images = ImageFormat.learn(X)
+    for most, sizes in ((64 * 2**20, [64, 128, 256, 512, 40]), (8 * 8 * 3 * 100, [64, *[100] * 9, 36])):
+        monkeypatch.setattr("blackvip.asking._MOST_BYTES", most)
+        service = Streaming()
+        log_scores_of(Ledger(service, PROMPTS, score_type="logits"), images, np.arange(1000))
+        assert service.asked == sizes
+
+
+def test_features_are_of_the_images_as_they_are():
+    X, _ = make_stripes(n=100)
+    _, images = ImageFormat.learn(X)
+    ledger = Ledger(ToyService(), PROMPTS, score_type="logits")
+    parts = list(answers_to(ledger, images, np.arange(100), lambda pixels: 0 * pixels, lambda x: x.numpy()))
+    np.testing.assert_array_equal(np.concatenate([rows for rows, _, _ in parts]), np.arange(100))
+    np.testing.assert_array_equal(np.concatenate([features for _, _, features in parts]), images.pixels(slice(None)))
+
+
+def test_a_portion_is_made_while_the_one_before_is_in_use():
+    begun = [threading.Event() for _ in range(3)]
+
+    def things():
+        for event in begun:
+            event.set()
+            yield event
+
+    for event, after in zip(made_ahead(things()), [*begun[1:], None]):
+        assert event.is_set()
+        assert after is None or after.wait(10)
+
+
+def test_an_error_of_what_is_made_comes_in_its_place():
+    def things():
+        yield 1
+        raise ValueError("no second")
+
+    ahead = made_ahead(things())
+    assert next(ahead) == 1
+    with pytest.raises(ValueError, match="no second"):
+        next(ahead)
+
+
+def test_a_data_set_is_read_by_one_thread_at_a_time():
+    class Touchy:
+        """Rows of which two must not be read at once, as of many files that hold data sets."""
+
+        def __init__(self, X):
+            self.X, self.reading = X, 0
+
+        def __len__(self):
+            return len(self.X)
+
+        def __getitem__(self, row):
+            self.reading += 1
+            assert self.reading == 1
+            threading.Event().wait(0.001)
+            self.reading -= 1
+            return self.X[row]
+
+    X, _ = make_stripes(n=40)
+    _, images = ImageFormat.learn(Touchy(list(X)))
+    with Aside() as aside:
+        other = aside.submit(images.pixels, slice(None))
+        np.testing.assert_array_equal(images.pixels(slice(None)), other.result())
+
+
+def test_what_is_done_aside_has_the_configuration_of_who_asks():
+    with Aside() as aside, config_context(assume_finite=True):
+        assert aside.submit(get_config).result()["assume_finite"]
