@@ -7,6 +7,7 @@ was found. A frozen prompter stands alone: it turns images into prompted images 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -21,9 +22,12 @@ from .encoders import Encoder, TrainableEncoder, make_encoder
 from .filters import filtered, gaussian
 from .images import to_uint8
 from .persistence import Saveable
-from .reading import BATCH, ImageTransformer, as_output, pixel_batches
+from .reading import ImageTransformer, as_output, pixel_batches
 
 __all__ = ["Coordinator", "PromptBasis", "Prompter", "make_prompter"]
+
+_MEASURED_PIXELS = 2**22  # of training images, on which the size of each phi is measured
+_DRAWN_BYTES = 8 * 2**20  # of pixels in double precision, onto which prompts are drawn at once
 
 FeatureBatches = Callable[[], Iterable[torch.Tensor]]
 
@@ -159,8 +163,11 @@ class Prompter(Saveable, ImageTransformer, ABC):
         check_is_fitted(self, "parameters_")
         if self.prompt_scale_ == 0:
             return pixels
-        prompts = self.frozen_prompts(self.features(pixels))
-        return prompted(self.canvas(pixels.double()), prompts[None], self.prompt_scale_)[0]
+        drawn = []
+        for part in pixels.split(_at_once(pixels)):
+            prompts = self.frozen_prompts(self.features(part))
+            drawn.append(prompted(self.canvas(part.double()), prompts[None], self.prompt_scale_)[0])
+        return torch.cat(drawn)
 
     def fit(self, X: Any, y: Any = None) -> Prompter:
         """Learn what is fixed, and freeze at the parameters that training would start from.
@@ -219,6 +226,11 @@ class Prompter(Saveable, ImageTransformer, ABC):
     @property
     def _n_features_out(self) -> int:
         return self.image_format_.height * self.image_format_.width * 3
+
+
+def _at_once(pixels: torch.Tensor) -> int:
+    """Images whose prompts are made together, as far as memory goes; features may be many times as large."""
+    return max(1, _DRAWN_BYTES // max(1, pixels[:1].numel() * 8))
 
 
 def prompted(pixels: torch.Tensor, prompts: torch.Tensor, prompt_scale: float) -> torch.Tensor:
@@ -349,7 +361,8 @@ class PromptBasis(Prompter):
     Parameters
     ----------
     rms : float, default=0.3
-        Root mean square over the training images to which each phi is scaled, in units of the pixel range.
+        Root mean square over the training images, or a part of them where they are many, to which each phi is scaled,
+        in units of the pixel range.
 
     Attributes
     ----------
@@ -372,9 +385,10 @@ class PromptBasis(Prompter):
         self.n_parameters_ = len(self.images_) + len(self._sigmas) + 6
         power = np.zeros(self.n_parameters_)
         power[: len(images)] = np.square(self.images_, dtype=np.float64).mean((1, 2, 3))
-        for part in pixels.split(BATCH):
-            squares = self.features(part).double().square().mean((2, 3, 4))
-            power[len(images) :] += squares.sum(0).numpy() / len(pixels)
+        some = pixels[:: math.ceil(pixels[:, 0].numel() / _MEASURED_PIXELS)]
+        for part in some.split(_at_once(pixels)):
+            squares = self.features(part).double().square_().mean((2, 3, 4))
+            power[len(images) :] += squares.sum(0).numpy() / len(some)
         self.scale_ = self.rms / np.sqrt(power).clip(min=1e-3)
         return self
 
@@ -400,7 +414,8 @@ class PromptBasis(Prompter):
         *_, square, mean, median, largest, smallest = phi.unbind(1)
         torch.square(pixels, out=square)
         mean[:] = flat.mean(2)[..., None, None]
-        median[:] = flat.median(2).values[..., None, None]
+        middle = (flat.shape[2] - 1) // 2
+        median[:] = torch.from_numpy(np.partition(flat.numpy(), middle, axis=2)[..., middle, None, None])
         largest[:] = _largest_around(pixels)
         smallest[:] = -_largest_around(-pixels)
         return phi
