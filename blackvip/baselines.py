@@ -19,7 +19,7 @@ from .judging import head_inputs, log_proba_of
 from .labels import class_indices, labels_of
 from .prediction import PromptedClassifier
 from .prompts import make_class_prompts
-from .reading import ReadsImages, most_to_fit, pixel_batches
+from .reading import ReadsImages, most_to_fit
 from .scorers import Ledger, ScoreFormat
 from .scorers.label_mapping import LabelMappedScorer
 from .scorers.passing import innermost
@@ -103,7 +103,7 @@ class ServiceControls(_Baseline, PromptedClassifier):
             plain, features = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
         else:
             plain = np.empty((len(images), 0))
-            features = self.probe_encoder_.encode_batches(pixel_batches(self.image_format_, images))
+            features = self._features(images)
         heads = {name: self.controls_[name].head for name in names}
         return {
             name: log_proba_of(head, head_inputs(head, plain, features), len(self.classes_))

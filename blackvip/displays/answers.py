@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import softmax
 
+from ..asking import Drawing
 from ..images import Images
 from ..scorers.contract import check_scores
 
@@ -37,7 +38,7 @@ def ask(estimator: Any, images: Images) -> Answers:
 
     Bills two images each, and one each where the classifier draws no prompt: both would be the same.
     """
-    draws = [lambda pixels: pixels]
+    draws: list[Drawing | None] = [None]
     if estimator.prompt_used_:
         draws.append(estimator.coordinator_.draw)
     found, ledger = estimator._asked(images, draws)
