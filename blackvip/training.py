@@ -168,7 +168,7 @@ class Objective:
         before = self.prompter.prompts(start[None], self._rms_features)
         moved = []
         for part in torch.as_tensor(directions).split(max(1, _CHUNK_BYTES // (before.numel() * 8))):
-            moves = self.prompter.prompts(start + part, self._rms_features).sub_(before)
+            moves = self.prompter.prompts(start + part, self._rms_features) - before
             moved.append(moves.square_().mean(dim=(1, 2, 3, 4)).sqrt_())
         return self.prompt_scale * torch.cat(moved).numpy()
 
