@@ -102,7 +102,7 @@ def make_method(
     if name == "basis":
         return BlackVIPClassifier(score_fn, class_prompts)
     if name == "vp-white-box":
-        return WhiteBoxClassifier(score_fn, class_prompts)
+        return WhiteBoxClassifier(score_fn, class_prompts, **presets.vp_white_box(dataset))
     if name in _PRESETS:
         preset, given = _PRESETS[name]
         if encoder is not None and preset is presets.cvpr2023:

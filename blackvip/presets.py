@@ -4,7 +4,7 @@ BlackVIPClassifier(score_fn, prompts, **presets.cvpr2023("eurosat"))
 
 Each method is a pair of a prompter and an optimizer, without what this package adds: no head, no guard, a temperature
 of 1, and each direction scored on the whole batch. The sources are BlackVIP (Oh et al., CVPR 2023, arXiv 2303.14773)
-with its published configuration, and for the rivals what that paper used them with. Budgets are not among the
+with its published configuration, and for the rivals what its authors used them with. Budgets are not among the
 parameters: give `max_queries`, for instance `paper_queries`.
 """
 
@@ -24,6 +24,8 @@ __all__ = [
     "ENCODERS",
     "IMAGE_SIZE",
     "N_DIRECTIONS",
+    "RIVAL_SETTINGS",
+    "RivalSetting",
     "SEEDS",
     "SETTINGS",
     "SHOTS",
@@ -34,6 +36,7 @@ __all__ = [
     "paper_queries",
     "setting",
     "vp",
+    "vp_white_box",
 ]
 
 CLIP_UNIT = 0.27  #: Of the pixel range: one unit of CLIP's normalised space, the mean of its three channels.
@@ -112,6 +115,54 @@ SETTINGS = {
 }
 
 
+@dataclass(frozen=True)
+class RivalSetting:
+    """What BlackVIP's authors trained its rivals with on one data set; parameters are in CLIP's normalised space.
+
+    Attributes
+    ----------
+    vp_momentum, vp_a, vp_c : float
+        Gains of VP with SPSA-GC; its alpha is BlackVIP's.
+    bar_a, bar_a_end : float
+        First and last step size of BAR.
+    white_box_rate : float
+        First learning rate of VP with gradients.
+    white_box_epochs : int
+        Its passes over the training images.
+    """
+
+    vp_momentum: float = 0.9
+    vp_a: float = 10.0
+    vp_c: float = 0.01
+    bar_a: float = 10.0
+    bar_a_end: float = 0.1
+    white_box_rate: float = 40.0
+    white_box_epochs: int = 1_000
+
+
+#: By data set: docs/configuration.md of BlackVIP's published code.
+RIVAL_SETTINGS = {
+    "caltech101": RivalSetting(0.3, 20.0, 0.01, 10.0, 0.1),
+    "oxford_pets": RivalSetting(0.3, 10.0, 0.005, 10.0, 0.1),
+    "stanford_cars": RivalSetting(0.5, 10.0, 0.01, 10.0, 0.1, white_box_rate=5.0),
+    "oxford_flowers": RivalSetting(0.3, 10.0, 0.005, 5.0, 0.1),
+    "food101": RivalSetting(0.3, 10.0, 0.01, 5.0, 0.1),
+    "fgvc_aircraft": RivalSetting(0.3, 10.0, 0.01, 10.0, 0.1),
+    "sun397": RivalSetting(0.3, 20.0, 0.01, 5.0, 0.01, white_box_epochs=500),
+    "dtd": RivalSetting(0.9, 10.0, 0.01, 5.0, 0.1),
+    "svhn": RivalSetting(0.9, 10.0, 0.01, 5.0, 0.1),
+    "eurosat": RivalSetting(0.3, 10.0, 0.005, 5.0, 0.01),
+    "resisc45": RivalSetting(0.3, 10.0, 0.01, 5.0, 0.01),
+    "clevr": RivalSetting(0.9, 20.0, 0.01, 10.0, 0.1),
+    "ucf101": RivalSetting(0.3, 20.0, 0.01, 5.0, 0.01),
+    "imagenet": RivalSetting(0.3, 20.0, 0.01, 10.0, 0.1, white_box_rate=1.0, white_box_epochs=400),
+    "biased_0.8": RivalSetting(0.9, 10.0, 0.005, 5.0, 0.1),
+    "biased_0.9": RivalSetting(0.9, 10.0, 0.005, 5.0, 0.1),
+    "loc_1:1": RivalSetting(0.9, 10.0, 0.01, 5.0, 0.5, white_box_rate=10.0),
+    "loc_1:4": RivalSetting(0.9, 10.0, 0.01, 5.0, 0.01, white_box_rate=10.0),
+}
+
+
 def setting(dataset: str | None = None) -> Setting:
     """What BlackVIP was trained with on a data set.
 
@@ -135,6 +186,11 @@ def setting(dataset: str | None = None) -> Setting:
     if dataset not in SETTINGS:
         raise ValueError(f"dataset={dataset!r} has no settings; expected one of {', '.join(SETTINGS)}, or None.")
     return SETTINGS[dataset]
+
+
+def _of_rivals(dataset: str | None) -> RivalSetting:
+    setting(dataset)  # refuses what there is not
+    return RivalSetting() if dataset is None else RIVAL_SETTINGS[dataset]
 
 
 def paper_queries(dataset: str | None, n_images: int) -> int:
@@ -240,9 +296,9 @@ def vp(
     dataset: str | None = None,
     *,
     optimizer: str = "spsa-gc",
-    a: float = 10.0,
-    c: float = 0.01,
-    momentum: float = 0.9,
+    a: float | None = None,
+    c: float | None = None,
+    momentum: float | None = None,
     start: str = "random",
 ) -> dict[str, Any]:
     """Visual prompting, VP (Bahng et al., arXiv 2203.17274), with SPSA-GC, as BlackVIP's paper compares itself to.
@@ -250,12 +306,11 @@ def vp(
     Parameters
     ----------
     dataset : str or None, default=None
-        Decides about alpha, which is BlackVIP's, and the augmentation. The paper chose the gains of VP for each data
-        set from a = 10 to 20, c = 0.005 to 0.01, alpha = 0.4 or 0.5 and beta = 0.3 to 0.9, and does not say which.
+        Whose gains to take, see `RIVAL_SETTINGS`; alpha is BlackVIP's. None: a = 10, c = 0.01, momentum 0.9.
     optimizer : {"spsa-gc", "spsa"}, default="spsa-gc"
         With or without the gradient correction.
-    a, c, momentum : float, default=10, 0.01, 0.9
-        The gains, of that range; parameters are in units of CLIP's normalised space.
+    a, c, momentum : float or None, default=None
+        Other gains; parameters are in units of CLIP's normalised space.
     start : {"random", "zero"}, default="random"
         Of the frame. "random": normal random numbers, as the reference has them.
 
@@ -269,21 +324,43 @@ def vp(
     ValueError
         If there are no settings of the data set, or another value is none of those above.
     """
-    used = setting(dataset)
+    used, own = setting(dataset), _of_rivals(dataset)
+    a, c = own.vp_a if a is None else a, own.vp_c if c is None else c
     return {
         **_published(used),
         "prompter": PaddingFrame(start=_checked_start(start)),
         "prompt_scale": CLIP_UNIT,
-        **_gains(optimizer, a, c, used.alpha, 0.1, momentum),
+        **_gains(optimizer, a, c, used.alpha, 0.1, own.vp_momentum if momentum is None else momentum),
     }
+
+
+def vp_white_box(dataset: str | None = None) -> dict[str, Any]:
+    """VP with gradients, as BlackVIP's paper compares itself to: parameters of `WhiteBoxClassifier`.
+
+    Parameters
+    ----------
+    dataset : str or None, default=None
+        Whose learning rate and epochs to take, see `RIVAL_SETTINGS`. None: 40 and 1,000.
+
+    Returns
+    -------
+    parameters : dict of str to object
+
+    Raises
+    ------
+    ValueError
+        If there are no settings of the data set.
+    """
+    own = _of_rivals(dataset)
+    return {"learning_rate": own.white_box_rate, "n_epochs": own.white_box_epochs}
 
 
 def bar(
     dataset: str | None = None,
     *,
     optimizer: str = "rgf",
-    a: float = 10.0,
-    a_end: float = 0.1,
+    a: float | None = None,
+    a_end: float | None = None,
     c: float | str = 0.01,
     inner: float = 64,
     start: str = "random",
@@ -293,13 +370,13 @@ def bar(
     Parameters
     ----------
     dataset : str or None, default=None
-        Decides about the augmentation alone. The paper chose a from 5 to 10 and `a_end` from 0.01 to 0.1 for each data
-        set, and does not say which.
+        Whose step sizes to take, see `RIVAL_SETTINGS`. None: from 10 to 0.1.
     optimizer : {"rgf", "spsa-gc", "spsa"}, default="rgf"
         BAR's one-sided estimate from five directions of length 1, with a step size that falls like a
         polynomial of power 0.9; or SPSA with the gains of `vp`, which is not in the paper.
-    a, a_end : float, default=10, 0.1
-        The step size at the start, and with "rgf" at the end.
+    a, a_end : float or None, default=None
+        Another step size at the start, and with "rgf" at the end. It falls to the end of the budget; in the published
+        code over nine tenths of the steps, and then stays.
     c : float or "auto", default=0.01
         The smoothing: how far candidates are from the parameters. The published one moves each pixel of a 224-px image
         by less than a hundredth of an 8-bit level, so that services which do not take tensors see little of it. "auto",
@@ -320,7 +397,8 @@ def bar(
     ValueError
         If there are no settings of the data set, or another value is none of those above.
     """
-    used = setting(dataset)
+    used, own = setting(dataset), _of_rivals(dataset)
+    a, a_end = own.bar_a if a is None else a, own.bar_a_end if a_end is None else a_end
     parameters = {
         **_published(used),
         "prompter": ReprogrammingFrame(inner, start=_checked_start(start)),

@@ -19,6 +19,7 @@ from blackvip import (
     encoders,
     presets,
 )
+from blackvip.methods import make_method
 
 #: Epochs, beta, gamma, c and p_eps as the paper's table has them.
 TABLE = """
@@ -82,8 +83,31 @@ def test_the_other_settings():
     assert (shared["loss"], shared["head"], shared["guard"], shared["clip"]) == ("cross-entropy", None, False, None)
 
 
+def test_rivals_have_the_gains_of_the_authors_configuration():
+    assert list(presets.RIVAL_SETTINGS) == list(presets.SETTINGS)
+    for name, gains, rates, white in (
+        ("clevr", (20.0, 0.01, 0.4, 0.9), (10.0, 0.1), (40.0, 1000)),
+        ("eurosat", (10.0, 0.005, 0.4, 0.3), (5.0, 0.01), (40.0, 1000)),
+        ("stanford_cars", (10.0, 0.01, 0.4, 0.5), (10.0, 0.1), (5.0, 1000)),
+        ("imagenet", (20.0, 0.01, 0.4, 0.3), (10.0, 0.1), (1.0, 400)),
+        ("biased_0.8", (10.0, 0.005, 0.4, 0.9), (5.0, 0.1), (40.0, 1000)),
+        ("loc_1:1", (10.0, 0.01, 0.5, 0.9), (5.0, 0.5), (10.0, 1000)),
+        (None, (10.0, 0.01, 0.4, 0.9), (10.0, 0.1), (40.0, 1000)),
+    ):
+        vp, bar = presets.vp(name), presets.bar(name)["optimizer"]
+        assert (vp["a"], vp["c"], vp["alpha"], vp["momentum"]) == gains
+        assert (bar.a, bar.a_end) == rates
+        white_box = make_method("vp-white-box", ToyService(), dataset=name)
+        assert (white_box.learning_rate, white_box.n_epochs) == white
+    assert [presets.vp("eurosat", a=3.0, c=0.1, momentum=0.0)[gain] for gain in ("a", "c", "momentum")] == [
+        3.0,
+        0.1,
+        0.0,
+    ]
+
+
 def test_bar_is_that_of_its_paper():
-    parameters = presets.bar("eurosat")
+    parameters = presets.bar("caltech101")
     rgf, frame = parameters["optimizer"], parameters["prompter"]
     assert (rgf.a, rgf.a_end, rgf.c, rgf.power, rgf.n_directions, rgf.n_steps) == (10.0, 0.1, 0.01, 0.9, 5, "auto")
     assert (frame.inner, parameters["loss"], parameters["prompt_scale"]) == (64, "focal", 1.0)
