@@ -6,7 +6,7 @@ than either. It is trained on scores that are already paid for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .heads import CalibratedHead, _LogProbaClassifier, lowest
+from .heads import CalibratedHead, _LogProbaClassifier, log_loss
 from .labels import check_labels, training_weights
 
 __all__ = ["FusedHead", "Probes", "fit_probes"]
@@ -241,7 +241,7 @@ class FusedHead(_LogProbaClassifier):
             return log_proba
 
         strengths = sorted(self.strengths) if n_scores else self.strengths[:1]  # without scores all are the same
-        self.strength_, log_proba = lowest(strengths, held_out, index, weights)
+        self.strength_, log_proba = _lowest(strengths, held_out, index, weights)
         whole = _Stack(stacked, scores, index[rows], shares)
         of_experts, self.coef_, self.intercept_ = whole.fit(self.strength_)
         self.alpha_ = of_experts[: len(probes.held_out)]
@@ -298,6 +298,29 @@ def _log_proba(
 ) -> np.ndarray:
     """Log probabilities of a stack; those of its experts have the shape (n_experts, n_images, n_classes)."""
     return log_softmax(np.tensordot(of_experts, experts, 1) + scores @ coef.T + intercept, axis=1)
+
+
+def _lowest(
+    strengths: Sequence[float], log_proba: Callable[[float], np.ndarray], y: np.ndarray, weights: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """The strength, of increasing ones, whose log probabilities have the lowest loss, and these log probabilities.
+
+    Losses fall to their lowest and rise again, so that it is enough to go from the middle to where they fall.
+    """
+    tried: dict[int, np.ndarray] = {}
+
+    def loss(i: int) -> float:
+        if not 0 <= i < len(strengths):
+            return np.inf
+        if i not in tried:
+            tried[i] = log_proba(strengths[i])
+        return float(np.average(log_loss(tried[i], y), weights=weights))
+
+    i = len(strengths) // 2
+    for step in (-1, 1):
+        while loss(i + step) < loss(i):
+            i += step
+    return strengths[i], tried[i]
 
 
 class _Stack:

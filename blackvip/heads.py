@@ -6,7 +6,6 @@ often worth more than the prompt (see docs/method.md). Any scikit-learn classifi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .labels import check_labels, training_weights
 
-__all__ = ["CalibratedHead", "ServiceHead", "log_loss", "lowest"]
+__all__ = ["CalibratedHead", "ServiceHead", "log_loss"]
 
 
 class _LogProbaClassifier(ClassifierMixin, BaseEstimator):
@@ -209,7 +208,9 @@ class CalibratedHead(_LogProbaClassifier):
                 log_proba[test] = _log_proba(X[test], *self._regression(C, X[train], index[train], weights[train]))
             return log_proba
 
-        return lowest(sorted(self.Cs), held_out, index, weights)
+        tried = {C: held_out(C) for C in self.Cs}
+        best = min(tried, key=lambda C: np.average(log_loss(tried[C], index), weights=weights))
+        return best, tried[best]
 
 
 def _log_proba(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
@@ -219,26 +220,3 @@ def _log_proba(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.nda
 def log_loss(log_proba: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Negative log probability of the true class, image by image, in nats."""
     return -log_proba[np.arange(len(y)), y]
-
-
-def lowest(
-    strengths: Sequence[float], log_proba: Callable[[float], np.ndarray], y: np.ndarray, weights: np.ndarray
-) -> tuple[float, np.ndarray]:
-    """The strength, of increasing ones, whose log probabilities have the lowest loss, and these log probabilities.
-
-    Losses fall to their lowest and rise again, so that it is enough to go from the middle to where they fall.
-    """
-    tried: dict[int, np.ndarray] = {}
-
-    def loss(i: int) -> float:
-        if not 0 <= i < len(strengths):
-            return np.inf
-        if i not in tried:
-            tried[i] = log_proba(strengths[i])
-        return float(np.average(log_loss(tried[i], y), weights=weights))
-
-    i = len(strengths) // 2
-    for step in (-1, 1):
-        while loss(i + step) < loss(i):
-            i += step
-    return strengths[i], tried[i]

@@ -103,7 +103,8 @@ def test_all_examples_are_tested_and_short():
     assert found.keys() - ELSEWHERE == {check.__name__ for check in FACTS}
     for name, text in found.items():
         assert len(text.splitlines()) < 100, name
-        assert re.match(r'"""\n\S.*\n=+\n\n\S', text), f"{name} has no title in sphinx-gallery's form"
+        in_gallery = name != "cluster"  # its workers would import the documentation's build
+        assert not in_gallery or re.match(r'"""\n\S.*\n=+\n\n\S', text), f"{name} has no title as a gallery's page"
 
 
 @pytest.mark.slow
