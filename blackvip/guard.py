@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Validation", "judged_rows", "prompt_helps", "split_held_out"]
 
+_LEAST_GAIN = 1e-3  # of the loss: less is the work of a regression's tolerance
+
 
 def judged_rows(y: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
     """Rows, in order, that are scored before and after training: all, or of more than `most` a share of each class."""
@@ -161,15 +163,16 @@ def prompt_helps(plain: JudgedHead, prompted: JudgedHead, held_out: np.ndarray) 
     Returns
     -------
     helps : bool
-        Whether the log loss is lower on all images, and on the held-out ones not higher by more than a standard
-        error. Those that the prompt was trained on flatter it, but are the more numerous; the few held out say by
-        themselves little about a small gain, but enough about a prompt that fits the others alone. No image counts
-        for more than not knowing its class would, so that a single wrong answer that is sure does not decide.
+        Whether the log loss is lower on all images, by more than two fits to the same scores differ, and on the
+        held-out ones not higher by more than a standard error. Those that the prompt was trained on flatter it, but
+        are the more numerous; the few held out say by themselves little about a small gain, but enough about a prompt
+        that fits the others alone. No image counts for more than not knowing its class would, so that a single wrong
+        answer that is sure does not decide.
     """
     chance = np.log(plain.held_out.shape[1])
     gain = np.minimum(plain.losses, chance) - np.minimum(prompted.losses, chance)
     weights = plain.weights
-    if weights @ gain <= 0:
+    if weights @ gain <= _LEAST_GAIN * (weights @ np.minimum(plain.losses, chance)):
         return False
     if not len(held_out):
         return True

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from conftest import ToyService, make_stripes
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from blackvip import CalibratedHead, FusedHead
+from blackvip import BlackVIPClassifier, CalibratedHead, FusedHead, PromptNotUsedWarning
 from blackvip.controls import fit_controls
 from blackvip.evidence import Evidence
 from blackvip.guard import Validation, judged_rows, prompt_helps, split_held_out
@@ -254,6 +255,16 @@ def test_guard_keeps_a_prompt_that_helps_and_drops_one_that_harms():
     assert prompt_helps(bad, good, held_out)
     assert not prompt_helps(good, bad, held_out)
     assert prompt_helps(bad, good, np.array([], dtype=int))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_guard_drops_a_prompt_where_the_service_says_nothing(seed):
+    """What tells the classes apart is then the local features, with the prompt as without."""
+    X, y = make_stripes(n=60, n_classes=3, side=9, seed=seed)
+    clf = BlackVIPClassifier(ToyService(gain=0), "{}", max_queries=1000, random_state=seed, verbose=0)
+    with pytest.warns(PromptNotUsedWarning):
+        clf.fit(X, y)
+    assert not clf.prompt_used_
 
 
 def test_guard_drops_a_prompt_that_only_flatters_its_training_images():

@@ -360,4 +360,4 @@ def test_a_search_in_processes_loads_once_for_each(tmp_path):
     with joblib.parallel_config("loky", n_jobs=2):
         found = GridSearchCV(clf, grid, cv=2, refit=False).fit(X, y)
     np.testing.assert_array_equal(found.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"])
-    assert 1 <= len(lines_of(log)) == len(set(lines_of(log))) <= 2
+    assert 1 <= len(lines_of(log)) == len(set(lines_of(log)))  # joblib may put a new process in an old one's place
