@@ -20,4 +20,5 @@ def test_cluster_example():
     assert run.stdout.endswith("the same prompt: True; the same search: True\n")
     loads = Counter(re.findall(r"loaded in process (\d+)", run.stdout))  # processes print into one another's lines
     assert len(loads) == 3  # this process, and two workers
-    assert max(loads.values()) <= 2  # for fits, and for searches: a class of a script is changed on its way
+    # A class of a script is changed on its way: once for fits, and once or twice for searches, but never for each task.
+    assert max(loads.values()) <= 4
