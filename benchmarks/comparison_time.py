@@ -1,4 +1,4 @@
-"""How long a comparison of all methods takes on a real service: those that need neither downloads nor gradients, on one task.
+"""How long a comparison takes on a real service, of all methods that need neither downloads nor gradients.
 
     python benchmarks/comparison_time.py [--task ocr6-box] [--queries 16000] [--seeds 0] [--jobs 2]
 
