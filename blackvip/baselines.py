@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -81,8 +81,7 @@ class ServiceControls(_Baseline, PromptedClassifier):
         self.probe_encoder_ = encoder.fit_pixels(images.pixels(sample))
         every = np.arange(len(images))
         with self._ledger(len(images), None, self.score_fn) as ledger:
-            parts = list(answers_to(ledger, images, every, encode=self._encode))
-        plain, features = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
+            plain, features = _joined(answers_to(ledger, images, every, encode=self._encode))
         score_format = ledger.score_format or ScoreFormat("logits")
         self.score_type_, self.score_floor_ = score_format.score_type, score_format.floor
         self.n_queries_ = ledger.n_queries
@@ -99,8 +98,7 @@ class ServiceControls(_Baseline, PromptedClassifier):
         images = self._open_images(X)
         every = np.arange(len(images))
         if any(name != "local_probe" for name in names):
-            parts = list(self._answers(images, every, encode=self._encode))
-            plain, features = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
+            plain, features = _joined(self._answers(images, every, encode=self._encode))
         else:
             plain = np.empty((len(images), 0))
             features = self._features(images)
@@ -183,6 +181,12 @@ class LabelMappedService(_Baseline, ClassifierMixin, BaseEstimator):
         """Class labels; bills one image each."""
         best = self.predict_log_proba(X).argmax(axis=1)
         return self.classes_[best]
+
+
+def _joined(portions: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Log scores and features of all images, of portions in order."""
+    _, plain, features = zip(*portions)
+    return np.concatenate(plain), np.concatenate(features)
 
 
 def asked(
