@@ -1,5 +1,6 @@
 """Real clusters: two worker processes of dask, one of which is killed in the middle of a fit; and Ray."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -54,8 +55,9 @@ class FailsToUnpack(ToyService):
         raise ModuleNotFoundError("No module named 'client'")
 
 
-@pytest.fixture(scope="module")
-def client():
+@contextlib.contextmanager
+def two_workers():
+    """Both workers are there, and whatever is done within is spread over them."""
     distributed = pytest.importorskip("distributed")
     cluster = distributed.LocalCluster(
         n_workers=2,
@@ -65,15 +67,15 @@ def client():
         dashboard_address="127.0.0.1:0",
         silence_logs=50,
     )
-    with cluster, distributed.Client(cluster) as client:
+    with cluster, distributed.Client(cluster) as client, joblib.parallel_config(backend="dask"):
+        client.wait_for_workers(2, timeout=120)
         yield client
 
 
 @pytest.fixture
-def cluster(client):
-    """Both workers are there, and whatever the test does is spread over them."""
-    client.wait_for_workers(2, timeout=120)
-    with joblib.parallel_config(backend="dask"):
+def cluster():
+    """Each test has its own: dask does not start a worker anew that is killed while it starts."""
+    with two_workers() as client:
         yield client
 
 
@@ -170,8 +172,10 @@ def test_what_was_answered_is_not_paid_again(cluster, service):
 
 
 @pytest.mark.parametrize(("score_fn", "error"), [(DiesInWorkers(), "workers died"), (FailsToUnpack(), "No module")])
-def test_a_cluster_that_gives_up_is_an_error(cluster, score_fn, error):
-    with pytest.raises(Exception, match=error):
+def test_a_cluster_that_gives_up_is_an_error(score_fn, error):
+    dask = pytest.importorskip("dask")
+    at_once = dask.config.set({"distributed.scheduler.allowed-failures": 0})
+    with at_once, two_workers(), pytest.raises(Exception, match=error):
         classifier(score_fn).fit(*STRIPES)
 
 
