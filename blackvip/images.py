@@ -381,4 +381,5 @@ def _interpolated(
 
 def to_uint8(pixels: torch.Tensor) -> np.ndarray:
     """Pixels (n, 3, height, width) in [0, 1] as a service is sent them: (n, height, width, 3), uint8."""
-    return pixels.mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    planes = pixels.mul(255).round_().to(torch.uint8).unbind(1)
+    return torch.stack(planes, dim=3).numpy()  # faster than a permuted copy

@@ -73,6 +73,18 @@ class Prompter(Saveable, ImageTransformer, ABC):
         With `statistics`, as `batch_statistics` gives them, an image's prompt does not depend on the others.
         """
 
+    def grouped_prompts(self, candidates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """Prompts (g, p, n, 3, height, width) of groups of candidates (g, p, n_parameters_), each for its own images.
+
+        Parameters
+        ----------
+        candidates : tensor of shape (g, p, n_parameters_)
+        features : tensor of shape (g, n, ...)
+            Of the images of each group.
+        """
+        prompts = [self.prompts(*group) for group in zip(candidates, features)]
+        return torch.stack(prompts) if len(prompts) > 1 else prompts[0][None]
+
     def canvas(self, pixels: torch.Tensor) -> torch.Tensor:
         """What the prompts are added to: the images as they are, unless a prompter says otherwise.
 
@@ -318,13 +330,21 @@ class Coordinator(Prompter):
     def prompts(
         self, candidates: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
     ) -> torch.Tensor:
-        *_, decoder = candidates.split(self._sizes(), dim=1)
         of_encoder = of_decoder = None
         if statistics is not None:
             n_of_encoder = len(statistics) - self.decoder_.n_statistics
             of_encoder, of_decoder = statistics[:n_of_encoder], statistics[n_of_encoder:]
-        prompts = self.decoder_(decoder, self._cells(candidates, features, of_encoder), of_decoder)
-        return fit_to_image(prompts, *self.size_)
+        return self._decoded(candidates, self._cells(candidates, features, of_encoder), of_decoder)
+
+    def grouped_prompts(self, candidates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        cells = torch.stack([self._cells(*group, None) for group in zip(candidates, features)])
+        return self._decoded(candidates.flatten(0, 1), cells.flatten(0, 1)).unflatten(0, candidates.shape[:2])
+
+    def _decoded(
+        self, candidates: torch.Tensor, cells: torch.Tensor, statistics: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        *_, decoder = candidates.split(self._sizes(), dim=1)
+        return fit_to_image(self.decoder_(decoder, cells, statistics), *self.size_)
 
     def batch_statistics(self, parameters: torch.Tensor, batches: FeatureBatches) -> torch.Tensor:
         encoder, _, decoder = parameters.split(self._sizes())
@@ -426,12 +446,16 @@ class PromptBasis(Prompter):
     def prompts(
         self, candidates: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
     ) -> torch.Tensor:
+        return self.grouped_prompts(candidates[None], features[None])[0]
+
+    def grouped_prompts(self, candidates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         weights = candidates * torch.from_numpy(self.scale_).to(candidates.dtype)
-        of_all, own = weights.split([len(self.images_), len(self._sigmas) + 6], dim=1)
+        of_all, own = weights.split([len(self.images_), len(self._sigmas) + 6], dim=2)
         still = of_all @ torch.from_numpy(self.images_).to(candidates.dtype).flatten(1)
-        of_each = own @ features.to(candidates.dtype).flatten(2)
-        prompts = of_each.transpose(0, 1) + still[:, None]
-        return prompts.view(len(candidates), len(features), *features.shape[2:])
+        of_each = own[:, None] @ features.to(candidates.dtype).flatten(3)
+        prompts = candidates.new_empty(*candidates.shape[:2], features.shape[1], still.shape[2])
+        torch.add(of_each.transpose(1, 2), still[:, :, None], out=prompts)
+        return prompts.unflatten(3, features.shape[3:])
 
 
 def _largest_around(pixels: torch.Tensor) -> torch.Tensor:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from .aside import Aside
 from .asking import log_scores_of
 from .encoders import Encoder
 from .gains import adapt_step_size, gain_cost, set_gains
@@ -19,8 +21,9 @@ from .images import Images
 from .losses import Temperature
 from .monitoring import Monitor
 from .optimizers import Optimizer
-from .prompters import Prompter, prompted
+from .prompters import Prompter
 from .scorers.ledger import Ledger, Sent
+from .step_images import StepImages
 
 __all__ = ["Batches", "Objective", "Plan", "TrainingResult", "train"]
 
@@ -78,16 +81,29 @@ class Objective:
         self.temperature = temperature
         self.augment = augment
         self._answers: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=_MOST_ANSWERS)
-        self._features = self._cached_features()
+        self._aside = Aside()
+        one = prompter.features(self.pixels(np.arange(1)))
+        self._keeps_features = one.numel() * one.element_size() * len(y) <= _CACHE_BYTES
+        self._coming: Future[torch.Tensor] | None = None
         self._rms_features: torch.Tensor | None = None
+        self._ahead: tuple[np.ndarray, Future[StepImages]] | None = None
 
     def pixels(self, rows: np.ndarray) -> torch.Tensor:
         return self.images.pixels(rows)
 
     def features(self, rows: np.ndarray) -> torch.Tensor:
-        return self._features[rows] if self._features is not None else self.prompter.features(self.pixels(rows))
+        return self._kept[rows] if self._keeps_features else self.prompter.features(self.pixels(rows))
 
-    def candidate_losses(self, candidates: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def make_features(self) -> None:
+        """Begin to make the features of all images, where they are kept, in a thread; errors come with their use."""
+        if self._keeps_features and self._coming is None:
+            batches = _batches(np.arange(len(self.y)))
+            of_all = lambda: torch.cat([self.prompter.features(self.pixels(rows)) for rows in batches])
+            self._coming = self._aside.submit(of_all)
+
+    def candidate_losses(
+        self, candidates: np.ndarray, rows: np.ndarray, following: np.ndarray | None = None
+    ) -> np.ndarray:
         """Mean loss (p,) of candidates (p, d) on training images.
 
         Parameters
@@ -95,34 +111,53 @@ class Objective:
         candidates : ndarray of shape (p, d)
         rows : ndarray of shape (n,) or (p, n)
             The images of all candidates, or those of each; all of them are billed for each.
+        following : ndarray of shape (p, n) or None, default=None
+            The rows of the next call, where they are known: its images are read while the service answers.
         """
         rows = np.broadcast_to(rows, (len(candidates), rows.shape[-1]))
-        images: list[Sent] = [None] * len(candidates)
-        same_rows, group_of = np.unique(rows, axis=0, return_inverse=True)
-        for number, group_rows in enumerate(same_rows):
-            members = np.flatnonzero(group_of.reshape(-1) == number)
-            for member, drawn in zip(members, self._drawn(candidates[members], group_rows)):
-                images[member] = drawn
-        log_scores = self.ledger.log_scores(self.ledger.joined(images))
+        sent = self._drawn(candidates, self._step_images(rows))
+        if following is not None and self._reads_ahead:
+            coming = self._aside.submit(StepImages.of, following, self._canvas_and_features)
+            self._ahead = following, coming
+        log_scores = self.ledger.log_scores(sent)
         self._answers.append((rows.reshape(-1), log_scores))
         y = self.y[rows].reshape(-1)
         self.last_accuracy = float((log_scores.argmax(axis=1) == y).mean())
         losses = self.temperature.losses(log_scores, y).reshape(rows.shape)
         return (losses * self.weights[rows]).mean(axis=1)
 
-    def _drawn(self, candidates: np.ndarray, rows: np.ndarray) -> Iterator[Sent]:
-        """For each candidate the images `rows` as they are sent."""
+    def _step_images(self, rows: np.ndarray) -> StepImages:
+        """The images of a step, which may have been read ahead."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and np.array_equal(ahead[0], rows):
+            return ahead[1].result()
+        return StepImages.of(rows, self._canvas_and_features)
+
+    @property
+    def _reads_ahead(self) -> bool:
+        """Whether a thread saves more than it costs; augmentation draws random numbers, which must keep their order."""
+        return self.augment is None and not (self.images.in_memory and self._keeps_features)
+
+    def _canvas_and_features(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         pixels = self.pixels(rows)
-        if self.augment is None:
-            features = self.features(rows)
-        else:
+        if self.augment is not None:
             pixels = self.augment(pixels)
-            features = self.prompter.features(pixels)
-        canvas = self.prompter.canvas(pixels)
-        chunk = max(1, _CHUNK_BYTES // (pixels.numel() * pixels.element_size()))
-        for part in torch.as_tensor(candidates, dtype=torch.float32).split(chunk):
-            for images in prompted(canvas, self.prompter.prompts(part, features), self.prompt_scale):
-                yield self.ledger.as_sent(images)
+        kept = self._keeps_features and self.augment is None
+        features = self._kept.index_select(0, torch.from_numpy(rows)) if kept else self.prompter.features(pixels)
+        return self.prompter.canvas(pixels), features
+
+    def _drawn(self, candidates: np.ndarray, images: StepImages) -> Sent:
+        """The images of candidates, one candidate after the other, as they are sent."""
+        parts, places = [], []
+        drawn = images.drawn(self.prompter, torch.as_tensor(candidates, dtype=torch.float32), self.prompt_scale)
+        for some, of_some in drawn:
+            parts.append(self.ledger.as_sent(of_some.flatten(0, 1)))
+            places.append(some)
+        order = np.argsort(np.concatenate(places))
+        sent = self.ledger.joined(parts)
+        if (np.diff(order) < 0).any():
+            sent = sent.reshape(len(order), -1, *sent.shape[1:])[order].reshape(sent.shape)
+        return sent
 
     def recent_answers(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows (n,) and log scores (n, n_classes) of the images that training has paid for last, with their prompts.
@@ -175,11 +210,12 @@ class Objective:
     def _feature_batches(self) -> Iterator[torch.Tensor]:
         return (self.features(part).double() for part in _batches(np.arange(len(self.y))))
 
-    def _cached_features(self) -> torch.Tensor | None:
-        one = self.prompter.features(self.pixels(np.arange(1)))
-        if one.numel() * one.element_size() * len(self.y) > _CACHE_BYTES:
-            return None
-        return torch.cat([self.prompter.features(self.pixels(part)) for part in _batches(np.arange(len(self.y)))])
+    @property
+    def _kept(self) -> torch.Tensor:
+        """The features of all images."""
+        self.make_features()
+        assert self._coming is not None
+        return self._coming.result()
 
 
 def _batches(rows: np.ndarray, size: int = 32) -> Iterator[np.ndarray]:
@@ -244,7 +280,14 @@ class Batches:
 
     def for_step(self, optimizer: Optimizer) -> np.ndarray:
         """The rows of each candidate of the next step, of shape (n_candidates, n)."""
-        rows = self.next(self.n_rows(optimizer))
+        return self._divided(self.next(self.n_rows(optimizer)), optimizer)
+
+    def upcoming(self, optimizer: Optimizer) -> np.ndarray | None:
+        """What `for_step` will return; None where that needs another order, which is drawn when it is needed."""
+        n_rows = self.n_rows(optimizer)
+        return self._divided(self.left[:n_rows], optimizer) if len(self.left) >= n_rows else None
+
+    def _divided(self, rows: np.ndarray, optimizer: Optimizer) -> np.ndarray:
         if self.shared:
             return np.tile(rows, (optimizer.n_candidates, 1))
         return rows.reshape(optimizer.n_comparisons, -1)[optimizer.comparisons]
@@ -341,7 +384,8 @@ def train(
         for _ in range(plan.n_steps):
             if monitor is not None:
                 monitor.begin_step()
-            losses = objective.candidate_losses(optimizer.ask(), batches.for_step(optimizer))
+            candidates, rows = optimizer.ask(), batches.for_step(optimizer)
+            losses = objective.candidate_losses(candidates, rows, batches.upcoming(optimizer))
             optimizer.tell(losses)
             result.w = optimizer.w
             result.n_iter += 1

@@ -9,7 +9,7 @@ import timm
 import torch
 from scipy import ndimage
 
-from blackvip import Coordinator, PCAEncoder, PromptBasis, ScratchEncoder, TimmEncoder
+from blackvip import Coordinator, PaddingFrame, PCAEncoder, PromptBasis, ScratchEncoder, TimmEncoder
 from blackvip.encoders import make_encoder
 from blackvip.prompters import make_prompter, prompted
 
@@ -38,6 +38,17 @@ def test_contract_of_a_prompter(prompter, pixels):
         torch.testing.assert_close(prompter.prompts(candidate[None], features)[0], prompts, atol=1e-5, rtol=1e-4)
     zero = prompter.prompts(torch.tensor(start, dtype=torch.float32)[None], features)
     assert not zero.any()  # training starts at the zero-shot service
+
+
+@pytest.mark.parametrize("prompter", [Coordinator(), Coordinator("scratch"), PromptBasis(), PaddingFrame()])
+def test_groups_of_candidates_are_drawn_as_each_alone(prompter, pixels):
+    prompter.fit_pixels(pixels)
+    features = torch.stack(prompter.features(pixels).split(4))
+    groups = torch.stack(candidates(prompter, p=6).split(2))
+    together = prompter.grouped_prompts(groups, features)
+    assert together.shape == (3, 2, 4, 3, 20, 16)
+    for drawn, group, of_group in zip(together, groups, features):
+        torch.testing.assert_close(prompter.prompts(group, of_group), drawn, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("prompter", [Coordinator(), Coordinator("scratch"), PromptBasis()])

@@ -1,11 +1,14 @@
 """The loop and its objective, on a toy service."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 from conftest import ToyService, make_stripes
 
 from blackvip import CMAES, SPSA, SPSAGC, Coordinator, PromptBasis
+from blackvip.exceptions import ImageError
 from blackvip.images import ImageFormat
 from blackvip.losses import Temperature, cross_entropy
 from blackvip.scorers import Ledger
@@ -78,7 +81,7 @@ def test_chunks_and_uncached_features_change_nothing(objective, monkeypatch):
     rows = np.arange(30)
     candidates = np.random.default_rng(0).normal(0, 0.3, (5, 14))
     whole = objective.candidate_losses(candidates, rows)
-    monkeypatch.setattr("blackvip.training._CHUNK_BYTES", 1)
+    monkeypatch.setattr("blackvip.step_images._CHUNK_BYTES", 1)
     monkeypatch.setattr("blackvip.training._CACHE_BYTES", 1)
     uncached = Objective(
         objective.prompter,
@@ -89,8 +92,51 @@ def test_chunks_and_uncached_features_change_nothing(objective, monkeypatch):
         0.8,
         Temperature(1.0),
     )
-    assert uncached._features is None
+    uncached.make_features()
+    assert uncached._coming is None
     np.testing.assert_allclose(uncached.candidate_losses(candidates, rows), whole, atol=0.01)
+
+
+class FilesOnDisk:
+    """Images that are not in memory, and the threads that read them."""
+
+    in_memory = False
+
+    def __init__(self, images):
+        self.images, self.size, self.reads, self.broken_after = images, images.size, [], 100
+
+    def pixels(self, rows):
+        self.reads.append((threading.current_thread().name, rows.tolist()))
+        if len(self.reads) > self.broken_after:
+            raise ImageError("Image 3 cannot be read.")
+        return self.images.pixels(rows)
+
+
+def test_the_next_images_are_read_while_the_service_answers():
+    objective = make_objective()
+    candidates, batches = np.random.default_rng(0).normal(0, 0.3, (2, 14)), np.array([[[3, 8]] * 2, [[21, 4]] * 2])
+    expected = [objective.candidate_losses(candidates, rows) for rows in batches]
+    objective.images = files = FilesOnDisk(objective.images)
+    first = objective.candidate_losses(candidates, batches[0], batches[1])
+    objective._ahead[1].result()  # whatever the service takes
+    assert [rows for _, rows in files.reads] == [[3, 8], [21, 4]]
+    assert files.reads[1][0] != threading.current_thread().name
+    second = objective.candidate_losses(candidates, batches[1], batches[0])
+    other = objective.candidate_losses(candidates, batches[1])  # not what was read ahead
+    np.testing.assert_array_equal([first, second, other], [*expected, expected[1]])
+    assert [rows for _, rows in files.reads[2:]] == [[3, 8], [21, 4]]
+
+
+def test_what_cannot_be_read_ahead_ends_the_step_that_needs_it():
+    objective = make_objective()
+    candidates, rows = np.zeros((2, 14)), np.array([[3, 8]] * 2)
+    objective.features(rows[0])  # all are made once
+    objective.images = files = FilesOnDisk(objective.images)
+    files.broken_after = 1
+    objective.candidate_losses(candidates, rows, rows)
+    with pytest.raises(ImageError, match="Image 3"):
+        objective.candidate_losses(candidates, rows)
+    assert objective.ledger.n_queries == 4  # those of the first step
 
 
 def test_start_costs_what_plain_images_cost(objective):
@@ -108,6 +154,18 @@ def test_batches_use_every_image_once_before_any_twice():
     for epoch in seen.reshape(4, 10):
         np.testing.assert_array_equal(np.sort(epoch), np.arange(5, 15))
     assert (seen[:10] != seen[10:20]).any()
+
+
+def test_the_next_rows_are_known_until_an_order_ends():
+    batches, optimizer = Batches(np.arange(5, 15), 4, np.random.default_rng(0)), SPSAGC(n_directions=4)
+    known = []
+    for _ in range(10):
+        upcoming = batches.upcoming(optimizer)
+        rows = batches.for_step(optimizer)
+        known.append(upcoming is not None)
+        if upcoming is not None:
+            np.testing.assert_array_equal(upcoming, rows)
+    assert known == [False, True, False, True, True] * 2
 
 
 def test_both_sides_of_a_direction_get_the_same_rows_and_other_directions_others():
