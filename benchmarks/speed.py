@@ -167,9 +167,7 @@ def step(args):
     images, y = noisy_images(n, 224), np.arange(n) % len(PROMPTS)
     image_format, opened = ImageFormat.learn(images)
     coordinator = Coordinator(TimmEncoder(ENCODER, pretrained=False)).fit_pixels(image_format.pixels(images))
-    objective = Objective(
-        coordinator, opened, image_format, y, np.ones(n), Ledger(scorer, PROMPTS), 1.0, Temperature(1.0)
-    )
+    objective = Objective(coordinator, opened, y, np.ones(n), Ledger(scorer, PROMPTS), 1.0, Temperature(1.0))
     optimizer = SPSAGC(a=0.01, c=0.01, n_directions=5)
     rng = np.random.default_rng(0)
     optimizer.start(
@@ -349,9 +347,7 @@ def step_alone(prompter, case, args):
     prompter.fit_pixels(image_format.pixels(opened[:]))
     prompts = [str(number) for number in range(case["classes"])]
     y = np.arange(n) % case["classes"]
-    objective = Objective(
-        prompter, opened, image_format, y, np.ones(n), Ledger(nothing, prompts), 1.0, Temperature(1.0)
-    )
+    objective = Objective(prompter, opened, y, np.ones(n), Ledger(nothing, prompts), 1.0, Temperature(1.0))
     optimizer = SPSAGC(a=0.01, c=0.01, n_directions=case["candidates"] // 2)
     rng = np.random.default_rng(0)
     optimizer.start(prompter.initial_parameters(rng), rng)
