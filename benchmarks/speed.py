@@ -43,7 +43,7 @@ from blackvip.scorers.open_clip import OpenCLIPScorer
 from blackvip.training import Objective
 
 HERE = pathlib.Path(__file__).parent
-SERVICE, ENCODER = "blackvip-random-ViT-B-16", "vit_base_patch16_224"
+MODEL, ENCODER = "ViT-B-16", "vit_base_patch16_224"
 PROMPTS = [
     f"a photo of a {name}." for name in ("cat", "dog", "bird", "fish", "horse", "cow", "fox", "bee", "ant", "owl")
 ]
@@ -94,12 +94,13 @@ def random_vit():
     """OpenCLIP's ViT-B/16 under another name, for which open_clip knows no weights and so draws them."""
     import open_clip
 
-    if SERVICE not in open_clip.list_models():
+    service = f"blackvip-random-{MODEL}"
+    if service not in open_clip.list_models():
         with tempfile.TemporaryDirectory() as folder:
-            path = pathlib.Path(folder) / f"{SERVICE}.json"
-            path.write_text(json.dumps(open_clip.get_model_config("ViT-B-16")))
+            path = pathlib.Path(folder) / f"{service}.json"
+            path.write_text(json.dumps(open_clip.get_model_config(MODEL)))
             open_clip.add_model_config(path)
-    return OpenCLIPScorer(SERVICE, device="cpu")
+    return OpenCLIPScorer(service, device="cpu")
 
 
 def noisy_images(n, side, seed=0):
@@ -394,7 +395,7 @@ def fit_files(folder):
     before, begin = peak(), time.perf_counter()
     clf = BlackVIPClassifier(
         lambda images, class_prompts: images.mean(axis=(1, 2))[:, :2] / 255,
-        ["dark", "bright"], a=0.01, c=0.05, max_queries=2 * len(paths) + 500, random_state=0, verbose=0,
+        ["dark", "bright"], a=0.01, c=0.05, max_queries=min(2 * len(paths), 8_000) + 500, random_state=0, verbose=0,
     ).fit(paths, y)  # fmt: skip
     fitted, seconds = peak(), time.perf_counter() - begin
     clf.predict(paths[:2_000])

@@ -128,12 +128,11 @@ def choose(service: str, methods, verbose: int) -> None:
 
 
 def tried(service: str, name: str) -> dict[str, dict[float, float]]:
-    """Accuracy on the development split, by method and factor."""
-    path, found = choices_file(service, name), {}
-    for row in Comparison.load(path).rows if path.exists() else []:
-        method, _, factor = row["method"].partition(" x ")
-        if row["accuracy"] is not None:
-            found.setdefault(method, {})[float(factor)] = row["accuracy"]
+    """Accuracy on the development split of a set's family, by method and factor."""
+    found = {}
+    for row in some(known_rows(), service=service, kind="choice"):
+        if row["set"][0] == name[0]:
+            found.setdefault(row["method"], {})[row["factor"]] = row["accuracy"]
     return found
 
 
@@ -167,21 +166,36 @@ def run(service: str, sets, methods, queries: int, seeds, verbose: int) -> None:
             print(f"{service} {name} seed {seed}\n{found}", flush=True)
 
 
-def collected() -> list[dict]:
-    """The rows of all files of runs, the development split's too."""
-    rows = []
+def known_rows() -> list[dict]:
+    """The rows of docs/synthetic.jsonl, and those of all files of runs here, which take the place of older ones."""
+    rows = read_lines(DOCS / "synthetic.jsonl")
     for service in SERVICES:
-        for name in FAMILIES:
-            for method, accuracies in tried(service, name).items():
-                key = {"service": service, "set": name, "method": method, "kind": "choice"}
-                rows += [{**key, "factor": factor, "accuracy": value} for factor, value in accuracies.items()]
+        for family in FAMILIES:
+            path = choices_file(service, family)
+            for row in Comparison.load(path).rows if path.exists() else []:
+                method, _, factor = row["method"].partition(" x ")
+                if row["accuracy"] is not None:
+                    key = {"service": service, "set": family, "method": method, "kind": "choice"}
+                    rows.append({**key, "factor": float(factor), "accuracy": row["accuracy"]})
         for name in SETS:
             for path in sorted(RESULTS.glob(f"{service}_{name.replace(':', '-')}_seed*.jsonl")):
                 key = {"service": service, "set": name, "shots_seed": int(path.stem.rpartition("seed")[2])}
-                for row in Comparison.load(path).rows:
-                    factor = chosen(service, name, row["method"]) if row["method"] in STEPPED else None
-                    rows.append({**key, **row, "kind": "test", "factor": factor})
-    return rows
+                rows += [{**key, **row, "kind": "test"} for row in Comparison.load(path).rows]
+    last = {
+        tuple(
+            row.get(key)
+            for key in (
+                "service",
+                "set",
+                "method",
+                "kind",
+                "shots_seed",
+                *(("factor",) if row["kind"] == "choice" else ()),
+            )
+        ): row
+        for row in rows
+    }
+    return list(last.values())
 
 
 def some(rows: list[dict], **wanted) -> list[dict]:
@@ -257,6 +271,8 @@ def draw_plot(rows: list[dict], path: pathlib.Path) -> None:
     import matplotlib.pyplot as plt
 
     rows = [row for row in some(rows, service="clip", kind="test") if row["accuracy"] is not None]
+    if not rows:
+        return
     methods = [method for method in METHODS if some(rows, method=method)][::-1]
     sets = [name for name in SETS if some(rows, set=name)]
     figure, axes = plt.subplots(1, len(sets), figsize=(3.2 * len(sets), 0.27 * len(methods) + 1), sharey=True)
@@ -299,7 +315,7 @@ def main():
         choose(args.service, args.methods, args.verbose)
     else:
         run(args.service, args.sets, args.methods, args.queries, args.seeds, args.verbose)
-    rows = collected()
+    rows = known_rows()
     (DOCS / "synthetic.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     draw(rows)
 

@@ -1,10 +1,13 @@
 """What the benchmarks share, and the data and the services that they make."""
 
+import json
 import pathlib
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import ToyService, make_stripes
 from sklearn.datasets import load_digits
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "benchmarks"))
@@ -12,9 +15,10 @@ import optimizers
 import reports
 import robustness
 import small_clip
+import speed
 import synthetic
 
-from blackvip import SPSA, datasets
+from blackvip import SPSA, compare, datasets
 
 START = np.tile([-1.2, 1.0], 6)
 
@@ -120,3 +124,39 @@ def test_the_small_clip_reads_plain_digits_by_their_class_prompts(tmp_path):
     weights = (tmp_path / "digit_clip.pt").read_bytes()
     assert small_clip.digit_clip(tmp_path / "digit_clip.pt") is not scorer
     assert (tmp_path / "digit_clip.pt").read_bytes() == weights  # it was not trained again
+
+
+@pytest.mark.slow
+def test_our_step_and_one_like_the_references_have_the_same_losses(monkeypatch):
+    monkeypatch.setattr(speed, "MODEL", "ViT-S-32")
+    monkeypatch.setattr(speed, "ENCODER", "vit_tiny_patch16_224")
+    (row,) = speed.step(SimpleNamespace(batch=2, repetitions=1))
+    assert row["largest_difference_of_losses"] < 1e-4 < row["spread_of_losses"]
+    assert row["candidates"] == 10
+
+
+def test_growth_measures_a_step_without_a_service():
+    case = {"images": 4, "classes": 3, "candidates": 2, "side": 12}
+    found = speed.step_alone(speed.PromptBasis(), case, SimpleNamespace(repetitions=1))
+    assert found["cpu_ms_per_sent_image"] > 0
+
+
+def test_runs_take_the_place_of_those_that_the_page_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "DOCS", tmp_path)
+    monkeypatch.setattr(synthetic, "RESULTS", tmp_path)
+    key = {"service": "clip", "set": "biased_0.9", "method": "zero-shot", "kind": "test", "accuracy": 0.123}
+    choice = {"service": "clip", "set": "biased_0.9", "method": "bar", "kind": "choice"}
+    older = [{**key, "shots_seed": 1}, {**key, "shots_seed": 2}]
+    older += [{**choice, "factor": factor, "accuracy": accuracy} for factor, accuracy in ((0.1, 0.5), (1.0, 0.4))]
+    (tmp_path / "synthetic.jsonl").write_text("".join(json.dumps(row) + "\n" for row in older))
+    X, y = make_stripes(n=12, n_classes=3)
+    results = synthetic.results_file("clip", "biased_0.9", 1)
+    found = compare(
+        ["zero-shot"], ToyService(), X, y, X, y, class_prompts=list("abc"), max_queries=100, seeds=[1], results=results
+    )
+    rows = synthetic.known_rows()
+    assert len(rows) == 4
+    assert [row["accuracy"] for row in synthetic.some(rows, shots_seed=1)] == [found.rows[0]["accuracy"]]
+    assert [row["accuracy"] for row in synthetic.some(rows, shots_seed=2)] == [0.123]
+    assert synthetic.chosen("clip", "biased_0.8", "bar") == 0.1  # of the family's development split
+    assert synthetic.chosen("clip", "loc_1:1", "bar") == 1
