@@ -102,6 +102,20 @@ class Browser:
         sent = (event["params"] for event in self.events if event.get("method") == "Network.requestWillBeSent")
         return [params["request"]["url"] for params in sent if not params["request"]["url"].startswith("data:")]
 
+    def spoken(self):
+        """What a screen reader is told, in its order: roles, names, and the levels of headings."""
+        self.call("Accessibility.enable")
+        nodes = self.call("Accessibility.getFullAXTree")["nodes"]
+        by_id = {node["nodeId"]: node for node in nodes}
+        waiting, found = [nodes[0]["nodeId"]], []
+        while waiting:
+            node = by_id[waiting.pop()]
+            waiting += [child for child in reversed(node.get("childIds", [])) if child in by_id]
+            if not node["ignored"]:
+                levels = [value["value"]["value"] for value in node.get("properties", []) if value["name"] == "level"]
+                found.append((node["role"]["value"], node.get("name", {}).get("value", ""), *levels))
+        return found
+
     def screenshot(self, path):
         """The whole page as PNG."""
         data = self.call("Page.captureScreenshot", captureBeyondViewport=True, format="png")["data"]

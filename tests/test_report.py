@@ -469,6 +469,28 @@ class TestInABrowser:
         assert page.shape[1] <= width
         assert page.std() > 10
 
+    @pytest.mark.parametrize("which", ["written", "evil"])
+    def test_a_screen_reader_is_told_all_of_it_in_order(self, request, browser, which):
+        browser.open(request.getfixturevalue(which)["path"].as_uri(), 360)
+        spoken = browser.spoken()
+        of_role = lambda role: [node[1:] for node in spoken if node[0] == role]
+        levels = [level for _, level in of_role("heading")]
+        assert levels[0] == 1
+        assert max(np.diff(levels)) == 1  # none is skipped
+        assert levels.count(1) == 1
+        headings = [name for name, _ in of_role("heading")]
+        assert [name for (name,) in of_role("link")] == [name for name, level in of_role("heading") if level == 2]
+        assert len(of_role("image")) == 4
+        assert all(len(name) > 40 for (name,) in of_role("image"))  # words in place of the picture
+        for role in ("main", "navigation", "contentinfo"):
+            assert len(of_role(role)) == 1
+        for role in ("table", "region", "columnheader", "rowheader"):
+            assert all(name for (name,) in of_role(role))
+        places = [spoken.index(("heading", name, level)) for name, level in of_role("heading")]
+        pictures = [place for place, node in enumerate(spoken) if node[0] == "image"]
+        first = places[headings.index("Pictures") + 1]
+        assert all(first < place < places[headings.index("Cost")] for place in pictures)
+
     def test_its_policy_stops_a_script_that_got_in(self, browser, written, tmp_path):
         path = tmp_path / "broken.html"
         source = written["path"].read_text()
