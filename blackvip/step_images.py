@@ -12,7 +12,7 @@ from .prompters import Prompter, prompted
 
 __all__ = ["StepImages"]
 
-_CHUNK_BYTES = 64 * 2**20  # prompted images that are drawn at once, as float32
+_CHUNK_BYTES = 8 * 2**20  # prompted images that are drawn at once, as float32: what a cache bears
 
 
 @dataclass
