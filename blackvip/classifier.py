@@ -676,7 +676,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         # losses -> update; meanwhile, in a thread, what is free
         with ledger, Monitor(self, objective, validation, prepared.plan) as monitor, Aside() as aside:
             features = aside.submit(objective.encoded, self.probe_encoder_, known)
-            objective.make_features()
+            objective.make_features(aside)  # in the same thread, which may find what that one has encoded
             try:
                 of_known = y[known], weights[known]
                 plain = self._with_labels_mapped(objective.plain_log_scores(known), *of_known, ledger)

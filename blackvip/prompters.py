@@ -79,8 +79,14 @@ class Prompter(Saveable, ImageTransformer, ABC):
         Parameters
         ----------
         candidates : tensor of shape (g, p, n_parameters_)
+            As many in each group.
         features : tensor of shape (g, n, ...)
             Of the images of each group.
+
+        Returns
+        -------
+        prompts : tensor of shape (g, p, n, 3, height, width)
+            As `prompts` makes them of each group; a prompter may be faster for all.
         """
         prompts = [self.prompts(*group) for group in zip(candidates, features)]
         return torch.stack(prompts) if len(prompts) > 1 else prompts[0][None]
@@ -446,16 +452,15 @@ class PromptBasis(Prompter):
     def prompts(
         self, candidates: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
     ) -> torch.Tensor:
-        return self.grouped_prompts(candidates[None], features[None])[0]
+        weights = candidates * torch.from_numpy(self.scale_).to(candidates)
+        of_all, own = weights.split([len(self.images_), len(self._sigmas) + 6], dim=-1)
+        still = of_all @ torch.from_numpy(self.images_).to(candidates).flatten(1)
+        of_each = own.unsqueeze(-3) @ features.to(candidates.dtype).flatten(-3)
+        prompts = of_each.transpose(-3, -2) + still.unsqueeze(-2)
+        return prompts.unflatten(-1, features.shape[-3:])
 
     def grouped_prompts(self, candidates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        weights = candidates * torch.from_numpy(self.scale_).to(candidates.dtype)
-        of_all, own = weights.split([len(self.images_), len(self._sigmas) + 6], dim=2)
-        still = of_all @ torch.from_numpy(self.images_).to(candidates.dtype).flatten(1)
-        of_each = own[:, None] @ features.to(candidates.dtype).flatten(3)
-        prompts = candidates.new_empty(*candidates.shape[:2], features.shape[1], still.shape[2])
-        torch.add(of_each.transpose(1, 2), still[:, :, None], out=prompts)
-        return prompts.unflatten(3, features.shape[3:])
+        return self.prompts(candidates, features)
 
 
 def _largest_around(pixels: torch.Tensor) -> torch.Tensor:

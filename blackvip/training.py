@@ -94,12 +94,12 @@ class Objective:
     def features(self, rows: np.ndarray) -> torch.Tensor:
         return self._kept[rows] if self._keeps_features else self.prompter.features(self.pixels(rows))
 
-    def make_features(self) -> None:
+    def make_features(self, aside: Aside) -> None:
         """Begin to make the features of all images, where they are kept, in a thread; errors come with their use."""
         if self._keeps_features and self._coming is None:
             batches = _batches(np.arange(len(self.y)))
             of_all = lambda: torch.cat([self.prompter.features(self.pixels(rows)) for rows in batches])
-            self._coming = self._aside.submit(of_all)
+            self._coming = aside.submit(of_all)
 
     def candidate_losses(
         self, candidates: np.ndarray, rows: np.ndarray, following: np.ndarray | None = None
@@ -213,7 +213,7 @@ class Objective:
     @property
     def _kept(self) -> torch.Tensor:
         """The features of all images."""
-        self.make_features()
+        self.make_features(self._aside)
         assert self._coming is not None
         return self._coming.result()
 

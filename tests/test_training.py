@@ -92,7 +92,7 @@ def test_chunks_and_uncached_features_change_nothing(objective, monkeypatch):
         0.8,
         Temperature(1.0),
     )
-    uncached.make_features()
+    uncached.make_features(uncached._aside)
     assert uncached._coming is None
     np.testing.assert_allclose(uncached.candidate_losses(candidates, rows), whole, atol=0.01)
 
