@@ -144,12 +144,13 @@ class Objective:
             pixels = self.augment(pixels)
         kept = self._keeps_features and self.augment is None
         features = self._kept.index_select(0, torch.from_numpy(rows)) if kept else self.prompter.features(pixels)
-        return self.prompter.canvas(pixels), features
+        return self.prompter.canvas(pixels).to(self.ledger.device), features.to(self.ledger.device)
 
     def _drawn(self, candidates: np.ndarray, images: StepImages) -> Sent:
         """The images of candidates, one candidate after the other, as they are sent."""
         parts, places = [], []
-        drawn = images.drawn(self.prompter, torch.as_tensor(candidates, dtype=torch.float32), self.prompt_scale)
+        w = torch.as_tensor(candidates, dtype=torch.float32, device=self.ledger.device)
+        drawn = images.drawn(self.prompter, w, self.prompt_scale)
         for some, of_some in drawn:
             parts.append(self.ledger.as_sent(of_some.flatten(0, 1)))
             places.append(some)

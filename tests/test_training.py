@@ -1,15 +1,25 @@
 """The loop and its objective, on a toy service."""
 
 import threading
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from conftest import ToyService, make_stripes
 
-from blackvip import CMAES, SPSA, SPSAGC, Coordinator, PromptBasis
-from blackvip.exceptions import ImageError
-from blackvip.images import ImageFormat
+from blackvip import (
+    CMAES,
+    SPSA,
+    SPSAGC,
+    BlackVIPClassifier,
+    Coordinator,
+    PaddingFrame,
+    PromptBasis,
+    ReprogrammingFrame,
+)
+from blackvip.exceptions import ImageError, PromptNotUsedWarning
+from blackvip.images import ImageFormat, to_uint8
 from blackvip.losses import Temperature, cross_entropy
 from blackvip.scorers import Ledger
 from blackvip.training import Batches, Objective, Plan
@@ -154,6 +164,43 @@ def test_batches_use_every_image_once_before_any_twice():
     for epoch in seen.reshape(4, 10):
         np.testing.assert_array_equal(np.sort(epoch), np.arange(5, 15))
     assert (seen[:10] != seen[10:20]).any()
+
+
+class OnMeta(ToyService):
+    """A model on a device from which nothing can be copied: a round trip of images is an error."""
+
+    takes_tensors, tensor_device = True, "meta"
+    n_on_device = 0
+
+    def __call__(self, images, class_prompts):
+        if images.device.type == "cpu":
+            return super().__call__(to_uint8(images), class_prompts)
+        self.n_on_device += len(images)
+        assert images.dtype == torch.float32
+        return np.random.default_rng(len(images)).normal(size=(len(images), len(class_prompts)))
+
+
+@pytest.mark.parametrize(
+    ("prompter", "optimizer"),
+    [
+        (PromptBasis(), "spsa-gc"),
+        (PromptBasis(), "cma-es"),
+        (Coordinator(), "spsa-gc"),
+        (PaddingFrame(), "spsa-gc"),
+        (ReprogrammingFrame(), "spsa-gc"),
+    ],
+)
+def test_images_of_a_step_are_drawn_on_the_scorers_device(prompter, optimizer):
+    X, y = make_stripes(n=24, n_classes=3)
+    service = OnMeta()
+    clf = BlackVIPClassifier(
+        service, list("abc"), prompter=prompter, optimizer=optimizer, a=0.01, c=0.01, max_queries=500, random_state=0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PromptNotUsedWarning)
+        clf.fit(X, y)
+    assert service.n_on_device > 200
+    assert clf.predict(X[:3]).shape == (3,)
 
 
 def test_the_next_rows_are_known_until_an_order_ends():

@@ -14,6 +14,8 @@ It may declare as attributes:
 - ``price_per_image``, in any currency;
 - ``takes_tensors = True``: images come as a float32 torch tensor (n, 3, height, width) in [0, 1], on the device where
   they were computed, and are not rounded to 8 bits;
+- ``tensor_device``, as torch names it: where the prompts of a training step are drawn then, so that its images need not
+  come from elsewhere;
 - ``answers(images, class_prompts)``, an iterator of ``(rows, scores)`` as answers come in, in any order: `rows` are
   indices into `images`, each of which comes once, and `scores` what a call would return for ``images[rows]``. It is
   then used instead of a call, gets all images at once, and makes what requests of them it likes. What was answered

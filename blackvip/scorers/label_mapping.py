@@ -114,6 +114,11 @@ class LabelMappedScorer(BaseEstimator):
         return getattr(self.score_fn, "takes_tensors", False)
 
     @property
+    def tensor_device(self) -> str:
+        """Where tensors are best made, as the score function declares."""
+        return getattr(self.score_fn, "tensor_device", "cpu")
+
+    @property
     def score_type(self) -> str:
         """What the scores are: probabilities where they are mixed, else what the score function declares."""
         mixed = isinstance(self.mapping, LabelMapping)

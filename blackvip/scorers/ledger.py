@@ -68,6 +68,8 @@ class Ledger:
         What the score function declares, in any currency.
     takes_tensors : bool
         Whether the score function takes float tensors instead of 8-bit images.
+    device : torch.device
+        Where it has them drawn.
     streams : bool
         Whether it has ``answers``, and so does best when it is asked for many images at once.
     seconds : float
@@ -105,6 +107,7 @@ class Ledger:
             getattr(score_fn, "price_per_image", None), "The price_per_image that the score function declares"
         )
         self.takes_tensors: bool = getattr(score_fn, "takes_tensors", False)
+        self.device = torch.device(getattr(score_fn, "tensor_device", "cpu") if self.takes_tensors else "cpu")
         self.on_queries = on_queries
         self.n_queries = 0
         self.seconds = 0.0

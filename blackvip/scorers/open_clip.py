@@ -115,6 +115,12 @@ class OpenCLIPScorer(BaseEstimator):
         """The most images in one call: `batch_size`."""
         return self.batch_size
 
+    @property
+    def tensor_device(self) -> str:
+        """Where images are best drawn: a GPU that has double precision, else the CPU."""
+        device = _device(self.device)
+        return "cpu" if device.type == "mps" else str(device)
+
     def __call__(self, images: np.ndarray | torch.Tensor, class_prompts: Sequence[str]) -> np.ndarray:
         """Logits of images for class prompts.
 

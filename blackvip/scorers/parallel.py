@@ -91,6 +91,11 @@ class ParallelScorer(PassesOn, BaseEstimator):
         """The most images in one call: `images_per_part`, or what the score function declares."""
         return self.images_per_part or super().images_per_call
 
+    @property
+    def tensor_device(self) -> str:
+        """The CPU: what is drawn goes to several workers, each with a device of its own."""
+        return "cpu"
+
     def __call__(self, images: Any, class_prompts: list[str]) -> Any:
         """The scores of all images, as the score function returns them."""
         rows: list[Any] = [None] * len(images)

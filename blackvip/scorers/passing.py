@@ -52,6 +52,11 @@ class PassesOn:
         """Whether images are float tensors, as the score function declares."""
         return getattr(self.score_fn, "takes_tensors", False)
 
+    @property
+    def tensor_device(self) -> str:
+        """Where tensors are best made, as the score function declares."""
+        return getattr(self.score_fn, "tensor_device", "cpu")
+
 
 def innermost(score_fn: Any) -> Any:
     """The score function behind those that only pass its answers on."""
