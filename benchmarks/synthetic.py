@@ -181,21 +181,13 @@ def known_rows() -> list[dict]:
             for path in sorted(RESULTS.glob(f"{service}_{name.replace(':', '-')}_seed*.jsonl")):
                 key = {"service": service, "set": name, "shots_seed": int(path.stem.rpartition("seed")[2])}
                 rows += [{**key, **row, "kind": "test"} for row in Comparison.load(path).rows]
-    last = {
-        tuple(
-            row.get(key)
-            for key in (
-                "service",
-                "set",
-                "method",
-                "kind",
-                "shots_seed",
-                *(("factor",) if row["kind"] == "choice" else ()),
-            )
-        ): row
-        for row in rows
-    }
-    return list(last.values())
+    return list({_what(row): row for row in rows}.values())
+
+
+def _what(row: dict) -> tuple:
+    """Which run a row is of."""
+    own = row["factor"] if row["kind"] == "choice" else row["shots_seed"]
+    return row["kind"], row["service"], row["set"], row["method"], own
 
 
 def some(rows: list[dict], **wanted) -> list[dict]:

@@ -460,7 +460,7 @@ class PromptBasis(Prompter):
         return prompts.unflatten(-1, features.shape[-3:])
 
     def grouped_prompts(self, candidates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        return self.prompts(candidates, features)
+        return self.prompts(candidates, features)  # whose products are of each group
 
 
 def _largest_around(pixels: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ from .step_images import StepImages
 
 __all__ = ["Batches", "Objective", "Plan", "TrainingResult", "train"]
 
-_CHUNK_BYTES = 64 * 2**20  # prompted images of one chunk of candidates, as float32
+_CHUNK_BYTES = 64 * 2**20  # prompts that are measured at once
 _CACHE_BYTES = 512 * 2**20  # features that are kept rather than computed again
 _ANSWERS_PER_IMAGE, _MOST_ANSWERS = 10, 4_000  # of the last steps, that a head is trained on
 _RMS_PIXELS = 16 * 48 * 48  # on which the size of a change of the prompts is measured, as far as 8 to 64 images go

@@ -23,14 +23,14 @@ from .contract import ScoreFunction, check_anything_given, check_scores
 from .formats import ScoreFormat
 from .label_texts import text_matches
 from .label_weights import LabelMapping, bayesian_weights, frequency_weights, label_counts
-from .passing import PassesOn
+from .passing import DeclaresAsInner, PassesOn
 
 __all__ = ["LabelMappedScorer", "LabelMapping", "learning_scorer"]
 
 _TOP_SHARE, _LEAST_TOP = 0.15, 5  # of the number of classes: an image's labels that BLM+ counts, and at least so many
 
 
-class LabelMappedScorer(BaseEstimator):
+class LabelMappedScorer(DeclaresAsInner, BaseEstimator):
     """A score function for classes, around a service that knows labels of its own.
 
     Parameters
@@ -99,30 +99,10 @@ class LabelMappedScorer(BaseEstimator):
         self.text_weight = text_weight
 
     @property
-    def images_per_call(self) -> int | None:
-        """The most images in one call, as the score function declares."""
-        return getattr(self.score_fn, "images_per_call", None)
-
-    @property
-    def price_per_image(self) -> float | None:
-        """What an image costs, as the score function declares, in any currency."""
-        return getattr(self.score_fn, "price_per_image", None)
-
-    @property
-    def takes_tensors(self) -> bool:
-        """Whether images are float tensors, as the score function declares."""
-        return getattr(self.score_fn, "takes_tensors", False)
-
-    @property
-    def tensor_device(self) -> str:
-        """Where tensors are best made, as the score function declares."""
-        return getattr(self.score_fn, "tensor_device", "cpu")
-
-    @property
     def score_type(self) -> str:
         """What the scores are: probabilities where they are mixed, else what the score function declares."""
         mixed = isinstance(self.mapping, LabelMapping)
-        return "probabilities" if mixed else getattr(self.score_fn, "score_type", "auto")
+        return "probabilities" if mixed else super().score_type
 
     @property
     def learns(self) -> bool:

@@ -7,30 +7,13 @@ from typing import Any, Self
 
 from ..identity import describe
 
-__all__ = ["PassesOn", "innermost", "service_identity"]
+__all__ = ["DeclaresAsInner", "PassesOn", "innermost", "service_identity"]
 
 
-class PassesOn:
-    """Base of score functions whose answers are those of their `score_fn`: what that one declares, they declare."""
+class DeclaresAsInner:
+    """Base of score functions that ask another one, their `score_fn`: what that one declares, they declare."""
 
     score_fn: Any
-
-    def around(self, score_fn: Any) -> Self:
-        """The same around another score function.
-
-        Parameters
-        ----------
-        score_fn : callable
-            What it asks instead of its own.
-
-        Returns
-        -------
-        twin : score function
-            It counts and keeps what this one does.
-        """
-        twin = copy.copy(self)
-        twin.score_fn = score_fn
-        return twin
 
     @property
     def images_per_call(self) -> int | None:
@@ -56,6 +39,27 @@ class PassesOn:
     def tensor_device(self) -> str:
         """Where tensors are best made, as the score function declares."""
         return getattr(self.score_fn, "tensor_device", "cpu")
+
+
+class PassesOn(DeclaresAsInner):
+    """Base of score functions whose answers are those of their `score_fn`."""
+
+    def around(self, score_fn: Any) -> Self:
+        """The same around another score function.
+
+        Parameters
+        ----------
+        score_fn : callable
+            What it asks instead of its own.
+
+        Returns
+        -------
+        twin : score function
+            It counts and keeps what this one does.
+        """
+        twin = copy.copy(self)
+        twin.score_fn = score_fn
+        return twin
 
 
 def innermost(score_fn: Any) -> Any:
