@@ -14,7 +14,7 @@ import services
 import torch
 
 from blackvip import compare
-from blackvip.comparison import METHODS
+from blackvip.comparison.methods import METHODS
 
 LEFT_OUT = ("blackvip-mae", "blackvip-in21k", "vp-white-box")  # they need downloads, and gradients
 

@@ -25,7 +25,7 @@ import time
 import numpy as np
 
 from blackvip import Comparison, compare, datasets, presets
-from blackvip.comparison import METHODS, make_method
+from blackvip.comparison.methods import METHODS, make_method
 from blackvip.scorers.open_clip import OpenCLIPScorer
 
 RESULTS = pathlib.Path("results") / "paper"

@@ -18,7 +18,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from blackvip import TimmEncoder, datasets
-from blackvip.comparison import METHODS
+from blackvip.comparison.methods import METHODS
 from blackvip.datasets.registry import find_data_set
 
 _SIDE = 32

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from reports import DOCS, cell, read_lines
 
 from blackvip import CMAES, BlackVIPClassifier, PromptBasis, PromptNotUsedWarning, presets
-from blackvip.images import to_uint8
+from blackvip.inputs.images import to_uint8
 
 CONTROLS = ("zero_shot", "calibrated_zero_shot", "local_probe", "fused_zero_shot")
 METHODS = {
@@ -53,7 +53,7 @@ def adapt(task, method, queries, seed, split):
         "accuracy": clf.score(X_test, y_test),
         "prompt_used": clf.prompt_used_,
         "seconds": round(seconds, 1),
-        **clf.score_controls(X_test, y_test),
+        **clf.score_baselines(X_test, y_test),
     }
 
 

@@ -25,7 +25,7 @@ from distributed import Client, LocalCluster
 
 from blackvip import BlackVIPClassifier, PromptNotUsedWarning
 from blackvip.scorers import Ledger
-from blackvip.scorers.parallel import spread
+from blackvip.scorers.parallel.scorer import spread
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
 from servers.running import running

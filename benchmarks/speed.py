@@ -33,14 +33,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from blackvip import BlackVIPClassifier, Coordinator, PromptBasis, TimmEncoder
-from blackvip.decoder import Decoder
-from blackvip.encoders import _network
-from blackvip.images import ImageFormat
+from blackvip.encoders.timm import network
+from blackvip.inputs.images import ImageFormat
 from blackvip.losses import Temperature
 from blackvip.optimizers import SPSAGC
+from blackvip.prompters.decoder import Decoder
 from blackvip.scorers.ledger import Ledger
 from blackvip.scorers.open_clip import OpenCLIPScorer
-from blackvip.training import Objective
+from blackvip.training.loop import Objective
 
 HERE = pathlib.Path(__file__).parent
 MODEL, ENCODER = "ViT-B-16", "vit_base_patch16_224"
@@ -119,7 +119,7 @@ class ReferenceLike:
     """A step as the reference makes it: the encoder, the decoder and the service for one candidate after the other."""
 
     def __init__(self, coordinator, scorer, images, y):
-        self.encoder, config = _network(ENCODER, False, "cpu")
+        self.encoder, config = network(ENCODER, False, "cpu")
         self.encoder_mean, self.encoder_std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
         self.decoder = torch_layers(coordinator.decoder_).train()
         self.n_trigger = coordinator.n_trigger_

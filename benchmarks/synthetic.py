@@ -26,9 +26,9 @@ from services import text_reader
 from small_clip import SIDE, TEMPLATE, digit_clip, split_digits
 
 from blackvip import Comparison, compare, datasets
-from blackvip.comparison import make_method
+from blackvip.comparison.methods import make_method
+from blackvip.comparison.presets import SEEDS, SHOTS
 from blackvip.datasets.digits import resized
-from blackvip.presets import SEEDS, SHOTS
 
 RESULTS = pathlib.Path("results") / "synthetic"
 SETS = ("biased_0.8", "biased_0.9", "loc_1:1", "loc_1:4")

@@ -1,11 +1,18 @@
 """Black-box visual prompting: adapt a vision service to a domain from its scores alone."""
 
 from . import datasets as datasets
-from .ares import AReSClassifier
+from ._version import __version__ as __version__
 from .classifier import BlackVIPClassifier
-from .comparison import Comparison, compare
+from .comparison import presets as presets
+from .comparison.ares import AReSClassifier
+from .comparison.compare import Comparison, compare
+from .comparison.white_box import WhiteBoxClassifier
 from .displays import ConfusionChangeDisplay, GainDisplay, PromptDisplay, QueryCurveDisplay
-from .encoders import PCAEncoder, ScratchEncoder, TimmEncoder
+from .encoders.cached import CachedEncoder
+from .encoders.histograms import GradientEncoder
+from .encoders.pca import PCAEncoder
+from .encoders.scratch import ScratchEncoder
+from .encoders.timm import TimmEncoder
 from .exceptions import (
     BlackVIPError,
     BudgetError,
@@ -21,22 +28,18 @@ from .exceptions import (
     PromptNotUsedWarning,
     ScoreError,
 )
-from .feature_cache import CachedEncoder
-from .frames import PaddingFrame, ReprogrammingFrame
-from .fusion import FusedHead
-from .gradients import GradientEncoder
-from .heads import CalibratedHead
+from .heads.base import CalibratedHead
+from .heads.fused import FusedHead
 from .model_selection import SearchCost, search_cost
 from .optimizers import CMAES, RGF, SPSA, SPSAGC, AdamSPSA, Subspace
 from .persistence import load
-from .planning import CostPlan
-from .prompters import Coordinator, PromptBasis
+from .prompters.basis import PromptBasis
+from .prompters.coordinator import Coordinator
+from .prompters.frames import PaddingFrame, ReprogrammingFrame
 from .scorers import CachedScorer, SharedBudget
+from .training.costs import CostPlan
 from .transformer import BlackVIPPrompter
 from .versions import show_versions
-from .white_box import WhiteBoxClassifier
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CMAES",

@@ -15,32 +15,34 @@ from sklearn.base import BaseEstimator, _fit_context, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 
-from .aside import Aside
-from .augmentation import AUGMENTATIONS, augmentation
-from .callbacks import CallbackSupportMixin
-from .checkpoint import replayed
 from .documentation import Documented, pipeline_block
-from .encoders import Encoder, TrainableEncoder, make_encoder
-from .evidence import Evidence, Free
+from .encoders.base import Encoder, TrainableEncoder
+from .encoders.by_name import make_encoder
 from .exceptions import BudgetError, FitInterruptedWarning, JournalError, PromptNotUsedWarning
-from .gains import signal_share
-from .guard import Validation, judged_rows, split_held_out
-from .images import Images
-from .labels import check_labels, class_indices, labels_of, training_weights
+from .heads.decision import ScoredImages, WithoutPrompt
+from .inputs.class_prompts import make_class_prompts
+from .inputs.images import Images
+from .inputs.labels import check_labels, class_indices, labels_of, training_weights
+from .inputs.reading import most_to_fit
+from .inputs.sources import select
 from .losses import LOSSES, Temperature
-from .monitoring import Monitor
 from .optimizers import CMAES, SPSA, SPSAGC, Optimizer
-from .planning import CostPlan, PreparedRun, cost_plan
 from .prediction import PromptedClassifier
-from .prompters import Prompter, make_prompter
-from .prompts import make_class_prompts
-from .reading import most_to_fit
+from .prompters.base import Prompter, make_prompter
+from .prompters.coordinator import Coordinator
 from .scorers import ScoreFormat, ScoreFunction, check_rate
-from .scorers.label_mapping import learning_scorer
+from .scorers.background import BackgroundThread
+from .scorers.checkpoint import replayed
+from .scorers.labels.scorer import learning_scorer
 from .scorers.ledger import Ledger
 from .scorers.replay import Replay
-from .sources import select
-from .training import Batches, Objective, Plan, TrainingResult, train
+from .training.augmentation import AUGMENTATIONS, augmentation
+from .training.callbacks import CallbackSupportMixin
+from .training.costs import CostPlan, Run, cost_plan
+from .training.gains import signal_share
+from .training.loop import Batches, Objective, Plan, TrainingResult, train
+from .training.monitoring import Monitor
+from .training.validation import Validation, judged_rows, split_held_out
 
 __all__ = ["BlackVIPClassifier"]
 
@@ -197,7 +199,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         With its state, from which `partial_fit` goes on.
     n_skipped_ : int
         Training images that were left out since they cannot be read.
-    controls_ : dict of str to JudgedHead
+    baselines_ : dict of str to HeadResult
         What was free: "zero_shot"; "calibrated_zero_shot", with a head on the scores; "local_probe", a linear
         classifier on the local encoder's features that asks no service; and "fused_zero_shot" of both.
     history_ : list of dict
@@ -248,7 +250,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
     >>> X = rng.uniform(0, 0.3, (80, 16, 16)) + np.where(y == "day", 0.15, 0)[:, None, None]
     >>> clf = BlackVIPClassifier(service, "a photo taken at {}", prompter="basis", max_queries=2000, random_state=0)
     >>> clf = clf.fit(X[::2], y[::2])
-    >>> clf.controls_["zero_shot"].accuracy
+    >>> clf.baselines_["zero_shot"].accuracy
     0.5
     >>> clf.score(X[1::2], y[1::2])
     1.0
@@ -256,7 +258,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
     True
     """
 
-    _evidence: Evidence
+    _scored: ScoredImages
     _rng: np.random.Generator
     history_: list[dict[str, Any]]
     n_iter_: int
@@ -411,10 +413,10 @@ shape (n, n_features); or sequence of images, paths or encoded files
         """
         if self.warm_start:
             self._refuse_checkpoint("warm_start=True goes")
-        goes_on = self.warm_start and hasattr(self, "optimizer_")
-        images, y, weights = self._training_set(X, y, sample_weight, self.classes_ if goes_on else None, goes_on)
+        resumes = self.warm_start and hasattr(self, "optimizer_")
+        images, y, weights = self._training_set(X, y, sample_weight, self.classes_ if resumes else None, resumes)
         with replayed(self, images, y, weights, _seed) as replay:
-            return self._train(images, y, weights, goes_on, budget=self.max_queries, earlier=None, replay=replay)
+            return self._train(images, y, weights, resumes, budget=self.max_queries, earlier=None, replay=replay)
 
     #: `classes` is an argument of `partial_fit`, not metadata that is routed.
     __metadata_request__partial_fit = {"classes": True}
@@ -446,16 +448,16 @@ shape (n, n_features); or sequence of images, paths or encoded files
             The estimator, trained further.
         """
         self._refuse_checkpoint("partial_fit goes")
-        goes_on = hasattr(self, "optimizer_")
-        if goes_on and classes is not None and not np.array_equal(np.unique(check_labels(classes)), self.classes_):
+        resumes = hasattr(self, "optimizer_")
+        if resumes and classes is not None and not np.array_equal(np.unique(check_labels(classes)), self.classes_):
             raise ValueError(
                 f"classes={np.unique(classes).tolist()} is not the same as on the last call to partial_fit, "
                 f"{self.classes_.tolist()}. Leave it out, or start anew with fit."
             )
-        known = self.classes_ if goes_on else classes
-        images, y, weights = self._training_set(X, y, sample_weight, known, goes_on)
-        budget = self.max_queries - (self.n_queries_ if goes_on else 0)
-        return self._train(images, y, weights, goes_on, budget, self._evidence if goes_on else None, one_pass=True)
+        known = self.classes_ if resumes else classes
+        images, y, weights = self._training_set(X, y, sample_weight, known, resumes)
+        budget = self.max_queries - (self.n_queries_ if resumes else 0)
+        return self._train(images, y, weights, resumes, budget, self._scored if resumes else None, one_pass=True)
 
     @_fit_context(prefer_skip_nested_validation=False)
     def plan(
@@ -530,9 +532,9 @@ shape (n, n_features); or sequence of images, paths or encoded files
         price = check_rate(price_per_image, "price_per_image")
         seconds = check_rate(seconds_per_image, "seconds_per_image")
         twin = self._twin_for_planning()
-        goes_on = twin.warm_start and hasattr(twin, "optimizer_")
-        images, y, weights = twin._training_set(X, y, sample_weight, twin.classes_ if goes_on else None, goes_on)
-        run = twin._prepared(images, y, weights, goes_on, budget=twin.max_queries)
+        resumes = twin.warm_start and hasattr(twin, "optimizer_")
+        images, y, weights = twin._training_set(X, y, sample_weight, twin.classes_ if resumes else None, resumes)
+        run = twin._prepared(images, y, weights, resumes, budget=twin.max_queries)
         ledger = run.objective.ledger
         with ledger:  # where the budget is shared, it must have as much left
             pass
@@ -568,7 +570,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         Returns
         -------
         accuracies : dict of str to float
-            On these images: of each of `controls_`; "prompt", of the service's own answers to prompted images; and
+            On these images: of each of `baselines_`; "prompt", of the service's own answers to prompted images; and
             "classifier", of this classifier.
 
         Raises
@@ -596,7 +598,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         >>> found["zero_shot"], found["classifier"]
         (0.5, 1.0)
         """
-        from .report import write_report
+        from .displays.report import write_report
 
         return write_report(self, path, X, y, n_examples)
 
@@ -613,13 +615,13 @@ shape (n, n_features); or sequence of images, paths or encoded files
         images: Images,
         y: np.ndarray,
         weights: np.ndarray,
-        goes_on: bool,
+        resumes: bool,
         budget: int,
         one_pass: bool = False,
         replay: Replay | None = None,
-    ) -> PreparedRun:
+    ) -> Run:
         """All that a run within `budget` images needs: `plan` counts it, and `_train` carries it out. Sends nothing."""
-        if goes_on:
+        if resumes:
             rng = self._rng
         else:
             rng = np.random.default_rng(_seed(self.random_state) if replay is None else replay.seed)
@@ -627,18 +629,20 @@ shape (n, n_features); or sequence of images, paths or encoded files
         # images -> features -> prompts
         optimizer = self._new_optimizer()
         adaptive = getattr(optimizer, "a", None) == "auto"
-        if goes_on:
+        if resumes:
             prompter, w = self.coordinator_, self.coordinator_.parameters_
             optimizer = self._continued(optimizer)
         else:
             sample = np.sort(rng.permutation(len(images))[: most_to_fit(self.image_format_)])
             pixels = images.pixels(sample)
-            prompter = make_prompter(self.prompter, self.encoder).fit_pixels(pixels)
+            prompter = make_prompter(
+                Coordinator(self.encoder) if self.prompter == "coordinator" else self.prompter
+            ).fit_pixels(pixels)
             self.probe_encoder_ = _frozen_encoder(self.local_encoder).fit_pixels(pixels)
             w = prompter.initial_parameters(rng)
 
         # prompts -> scores -> losses
-        ledger = self._ledger(budget, self._score_format if goes_on else None, self.score_fn, replay)
+        ledger = self._ledger(budget, self._score_format if resumes else None, self.score_fn, replay)
         temperature = Temperature(None if self.temperature == "auto" else float(self.temperature), self.loss)
         augment = None if self.augment is None else augmentation(self.augment, rng)
         objective = Objective(prompter, images, y, weights, ledger, self.prompt_scale, temperature, augment)
@@ -651,30 +655,30 @@ shape (n, n_features); or sequence of images, paths or encoded files
         pass_length = -(-len(rows) // batches.n_rows(optimizer)) if one_pass else None
         plan = Plan.make(optimizer, len(w), batches, validation.cost, budget - 2 * len(known), pass_length)
         self._check_budget(plan, len(known), budget, batches.n_rows_each(optimizer))
-        if not goes_on and not one_pass:
+        if not resumes and not one_pass:
             self._check_signal(plan, optimizer, len(w), len(known))
         if optimizer.started and not one_pass:
             optimizer.begin_run(plan.n_steps)
-        return PreparedRun(objective, optimizer, w, batches, validation, plan, rng, adaptive)
+        return Run(objective, optimizer, w, batches, validation, plan, rng, adaptive)
 
     def _train(
         self,
         images: Images,
         y: np.ndarray,
         weights: np.ndarray,
-        goes_on: bool,
+        resumes: bool,
         budget: int,
-        earlier: Evidence | None,
+        earlier: ScoredImages | None,
         one_pass: bool = False,
         replay: Replay | None = None,
     ) -> BlackVIPClassifier:
         """One run of training within `budget` images, from the start or from where the last run ended."""
-        prepared = self._prepared(images, y, weights, goes_on, budget, one_pass, replay)
+        prepared = self._prepared(images, y, weights, resumes, budget, one_pass, replay)
         objective, validation, ledger = prepared.objective, prepared.validation, prepared.objective.ledger
         known = validation.known
 
         # losses -> update; meanwhile, in a thread, what is free
-        with ledger, Monitor(self, objective, validation, prepared.plan) as monitor, Aside() as aside:
+        with ledger, Monitor(self, objective, validation, prepared.plan) as monitor, BackgroundThread() as aside:
             features = aside.submit(objective.encoded, self.probe_encoder_, known)
             objective.make_features(aside)  # in the same thread, which may find what that one has encoded
             try:
@@ -683,7 +687,9 @@ shape (n, n_features); or sequence of images, paths or encoded files
                 objective.temperature.learn(plain, y[known])
                 validation.set_start(plain)
                 unknown = np.full(plain.shape, np.nan)
-                evidence = Evidence(*of_known, validation.is_held_out, features.result(), plain, unknown).after(earlier)
+                evidence = ScoredImages(*of_known, validation.is_held_out, features.result(), plain, unknown).after(
+                    earlier
+                )
                 free = aside.submit(evidence.free, self.head, self.probe_encoder_.block_sizes_)
                 run = train(*prepared, monitor)
                 evidence.prompted[-len(known) :], error = self._completed_log_scores(run, validation, plain.shape)
@@ -710,17 +716,17 @@ shape (n, n_features); or sequence of images, paths or encoded files
             )
 
     def _training_set(
-        self, X: Any, y: Any, sample_weight: Any, classes: Any, goes_on: bool
+        self, X: Any, y: Any, sample_weight: Any, classes: Any, resumes: bool
     ) -> tuple[Images, np.ndarray, np.ndarray]:
         """Images, class indices and weights; sets `classes_`, `class_prompts_` and what reading X learns."""
         y = labels_of(X, y)
-        if not goes_on:
+        if not resumes:
             self.label_mapping_ = None
         weights = training_weights(sample_weight, self.class_weight, y)
         if not weights.all():
             used = np.flatnonzero(weights)
             X, y, weights = select(X, used), y[used], weights[used]
-        images, y = (self._open_images(X), y) if goes_on else self._learn_images(X, y)
+        images, y = (self._open_images(X), y) if resumes else self._learn_images(X, y)
         self.n_skipped_ = len(y) - len(images.kept)
         y, weights = y[images.kept], weights[images.kept]
         classes = np.unique(y if classes is None else check_labels(classes))
@@ -732,7 +738,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
 
     def _sk_visual_block_(self) -> Any:
         """The diagram of a notebook: what an image goes through."""
-        prompter = make_prompter(self.prompter, self.encoder)
+        prompter = make_prompter(Coordinator(self.encoder) if self.prompter == "coordinator" else self.prompter)
         service = getattr(self.score_fn, "__name__", type(self.score_fn).__name__)
         head = "softmax" if self.head is None else self.head
         return pipeline_block({"prompter": prompter, "service": f"service: {service}", "head": head})
@@ -815,13 +821,15 @@ shape (n, n_features); or sequence of images, paths or encoded files
                 return np.full(shape, np.nan), run.error or error
         return np.full(shape, np.nan), run.error
 
-    def _settle(self, evidence: Evidence, free: Free, validation: Validation, run: TrainingResult, added: bool) -> None:
+    def _settle(
+        self, evidence: ScoredImages, free: WithoutPrompt, validation: Validation, run: TrainingResult, added: bool
+    ) -> None:
         """Choose between the trained prompt and none, fit the head, and set what a fitted estimator has."""
         objective, block_sizes = validation.objective, self.probe_encoder_.block_sizes_
-        further = evidence.last(validation.known, *objective.recent_answers())
-        used, shipped = evidence.decide(free, self.head, self.guard, block_sizes, further)
-        self.controls_ = free.controls
-        self._evidence = evidence
+        last_answers = evidence.last(validation.known, *objective.recent_answers())
+        used, shipped = evidence.decide(free, self.head, self.guard, block_sizes, last_answers)
+        self.baselines_ = free.controls
+        self._scored = evidence
         self.coordinator_ = objective.frozen(run.w, self.prompt_scale if used else 0.0)
         self.coordinator_._adopt_reading(self)
         self.prompt_used_ = used

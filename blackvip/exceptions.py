@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sklearn.exceptions import ConvergenceWarning
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "PersistenceError",
     "PromptNotUsedWarning",
     "ScoreError",
+    "ServiceError",
 ]
 
 
@@ -39,6 +42,31 @@ class DatasetError(BlackVIPError):
 
 class ScoreError(BlackVIPError):
     """A score function returned something that is not one finite score per image and class."""
+
+
+class ServiceError(ScoreError):
+    """A service did not answer, or its answer is an error.
+
+    Parameters
+    ----------
+    message : str
+        One sentence.
+    retry : bool, default=False
+        Whether asking again may help.
+    retry_after : float or None, default=None
+        Seconds after which the service asks to be asked again; only where `retry` is True.
+    status : int or None, default=None
+        The HTTP status that came, or that would say the same. 429, too many requests, may come any number of times.
+    """
+
+    def __init__(self, message: str, retry: bool = False, retry_after: float | None = None, status: int | None = None):
+        super().__init__(message)
+        self.retry = retry
+        self.retry_after = retry_after
+        self.status = status
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.retry, self.retry_after, self.status)
 
 
 class BudgetError(BlackVIPError):

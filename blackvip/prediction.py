@@ -13,24 +13,25 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from .asking import Drawing, Encoding, answers_to, log_scores_of
-from .checkpoint import predictions_path
-from .encoders import Encoder
-from .fusion import FusedHead
-from .identity import describe
-from .images import Images
-from .judging import JudgedHead, head_inputs, log_proba_of
-from .labels import check_labels
+from .encoders.base import Encoder
+from .heads.fused import FusedHead
+from .heads.judging import HeadResult, head_inputs, log_proba_of
+from .inputs.images import Images
+from .inputs.labels import check_labels
+from .inputs.reading import ReadsImages, pixel_batches
+from .journal.identity import describe
+from .journal.predictions import PredictionsFile
 from .persistence import Saveable
-from .predictions import PredictionsFile
-from .progress import progress_bar
-from .prompters import Prompter
-from .reading import ReadsImages, pixel_batches
+from .prompters.base import Prompter
 from .scorers import CachedScorer, Ledger, ScoreFormat
+from .scorers.checkpoint import predictions_path
 from .scorers.formats import FLOOR
-from .scorers.label_mapping import LabelMapping, learning_scorer
-from .scorers.parallel import spread
+from .scorers.labels.mapping import LabelMapping
+from .scorers.labels.scorer import learning_scorer
+from .scorers.parallel.scorer import spread
 from .scorers.replay import Replay
+from .scorers.scoring import Drawing, Encoding, log_scores_of, score_images
+from .training.progress import progress_bar
 
 __all__ = ["PromptedClassifier"]
 
@@ -47,7 +48,7 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
     class_prompts_: list[str]
     coordinator_: Prompter
     head_: Any
-    controls_: dict[str, JudgedHead]
+    baselines_: dict[str, HeadResult]
     label_mapping_: LabelMapping | None = None
     score_type_: str
     score_floor_: float = FLOOR  # where a file has none
@@ -146,7 +147,7 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
         log_proba = self.predict_log_proba(X)
         return log_proba[:, 1] - log_proba[:, 0] if len(self.classes_) == 2 else log_proba
 
-    def score_controls(self, X: Any, y: Any) -> dict[str, float]:
+    def score_baselines(self, X: Any, y: Any) -> dict[str, float]:
         """Accuracies of what was free, on other images; bills one image each.
 
         Parameters
@@ -159,12 +160,12 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
         Returns
         -------
         accuracies : dict of str to float
-            Of each of `controls_`.
+            Of each of `baselines_`.
         """
         images, y = self._open_labelled(X, y)
-        hits = dict.fromkeys(self.controls_, 0)
+        hits = dict.fromkeys(self.baselines_, 0)
         for rows, plain, features in self._answers(images, np.arange(len(images)), encode=self._encode):
-            for name, control in self.controls_.items():
+            for name, control in self.baselines_.items():
                 hits[name] += int((self._labels_by(control.head, plain, features) == y[rows]).sum())
         return {name: n / len(images) for name, n in hits.items()}
 
@@ -197,9 +198,9 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
     def _answers(
         self, images: Images, rows: np.ndarray, draw: Drawing | None = None, encode: Encoding | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
-        """What the service answers to images, see `answers_to`."""
+        """What the service answers to images, see `score_images`."""
         with self._keeping() as score_fn, self._ledger(len(rows), self._score_format, score_fn) as ledger:
-            yield from answers_to(ledger, images, rows, draw, encode)
+            yield from score_images(ledger, images, rows, draw, encode)
 
     def _asked(self, images: Images, draws: Sequence[Drawing | None]) -> tuple[list[np.ndarray], Ledger]:
         """Log scores of images with each of several prompts drawn on them, and the ledger that has counted them."""

@@ -13,9 +13,9 @@ from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, proces
 from sklearn.utils.validation import check_is_fitted
 
 from .documentation import Documented
+from .inputs.reading import as_output
 from .persistence import Saveable
-from .prompters import Prompter
-from .reading import as_output
+from .prompters.base import Prompter
 
 __all__ = ["BlackVIPPrompter"]
 

@@ -13,9 +13,8 @@ HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # an example that finds no weights says so, and waits for no network
 
-import tqdm  # noqa: E402
-
 import blackvip.progress  # noqa: E402
+import tqdm  # noqa: E402
 
 # A bar that moves is no output of an example: its hundred states would all be printed.
 blackvip.progress.tqdm = functools.partial(tqdm.tqdm, file=open(os.devnull, "w"))  # noqa: SIM115

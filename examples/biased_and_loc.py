@@ -56,6 +56,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", PromptNotUsedWarning)
     clf.fit(X, y)
 print("Accuracy on Biased")
-for name, accuracy in clf.score_controls(X_test, y_test).items():
-    print(f"  {name:24s} {accuracy:.3f}   training images {clf.controls_[name].accuracy:.3f}")
+for name, accuracy in clf.score_baselines(X_test, y_test).items():
+    print(f"  {name:24s} {accuracy:.3f}   training images {clf.baselines_[name].accuracy:.3f}")
 print(f"  {'BlackVIP':24s} {clf.score(X_test, y_test):.3f}   prompt used: {clf.prompt_used_}")

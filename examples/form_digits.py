@@ -36,7 +36,7 @@ read = text_reader()
 X, y, X_test, y_test = load_forms(args.surface, seed=args.seed)
 
 # %%
-# Each prompter is trained within a budget of billed images. ``score_controls`` tells what was free. The table below
+# Each prompter is trained within a budget of billed images. ``score_baselines`` tells what was free. The table below
 # says, too, where a prompt is not used.
 
 results = []
@@ -49,7 +49,7 @@ for prompter in args.prompter:
         clf.fit(X, y)
     prompted = clf.coordinator_.transform(X_test)
     row = {"surface": args.surface, "prompter": prompter, "seed": args.seed, "billed_images": clf.n_queries_}
-    row |= clf.score_controls(X_test, y_test)
+    row |= clf.score_baselines(X_test, y_test)
     row["blackvip_prompt"] = float((read(prompted, clf.class_prompts_).argmax(axis=1) == y_test).mean())
     row["blackvip"] = clf.score(X_test, y_test)
     results.append((row, clf, time.perf_counter() - begin))

@@ -52,12 +52,12 @@ print(clf.plan(X, y, n_predict=1000))
 print(f"images sent so far: {n_sent}")
 
 # %%
-# Then it is fitted. ``score_controls`` tells what was free: the service as it is, with a calibrated head, a local probe
-# that asks no service, and the two together. So easy a task needs no prompt: a head on the service's scores, which
+# Then it is fitted. ``score_baselines`` has the results without a prompt: zero-shot, a calibrated head, a local
+# Then it is fitted. ``score_baselines`` has the results without a prompt: zero-shot, a calibrated head, a local probe
 # bills 60 images, is as good. Where a prompt does not help, a warning says so.
 
 clf.fit(X, y)
-for name, accuracy in clf.score_controls(X_test, y_test).items():
+for name, accuracy in clf.score_baselines(X_test, y_test).items():
     print(f"{name:24s} {accuracy:.3f}")
 print(f"{'BlackVIP':24s} {clf.score(X_test, y_test):.3f}")
 print(f"billed: {clf.n_queries_} images to fit, all told {n_sent}, for {n_sent * score_fn.price_per_image:.2f}")
@@ -66,7 +66,7 @@ print(f"billed: {clf.n_queries_} images to fit, all told {n_sent}, for {n_sent *
 # The paper's own setting has no head: then the service's scores have to become right by the prompt alone.
 
 clf.set_params(head=None).fit(X, y)
-print(f"without a head: zero-shot {clf.controls_['zero_shot'].accuracy:.3f}, prompted {clf.score(X_test, y_test):.3f}")
+print(f"without a head: zero-shot {clf.baselines_['zero_shot'].accuracy:.3f}, prompted {clf.score(X_test, y_test):.3f}")
 
 # %%
 # What a function must not return is an error that says what came back and what was expected.

@@ -35,7 +35,7 @@ clf = BlackVIPClassifier(
     service, "a photo taken at {}", prompter="coordinator", head=None, max_queries=4000, random_state=0
 )
 clf.fit(X, y)
-print(f"zero-shot {clf.score_controls(X_test, y_test)['zero_shot']:.3f}, prompted {clf.score(X_test, y_test):.3f}")
+print(f"zero-shot {clf.score_baselines(X_test, y_test)['zero_shot']:.3f}, prompted {clf.score(X_test, y_test):.3f}")
 
 # %%
 # ``save`` writes a file whose loading executes nothing, whoever made it. The service is never in it.

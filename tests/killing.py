@@ -78,7 +78,7 @@ def fit(service, checkpoint, folder):
     clf = make_classifier(service, checkpoint=checkpoint).fit(*make_stripes(n=24, n_classes=3, background=0.6))
     history = np.array([[row["n_queries"], row["loss"], row["step_norm"]] for row in clf.history_])
     arrays = {"w": clf.coordinator_.parameters_, "n_queries": np.array(clf.n_queries_), "history": history}
-    return {**arrays, "prompted": clf._evidence.prompted, "coef": clf.head_.coef_, "intercept": clf.head_.intercept_}
+    return {**arrays, "prompted": clf._scored.prompted, "coef": clf.head_.coef_, "intercept": clf.head_.intercept_}
 
 
 def predict(service, checkpoint, folder):

@@ -11,8 +11,8 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from blackvip import AReSClassifier, BudgetError, GradientEncoder, PCAEncoder, TimmEncoder
-from blackvip.ares import _reprogrammed
-from blackvip.slopes import features_of
+from blackvip.comparison.ares import _reprogrammed
+from blackvip.encoders.slopes import features_of
 
 
 @parametrize_with_checks([AReSClassifier(RowReader(), "{}", local_encoder="pca", epochs=2, random_state=0)])

@@ -7,10 +7,10 @@ import pytest
 from conftest import ToyService, make_stripes
 from sklearn import config_context, get_config
 
-from blackvip.aside import Aside, made_ahead
-from blackvip.asking import answers_to, log_scores_of
-from blackvip.images import ImageFormat
+from blackvip.inputs.images import ImageFormat
 from blackvip.scorers import Ledger
+from blackvip.scorers.background import BackgroundThread, prefetch
+from blackvip.scorers.scoring import log_scores_of, score_images
 
 PROMPTS = ["left", "right"]
 
@@ -56,7 +56,7 @@ def test_features_are_of_the_images_as_they_are():
     X, _ = make_stripes(n=100)
     _, images = ImageFormat.learn(X)
     ledger = Ledger(ToyService(), PROMPTS, score_type="logits")
-    parts = list(answers_to(ledger, images, np.arange(100), lambda pixels: 0 * pixels, lambda x: x.numpy()))
+    parts = list(score_images(ledger, images, np.arange(100), lambda pixels: 0 * pixels, lambda x: x.numpy()))
     np.testing.assert_array_equal(np.concatenate([rows for rows, _, _ in parts]), np.arange(100))
     np.testing.assert_array_equal(np.concatenate([features for _, _, features in parts]), images.pixels(slice(None)))
 
@@ -69,7 +69,7 @@ def test_a_portion_is_made_while_the_one_before_is_in_use():
             event.set()
             yield event
 
-    for event, after in zip(made_ahead(things()), [*begun[1:], None]):
+    for event, after in zip(prefetch(things()), [*begun[1:], None]):
         assert event.is_set()
         assert after is None or after.wait(10)
 
@@ -79,7 +79,7 @@ def test_an_error_of_what_is_made_comes_in_its_place():
         yield 1
         raise ValueError("no second")
 
-    ahead = made_ahead(things())
+    ahead = prefetch(things())
     assert next(ahead) == 1
     with pytest.raises(ValueError, match="no second"):
         next(ahead)
@@ -104,11 +104,11 @@ def test_a_data_set_is_read_by_one_thread_at_a_time():
 
     X, _ = make_stripes(n=40)
     _, images = ImageFormat.learn(Touchy(list(X)))
-    with Aside() as aside:
+    with BackgroundThread() as aside:
         other = aside.submit(images.pixels, slice(None))
         np.testing.assert_array_equal(images.pixels(slice(None)), other.result())
 
 
 def test_what_is_done_aside_has_the_configuration_of_who_asks():
-    with Aside() as aside, config_context(assume_finite=True):
+    with BackgroundThread() as aside, config_context(assume_finite=True):
         assert aside.submit(get_config).result()["assume_finite"]

@@ -10,7 +10,7 @@ from sklearn.base import clone
 
 import blackvip
 from blackvip import BlackVIPClassifier, Coordinator, PaddingFrame, PCAEncoder
-from blackvip.augmentation import _crop, crop_and_flip
+from blackvip.training.augmentation import _crop, crop_and_flip
 
 
 def test_crops_are_as_large_and_as_wide_as_they_shall_be():

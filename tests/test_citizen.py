@@ -51,7 +51,7 @@ def test_weights_move_losses_heads_and_controls(stripes):
     good = np.r_[np.full(10, 1e-3), np.ones(30)]
     plain = make_classifier().fit(X, y)
     weighted = make_classifier().fit(X, y, sample_weight=good)
-    assert weighted.controls_["zero_shot"].accuracy > 0.99 > 0.8 > plain.controls_["zero_shot"].accuracy
+    assert weighted.baselines_["zero_shot"].accuracy > 0.99 > 0.8 > plain.baselines_["zero_shot"].accuracy
     assert weighted.predict_proba(X[10:])[np.arange(30), y[10:]].mean() > 0.9
     assert plain.predict_proba(X[10:])[np.arange(30), y[10:]].mean() < 0.8
     scaled = make_classifier().fit(X, y, sample_weight=np.full(40, 7.0))
@@ -117,8 +117,8 @@ def test_partial_fit_goes_on_within_one_budget():
         assert [row["n_iter"] for row in clf.history_] == list(range(1, clf.n_iter_ + 1))
         # Of all calls so far, but for the prompted training images at the end of the last.
         assert clf.history_[-1]["n_queries"] == clf.n_queries_ - 24
-        assert len(clf.controls_["zero_shot"].losses) == 24 * (seed + 1)
-        accuracies.append(clf.controls_["calibrated_zero_shot"].accuracy)
+        assert len(clf.baselines_["zero_shot"].losses) == 24 * (seed + 1)
+        accuracies.append(clf.baselines_["calibrated_zero_shot"].accuracy)
     assert accuracies[-1] > 0.9
 
 

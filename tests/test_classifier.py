@@ -58,7 +58,7 @@ def test_a_prompt_is_learned_where_the_service_is_blinded(prompter, a):
     X_test, y_test = make_stripes(n=90, n_classes=3, side=12, background=0.6, seed=1)
     service = ToyService(gain=10, glare=0.7)
     clf = make_classifier(service, prompter=prompter, head=None, max_queries=12_000, a=a, c=0.1).fit(X, y)
-    assert clf.score_controls(X_test, y_test)["zero_shot"] < 0.5
+    assert clf.score_baselines(X_test, y_test)["zero_shot"] < 0.5
     assert clf.prompt_used_
     assert clf.score(X_test, y_test) > 0.9
     few = max(1, len(clf.history_) // 10)
@@ -71,8 +71,8 @@ def test_a_head_repairs_permuted_scores(stripes):
     swapped = lambda images, prompts: ToyService()(images, prompts)[:, ::-1]
     auto = make_classifier(swapped).fit(X, y)
     assert auto.score(X, y) == 1
-    assert auto.controls_["zero_shot"].accuracy < 0.5
-    assert auto.controls_["calibrated_zero_shot"].accuracy > 0.9
+    assert auto.baselines_["zero_shot"].accuracy < 0.5
+    assert auto.baselines_["calibrated_zero_shot"].accuracy > 0.9
 
 
 def test_a_useless_prompt_is_not_used_and_said_so(stripes):
@@ -91,7 +91,7 @@ def test_a_useless_prompt_is_not_used_and_said_so(stripes):
 def test_a_service_without_a_fault_is_left_alone(stripes):
     X, y = stripes
     clf = make_classifier(ToyService(gain=1000)).fit(X, y)  # so sure that its loss is exactly zero
-    assert clf.controls_["zero_shot"].log_loss == 0
+    assert clf.baselines_["zero_shot"].log_loss == 0
     assert clf.termination_reason_ == "budget"
     assert clf.score(X, y) == 1
 
@@ -162,7 +162,7 @@ def test_a_fused_head_falls_back_where_a_class_has_one_image(head, stripes):
     one = np.r_[0, np.flatnonzero(y == 1)]  # one image of class 0
     clf = make_classifier(ToyService(), **CHEAP, head=head).fit(X[one], y[one])
     assert type(clf.head_) is CalibratedHead
-    assert set(clf.controls_) == {"zero_shot", "calibrated_zero_shot"}
+    assert set(clf.baselines_) == {"zero_shot", "calibrated_zero_shot"}
     assert clf.predict_proba(X).shape == (40, 2)
 
 
@@ -185,14 +185,14 @@ def test_controls_are_what_score_controls_scores(stripes):
     service = ToyService(glare=0.7)
     clf = make_classifier(service, **CHEAP).fit(X, y)
     before = service.n_images
-    scored = clf.score_controls(X, y)
+    scored = clf.score_baselines(X, y)
     assert service.n_images == before + len(X)
-    assert set(scored) == set(clf.controls_)
+    assert set(scored) == set(clf.baselines_)
     assert set(scored) == {"zero_shot", "calibrated_zero_shot", "local_probe", "fused_zero_shot"}
     plain = service(X, clf.class_prompts_)
     features = GradientEncoder().fit(X).transform(X)
     inputs = {"local_probe": features, "fused_zero_shot": np.hstack([plain, features])}
-    for name, control in clf.controls_.items():
+    for name, control in clf.baselines_.items():
         assert scored[name] == (control.head.predict(inputs.get(name, plain)) == y).mean(), name
 
 
@@ -203,7 +203,7 @@ def test_a_service_that_is_sure_of_wrong_answers_is_not_silenced():
     X, y = make_stripes(n=60, n_classes=3, side=12, background=0.6)
     service = ToyService(gain=500, glare=0.7)
     clf = make_classifier(service, head=None, max_queries=6_000).fit(X, y)
-    assert clf.controls_["zero_shot"].accuracy < 0.5
+    assert clf.baselines_["zero_shot"].accuracy < 0.5
     assert clf.score(X, y) > 0.9
 
 
@@ -538,7 +538,7 @@ def test_of_many_images_a_share_is_scored_before_and_after_and_all_train(monkeyp
     assert plan.controls.images == 40
     clf.fit(X, y)
     assert clf.n_queries_ == service.n_images == plan.fit.images
-    assert len(clf.controls_["zero_shot"].losses) == 40
+    assert len(clf.baselines_["zero_shot"].losses) == 40
     sent = np.concatenate([images for images, _ in service.calls])
     assert len({image.tobytes() for image in sent[:40]} & {image.tobytes() for image in X}) == 40
     assert sum(row["n_queries"] - before["n_queries"] for before, row in zip(clf.history_, clf.history_[1:])) > 120

@@ -16,7 +16,7 @@ from sklearn.model_selection import GridSearchCV
 
 from blackvip import BlackVIPClassifier
 from blackvip.scorers import Ledger, SharedBudget
-from blackvip.scorers.parallel import spread
+from blackvip.scorers.parallel.scorer import spread
 
 pytestmark = pytest.mark.slow
 
@@ -99,7 +99,7 @@ def classifier(score_fn, **parameters):
 
 def assert_same_fit(found, expected):
     np.testing.assert_array_equal(found.coordinator_.parameters_, expected.coordinator_.parameters_)
-    np.testing.assert_array_equal(found._evidence.prompted, expected._evidence.prompted)
+    np.testing.assert_array_equal(found._scored.prompted, expected._scored.prompted)
     np.testing.assert_array_equal(found.head_.coef_, expected.head_.coef_)
     assert found.history_ == expected.history_
     assert found.n_queries_ == expected.n_queries_

@@ -11,9 +11,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 
 from blackvip import AReSClassifier, BlackVIPClassifier, BlackVIPError, Comparison, compare
-from blackvip.methods import METHODS, make_method
-from blackvip.scorers.label_mapping import LabelMappedScorer
-from blackvip.white_box import WhiteBoxClassifier
+from blackvip.comparison.methods import METHODS, make_method
+from blackvip.comparison.white_box import WhiteBoxClassifier
+from blackvip.scorers.labels.scorer import LabelMappedScorer
 
 FAST_ARES = AReSClassifier(None, local_encoder="pca", prime_epochs=20, epochs=2)
 COLUMNS = {
@@ -66,7 +66,7 @@ def test_controls_come_from_one_fit(service, data):
 def test_controls_are_those_of_the_classifier(service, data):
     X, y, X_test, y_test = data
     clf = BlackVIPClassifier(service, "{}", max_queries=200, random_state=0, verbose=0).fit(X, y)
-    expected = clf.score_controls(X_test, y_test)
+    expected = clf.score_baselines(X_test, y_test)
     rows = by_method(compared(["zero-shot", "calibrated", "local-probe", "fused"], service, data))
     names = {"zero-shot": "zero_shot", "calibrated": "calibrated_zero_shot", "fused": "fused_zero_shot"}
     assert {name: rows[name]["accuracy"] for name in names} == {name: expected[key] for name, key in names.items()}
@@ -352,7 +352,7 @@ class TestResults:
         assert service.n_images == 0
 
     def test_one_comparison_at_a_time(self, service, data, tmp_path):
-        from blackvip.results import ResultsFile
+        from blackvip.comparison.results import ResultsFile
 
         with ResultsFile(tmp_path / "r.jsonl", {}), pytest.raises(BlackVIPError, match="in use"):
             compared(self.METHODS, service, data, results=tmp_path / "r.jsonl")

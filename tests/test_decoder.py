@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from blackvip.decoder import Decoder, n_stages_for, split_moments
+from blackvip.encoders.cells import n_stages_for, split_moments
+from blackvip.prompters.decoder import Decoder
 
 
 def reference_decoder(n_channels, widths, groups):

@@ -117,7 +117,7 @@ class TestQueryCurve:
             checked = [line for line in display.axes_[int(metric == "loss")].get_lines() if line.get_ls() == "None"][-1]
             assert list(checked.get_ydata()) == list(rows_of(clf, f"validation_{metric}"))
         drawn = {name: line.get_ydata()[0] for name, line in display.control_lines_["accuracy"].items()}
-        assert drawn == {name: control.accuracy for name, control in clf.controls_.items()}
+        assert drawn == {name: control.accuracy for name, control in clf.baselines_.items()}
         assert_within_the_figure(display.figure_)
 
     def test_the_zero_shot_loss_is_the_lowest_over_temperatures(self, clf, service, data):
@@ -152,7 +152,7 @@ class TestQueryCurve:
     def test_words(self, clf):
         text = QueryCurveDisplay.from_estimator(clf).describe()
         assert text.startswith(f"{clf.n_iter_} steps, up to {clf.history_[-1]['n_queries']:,d} billed images.")
-        assert f"zero-shot {clf.controls_['zero_shot'].accuracy:.2f}" in text
+        assert f"zero-shot {clf.baselines_['zero_shot'].accuracy:.2f}" in text
         assert f"on held-out images from {rows_of(clf, 'validation_loss')[0]:.2f}" in text
 
     def test_refuses_what_it_cannot_show(self, clf, service, data):

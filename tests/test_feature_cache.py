@@ -18,9 +18,9 @@ from blackvip import (
     PCAEncoder,
     PromptBasis,
     TimmEncoder,
-    encoders,
-    feature_cache,
 )
+from blackvip.encoders import cached as feature_cache
+from blackvip.encoders import timm
 
 NETWORK = TimmEncoder("test_resnet.r160_in1k", pretrained=False)
 
@@ -34,7 +34,7 @@ def empty(monkeypatch):
 def passes():
     """The number of images in each forward pass of the network."""
     NETWORK.fit_pixels(torch.zeros(1, 3, 8, 8))  # it is loaded
-    model, _ = encoders._network(NETWORK.model_name, NETWORK.pretrained, NETWORK.device)
+    model, _ = timm.network(NETWORK.model_name, NETWORK.pretrained, NETWORK.device)
     counts = []
     hook = model.register_forward_pre_hook(lambda module, inputs: counts.append(len(inputs[0])))
     yield counts

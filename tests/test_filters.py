@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from blackvip.filters import filtered, gaussian
+from blackvip.encoders.filters import filtered, gaussian
 
 
 @pytest.mark.parametrize("size", [(9, 14), (3, 40), (1, 1)])  # also smaller than the filter

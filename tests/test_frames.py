@@ -7,8 +7,8 @@ from PIL import Image
 
 import blackvip
 from blackvip import BlackVIPClassifier, PaddingFrame, ReprogrammingFrame
-from blackvip.images import to_uint8
-from blackvip.persistence.format import PersistenceError
+from blackvip.exceptions import PersistenceError
+from blackvip.inputs.images import to_uint8
 from blackvip.prompters import prompted
 
 FRAMES = [PaddingFrame(), ReprogrammingFrame()]

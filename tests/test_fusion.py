@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 import blackvip.persistence.schema  # noqa: F401  # fills the kinds
 from blackvip import CalibratedHead, FusedHead, PersistenceError
-from blackvip.fusion import _Stack, _stack_loss
+from blackvip.heads.fused import _Stack, _stack_loss
 from blackvip.persistence.fields import Object, Reading, Writing
 
 K = 4

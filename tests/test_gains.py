@@ -5,11 +5,19 @@ import pytest
 from conftest import ToyService, make_stripes
 
 from blackvip import SPSA, SPSAGC, PromptBasis
-from blackvip.gains import BUDGET_SHARE, adapt_step_size, find_a, gain_cost, is_annealed, noise_tolerance, set_gains
-from blackvip.images import ImageFormat
+from blackvip.inputs.images import ImageFormat
 from blackvip.losses import Temperature
 from blackvip.scorers import Ledger
-from blackvip.training import Batches, Objective, Plan
+from blackvip.training.gains import (
+    BUDGET_SHARE,
+    adapt_step_size,
+    find_a,
+    gain_cost,
+    is_annealed,
+    noise_tolerance,
+    set_gains,
+)
+from blackvip.training.loop import Batches, Objective, Plan
 
 
 class Count:

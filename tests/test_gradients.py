@@ -7,7 +7,7 @@ import torch
 import blackvip
 from blackvip import Coordinator, GradientEncoder, PCAEncoder
 from blackvip.encoders import make_encoder
-from blackvip.gradients import _descriptors
+from blackvip.encoders.histograms import _descriptors
 
 COARSE, FINE, COLOUR = GradientEncoder().block_sizes_
 

@@ -9,14 +9,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from blackvip import BlackVIPClassifier, CalibratedHead, FusedHead, PromptNotUsedWarning
-from blackvip.controls import fit_controls
-from blackvip.evidence import Evidence
-from blackvip.guard import Validation, judged_rows, prompt_helps, split_held_out
 from blackvip.heads import ServiceHead
-from blackvip.judging import choose_head as choose_weighted_head
-from blackvip.judging import head_inputs
-from blackvip.judging import judge as judge_weighted
+from blackvip.heads.baselines import fit_baselines
+from blackvip.heads.decision import ScoredImages, prompt_helps
+from blackvip.heads.judging import choose_head as choose_weighted_head
+from blackvip.heads.judging import head_inputs
+from blackvip.heads.judging import judge as judge_weighted
 from blackvip.losses import Temperature, cross_entropy
+from blackvip.training.validation import Validation, judged_rows, split_held_out
 
 
 def scores_with(separation, n=90, n_classes=3, seed=0):
@@ -156,21 +156,21 @@ def test_a_class_of_one_image_gets_no_head_of_its_own_accord():
 def test_controls():
     plain, y = scores_with(1.0)
     features = np.random.default_rng(1).normal(size=(90, 5))
-    controls = fit_controls(plain[:, [1, 2, 0]], features, y, np.ones(90), (3, 2))
+    controls = fit_baselines(plain[:, [1, 2, 0]], features, y, np.ones(90), (3, 2))
     assert list(controls) == ["zero_shot", "calibrated_zero_shot", "local_probe", "fused_zero_shot"]
     assert controls["zero_shot"].accuracy == (plain[:, [1, 2, 0]].argmax(1) == y).mean()
     assert controls["calibrated_zero_shot"].accuracy > controls["zero_shot"].accuracy + 0.2
     assert controls["local_probe"].accuracy < 0.5
     assert controls["fused_zero_shot"].accuracy > controls["zero_shot"].accuracy + 0.2
     assert (controls["local_probe"].head.n_features_in_, controls["fused_zero_shot"].head.n_features_in_) == (5, 8)
-    helpful = fit_controls(plain, features_with(2, y), y, np.ones(90), BLOCKS)
+    helpful = fit_baselines(plain, features_with(2, y), y, np.ones(90), BLOCKS)
     assert helpful["local_probe"].accuracy > 0.8
     one_of_a_class = np.where(np.arange(90) == 5, 1, 0)
-    assert list(fit_controls(plain, features, one_of_a_class, np.ones(90), (3, 2))) == [
+    assert list(fit_baselines(plain, features, one_of_a_class, np.ones(90), (3, 2))) == [
         "zero_shot",
         "calibrated_zero_shot",
     ]
-    assert list(fit_controls(plain, features, np.zeros(90, dtype=int), np.ones(90), (3, 2))) == ["zero_shot"]
+    assert list(fit_baselines(plain, features, np.zeros(90, dtype=int), np.ones(90), (3, 2))) == ["zero_shot"]
 
 
 @pytest.mark.parametrize(("fraction", "sizes"), [(0.25, [4, 2, 0]), (0.0, [0, 0, 0]), (0.5, [8, 4, 1])])
@@ -284,7 +284,7 @@ def test_evidence_decides_for_a_prompt_and_its_own_head(better, guard):
     good, _ = scores_with(4.0)
     plain, prompted = (bad, good) if better else (good, bad)
     prompted = prompted if better is not None else np.full_like(prompted, np.nan)  # not scored, as after an error
-    evidence = Evidence(y, np.ones(90), np.arange(90) % 4 == 0, features_with(1.0, y), plain, prompted)
+    evidence = ScoredImages(y, np.ones(90), np.arange(90) % 4 == 0, features_with(1.0, y), plain, prompted)
     for head, name in ((None, "zero_shot"), ("calibrated", "calibrated_zero_shot"), ("fused", "fused_zero_shot")):
         free = evidence.free(head, BLOCKS)
         used, shipped = evidence.decide(free, head, guard, BLOCKS)

@@ -12,8 +12,8 @@ from servers.shared import PROMPTS, Own, make_images, scorer_of
 from blackvip import BlackVIPClassifier
 from blackvip.exceptions import ScoreError
 from blackvip.scorers.http import HTTPScorer, ServiceError
+from blackvip.scorers.http.json_bodies import parse_json
 from blackvip.scorers.http.retrying import RetryPolicy
-from blackvip.scorers.http.strict_json import parse_json
 
 
 @pytest.fixture(scope="module")

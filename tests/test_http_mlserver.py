@@ -15,7 +15,7 @@ from servers.running import DIRECT
 from servers.shared import PROMPTS, make_images
 
 from blackvip.scorers.http import HTTPScorer, KServe, ServiceError
-from blackvip.scorers.http.kserve import _Tensor
+from blackvip.scorers.http.protocols.kserve import _Tensor
 
 ROOT = pathlib.Path(__file__).parents[1]
 PYTHON = ROOT / ".venv" / "mlserver" / "bin" / "python"  # of its own: it wants other releases than ours

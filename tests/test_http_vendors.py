@@ -20,7 +20,7 @@ from servers.vendors import CLARIFAI, GOOGLE, KEY, LABELS, running_moto, running
 
 from blackvip.scorers import Ledger
 from blackvip.scorers.http import Clarifai, GoogleVision, HTTPScorer, Rekognition, ServiceError
-from blackvip.scorers.label_mapping import LabelMappedScorer
+from blackvip.scorers.labels.scorer import LabelMappedScorer
 
 IMAGES = make_images(5)
 EXPECTED = [dict(zip(LABELS, row)) for row in stripe_scores(IMAGES, len(LABELS)).tolist()]

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from blackvip.identity import describe, differences, is_secret, name_of
+from blackvip.journal.identity import describe, differences, is_secret, name_of
 
 
 def test_descriptions_are_json_and_tell_values_apart():

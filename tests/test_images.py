@@ -11,8 +11,8 @@ from PIL import Image
 from torchvision import transforms
 
 from blackvip.exceptions import ImageError, ImagesResizedWarning, ImagesSkippedWarning
-from blackvip.images import ImageFormat, to_uint8
-from blackvip.sources import holds_flattened_rows
+from blackvip.inputs.images import ImageFormat, to_uint8
+from blackvip.inputs.sources import holds_flattened_rows
 
 
 @pytest.fixture

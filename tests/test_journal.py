@@ -13,9 +13,9 @@ import pytest
 from joblib import Parallel, delayed
 
 from blackvip import JournalError
-from blackvip import journal as journal_module
-from blackvip.journal import KEY_BYTES, Journal
-from blackvip.records import HEAD_BYTES, MAX_RECORD_BYTES
+from blackvip.journal import journal as journal_module
+from blackvip.journal.journal import KEY_BYTES, Journal
+from blackvip.journal.records import HEAD_BYTES, MAX_RECORD_BYTES
 
 IDENTITY = {"parameters": {"a": 0.1}, "images": "ab"}
 HEADER = 16  # bytes before the first record
@@ -220,7 +220,7 @@ def test_a_second_journal_in_this_process_is_refused(path):
 
 HOLD = """
 import sys, time
-from blackvip.journal import Journal
+from blackvip.journal.journal import Journal
 journal = Journal(sys.argv[1], {"parameters": {"a": 0.1}, "images": "ab"})
 print("held", flush=True)
 time.sleep(600)

@@ -15,11 +15,11 @@ from sklearn.linear_model import LogisticRegression
 from blackvip import BlackVIPClassifier
 from blackvip.exceptions import ClassPromptError, PromptNotUsedWarning, ScoreError
 from blackvip.scorers import Ledger, ScoreFormat, SharedBudget
-from blackvip.scorers.answers import answers_of
+from blackvip.scorers.answers import scores_of
 from blackvip.scorers.cached import CachedScorer
-from blackvip.scorers.label_mapping import LabelMappedScorer, LabelMapping, learning_scorer
-from blackvip.scorers.label_texts import text_matches
-from blackvip.scorers.label_weights import bayesian_weights, frequency_weights, label_counts
+from blackvip.scorers.labels.mapping import LabelMapping, bayesian_weights, frequency_weights, label_counts
+from blackvip.scorers.labels.scorer import LabelMappedScorer, learning_scorer
+from blackvip.scorers.labels.texts import text_matches
 
 NAN = np.nan
 
@@ -305,7 +305,7 @@ class Halves:
 
 def test_answers_are_passed_on_as_they_come():
     scorer = LabelMappedScorer(Halves(), mapping="text")
-    pieces = list(answers_of(scorer, IMAGES, [CAT, DOG]))
+    pieces = list(scores_of(scorer, IMAGES, [CAT, DOG]))
     assert [rows.tolist() for rows, _ in pieces] == [[3, 4, 5], [0, 1, 2]]
     scores = scorer(IMAGES, [CAT, DOG])
     np.testing.assert_allclose(scores[:, 0], IMAGES.mean(axis=(1, 2, 3)) / 255)
@@ -393,7 +393,7 @@ def test_a_classifier_is_trained_on_it(how):
         clf.fit(X, y)
     assert service.n_images - n_before == clf.n_queries_ <= 500
     assert clf.score_type_ == "probabilities"
-    assert clf.controls_["zero_shot"].accuracy > 0.6
+    assert clf.baselines_["zero_shot"].accuracy > 0.6
     assert clf.score(*bright_images(seed=1)) > 0.9
 
 

@@ -363,7 +363,7 @@ def test_a_prompt_is_trained_on_it_with_images_that_stay_tensors(checkpoints):
     assert sum(map(len, scorer.seen)) == clf.n_queries_ <= 400
     assert max(map(len, scorer.seen)) <= 16
     assert all(isinstance(images, torch.Tensor) and images.dtype == torch.float32 for images in scorer.seen)
-    log_proba = clf.controls_["zero_shot"].held_out  # of the images as they are
+    log_proba = clf.baselines_["zero_shot"].held_out  # of the images as they are
     images = torch.from_numpy(X).permute(0, 3, 1, 2).float()
     expected = softmax(scorer(images, clf.class_prompts_), axis=1)
     np.testing.assert_allclose(np.exp(log_proba), expected, atol=1e-4)

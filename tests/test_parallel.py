@@ -15,9 +15,9 @@ from sklearn.model_selection import GridSearchCV
 from blackvip import BlackVIPClassifier
 from blackvip.scorers import CachedScorer, LabelMappedScorer, Ledger, ParallelScorer, SharedBudget
 from blackvip.scorers.http import HTTPScorer, KServe
-from blackvip.scorers.known import KnownAnswers
-from blackvip.scorers.parallel import spread
-from blackvip.scorers.parcels import Parcel
+from blackvip.scorers.known import PaidAnswers
+from blackvip.scorers.parallel.packing import PickledScorer
+from blackvip.scorers.parallel.scorer import spread
 
 PROMPTS = ["one", "two", "three"]
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 6, 9, 3), np.uint8)
@@ -98,7 +98,7 @@ def fitted(score_fn, **parameters):
 
 def assert_same_fit(found, expected):
     np.testing.assert_array_equal(found.coordinator_.parameters_, expected.coordinator_.parameters_)
-    np.testing.assert_array_equal(found._evidence.prompted, expected._evidence.prompted)
+    np.testing.assert_array_equal(found._scored.prompted, expected._scored.prompted)
     np.testing.assert_array_equal(found.head_.coef_, expected.head_.coef_)
     assert found.history_ == expected.history_
     assert found.n_queries_ == expected.n_queries_
@@ -252,7 +252,7 @@ def test_what_asks_concurrently_by_itself_is_left_alone():
         assert spread(scorer, None, None) is scorer
         assert spread(CachedScorer(scorer, "never made"), None, None).score_fn is scorer
         assert isinstance(spread(ParallelScorer(scorer), None, None), ParallelScorer)  # as its user wishes
-        known = KnownAnswers(IMAGES, stripe_means(IMAGES, PROMPTS))  # which asks nobody
+        known = PaidAnswers(IMAGES, stripe_means(IMAGES, PROMPTS))  # which asks nobody
         assert spread(known, None, None) is known
 
 
@@ -303,22 +303,22 @@ def test_what_cannot_be_sent_is_refused_before_anything_is():
 
 def test_a_parcel_is_unpacked_once_and_sent_where_it_lacks(tmp_path):
     log = tmp_path / "loads"
-    small, large = Parcel.of(Lazy(log)), Parcel.of(Lazy(log, os.urandom(2**17)))
+    small, large = PickledScorer.of(Lazy(log)), PickledScorer.of(Lazy(log, os.urandom(2**17)))
     assert small.for_every_task is small
     assert large.for_every_task.content is None
     assert len({small.token, large.token}) == 2
     for parcel in (small, small, large, large.for_every_task):
-        with parcel.lent() as score_fn:
+        with parcel.borrow() as score_fn:
             score_fn(IMAGES[:2], PROMPTS)
     assert len(lines_of(log)) == 2
-    with pytest.raises(KeyError), Parcel("another", None).lent():
+    with pytest.raises(KeyError), PickledScorer("another", None).borrow():
         pass
-    with small.lent() as one, small.lent() as other:  # at a time
+    with small.borrow() as one, small.borrow() as other:  # at a time
         assert one is not other
     for number in range(4):
-        with Parcel.of(Lazy(log, bytes([number]))).lent():
+        with PickledScorer.of(Lazy(log, bytes([number]))).borrow():
             pass
-    with pytest.raises(KeyError), large.for_every_task.lent():  # it has made room
+    with pytest.raises(KeyError), large.for_every_task.borrow():  # it has made room
         pass
 
 

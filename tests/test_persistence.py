@@ -87,7 +87,7 @@ def test_a_loaded_classifier_is_the_saved_one(parameters, tmp_path):
     np.testing.assert_array_equal(same.predict_proba(X), clf.predict_proba(X))
     assert same.history_ == clf.history_
     assert (same.n_queries_, same.termination_reason_) == (clf.n_queries_, clf.termination_reason_)
-    assert same.score_controls(X, Y) == clf.score_controls(X, Y)
+    assert same.score_baselines(X, Y) == clf.score_baselines(X, Y)
     given = clf.get_params(deep=False)
     for name, value in same.get_params(deep=False).items():
         if not hasattr(value, "get_params") and name != "random_state":
@@ -395,7 +395,7 @@ def fitted_of(document):
 
 
 def control_of(document, name):
-    return fitted_of(document)["controls_"][name]["params"]["head"]
+    return fitted_of(document)["baselines_"][name]["params"]["head"]
 
 
 def rename(header, old, new):
@@ -454,7 +454,7 @@ def rename(header, old, new):
         (lambda h, d: fitted_of(d).update(n_features_in_=7), "n_features_in_ is 7"),
         (lambda h, d: fitted_of(d).update(n_iter_=1), "but 1 were made"),
         (lambda h, d: fitted_of(d)["history_"][0].update(secret=1), "secret"),
-        (lambda h, d: fitted_of(d)["controls_"].update(mine=1), "mine"),
+        (lambda h, d: fitted_of(d)["baselines_"].update(mine=1), "mine"),
         (lambda h, d: control_of(d, "local_probe")["params"].update(n_scores=2), "n_scores=2; expected 0"),
         (lambda h, d: control_of(d, "fused_zero_shot")["params"].update(n_scores=0), "n_scores=0; expected 2"),
         (lambda h, d: fitted_of(d)["probe_encoder_"]["fitted"].update(n_features_out_=7), "n_features_out_ is 7"),

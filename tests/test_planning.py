@@ -19,7 +19,7 @@ from blackvip import (
     ScoreError,
     SharedBudget,
 )
-from blackvip.planning import Cost
+from blackvip.training.costs import Cost
 
 pytestmark = pytest.mark.filterwarnings("ignore::blackvip.PromptNotUsedWarning")
 

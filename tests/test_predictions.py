@@ -117,7 +117,7 @@ def test_any_head_has_a_fingerprint(tmp_path):
 def test_two_processes_do_not_write_one_table(fitted, tmp_path):
     path = tmp_path / "p.csv"
     holding = (
-        "import sys; from blackvip.predictions import PredictionsFile\n"
+        "import sys; from blackvip.journal.predictions import PredictionsFile\n"
         f"with PredictionsFile({str(path)!r}, ['0'], ['a', 'b'], 'm'): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", holding], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

@@ -19,7 +19,7 @@ from blackvip import (
     encoders,
     presets,
 )
-from blackvip.methods import make_method
+from blackvip.comparison.methods import make_method
 
 #: Epochs, beta, gamma, c and p_eps as the paper's table has them.
 TABLE = """
@@ -175,7 +175,7 @@ def test_each_method_learns(parameters, service, n_steps, share_left):
         service(gain=12, glare=1.0), "{}", **parameters, max_queries=16 + n_steps * per_step, random_state=0, verbose=0
     ).fit(X, y)
     assert clf.n_iter_ == n_steps
-    assert clf.controls_["zero_shot"].accuracy == 0.5
+    assert clf.baselines_["zero_shot"].accuracy == 0.5
     loss = np.array([row["loss"] for row in clf.history_])
     assert loss[-20:].mean() < share_left * loss[:5].mean()
 

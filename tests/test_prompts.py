@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from blackvip import ClassPromptError
-from blackvip.prompts import make_class_prompts
+from blackvip.inputs.class_prompts import make_class_prompts
 
 
 def test_sequence_is_taken_in_order():

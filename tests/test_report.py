@@ -132,7 +132,7 @@ class TestContent:
         X, y = test_data
         own = clf.score_fn(clf.coordinator_.transform(X), clf.class_prompts_).argmax(axis=1)
         expected = {
-            **clf.score_controls(X, y),
+            **clf.score_baselines(X, y),
             "prompt": np.mean(clf.classes_[own] == y),
             "classifier": clf.score(X, y),
         }
@@ -142,7 +142,7 @@ class TestContent:
         for row, share in zip(rows, expected.values()):
             interval = binomtest(round(share * len(y)), len(y)).proportion_ci(method="wilson")
             assert row[2] == f"{interval.low:.3f}–{interval.high:.3f}"
-        held_out = [control.accuracy for control in clf.controls_.values()]
+        held_out = [control.accuracy for control in clf.baselines_.values()]
         assert [float(row[3]) for row in rows if row[3]] == pytest.approx(held_out, abs=5e-4)
         assert [row[4] for row in rows if row[0] == "local probe"] == ["0"]
 
@@ -168,7 +168,7 @@ class TestContent:
     def test_warns_where_a_control_is_better_here(self, clf, tmp_path):
         """On noise, whose labels are what the local probe says."""
         X = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3), dtype=np.uint8)
-        probe = clf.controls_["local_probe"].head
+        probe = clf.baselines_["local_probe"].head
         y = clf._labels_by(probe, np.empty((40, 0)), clf._features(clf._open_images(X)))
         found = clf.report(tmp_path / "fit.html", X, y)
         assert found["local_probe"] == 1 > found["classifier"]
@@ -210,7 +210,7 @@ class TestContent:
         from matplotlib import rcParams
 
         from blackvip import GainDisplay
-        from blackvip.report import _picture
+        from blackvip.displays.report import _picture
 
         display = GainDisplay.from_estimator(clf)
         plain = _picture(display, "", "")["source"]
@@ -221,7 +221,7 @@ class TestContent:
             assert _picture(display, "", "")["source"] != plain
 
     def test_examples_are_of_all_kinds_in_turn(self):
-        from blackvip.report import _examples, _Results
+        from blackvip.displays.report import _examples, _Results
 
         y = np.zeros(9, int)
         before, after = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1]), np.array([0, 0, 0, 0, 1, 0, 0, 1, 1])

@@ -25,8 +25,8 @@ from blackvip import (
     ScoreError,
     SharedBudget,
 )
-from blackvip.checkpoint import predictions_path
-from blackvip.journal import Journal
+from blackvip.journal.journal import Journal
+from blackvip.scorers.checkpoint import predictions_path
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::blackvip.PromptNotUsedWarning"),
@@ -66,7 +66,7 @@ def same_fit(clf, other):
     return (
         clf.history_ == other.history_
         and np.array_equal(clf.coordinator_.parameters_, other.coordinator_.parameters_)
-        and np.array_equal(clf._evidence.prompted, other._evidence.prompted, equal_nan=True)
+        and np.array_equal(clf._scored.prompted, other._scored.prompted, equal_nan=True)
         and np.array_equal(*proba)
         and clf.prompt_used_ == other.prompt_used_
         and (clf.n_queries_, clf.n_iter_, clf.a_, clf.c_) == (other.n_queries_, other.n_iter_, other.a_, other.c_)
@@ -169,7 +169,7 @@ def test_a_service_that_never_says_the_same_is_remembered_answer_by_answer(journ
     X, y = make_stripes(n=6, n_classes=3, background=0.6)
     X, y = X[[0, 1, 2] * 8], y[[0, 1, 2] * 8]  # equal images get answers of their own
     clf = make_classifier(MoodyService(0), checkpoint=journal).fit(X, y)
-    assert len(np.unique(clf._evidence.plain, axis=0)) == 24
+    assert len(np.unique(clf._scored.plain, axis=0)) == 24
     service = MoodyService(1)
     assert same_fit(make_classifier(service, checkpoint=journal).fit(X, y), clf)
     assert service.n_images == 0
@@ -191,7 +191,7 @@ def test_ctrl_c_and_callbacks_end_a_fit_and_the_next_one_goes_on(data, journal):
     relent.__qualname__, relent.__module__ = "ToyService", "conftest"
     clf.set_params(score_fn=relent).fit(*data)
     assert clf.termination_reason_ == "interrupted"
-    assert np.isfinite(clf._evidence.prompted).all()
+    assert np.isfinite(clf._scored.prompted).all()
     stopped = make_classifier(service, checkpoint=journal).set_callbacks(StopAfter(4)).fit(*data)
     assert (stopped.termination_reason_, stopped.n_iter_) == ("callback", 4)
     last = blinded()
@@ -308,7 +308,7 @@ def test_an_answer_that_breaks_the_contract_is_not_kept(data, journal):
         with pytest.raises(ScoreError, match=message):
             make_classifier(broken, checkpoint=journal).fit(*data)
     clf = make_classifier(blinded(), checkpoint=journal).fit(*data)
-    assert np.isfinite(clf._evidence.plain).all()
+    assert np.isfinite(clf._scored.plain).all()
 
 
 class Drifting(PromptBasis):
@@ -459,7 +459,7 @@ def test_predictions_are_kept_and_cost_nothing_again(data, journal):
     np.testing.assert_array_equal(clf.predict_proba(X[::-1]), proba[::-1])
     np.testing.assert_array_equal(clone(clf).set_params(score_fn=service).fit(*data).predict_proba(X), proba)
     assert service.n_images - before == 150
-    assert clf.score_controls(X, np.arange(150) % 3) == plain.score_controls(X, np.arange(150) % 3)
+    assert clf.score_baselines(X, np.arange(150) % 3) == plain.score_baselines(X, np.arange(150) % 3)
     assert predictions_path(journal) == journal.with_name("run.journal.predictions")
     assert predictions_path(journal).exists()
 

@@ -19,8 +19,8 @@ from torchvision.datasets import FakeData, ImageFolder
 
 from blackvip import BlackVIPClassifier
 from blackvip.exceptions import ImageError
-from blackvip.images import ImageFormat
-from blackvip.sources import ItemSource, holds_flattened_rows, open_source, select
+from blackvip.inputs.images import ImageFormat
+from blackvip.inputs.sources import ItemSource, holds_flattened_rows, open_source, select
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 

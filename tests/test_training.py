@@ -19,10 +19,10 @@ from blackvip import (
     ReprogrammingFrame,
 )
 from blackvip.exceptions import ImageError, PromptNotUsedWarning
-from blackvip.images import ImageFormat, to_uint8
+from blackvip.inputs.images import ImageFormat, to_uint8
 from blackvip.losses import Temperature, cross_entropy
 from blackvip.scorers import Ledger
-from blackvip.training import Batches, Objective, Plan
+from blackvip.training.loop import Batches, Objective, Plan
 
 
 def make_objective(prompter=None, temperature=1.0, weights=None):

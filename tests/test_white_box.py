@@ -10,8 +10,8 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from blackvip import Coordinator, PaddingFrame, PromptBasis, ReprogrammingFrame, WhiteBoxClassifier
+from blackvip.comparison.white_box import differentiable
 from blackvip.scorers.open_clip import OpenCLIPScorer
-from blackvip.white_box import differentiable
 
 
 class StripeReader(torch.nn.Module):

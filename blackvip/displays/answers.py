@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import softmax
 
-from ..asking import Drawing
-from ..images import Images
+from ..inputs.images import Images
 from ..scorers.contract import check_scores
+from ..scorers.scoring import Drawing
 
 __all__ = ["Answers", "ask", "log_scores_of"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.metrics import confusion_matrix
 from sklearn.utils.validation import check_consistent_length
 
-from ..labels import check_labels
+from ..inputs.labels import check_labels
 from .answers import ask
 from .drawing import BETTER, WIDTH, WORSE, Display, check_fitted, counted, listed, shortened
 

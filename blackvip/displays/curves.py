@@ -23,10 +23,10 @@ from .drawing import (
     shortened,
 )
 
-__all__ = ["CONTROL_NAMES", "QueryCurveDisplay"]
+__all__ = ["BASELINE_NAMES", "QueryCurveDisplay"]
 
 #: What the controls are called in pictures and reports.
-CONTROL_NAMES = {
+BASELINE_NAMES = {
     "zero_shot": "zero-shot",
     "calibrated_zero_shot": "calibrated zero-shot",
     "local_probe": "local probe",
@@ -118,7 +118,7 @@ class QueryCurveDisplay(Display):
         name : str or None, default=None
             Of the fit, in the legend.
         controls : bool, default=True
-            Whether to draw what was free: the accuracies of `controls_`, which for heads are those by cross-validation;
+            Whether to draw what was free: the accuracies of `baselines_`, cross-validated for heads;
             and the loss of the zero-shot service at the temperature that suits it.
         ax : matplotlib Axes, array-like of them, or None, default=None
             Where to draw, see `plot`.
@@ -209,7 +209,7 @@ class QueryCurveDisplay(Display):
             if len(checks):
                 sentence += f", and on held-out images from {checks[0]:.2f} to {checks[-1]:.2f}"
             free = [
-                f"{CONTROL_NAMES.get(name, name)} {value:.2f}"
+                f"{BASELINE_NAMES.get(name, name)} {value:.2f}"
                 for name, value in (self.controls or {}).get(metric, {}).items()
             ]
             sentences.append(sentence + (f"; for comparison: {listed(free)}" if free else ""))
@@ -247,7 +247,7 @@ class QueryCurveDisplay(Display):
         known = panel.get_legend_handles_labels()[1]
         lines = {}
         for name, value in (self.controls or {}).get(metric, {}).items():
-            label = CONTROL_NAMES.get(name, name)
+            label = BASELINE_NAMES.get(name, name)
             label = f"_{label}" if label in known else label  # matplotlib leaves it out of the legend
             style = {"ls": _DASHES.get(name, "--"), "color": NEUTRAL, "zorder": 1.5}  # behind the curves
             lines[name] = panel.axhline(value, lw=1.2, label=label, **style)
@@ -256,11 +256,11 @@ class QueryCurveDisplay(Display):
 
 def _free_figures(estimator: Any) -> dict[str, dict[str, float]]:
     """The accuracy of each control, and the loss of the zero-shot service as training measures it."""
-    evidence = estimator._evidence
+    evidence = estimator._scored
     temperature = Temperature(None if estimator.temperature == "auto" else float(estimator.temperature), estimator.loss)
     losses = temperature.best_losses(evidence.plain, evidence.y)
     return {
-        "accuracy": {name: control.accuracy for name, control in estimator.controls_.items()},
+        "accuracy": {name: control.accuracy for name, control in estimator.baselines_.items()},
         "loss": {"zero_shot": float(np.average(losses, weights=evidence.weights))},
     }
 

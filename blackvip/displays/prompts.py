@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..images import to_uint8
-from ..labels import check_labels
+from ..inputs.images import to_uint8
+from ..inputs.labels import check_labels
 from .answers import ask, log_scores_of, probabilities
 from .drawing import BETTER, NEUTRAL, WIDTH, WORSE, Display, check_fitted, counted, panels, shortened
 

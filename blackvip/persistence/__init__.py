@@ -13,6 +13,7 @@ from typing import Any
 
 from sklearn.utils.validation import check_is_fitted
 
+from .._version import __version__
 from ..exceptions import PersistenceError
 from .format import decode, encode, expect, read, write
 
@@ -145,7 +146,6 @@ def load(path: Path, score_fn: Any = None) -> Any:
 
 def _dump(estimator: Any) -> bytes:
     """The bytes of a file."""
-    from .. import __version__
     from .fields import Writing
     from .schema import MODEL
 

@@ -13,20 +13,24 @@ import torch
 from sklearn.frozen import FrozenEstimator
 
 from ..classifier import BlackVIPClassifier
-from ..decoder import n_stages_for
-from ..encoders import Encoder, PCAEncoder, ScratchEncoder, TimmEncoder
-from ..evidence import Evidence
-from ..feature_cache import CachedEncoder, digest_of
-from ..frames import PaddingFrame, ReprogrammingFrame
-from ..fusion import FusedHead
-from ..gradients import GradientEncoder
-from ..heads import CalibratedHead, ServiceHead
-from ..images import ImageFormat
-from ..judging import JudgedHead
+from ..encoders.base import Encoder
+from ..encoders.cached import CachedEncoder, digest_of
+from ..encoders.cells import n_stages_for
+from ..encoders.histograms import GradientEncoder
+from ..encoders.pca import PCAEncoder
+from ..encoders.scratch import ScratchEncoder
+from ..encoders.timm import TimmEncoder
+from ..heads.base import CalibratedHead, ServiceHead
+from ..heads.decision import ScoredImages
+from ..heads.fused import FusedHead
+from ..heads.judging import HeadResult
+from ..inputs.images import ImageFormat
 from ..optimizers import CMAES, RGF, SPSA, SPSAGC, AdamSPSA, Subspace
-from ..prompters import Coordinator, PromptBasis
+from ..prompters.basis import PromptBasis
+from ..prompters.coordinator import Coordinator
+from ..prompters.frames import PaddingFrame, ReprogrammingFrame
 from ..scorers.formats import FLOOR
-from ..scorers.label_weights import LabelMapping
+from ..scorers.labels.mapping import LabelMapping
 from ..transformer import BlackVIPPrompter
 from .fields import (
     BOOL,
@@ -421,8 +425,8 @@ KINDS["FusedHead"] = Kind(
     },
     finish=_finish_fused,
 )
-KINDS["JudgedHead"] = Kind(
-    JudgedHead,
+KINDS["HeadResult"] = Kind(
+    HeadResult,
     params={
         "head": Object(*HEADS),
         "held_out": _IMAGES_BY_CLASSES,
@@ -431,8 +435,8 @@ KINDS["JudgedHead"] = Kind(
         "weights": _WEIGHTS,
     },
 )
-KINDS["Evidence"] = Kind(
-    Evidence,
+KINDS["ScoredImages"] = Kind(
+    ScoredImages,
     params={
         "y": Array(("n_images",), "int64", low=0),
         "weights": _WEIGHTS,
@@ -543,7 +547,7 @@ KINDS["Subspace"] = Kind(
 
 
 def _finish_classifier(clf: BlackVIPClassifier) -> None:
-    n_classes, evidence = len(clf.classes_), clf._evidence
+    n_classes, evidence = len(clf.classes_), clf._scored
     height, width = clf.image_format_.height, clf.image_format_.width
     _check_reading(clf)
     expect(n_classes >= 2 and np.array_equal(np.unique(clf.classes_), clf.classes_), "classes_ are not sorted, or few")
@@ -563,10 +567,10 @@ def _finish_classifier(clf: BlackVIPClassifier) -> None:
     expect(evidence.plain.shape[1] == n_classes and n_images > 0, "the evidence is not of these classes")
     expect(int(evidence.y.max()) < n_classes, "the evidence has a class that there is not")
     _check_head(clf.head_, n_classes, clf.probe_encoder_, 0 if _is_probe(clf.head_) else n_classes)
-    for name, control in clf.controls_.items():
+    for name, control in clf.baselines_.items():
         n_scores = 0 if name == "local_probe" else n_classes
         _check_head(control.head, n_classes, clf.probe_encoder_, n_scores)
-        expect(control.held_out.shape == (n_images, n_classes), f"controls_ has another number of images in {name}")
+        expect(control.held_out.shape == (n_images, n_classes), f"baselines_ has another number of images in {name}")
     state = vars(clf.optimizer_).get("state")
     n_parameters = clf.coordinator_.n_parameters_
     expect(state is None or len(state["w"]) == n_parameters, f"optimizer_ has not {n_parameters} parameters")
@@ -622,12 +626,12 @@ KINDS["BlackVIPClassifier"] = Kind(
         "head_": Object(*HEADS),
         "optimizer_": Object(*OPTIMIZERS, fitted="maybe"),
         "n_skipped_": _COUNT,
-        "controls_": Record(
+        "baselines_": Record(
             {
-                "zero_shot": Object("JudgedHead"),
-                "calibrated_zero_shot": Maybe(Object("JudgedHead")),
-                "local_probe": Maybe(Object("JudgedHead")),
-                "fused_zero_shot": Maybe(Object("JudgedHead")),
+                "zero_shot": Object("HeadResult"),
+                "calibrated_zero_shot": Maybe(Object("HeadResult")),
+                "local_probe": Maybe(Object("HeadResult")),
+                "fused_zero_shot": Maybe(Object("HeadResult")),
             }
         ),
         "history_": ListOf(
@@ -653,7 +657,7 @@ KINDS["BlackVIPClassifier"] = Kind(
         "label_mapping_": Maybe(OneOf(NONE, Object("LabelMapping"))),  # files of the first release have none
         "seconds_per_image_": Maybe(OneOf(NONE, number(low=0))),
         "probe_encoder_": Object(*FROZEN_ENCODERS),
-        "_evidence": Object("Evidence"),
+        "_scored": Object("ScoredImages"),
         "_rng": Generator(),
         **_READING,
     },

@@ -4,12 +4,13 @@ from .answers import report_not_sent
 from .cached import CachedScorer
 from .contract import ScoreFunction, check_rate, check_scores
 from .formats import ScoreFormat
-from .label_mapping import LabelMappedScorer, LabelMapping
+from .labels.mapping import LabelMapping
+from .labels.scorer import LabelMappedScorer
 from .ledger import Ledger
 from .noise import score_noise
 from .open_clip import OpenCLIPScorer
-from .parallel import ParallelScorer
-from .shared import Lease, SharedBudget
+from .parallel.scorer import ParallelScorer
+from .shared_budget import Lease, SharedBudget
 
 __all__ = [
     "CachedScorer",

@@ -10,16 +10,16 @@ import numpy as np
 
 from ..exceptions import ScoreError
 
-__all__ = ["IMAGES_PER_CALL", "Metered", "answers_of", "report_not_sent"]
+__all__ = ["IMAGES_PER_CALL", "Metered", "scores_of", "report_not_sent"]
 
 IMAGES_PER_CALL = 64  #: Where neither the user nor the score function says how many.
 
-Piece = tuple[np.ndarray, Any]  # rows, and their scores as the score function returned them
+Scored = tuple[np.ndarray, Any]  # rows, and their scores as the score function returned them
 
 
-def answers_of(
+def scores_of(
     score_fn: Any, images: Any, class_prompts: Sequence[str], images_per_call: int | None = None
-) -> Generator[Piece]:
+) -> Generator[Scored]:
     """What a score function answers, in pieces of (rows, scores): by its ``answers``, or else call by call.
 
     Parameters
@@ -58,7 +58,7 @@ def answers_of(
         report_not_sent(len(images) - n_sent)
 
 
-def _checked(pieces: Any, n_images: int) -> Iterator[Piece]:
+def _checked(pieces: Any, n_images: int) -> Iterator[Scored]:
     open_rows = np.ones(n_images, bool)
     try:
         for rows, scores in pieces:
@@ -110,7 +110,7 @@ class Metered:
     Parameters
     ----------
     pieces : iterator of (rows, scores)
-        As of `answers_of`.
+        As of `scores_of`.
 
     Attributes
     ----------
@@ -125,7 +125,7 @@ class Metered:
     def __iter__(self) -> Metered:
         return self
 
-    def __next__(self) -> Piece:
+    def __next__(self) -> Scored:
         return self._counted(lambda: next(self._pieces))
 
     def close(self) -> None:

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from ..journal import Journal
-from .answers import Metered, Piece, answers_of, report_not_sent
+from ..journal.journal import Journal
+from .answers import Metered, Scored, report_not_sent, scores_of
 from .contract import ScoreFunction, check_scores
-from .passing import PassesOn, service_identity
 from .replay import ContentKeys
+from .wrappers import ScorerWrapper, service_identity
 
 __all__ = ["CachedScorer"]
 
 _IDENTITY = {"kind": "cache of answers"}
 
 
-class CachedScorer(PassesOn, BaseEstimator):
+class CachedScorer(ScorerWrapper, BaseEstimator):
     """A score function that keeps its answers in a file, and asks for nothing twice.
 
     It is a score function itself and takes the place of the one it wraps. An answer is found by the service, the class
@@ -74,7 +74,7 @@ class CachedScorer(PassesOn, BaseEstimator):
             scores[rows] = found
         return scores
 
-    def answers(self, images: Any, class_prompts: list[str]) -> Iterator[Piece]:
+    def answers(self, images: Any, class_prompts: list[str]) -> Iterator[Scored]:
         """Answers as they come: first those of the cache, and then the others, of equal images once.
 
         Parameters
@@ -107,7 +107,7 @@ class CachedScorer(PassesOn, BaseEstimator):
         unknown, alike = list(rows_of), list(rows_of.values())
         report_not_sent(len(images) - len(known) - len(unknown))
         journal.check_usable()
-        pieces = Metered(answers_of(self.score_fn, images[np.array([rows[0] for rows in alike])], class_prompts))
+        pieces = Metered(scores_of(self.score_fn, images[np.array([rows[0] for rows in alike])], class_prompts))
         try:
             for answered, answer in pieces:
                 scores = check_scores(answer, len(answered), class_prompts, self.score_type)

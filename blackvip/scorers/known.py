@@ -8,10 +8,10 @@ import numpy as np
 
 from ..exceptions import BudgetError
 
-__all__ = ["KnownAnswers"]
+__all__ = ["PaidAnswers"]
 
 
-class KnownAnswers:
+class PaidAnswers:
     """A score function that knows the log scores of some images, and asks no service.
 
     Parameters

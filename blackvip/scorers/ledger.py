@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from ..exceptions import BudgetError
-from ..images import to_uint8
-from .answers import IMAGES_PER_CALL, Metered, answers_of
+from ..inputs.images import to_uint8
+from .answers import IMAGES_PER_CALL, Metered, scores_of
 from .contract import ScoreFunction, check_anything_given, check_rate, check_scores
 from .formats import SCORE_TYPES, ScoreFormat
-from .label_weights import LabelMapping
-from .replay import Recalled, Replay
+from .labels.mapping import LabelMapping
+from .replay import JournalHit, Replay
 
 __all__ = ["Ledger"]
 
@@ -228,12 +228,12 @@ class Ledger:
                 self._call(images, rows, scores, recalled)
         return scores
 
-    def _call(self, images: Sent, rows: np.ndarray, scores: np.ndarray, recalled: Recalled | None) -> None:
+    def _call(self, images: Sent, rows: np.ndarray, scores: np.ndarray, recalled: JournalHit | None) -> None:
         """Send ``images[rows]``, and put what comes back into these rows of `scores`."""
         part = images if len(rows) == len(images) else images[rows]
         leased = len(rows) if len(rows) <= self._leased else 0  # what is beyond the lease is set aside by itself
         send = self._send if leased else self.score_fn
-        pieces = Metered(answers_of(send, part, self.class_prompts, self._part))
+        pieces = Metered(scores_of(send, part, self.class_prompts, self._part))
         n_free = 0
         self.n_queries += len(rows)
         self._leased -= leased

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..exceptions import JournalError
-from ..journal import Journal
+from ..journal.journal import Journal
 
-__all__ = ["ContentKeys", "Recalled", "Replay"]
+__all__ = ["ContentKeys", "JournalHit", "Replay"]
 
 
 class ContentKeys:
@@ -43,7 +43,7 @@ class ContentKeys:
         return keys
 
 
-class Recalled(NamedTuple):
+class JournalHit(NamedTuple):
     """What a journal knows of some images.
 
     Attributes
@@ -92,7 +92,7 @@ class Replay:
         self._asked: Counter[bytes] = Counter()
         self._records: set[int] = set()  # of which anything was recalled
 
-    def recall(self, images: Any, class_prompts: Sequence[str]) -> Recalled:
+    def recall(self, images: Any, class_prompts: Sequence[str]) -> JournalHit:
         """What is known of images that are asked for.
 
         Parameters
@@ -123,7 +123,7 @@ class Replay:
         if not known.all():
             self._check_path()
             self.journal.check_usable()
-        return Recalled(keys, scores, known, max(0, n_billed))
+        return JournalHit(keys, scores, known, max(0, n_billed))
 
     def keep(self, keys: Sequence[bytes], scores: np.ndarray, n_free: int) -> None:
         """Write down answers that came, of which `n_free` were not billed; they are on disk when this returns."""

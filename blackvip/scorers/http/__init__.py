@@ -9,16 +9,17 @@ except ImportError as error:
         name=error.name,
     ) from error
 
-from .adapter import Adapter, Request, ServiceError
-from .clarifai import Clarifai
+from ...exceptions import ServiceError
+from .adapter import Adapter, Request
 from .encoding import media_type, to_base64
-from .google_vision import GoogleVision
-from .hugging_face import HuggingFaceClassifier, HuggingFaceZeroShot
-from .kserve import KServe
-from .rekognition import Rekognition
+from .protocols.clarifai import Clarifai
+from .protocols.google_vision import GoogleVision
+from .protocols.hugging_face import HuggingFaceClassifier, HuggingFaceZeroShot
+from .protocols.kserve import KServe
+from .protocols.rekognition import Rekognition
+from .protocols.tf_serving import TFServing
+from .protocols.torchserve import TorchServe
 from .scorer import HTTPScorer
-from .tf_serving import TFServing
-from .torchserve import TorchServe
 
 __all__ = [
     "Adapter",

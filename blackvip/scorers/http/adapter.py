@@ -9,36 +9,11 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from ...exceptions import ScoreError
+from .json_bodies import parse_json
 
-__all__ = ["Adapter", "Images", "Request", "ServiceError"]
+__all__ = ["Adapter", "Images", "Request"]
 
 Images = Sequence[bytes] | np.ndarray
-
-
-class ServiceError(ScoreError):
-    """A service did not answer, or its answer is an error.
-
-    Parameters
-    ----------
-    message : str
-        One sentence.
-    retry : bool, default=False
-        Whether asking again may help.
-    retry_after : float or None, default=None
-        Seconds after which the service asks to be asked again; only where `retry` is True.
-    status : int or None, default=None
-        The HTTP status that came, or that would say the same. 429, too many requests, may come any number of times.
-    """
-
-    def __init__(self, message: str, retry: bool = False, retry_after: float | None = None, status: int | None = None):
-        super().__init__(message)
-        self.retry = retry
-        self.retry_after = retry_after
-        self.status = status
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.retry, self.retry_after, self.status)
 
 
 @dataclass
@@ -184,8 +159,6 @@ class Adapter(BaseEstimator):
         ServiceError
             If it is not what was expected; with `retry` where it only ended too early.
         """
-        from .strict_json import parse_json
-
         return parse_json(content, headers.get("content-type", ""))
 
     def is_passing(self, status: int, content: bytes) -> bool:

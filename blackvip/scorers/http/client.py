@@ -17,10 +17,10 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from .adapter import ServiceError
+from ...exceptions import ServiceError
+from .json_bodies import shortened
 from .keys import is_loopback
 from .retrying import UnreachableError
-from .strict_json import shortened
 
 __all__ = ["Client", "Message", "trusted_authorities", "whole_url"]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from types import FunctionType
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from .adapter import ServiceError
+from ...exceptions import ServiceError
 
 __all__ = ["check_key", "check_url", "is_loopback", "read_key", "without_secrets"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from tenacity import RetryCallState, Retrying, retry_if_exception
 
-from .adapter import ServiceError
+from ...exceptions import ServiceError
 
 __all__ = ["CancelledError", "RetryPolicy", "UnreachableError"]
 

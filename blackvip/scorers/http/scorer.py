@@ -20,12 +20,11 @@ from ...exceptions import ImageError
 from ..answers import report_not_sent
 from .adapter import Adapter
 from .client import Client, trusted_authorities
+from .concurrency import Gate, gather
 from .encoding import allowed_size
-from .gate import Gate
 from .keys import Key, check_key, check_url, is_loopback
 from .retrying import RetryPolicy
 from .service import Sent, Service
-from .workers import gather
 
 __all__ = ["HTTPScorer"]
 

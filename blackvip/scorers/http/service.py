@@ -10,16 +10,15 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from ...exceptions import ScoreError
+from ...exceptions import ScoreError, ServiceError
 from ..contract import check_scores
-from .adapter import Adapter, Request, ServiceError
-from .body import to_json
+from .adapter import Adapter, Request
 from .client import Message, whole_url
+from .concurrency import Gate
 from .encoding import encode_image, resized
-from .gate import Gate
+from .json_bodies import parse_json, shortened, to_json
 from .keys import Key, is_loopback, read_key, without_secrets
 from .retrying import CancelledError, RetryPolicy
-from .strict_json import parse_json, shortened
 
 __all__ = ["Sent", "Service"]
 

@@ -1,0 +1,410 @@
+"""The report: what a fit did, and how it does on other images, in one HTML file that needs nothing else.
+
+All that comes from labels, paths and services is text, which jinja2 escapes; the file's content security policy allows
+no script and no address.
+"""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import io
+import math
+import platform
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from itertools import chain, zip_longest
+from numbers import Integral
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from .._version import __version__
+from ..exceptions import PersistenceError
+from ..heads.fused import FusedHead
+from ..journal.identity import describe, name_of
+from ..persistence.format import write
+from ..scorers import check_rate
+from ..scorers.wrappers import innermost
+from ..training.costs import _duration
+from . import ConfusionChangeDisplay, GainDisplay, PromptDisplay, QueryCurveDisplay
+from .answers import Answers, ask
+from .curves import BASELINE_NAMES
+from .drawing import Display, counted, only_axes
+
+__all__ = ["write_report"]
+
+_DPI, _CSS_DPI = 200, 96
+_LEAST_SCALE = 0.63  # of a picture on a narrow page, below which it is scrolled instead
+_MOST_CLASSES = 15  # of the confusion matrix
+_LONGEST = 300  # characters of a parameter's value
+_ENDINGS = {
+    "budget": "its budget was spent",
+    "no_improvement": "the held-out images did not improve any more",
+    "callback": "a callback asked for it",
+    "interrupted": "it was interrupted",
+    "error": "the score function failed",
+}
+
+
+class _Results(NamedTuple):
+    """What the answers to the test images say.
+
+    Attributes
+    ----------
+    y : ndarray of shape (n_images,)
+        The true labels.
+    before, after : ndarray of shape (n_images,)
+        The service's own, without and with the prompt.
+    hits : dict of str to int
+        Right answers of each control, "prompt" and "classifier".
+    """
+
+    y: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    hits: dict[str, int]
+
+    @classmethod
+    def of(cls, estimator: Any, y: np.ndarray, answers: Answers, features: np.ndarray) -> _Results:
+        before, after = (estimator.classes_[found.argmax(axis=1)] for found in (answers.plain, answers.prompted))
+        labels = {
+            name: estimator._labels_by(control.head, answers.plain, features)
+            for name, control in estimator.baselines_.items()
+        }
+        labels["prompt"] = after
+        labels["classifier"] = estimator._labels_by(estimator.head_, answers.prompted, features)
+        return cls(y, before, after, {name: int((found == y).sum()) for name, found in labels.items()})
+
+
+def write_report(estimator: Any, path: str | PathLike[str], X: Any, y: Any, n_examples: int = 4) -> dict[str, float]:
+    """Write the report of a fitted classifier; `BlackVIPClassifier.report` says the same.
+
+    Parameters
+    ----------
+    estimator : BlackVIPClassifier
+    path : str or path-like
+    X : images
+    y : array-like of shape (n_images,)
+    n_examples : int
+
+    Returns
+    -------
+    accuracies : dict of str to float
+    """
+    check_is_fitted(estimator)
+    template = _template()
+    _check_target(path)
+    if not isinstance(n_examples, Integral) or n_examples < 1:
+        raise ValueError(f"n_examples={n_examples!r}; expected a whole number of images, at least 1.")
+    images, y = estimator._open_labelled(X, y)
+    features = estimator._features(images)
+    answers = ask(estimator, images)
+    results = _Results.of(estimator, y, answers, features)
+    rows = _examples(results, int(n_examples))
+    pair = (answers.plain[rows], answers.prompted[rows])
+    examples = PromptDisplay._of_log_scores(estimator, images[rows], y[rows], pair)
+    page = template.render(
+        title="What a fit did",
+        subtitle=_subtitle(estimator, len(y)),
+        figures=_figures(estimator, results),
+        warnings=list(_warnings(estimator, results)),
+        accuracies=_accuracies(estimator, results),
+        pictures=list(_pictures(estimator, results, examples)),
+        cost=_cost(estimator, answers),
+        ending=_ending(estimator),
+        parameters=_parameters(estimator),
+        origin=_origin(),
+    )
+    try:
+        write(path, page.encode())
+    except PersistenceError as error:
+        raise PersistenceError(f"{path} cannot be written: {error}.") from error
+    return {name: n_hits / len(y) for name, n_hits in results.hits.items()}
+
+
+def _template() -> Any:
+    """The page, whose fields are escaped; or an error that says what is missing."""
+    try:
+        import jinja2
+        import matplotlib  # noqa: F401  that it is there, before an image is sent
+    except ImportError as error:
+        raise ImportError(
+            f"A report needs matplotlib and jinja2, and {error.name} is missing; install them with "
+            "`pip install blackvip[plot]`."
+        ) from error
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("blackvip"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    return environment.get_template("report.html")
+
+
+def _check_target(path: str | PathLike[str]) -> None:
+    """Raise an error for a path that cannot be written, as far as it can be known."""
+    target = Path(path).expanduser()
+    if target.is_dir():
+        raise PersistenceError(f"{path} is a folder; expected the path of a file, such as {target / 'fit.html'}.")
+    if not target.parent.is_dir():
+        raise PersistenceError(f"{path} cannot be written: there is no folder {target.parent}; make it first.")
+
+
+def _examples(results: _Results, n: int) -> np.ndarray:
+    """Rows of images to show: of those that were repaired, made wrong, stayed wrong and stayed right, in turn."""
+    was_right, is_right = results.before == results.y, results.after == results.y
+    kinds = [~was_right & is_right, was_right & ~is_right, ~was_right & ~is_right, was_right & is_right]
+    turns = zip_longest(*(np.flatnonzero(kind).tolist() for kind in kinds))
+    return np.array([row for row in chain.from_iterable(turns) if row is not None][:n])
+
+
+def _subtitle(estimator: Any, n_images: int) -> str:
+    size = f"{estimator.image_format_.height} x {estimator.image_format_.width}"
+    return (
+        f"The service {_service_name(estimator)}; {len(estimator.classes_):,d} classes; images of {size} pixels, "
+        f"trained on {len(estimator._scored.y):,d} of them and tested on {n_images:,d} others."
+    )
+
+
+def _service_name(estimator: Any) -> str:
+    """The class or function of the score function: its parameters, and what it prints, may hold a key."""
+    return name_of(innermost(estimator.score_fn)).removeprefix("__main__.")
+
+
+def _figures(estimator: Any, results: _Results) -> list[dict[str, str]]:
+    """The figures at the top."""
+    n = len(results.y)
+    shares = {name: f"{n_hits / n:.3f}" for name, n_hits in results.hits.items()}
+    low, high = _interval(results.hits["classifier"], n)
+    was_right, is_right = results.before == results.y, results.after == results.y
+    repaired, made = int((~was_right & is_right).sum()), int((was_right & ~is_right).sum())
+    change = {
+        "title": "Mistakes of the service",
+        "value": f"{repaired:,d} repaired",
+        "note": f"by the prompt; {made:,d} made",
+    }
+    unused = {"title": "Prompt", "value": "not used", "note": "images are sent as they are"}
+    return [
+        {"title": "Accuracy", "value": shares["classifier"], "note": f"of this classifier, {low:.3f} to {high:.3f}"},
+        {"title": "Without a prompt", "value": shares["zero_shot"], "note": "the service's own answers"},
+        change if estimator.prompt_used_ else unused,
+        {"title": "Billed by the fit", "value": f"{estimator.n_queries_:,d}", "note": "images, and one a prediction"},
+    ]
+
+
+def _warnings(estimator: Any, results: _Results) -> Iterable[str]:
+    """What its reader must not miss."""
+    if not estimator.prompt_used_:
+        yield (
+            "the prompt does not help. By the training images, it classifies them no better than no prompt does, so "
+            "images are sent as they are. More training images, another prompter or a larger budget may help."
+        )
+    best = max(estimator.baselines_, key=lambda name: results.hits[name])
+    if results.hits[best] > results.hits["classifier"]:
+        free, own = (results.hits[name] / len(results.y) for name in (best, "classifier"))
+        yield (
+            f"on these images the {BASELINE_NAMES[best]} control is right for {free:.3f}, and this classifier for "
+            f"{own:.3f}. The control needs no trained prompt."
+        )
+    if estimator.termination_reason_ in ("interrupted", "error"):
+        yield f"training ended before its budget was spent, since {_ENDINGS[estimator.termination_reason_]}."
+    n_unknown = int((~np.isin(results.y, estimator.classes_)).sum())
+    if n_unknown:
+        yield f"{counted(n_unknown, 'test image')} of classes that were not trained count as wrong everywhere."
+
+
+def _accuracies(estimator: Any, results: _Results) -> dict[str, Any]:
+    n, n_train = len(results.y), len(estimator._scored.y)
+    titles = {**BASELINE_NAMES, "prompt": "prompt alone", "classifier": "this classifier"}
+    probes = [name for name, control in estimator.baselines_.items() if _is_probe(control.head)]
+    rows = []
+    for name, n_hits in results.hits.items():
+        if name == "prompt" and not estimator.prompt_used_:
+            continue  # there is none to have an accuracy
+        control = estimator.baselines_.get(name)
+        low, high = _interval(n_hits, n)
+        held_out = "" if control is None else f"{control.accuracy:.3f}"
+        cells = [
+            titles[name],
+            f"{n_hits / n:.3f}",
+            f"{low:.3f}–{high:.3f}",
+            held_out,
+            "0" if name in probes else "1",
+        ]
+        rows.append({"cells": cells, "chosen": name == "classifier"})
+    return {
+        "caption": f"Accuracy on {counted(n, 'test image')}, with its 95 % interval; and what a prediction bills",
+        "columns": _columns("method", "accuracy", "interval", "on training images", "billed images"),
+        "rows": rows,
+        "notes": [
+            "Intervals are Wilson's. What is free, the first rows, was judged on the "
+            f"{counted(n_train, 'training image')} by cross-validation. Zero-shot and the prompt alone are the "
+            "service's own answers; the others go through a head, or a local model."
+        ],
+    }
+
+
+def _is_probe(head: Any) -> bool:
+    """Whether a head asks no service."""
+    return isinstance(head, FusedHead) and head.n_scores == 0
+
+
+def _pictures(estimator: Any, results: _Results, examples: PromptDisplay) -> Iterable[dict[str, Any]]:
+    confusion = ConfusionChangeDisplay._of_predictions(
+        results.y, results.before, results.after, estimator.classes_, _MOST_CLASSES
+    )
+    yield _picture(
+        examples,
+        "Images and their prompts",
+        "Grey is no change. Under an image is what the service itself takes it for, and how probable it finds that. "
+        "Shown are in turn an image that the prompt repaired, one that it made wrong, one that stayed wrong and one "
+        "that stayed right, as far as there are any.",
+    )
+    yield _picture(
+        confusion,
+        "Mistakes that the prompt repaired and made",
+        "Of the service's own answers, how many more (+) or fewer (−) images of a true class, a row, are taken for a "
+        "class, a column. Blue is better, orange worse.",
+    )
+    if not estimator.history_:
+        return
+    yield _picture(
+        QueryCurveDisplay._of_history(estimator),
+        "Accuracy and loss against billed images",
+        "Points are steps, on the few training images of each; the line is their running mean. Horizontal lines are "
+        "what was free, on all training images.",
+    )
+    try:
+        gains = GainDisplay._of_history(estimator)
+    except ValueError:  # an optimizer of the user's own that tells none
+        return
+    yield _picture(
+        gains,
+        "Gains and steps",
+        "Step and perturbation sizes, and the Euclidean norms of the gradient's estimates and of the steps.",
+    )
+
+
+def _picture(display: Display, title: str, caption: str) -> dict[str, Any]:
+    """A display as PNG within an address, with its text."""
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    data = io.BytesIO()
+    # The same whatever the caller's style is, but in the caller's font: others may lack the letters of the classes.
+    font = {name: matplotlib.rcParams[name] for name in ("font.family", "font.sans-serif", "font.serif")}
+    with matplotlib.style.context(["default", font]):
+        figure = Figure(figsize=display.size)
+        display.plot(only_axes(figure))
+        figure.savefig(data, format="png", dpi=_DPI)
+    width, height = (round(side * _CSS_DPI) for side in display.size)
+    return {
+        "title": title,
+        "caption": caption,
+        "alt": display.describe(),
+        "source": "data:image/png;base64," + base64.b64encode(data.getvalue()).decode(),
+        "width": width,
+        "height": height,
+        "least_width": math.ceil(_LEAST_SCALE * width),
+        "wide": width > 600,
+    }
+
+
+def _cost(estimator: Any, answers: Answers) -> dict[str, Any]:
+    price = check_rate(getattr(estimator.score_fn, "price_per_image", None), "price_per_image")
+    rate = estimator.seconds_per_image_
+    parts = [
+        ("this fit", estimator.n_queries_, None if rate is None else rate * estimator.n_queries_),
+        ("this report", answers.n_queries, answers.seconds),
+        ("1,000 predictions", 1000, None if rate is None else 1000 * rate),
+    ]
+    rows = []
+    for title, n_images, seconds in parts:
+        cells = [title, f"{n_images:,d}", "" if seconds is None else _duration(seconds)]
+        rows.append({"cells": cells + ([] if price is None else [f"{n_images * price:,.2f}"]), "chosen": False})
+    declared = (
+        "The service declares no price." if price is None else f"The service declares a price of {price:g} an image."
+    )
+    return {
+        "caption": "Images that were billed, or will be, and the time spent waiting for the service",
+        "columns": _columns("what", "billed images", "time", *([] if price is None else ["price"])),
+        "rows": rows,
+        "notes": [declared + " The time of the fit is the mean time of an answer in its last run, times all images."],
+    }
+
+
+def _ending(estimator: Any) -> str:
+    reason, prompter = _ENDINGS[estimator.termination_reason_], type(estimator.coordinator_).__name__
+    return (
+        f"Training made {counted(estimator.n_iter_, 'step')} of {type(estimator.optimizer_).__name__} on the "
+        f"{counted(estimator.coordinator_.n_parameters_, 'parameter')} of {prompter}, and ended since {reason}. The "
+        f"head is {type(estimator.head_).__name__}. Scores were taken for {estimator.score_type_}."
+    )
+
+
+def _parameters(estimator: Any) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = []
+    for name, parameter in inspect.signature(type(estimator)).parameters.items():
+        value = _service_name(estimator) if name == "score_fn" else _shown(getattr(estimator, name))
+        default = "required" if parameter.default is parameter.empty else _shown(parameter.default)
+        rows.append({"cells": [name, value, "" if value == default else default], "chosen": False})
+    rows.sort(key=lambda row: not row["cells"][2])
+    return {
+        "caption": "All parameters; first those that differ from their defaults",
+        "columns": _columns("parameter", "value", "default", numbers=False),
+        "rows": rows,
+    }
+
+
+def _shown(value: Any) -> str:
+    """A parameter in one line, without secrets; of what is not ours or scikit-learn's only its name."""
+    ours = type(value).__module__.partition(".")[0] in ("blackvip", "sklearn")
+    if hasattr(value, "get_params") and not ours:
+        return name_of(value)
+    text = _text(describe(value, open_names=isinstance(value, Mapping)))  # classes may be called "key"
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def _text(described: Any, within: bool = False) -> str:
+    """What `describe` tells, as it would stand in code; a text that is not `within` something has no quotes."""
+    if isinstance(described, str) and not within:
+        return described
+    if isinstance(described, list):
+        return f"[{', '.join(_text(item, within=True) for item in described)}]"
+    if not isinstance(described, dict):
+        return repr(described)
+    if described.keys() == {"class", "params"}:
+        params = [f"{name}={_text(value, within=True)}" for name, value in described["params"].items()]
+        return f"{described['class'].rpartition('.')[2]}({', '.join(params)})"
+    return f"{{{', '.join(f'{key!r}: {_text(value, within=True)}' for key, value in described.items())}}}"
+
+
+def _origin() -> str:
+    names = ("scikit-learn", "numpy", "torch", "matplotlib")
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    now = datetime.now(UTC)
+    return (
+        f"Written by blackvip {_version()} on {now:%Y-%m-%d} at {now:%H:%M} UTC, with {versions} and Python "
+        f"{platform.python_version()}. This file loads nothing from elsewhere."
+    )
+
+
+def _version() -> str:
+    return __version__
+
+
+def _columns(*titles: str, numbers: bool = True) -> list[dict[str, Any]]:
+    """Columns of a table, of which all but the first are numbers."""
+    return [{"title": title, "number": numbers and place > 0} for place, title in enumerate(titles)]
+
+
+def _interval(n_hits: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share (Wilson, 1927)."""
+    z, p = 1.959964, n_hits / n
+    centre, spread = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return max(0.0, (centre - spread) / (1 + z**2 / n)), min(1.0, (centre + spread) / (1 + z**2 / n))

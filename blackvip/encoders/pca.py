@@ -1,0 +1,77 @@
+"""Principal components of the training images, BlackVIP-SE's encoder."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+
+from .base import Encoder
+from .cells import CELLS, fit_to_image, n_stages_for
+
+__all__ = ["PCAEncoder"]
+
+
+class PCAEncoder(Encoder, name="pca"):
+    """Principal components of the training images: the statistical encoder of BlackVIP-SE, turned to local features.
+
+    A decoder acts on each of its 7 x 7 cells alone, and takes each run of 49 features for one map of the cells. So
+    within the subspace that the leading components span, the axes are turned (which loses nothing) such that each
+    comes as near as possible to the mean brightness of the cell that it is put in, or of a strip of that cell.
+
+    Parameters
+    ----------
+    n_components : int, default=98
+        Components to keep; fewer where there are fewer images or pixels. Less than 49 are not turned.
+
+    Attributes
+    ----------
+    axes_ : ndarray of shape (n_features_out_, 3 * height * width)
+        Orthonormal.
+    scale_ : float
+        The number that the features are multiplied with.
+
+    Notes
+    -----
+    The mean image is not subtracted, so that what all images have in common is seen too. Features are divided by one
+    number, so that their root mean square over the training images is 1.
+    """
+
+    def __init__(self, n_components: int = 98):
+        self.n_components = n_components
+
+    def fit_pixels(self, pixels: torch.Tensor) -> PCAEncoder:
+        rows = pixels.flatten(1).double().numpy()
+        n_components = min(self.n_components, *rows.shape)
+        # The full solver is exact and draws no random numbers.
+        self.axes_ = np.ascontiguousarray(PCA(n_components, svd_solver="full").fit(rows).components_)
+        n_turned = n_components - n_components % CELLS**2
+        if n_turned:
+            templates = _cell_templates(n_turned, *pixels.shape[-2:])
+            # The rotation nearest to the templates (orthogonal Procrustes).
+            left, _, right = np.linalg.svd(templates @ self.axes_.T)
+            self.axes_ = np.concatenate([left @ right[:n_turned], right[n_turned:]]) @ self.axes_
+        self.scale_ = 1.0
+        self.scale_ = 1 / max(self.encode(pixels).square().mean().sqrt().item(), 1e-12)
+        self.n_features_out_ = n_components
+        return self
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        rows = pixels.flatten(1).double().numpy()
+        return torch.from_numpy(rows @ self.axes_.T * self.scale_)
+
+
+def _cell_templates(n_templates: int, height: int, width: int) -> np.ndarray:
+    """Unit vectors, each even over a horizontal strip of one cell of the decoder's picture, in three channels."""
+    side = CELLS * 2 ** n_stages_for(height, width)
+    n_strips = n_templates // CELLS**2
+    strip_of = np.arange(side) * CELLS * n_strips // side
+    rows, columns = np.divmod(np.arange(CELLS**2), CELLS)
+    templates = []
+    for strip in range(n_strips):
+        in_rows = strip_of == (rows * n_strips + strip)[:, None]
+        in_columns = np.arange(side) * CELLS // side == columns[:, None]
+        templates.append(in_rows[:, :, None] & in_columns[:, None, :])
+    picture = torch.from_numpy(np.concatenate(templates).astype(np.float64))[:, None]
+    cut = fit_to_image(picture, height, width).expand(-1, 3, -1, -1).flatten(1).numpy()
+    return cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,142 @@
+"""A convolutional encoder that is trained together with the decoder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .base import TrainableEncoder
+from .cells import CELLS, n_stages_for, split_moments
+
+__all__ = ["ScratchEncoder"]
+
+
+class ScratchEncoder(TrainableEncoder, name="scratch"):
+    """A convolutional encoder that is trained together with the decoder: the paper's variant without weights.
+
+    Stages of a 3x3 convolution, a 2x2 convolution with stride 2, BatchNorm and GELU halve the image down to
+    7 x 7 cells: five for 224 px (3 -> 32 -> 64 -> 64 -> 128 -> 32 channels), fewer for smaller images, whose
+    last stages are then left out but for the final width. Images are resized to 7·2^s pixels.
+
+    Notes
+    -----
+    It has several hundred thousand parameters at 224 px, all of which SPSA perturbs: a yardstick more than a
+    tool. Its features are the (resized) images.
+    """
+
+    _widths = (32, 64, 64, 128)
+    n_channels_out = 32
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(math.prod(shape) for shape, _ in self._shapes())
+
+    def fit_pixels(self, pixels: torch.Tensor) -> ScratchEncoder:
+        self.n_stages_ = n_stages_for(pixels.shape[-2], pixels.shape[-1])
+        self.n_features_out_ = self.n_channels_out * CELLS**2
+        return self
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        side = CELLS * 2**self.n_stages_
+        return F.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
+
+    def initial_parameters(self, rng: np.random.Generator) -> np.ndarray:
+        """Parameters as torch.nn starts them.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Where they are drawn from.
+
+        Returns
+        -------
+        parameters : ndarray of shape (n_parameters,)
+            Weights, biases, and BatchNorm's gains and shifts.
+        """
+        parts = []
+        for index, (shape, fan) in enumerate(self._shapes()):
+            size = math.prod(shape)
+            if fan is None:
+                parts.append(np.full(size, 1.0 if index % 5 == 3 else 0.0))
+            else:
+                parts.append(rng.uniform(-1, 1, size) / math.sqrt(fan))
+        return np.concatenate(parts)
+
+    def cells(
+        self, parameters: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        outputs = [self._normalised_stages(self._pieces(w), features, statistics, self.n_stages_) for w in parameters]
+        return torch.stack([output.flatten(2) for output in outputs])
+
+    def batch_statistics(self, parameters: torch.Tensor, batches: Callable[[], Iterable[torch.Tensor]]) -> torch.Tensor:
+        pieces = self._pieces(parameters)
+        statistics = parameters.new_empty(0)
+        for stage in range(self.n_stages_):
+            halfway = (
+                self._convolved(self._normalised_stages(pieces, images, statistics, stage), pieces, stage)
+                for images in batches()
+            )
+            moments = _pooled_moments(h.movedim(1, -1).flatten(0, 2) for h in halfway)
+            statistics = torch.cat([statistics, moments.to(parameters.dtype)])
+        return statistics
+
+    @property
+    def _n_features_out(self) -> int:
+        return 3 * (CELLS * 2**self.n_stages_) ** 2
+
+    def _out_widths(self) -> tuple[int, ...]:
+        return (*self._widths[: self.n_stages_ - 1], self.n_channels_out)
+
+    def _shapes(self) -> list[tuple[tuple[int, ...], int | None]]:
+        """Shape of each parameter tensor and the fan of its uniform start (None: constant)."""
+        shapes: list[tuple[tuple[int, ...], int | None]] = []
+        widths = (3, *self._out_widths())
+        for n_in, n_out in zip(widths[:-1], widths[1:]):
+            n_mid = n_in if n_in != 3 else n_out
+            shapes += [
+                ((n_mid, n_in, 3, 3), n_in * 9),
+                ((n_mid,), n_in * 9),
+                ((n_out, n_mid, 2, 2), n_mid * 4),
+                ((n_out,), None),
+                ((n_out,), None),
+            ]
+        return shapes
+
+    def _pieces(self, parameters: torch.Tensor) -> list[torch.Tensor]:
+        """The parameter tensors, five of each stage."""
+        shapes = [shape for shape, _ in self._shapes()]
+        parts = parameters.split([math.prod(shape) for shape in shapes])
+        return [part.view(shape) for part, shape in zip(parts, shapes)]
+
+    def _normalised_stages(
+        self, pieces: list[torch.Tensor], h: torch.Tensor, statistics: torch.Tensor | None, n_stages: int
+    ) -> torch.Tensor:
+        """The first `n_stages` stages, with BatchNorm and GELU after each."""
+        given = None if statistics is None else split_moments(statistics, self._out_widths()[:n_stages])
+        for stage in range(n_stages):
+            gain, shift = pieces[5 * stage + 3 : 5 * stage + 5]
+            mean, variance = (None, None) if given is None else given[stage]
+            h = self._convolved(h, pieces, stage)
+            h = F.gelu(F.batch_norm(h, mean, variance, gain, shift, training=statistics is None))
+        return h
+
+    @staticmethod
+    def _convolved(h: torch.Tensor, pieces: list[torch.Tensor], stage: int) -> torch.Tensor:
+        conv, bias, down = pieces[5 * stage : 5 * stage + 3]
+        return F.conv2d(F.conv2d(h, conv, bias, padding=1), down, stride=2)
+
+
+def _pooled_moments(parts: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Mean and biased variance over all rows of all parts (rows, width), in double precision: (2 * width,)."""
+    count, total, square = 0, torch.zeros(()), torch.zeros(())
+    for part in parts:
+        part = part.double()
+        count += len(part)
+        total = total + part.sum(0)
+        square = square + part.square().sum(0)
+    mean = total / count
+    return torch.cat([mean, (square / count - mean.square()).clamp(min=0)])

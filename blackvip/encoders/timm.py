@@ -1,0 +1,87 @@
+"""Frozen image models of timm."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.data.config import resolve_data_config
+
+from .base import Encoder
+
+__all__ = ["TimmEncoder", "network"]
+
+
+class TimmEncoder(Encoder):
+    """Any image model of timm, frozen, by its name: BlackVIP's ViT-MAE is ``vit_base_patch16_224.mae``.
+
+    Parameters
+    ----------
+    model_name : str
+        Name of a timm model, with the tag of its weights. ``resnet50.dino``, whose weights timm does not list, comes
+        from its authors (Caron et al., ICCV 2021).
+    pretrained : bool, default=True
+        Whether to load the weights (from timm's hub, at the first use).
+    batch_size : int, default=32
+        Images in one forward pass.
+    device : str, default="cpu"
+        Where the network runs, as torch names it.
+
+    Notes
+    -----
+    The features are the model's pooled output without its classifier. For a ViT whose weights come without
+    a trained pooling (such as ViT-MAE) that is the class token, as in the paper. The network is loaded when
+    it is first needed, once for all encoders of its name; clones and pickles hold the name alone.
+    """
+
+    def __init__(self, model_name: str, pretrained: bool = True, batch_size: int = 32, device: str = "cpu"):
+        self.model_name = model_name
+        self.pretrained = pretrained
+        self.batch_size = batch_size
+        self.device = device
+
+    def fit_pixels(self, pixels: torch.Tensor) -> TimmEncoder:
+        self.n_features_out_ = _n_features(self.model_name, self.pretrained, self.device)
+        return self
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        model, config = network(self.model_name, self.pretrained, self.device)
+        size = config["input_size"][-2:]
+        mean, std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
+        parts = []
+        for part in pixels.split(self.batch_size):
+            if part.shape[-2:] != tuple(size):
+                part = F.interpolate(part, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+            with torch.inference_mode():
+                parts.append(model(((part - mean) / std).float().to(self.device)).cpu().clone())
+        return torch.cat(parts)
+
+
+#: Weights that timm does not list, by the name of its architecture and a tag of our own.
+_ELSEWHERE = {
+    "resnet50.dino": "https://dl.fbaipublicfiles.com/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth",
+}
+
+
+@functools.lru_cache(maxsize=2)  # clones, and the candidates of a search, share the prompter's and the probe's network
+def network(model_name: str, pretrained: bool, device: str) -> tuple[torch.nn.Module, dict[str, Any]]:
+    extra: dict[str, Any] = {"global_pool": "token"} if model_name.startswith("vit_") else {}
+    if model_name in _ELSEWHERE:
+        extra["pretrained_cfg_overlay"] = {"url": _ELSEWHERE[model_name], "hf_hub_id": None, "num_classes": 0}
+        model_name = model_name.split(".")[0]
+    with torch.random.fork_rng(devices=[]):  # weights that are not loaded are drawn from the global state
+        if not pretrained:
+            torch.default_generator.manual_seed(0)
+        model = timm.create_model(model_name, pretrained=pretrained, num_classes=0, **extra)
+    return model.eval().to(device), resolve_data_config({}, model=model)
+
+
+@functools.lru_cache
+def _n_features(model_name: str, pretrained: bool, device: str) -> int:
+    """The length of the network's output, which models tell in different ways."""
+    model, config = network(model_name, pretrained, device)
+    with torch.inference_mode():
+        return int(model(torch.zeros(1, *config["input_size"], device=device)).shape[1])

@@ -1,0 +1,5 @@
+"""Journals: what survives a kill."""
+
+from .journal import Journal
+
+__all__ = ["Journal"]

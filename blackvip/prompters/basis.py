@@ -1,0 +1,114 @@
+"""The prompt basis: fourteen parameters that weight fixed images and plain filters of the image itself."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from ..encoders.filters import filtered, gaussian
+from .base import Prompter, at_once
+
+__all__ = ["PromptBasis"]
+
+_MEASURED_PIXELS = 2**22  # of training images, on which the size of each phi is measured
+
+
+class PromptBasis(Prompter, name="basis"):
+    """A prompt with fourteen parameters: a weighted sum of fixed images and plain filters of the image itself.
+
+    prompt(x) = sum_j w_j phi_j(x). The phi are the training images' mean, median, 10 % and 90 % quantiles and
+    a constant, which remove or add what all images share; the image and its square (contrast and tone), three
+    Gaussian blurs of it (sharpening, shading), its own mean and median in each channel (fog, lighting, colour of the
+    ground), and its 3 x 3 maximum and minimum (thicker or thinner strokes). What SPSA pays for is the number of
+    parameters, so that this basis trains with far fewer billed images than a decoder.
+
+    Parameters
+    ----------
+    rms : float, default=0.3
+        Root mean square over the training images, or a part of them where they are many, to which each phi is scaled,
+        in units of the pixel range.
+
+    Attributes
+    ----------
+    images_ : ndarray of shape (5, 3, height, width), float32
+        The phi that are the same for every image.
+    scale_ : ndarray of shape (14,)
+        The factor of each phi.
+    """
+
+    _sigmas = (1.0, 3.0, 8.0)
+
+    def __init__(self, rms: float = 0.3):
+        self.rms = rms
+
+    def fit_pixels(self, pixels: torch.Tensor) -> PromptBasis:
+        lines = np.moveaxis(pixels.numpy(), 2, 0)  # line by line: of all pixels at once a copy would be made
+        quantiles = np.stack([np.quantile(line, [0.5, 0.1, 0.9], axis=0) for line in lines], axis=2)
+        images = [pixels.mean(0).numpy(), *quantiles, np.ones(pixels.shape[1:])]
+        self.images_ = np.stack(images).astype(np.float32)
+        self.n_parameters_ = len(self.images_) + len(self._sigmas) + 6
+        power = np.zeros(self.n_parameters_)
+        power[: len(images)] = np.square(self.images_, dtype=np.float64).mean((1, 2, 3))
+        some = pixels[:: math.ceil(pixels[:, 0].numel() / _MEASURED_PIXELS)]
+        for part in some.split(at_once(pixels)):
+            squares = self.features(part).double().square_().mean((2, 3, 4))
+            power[len(images) :] += squares.sum(0).numpy() / len(some)
+        self.scale_ = self.rms / np.sqrt(power).clip(min=1e-3)
+        return self
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The phi of each image itself.
+
+        Parameters
+        ----------
+        pixels : tensor of shape (n, 3, height, width)
+            RGB in [0, 1].
+
+        Returns
+        -------
+        phi : tensor of shape (n, 9, 3, height, width)
+            As they are, in units of the pixel range.
+        """
+        x = pixels.double()  # sums in double precision hide in which order a batch was summed
+        flat = x.flatten(2)
+        phi = pixels.new_empty(len(pixels), len(self._sigmas) + 6, *pixels.shape[1:])
+        phi[:, 0] = pixels
+        for k, sigma in enumerate(self._sigmas, 1):
+            phi[:, k] = filtered(x, gaussian(sigma), gaussian(sigma))
+        *_, square, mean, median, largest, smallest = phi.unbind(1)
+        torch.square(pixels, out=square)
+        mean[:] = flat.mean(2)[..., None, None]
+        middle = (flat.shape[2] - 1) // 2
+        median[:] = torch.from_numpy(np.partition(flat.numpy(), middle, axis=2)[..., middle, None, None])
+        largest[:] = _largest_around(pixels)
+        smallest[:] = -_largest_around(-pixels)
+        return phi
+
+    def initial_parameters(self, rng: np.random.Generator) -> np.ndarray:
+        return np.zeros(self.n_parameters_)
+
+    def prompts(
+        self, candidates: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        weights = candidates * torch.from_numpy(self.scale_).to(candidates)
+        of_all, own = weights.split([len(self.images_), len(self._sigmas) + 6], dim=-1)
+        still = of_all @ torch.from_numpy(self.images_).to(candidates).flatten(1)
+        of_each = own.unsqueeze(-3) @ features.to(candidates.dtype).flatten(-3)
+        prompts = of_each.transpose(-3, -2) + still.unsqueeze(-2)
+        return prompts.unflatten(-1, features.shape[-3:])
+
+    def grouped_prompts(self, candidates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        return self.prompts(candidates, features)  # whose products are of each group
+
+
+def _largest_around(pixels: torch.Tensor) -> torch.Tensor:
+    """Maximum of the 3 x 3 pixels around each one."""
+    for dim in (-1, -2):
+        side = pixels.shape[dim]
+        if side > 1:
+            pairs = torch.maximum(pixels.narrow(dim, 0, side - 1), pixels.narrow(dim, 1, side - 1))
+            first, last = pixels.narrow(dim, 0, 1), pixels.narrow(dim, side - 1, 1)
+            pixels = torch.maximum(torch.cat([first, pairs], dim), torch.cat([pairs, last], dim))
+    return pixels

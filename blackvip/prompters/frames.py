@@ -1,0 +1,170 @@
+"""Frames: prompts that are the same for every image, as in VP and BAR, the rivals of BlackVIP's paper.
+
+Their sizes are those of the papers on images of 224 x 224 pixels, and are scaled for others.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .base import Prompter
+
+__all__ = ["PaddingFrame", "ReprogrammingFrame"]
+
+_SIDE = 224  # pixels of the images for which the papers give sizes
+_STARTS = ("zero", "random")
+
+
+class Frame(Prompter):
+    """A prompter whose parameters are the pixels of a frame, in which a rectangle in the middle is left free."""
+
+    start: str
+    size_: tuple[int, int]
+
+    @abstractmethod
+    def _hole(self) -> tuple[slice, slice]:
+        """Rows and columns of the rectangle, for images of `size_`."""
+
+    def fit_pixels(self, pixels: torch.Tensor) -> Frame:
+        if self.start not in _STARTS:
+            raise ValueError(f"start={self.start!r}; expected 'zero' or 'random'.")
+        self.size_ = (pixels.shape[-2], pixels.shape[-1])
+        self.n_parameters_ = int(self._frame().sum())
+        return self
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Nothing: the prompt is the same for every image.
+
+        Parameters
+        ----------
+        pixels : tensor of shape (n, 3, height, width)
+            RGB in [0, 1].
+
+        Returns
+        -------
+        features : tensor of shape (n, 0)
+            A row for each image.
+        """
+        return pixels.new_empty(len(pixels), 0)
+
+    def initial_parameters(self, rng: np.random.Generator) -> np.ndarray:
+        return np.zeros(self.n_parameters_) if self.start == "zero" else rng.normal(size=self.n_parameters_)
+
+    def prompts(
+        self, candidates: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        frame = self._frame()
+        prompts = candidates.new_zeros(len(candidates), *frame.shape)
+        prompts[:, frame] = self._values(candidates)
+        return prompts[:, None].expand(-1, len(features), -1, -1, -1)
+
+    def _values(self, candidates: torch.Tensor) -> torch.Tensor:
+        """The frame's pixels (p, n_parameters_) from the parameters."""
+        return candidates
+
+    def _frame(self) -> torch.Tensor:
+        """Where the frame is: bool (3, height, width)."""
+        frame = torch.ones(3, *self.size_, dtype=torch.bool)
+        frame[:, *self._hole()] = False
+        return frame
+
+
+class PaddingFrame(Frame):
+    """The frame of visual prompting, VP: pixels around the image that are added to it (Bahng et al., arXiv 2203.17274).
+
+    Parameters
+    ----------
+    width : float, default=30
+        Of the frame, in pixels of a 224-px image; in others it is as large a share of the shorter side, and one pixel
+        at least.
+    start : {"zero", "random"}, default="zero"
+        "zero": training starts from the zero-shot service. "random": from normal random numbers, as the papers do.
+
+    Attributes
+    ----------
+    size_ : tuple of int
+        (height, width) of the images.
+    n_parameters_ : int
+        69,840 for 224 x 224 pixels.
+    """
+
+    def __init__(self, width: float = 30, start: str = "zero"):
+        self.width = width
+        self.start = start
+
+    def fit_pixels(self, pixels: torch.Tensor) -> PaddingFrame:
+        if not self.width > 0:
+            raise ValueError(f"width={self.width!r}; expected a number of pixels above 0.")
+        super().fit_pixels(pixels)
+        return self
+
+    def _hole(self) -> tuple[slice, slice]:
+        width = max(1, round(self.width * min(self.size_) / _SIDE))
+        rows, columns = (slice(width, max(width, side - width)) for side in self.size_)
+        return rows, columns
+
+
+class ReprogrammingFrame(Frame):
+    r"""BAR's frame: a service is sent a small copy of the image in the middle of a picture that is learned.
+
+    An image x becomes :math:`\mathrm{pad}(\mathrm{resize}(x)) + M \odot \sigma(W)`: W are the parameters, M is one in
+    the frame and zero where the copy is (Tsai et al., ICML 2020, arXiv 2007.08714, eq. 1, with the sigmoid of
+    BlackVIP's experiments). So :math:`\mathrm{pad}(\mathrm{resize}(x))` is this prompter's `canvas`, and a
+    `prompt_scale` of 1 gives the frame the whole pixel range.
+
+    Parameters
+    ----------
+    inner : float, default=64
+        Side of the copy, in pixels of a 224-px image; in others it is as large a share of each side, and one pixel at
+        least.
+    start : {"zero", "random"}, default="zero"
+        Of W. "zero": the frame is grey at first. "random": normal random numbers, as in BAR.
+
+    Attributes
+    ----------
+    size_ : tuple of int
+        (height, width) of the images.
+    n_parameters_ : int
+        138,240 for 224 x 224 pixels.
+    """
+
+    def __init__(self, inner: float = 64, start: str = "zero"):
+        self.inner = inner
+        self.start = start
+
+    def fit_pixels(self, pixels: torch.Tensor) -> ReprogrammingFrame:
+        if not 0 < self.inner <= _SIDE:
+            raise ValueError(f"inner={self.inner!r}; expected a number of pixels above 0, and at most {_SIDE}.")
+        super().fit_pixels(pixels)
+        return self
+
+    def canvas(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Small copies of images, in black.
+
+        Parameters
+        ----------
+        pixels : tensor of shape (n, 3, height, width)
+            RGB in [0, 1].
+
+        Returns
+        -------
+        canvas : tensor of shape (n, 3, height, width)
+            RGB in [0, 1]: what bicubic interpolation overshoots is cut off.
+        """
+        rows, columns = self._hole()
+        canvas = torch.zeros_like(pixels)
+        inner = (rows.stop - rows.start, columns.stop - columns.start)
+        canvas[..., rows, columns] = F.interpolate(pixels, inner, mode="bicubic", antialias=True).clamp(0, 1)
+        return canvas
+
+    def _values(self, candidates: torch.Tensor) -> torch.Tensor:
+        return candidates.sigmoid()
+
+    def _hole(self) -> tuple[slice, slice]:
+        inner = [max(1, round(self.inner * side / _SIDE)) for side in self.size_]
+        rows, columns = (slice((side - n) // 2, (side - n) // 2 + n) for side, n in zip(self.size_, inner))
+        return rows, columns

@@ -1,0 +1,123 @@
+"""Checkpoints: which file keeps the answers of a fit, and which those of its predictions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._version import __version__
+from ..exceptions import JournalError
+from ..inputs.images import Images
+from ..inputs.reading import BATCH
+from ..journal.identity import describe
+from ..journal.journal import Journal
+from .replay import Replay
+from .wrappers import service_identity
+
+__all__ = ["predictions_path", "replayed"]
+
+_NOT_COMPARED = ("score_fn", "class_prompts", "checkpoint", "n_jobs", "verbose")  # the first two in another form
+_LARGEST_SEED = 2**128
+
+
+@contextmanager
+def replayed(
+    clf: Any, images: Images, y: np.ndarray, weights: np.ndarray, draw_seed: Callable[[Any], int]
+) -> Iterator[Replay | None]:
+    """A block in which a fit has its journal for itself; None where it has no checkpoint.
+
+    Parameters
+    ----------
+    clf : BlackVIPClassifier
+        What it learns from the training set is known.
+    images : Images
+    y : ndarray of shape (n_images,)
+        Class indices.
+    weights : ndarray of shape (n_images,)
+    draw_seed : callable
+        Makes a seed of `random_state`, which a new journal remembers.
+
+    Raises
+    ------
+    JournalError
+        If the journal belongs to another fit, or is in use.
+    """
+    if clf.checkpoint is None:
+        yield None
+        return
+    identity = fit_identity(clf, images, y, weights)
+    path = _fit_path(clf.checkpoint, identity)
+    with Journal(path, identity, {"seed": str(draw_seed(clf.random_state))}) as journal:
+        try:
+            yield Replay(journal, service_identity(clf.score_fn), _seed(journal))
+        except Exception as error:
+            if journal.n_answers and not isinstance(error, JournalError):
+                error.add_note(f"The answers so far are in {os.fspath(path)!r}: fit again, and it goes on from there.")
+            raise
+
+
+def fit_identity(clf: Any, images: Images, y: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+    """All on which the images that a fit sends depend, and the answers, as JSON."""
+    pixels = hashlib.sha256()
+    for first in range(0, len(images), BATCH):
+        block = images[first : first + BATCH]
+        pixels.update(block.dtype.str.encode() + np.ascontiguousarray(block).tobytes())
+    params = {name: value for name, value in clf.get_params(deep=False).items() if name not in _NOT_COMPARED}
+    return {
+        "version": __version__,
+        **describe(params),
+        "score_fn": service_identity(clf.score_fn),
+        "class_prompts": list(clf.class_prompts_),
+        "classes": describe(clf.classes_.tolist()),
+        "training images": {"number": len(images), "size": list(images.size), "sha256": pixels.hexdigest()},
+        "labels": {"sha256": hashlib.sha256(y.astype("<i8").tobytes()).hexdigest()},
+        "weights": {"sha256": hashlib.sha256(weights.astype("<f8").tobytes()).hexdigest()},
+    }
+
+
+def predictions_path(checkpoint: str | os.PathLike[str]) -> Path:
+    """The file that keeps the answers of predictions."""
+    if _is_folder(checkpoint):
+        return _folder(checkpoint) / "predictions.journal"
+    path = Path(checkpoint).expanduser()
+    return path.with_name(path.name + ".predictions")
+
+
+def _fit_path(checkpoint: str | os.PathLike[str], identity: dict[str, Any]) -> Path:
+    if not _is_folder(checkpoint):
+        return Path(checkpoint).expanduser()
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return _folder(checkpoint) / f"{digest[:32]}.journal"
+
+
+def _is_folder(checkpoint: str | os.PathLike[str]) -> bool:
+    path = os.path.expanduser(os.fspath(checkpoint))
+    return path.endswith(tuple(filter(None, (os.sep, os.altsep)))) or os.path.isdir(path)
+
+
+def _folder(checkpoint: str | os.PathLike[str]) -> Path:
+    path = Path(checkpoint).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JournalError(
+            f"The folder {os.fspath(path)!r} of checkpoint cannot be made: {error.strerror or error}."
+        ) from error
+    return path
+
+
+def _seed(journal: Journal) -> int:
+    text = str(journal.facts.get("seed"))
+    seed = int(text) if text.isascii() and text.isdigit() and len(text) < 40 else _LARGEST_SEED
+    if seed >= _LARGEST_SEED:
+        raise JournalError(
+            f"The journal {os.fspath(journal.path)!r} has no seed that blackvip wrote. Give another checkpoint."
+        )
+    return seed

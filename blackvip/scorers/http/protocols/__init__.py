@@ -1,0 +1,20 @@
+"""Protocols of services, one file for each."""
+
+from .clarifai import Clarifai
+from .google_vision import GoogleVision
+from .hugging_face import HuggingFaceClassifier, HuggingFaceZeroShot
+from .kserve import KServe
+from .rekognition import Rekognition
+from .tf_serving import TFServing
+from .torchserve import TorchServe
+
+__all__ = [
+    "Clarifai",
+    "GoogleVision",
+    "HuggingFaceClassifier",
+    "HuggingFaceZeroShot",
+    "KServe",
+    "Rekognition",
+    "TFServing",
+    "TorchServe",
+]

@@ -1,0 +1,247 @@
+"""The Open Inference Protocol (KServe's v2): MLServer, Triton, KServe, OpenVINO Model Server, TorchServe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from ....exceptions import ServiceError
+from ..adapter import Adapter, Images, Request
+from ..encoding import resized, to_tensor
+from ..json_bodies import parse_json, shortened
+
+__all__ = ["KServe"]
+
+_DTYPES = {
+    "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "i1", "INT16": "<i2", "INT32": "<i4",
+    "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
+}  # fmt: skip
+_JSON_LENGTH = "inference-header-content-length"
+_BINARY_EXTENSIONS = {"binary_tensor_data", "binary_data"}
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """What a model's metadata say of a tensor."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class KServe(Adapter):
+    """The Open Inference Protocol over HTTP: ``POST v2/models/{model}[/versions/{version}]/infer``.
+
+    Names, shapes and datatypes of the tensors are read from the model's metadata before the first request.
+
+    Parameters
+    ----------
+    model : str
+        Its name.
+    version : str or None, default=None
+        None: as the server chooses.
+    input, output : str or None, default=None
+        Names of the tensors. None: the model has only one.
+    prompts_input : str or None, default=None
+        Name of an input of the datatype BYTES that takes the class prompts. None: they are not sent, and the model's
+        outputs are taken to be in their order.
+    image_format : {"raw", "png", "jpeg"}, default="raw"
+        "raw": a tensor of pixels. Files go to a model whose input has the datatype BYTES.
+    layout : {"auto", "NHWC", "NCHW"}, default="auto"
+        Of a tensor of pixels. "auto": 3 channels are sought in the shape.
+    mean, std : tuple of float or None, default=None
+        For an input of floats: what is subtracted from each channel of pixels between 0 and 1, and by what it is
+        divided then.
+    binary : bool or None, default=None
+        Whether tensors are sent and asked for by the binary tensor data extension, which is many times as fast as
+        JSON. None: where the server lists the extension, or the datatype needs it.
+    score_type : {"auto", "logits", "probabilities"}, default="auto"
+    fixed_labels : bool, default=False
+        Whether the model has labels of its own, which are not the class prompts.
+
+    Notes
+    -----
+    The url of the scorer is what stands before ``/v2``. Images are resized to the height and width in the model's
+    metadata, if there are any.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        version: str | None = None,
+        input: str | None = None,
+        output: str | None = None,
+        prompts_input: str | None = None,
+        image_format: str = "raw",
+        layout: str = "auto",
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        binary: bool | None = None,
+        score_type: str = "auto",
+        fixed_labels: bool = False,
+    ):
+        self.model = model
+        self.version = version
+        self.input = input
+        self.output = output
+        self.prompts_input = prompts_input
+        self.image_format = image_format
+        self.layout = layout
+        self.mean = mean
+        self.std = std
+        self.binary = binary
+        self.score_type = score_type
+        self.fixed_labels = fixed_labels
+
+    @property
+    def images_per_request(self) -> int | None:  # type: ignore[override]
+        """1 where the model's input has no place for more; None for any number."""
+        tensor = getattr(self, "input_", None)
+        if tensor is None or not tensor.shape or tensor.shape[0] == -1:
+            return None
+        return 1
+
+    def prepare(self, get: Callable[[str], Any]) -> None:
+        metadata = get(self._path)
+        self.input_ = self._tensor(metadata, "inputs", self.input, {self.prompts_input})
+        self.output_ = self._tensor(metadata, "outputs", self.output, set())
+        files = self.image_format != "raw"
+        if self.input_.datatype not in _DTYPES and not files or files and self.input_.datatype != "BYTES":
+            raise ServiceError(
+                f"The input {self.input_.name!r} of the model {self.model!r} has the datatype {self.input_.datatype}, "
+                f"and image_format is {self.image_format!r}; expected BYTES for 'png' and 'jpeg', numbers for 'raw'."
+            )
+        self.layout_ = None if files else self._layout(self.input_)
+        needed = "FP16" in (self.input_.datatype, self.output_.datatype)
+        self.binary_ = needed if self.binary is None else self.binary
+        if self.binary is None and not needed:
+            extensions = get("v2").get("extensions") or []
+            self.binary_ = not _BINARY_EXTENSIONS.isdisjoint(extensions)
+
+    def request(self, images: Images, class_prompts: list[str]) -> Request:
+        tensors = [self._image_tensor(images)]
+        if self.prompts_input is not None:
+            texts = np.array([prompt.encode() for prompt in class_prompts], dtype=object)
+            tensors.append((self.prompts_input, "BYTES", texts))
+        output: dict[str, Any] = {"name": self.output_.name}
+        inputs, blobs = [], []
+        for name, datatype, tensor in tensors:
+            described: dict[str, Any] = {"name": name, "shape": list(tensor.shape), "datatype": datatype}
+            if self.binary_:
+                blobs.append(_to_bytes(tensor, datatype))
+                described["parameters"] = {"binary_data_size": len(blobs[-1])}
+            elif datatype != "BYTES":
+                described["data"] = tensor.ravel().tolist()
+            elif name == self.prompts_input:
+                described["data"] = class_prompts
+            else:
+                described["parameters"] = {"content_type": "base64"}
+                described["data"] = list(tensor.ravel())
+            inputs.append(described)
+        if not self.binary_:
+            return Request(f"{self._path}/infer", json={"inputs": inputs, "outputs": [output]})
+        output["parameters"] = {"binary_data": True}
+        head = json.dumps({"inputs": inputs, "outputs": [output]}).encode()
+        headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
+        return Request(f"{self._path}/infer", content=b"".join([head, *blobs]), headers=headers)
+
+    def parse(self, content: bytes, headers: Mapping[str, str]) -> Any:
+        length = headers.get(_JSON_LENGTH)
+        if length is None:
+            return parse_json(content, headers.get("content-type", ""))
+        if not length.isdecimal() or int(length) > len(content):
+            raise ServiceError(f"The answer's {_JSON_LENGTH} is {shortened(length, 40)!r}, of {len(content)} bytes.")
+        answer = parse_json(content[: int(length)])
+        rest = memoryview(content)[int(length) :]
+        for output in answer["outputs"]:
+            size = (output.get("parameters") or {}).get("binary_data_size")
+            if size is None:
+                continue
+            if not isinstance(size, int) or not 0 <= size <= len(rest) or output["datatype"] not in _DTYPES:
+                raise ServiceError(
+                    f"The output {shortened(output.get('name'), 40)} says that it has {shortened(size, 40)} bytes of "
+                    f"{shortened(output.get('datatype'), 40)}; {len(rest)} bytes came, and numbers were expected."
+                )
+            output["data"] = np.frombuffer(rest[:size], _DTYPES[output["datatype"]])
+            rest = rest[size:]
+        if len(rest):
+            raise ServiceError(f"The answer has {len(rest)} bytes more than its outputs need.")
+        return answer
+
+    def scores(self, answer: Any, class_prompts: list[str]) -> np.ndarray:
+        if isinstance(answer, dict) and "error" in answer:
+            raise ServiceError(f"The service answered with an error: {shortened(answer['error'])}.")
+        named = {output["name"]: output for output in answer["outputs"]}
+        if self.output_.name not in named:
+            raise ServiceError(f"The answer has the outputs {sorted(named)}; expected {self.output_.name!r}.")
+        output = named[self.output_.name]
+        data, shape = np.asarray(output["data"], dtype=np.float64), tuple(output["shape"])
+        if data.size != np.prod(shape):
+            raise ServiceError(f"The output {self.output_.name!r} has {data.size} numbers, but its shape is {shape}.")
+        return data.reshape(shape if len(shape) > 1 else (1, -1))
+
+    @property
+    def _path(self) -> str:
+        version = "" if self.version is None else f"/versions/{quote(self.version, safe='')}"
+        return f"v2/models/{quote(self.model, safe='')}{version}"
+
+    def _tensor(self, metadata: Any, kind: str, wanted: str | None, others: set[str | None]) -> _Tensor:
+        """The metadata of the input or output that is asked for, or of the only one."""
+        found = {}
+        for entry in metadata.get(kind) or []:
+            shape = tuple(-1 if side is None else int(side) for side in entry["shape"])
+            found[entry["name"]] = _Tensor(entry["name"], entry["datatype"], shape)
+        names = [name for name in found if name not in others]
+        name = wanted or (names[0] if len(names) == 1 else None)
+        if name not in found:
+            raise ServiceError(
+                f"The metadata of the model {self.model!r} list the {kind} {names}; expected "
+                f"{'only one' if wanted is None else repr(wanted)}. Set {kind[:-1]} to the name of one of them, or "
+                "complete the model's metadata on the server."
+            )
+        return found[name]
+
+    def _layout(self, tensor: _Tensor) -> str:
+        """Where the channels are."""
+        fits = {"NHWC": tensor.shape[-1:] in ((3,), (-1,)), "NCHW": tensor.shape[-3:-2] in ((3,), (-1,))}
+        certain = [layout for layout, side in (("NHWC", -1), ("NCHW", -3)) if tensor.shape[side:][:1] == (3,)]
+        layout = self.layout if self.layout != "auto" else certain[0] if len(certain) == 1 else "unknown"
+        if (
+            len(tensor.shape) not in (3, 4)
+            or not fits.get(layout, False)
+            or len(tensor.shape) == 4
+            and tensor.shape[0] > 1
+        ):
+            raise ServiceError(
+                f"The input {tensor.name!r} of the model {self.model!r} has the shape {list(tensor.shape)}; expected "
+                "images, [-1, height, width, 3] or [-1, 3, height, width], one or any number at a time. Set layout to "
+                "'NHWC' or 'NCHW' where the shape leaves it open."
+            )
+        return layout
+
+    def _image_tensor(self, images: Images) -> tuple[str, str, np.ndarray]:
+        """Name, datatype and contents of the input that takes the images."""
+        tensor = self.input_
+        if self.layout_ is None:
+            files = np.array(list(images), dtype=object)
+            return tensor.name, "BYTES", files if len(tensor.shape) < 2 else files[:, None]
+        pixels = np.asarray(images)
+        sides = tensor.shape[-3:-1] if self.layout_ == "NHWC" else tensor.shape[-2:]
+        height, width = (own if side == -1 else side for own, side in zip(pixels.shape[1:3], sides))
+        pixels = to_tensor(resized(pixels, (height, width)), np.dtype(_DTYPES[tensor.datatype]), self.mean, self.std)
+        if self.layout_ == "NCHW":
+            pixels = np.moveaxis(pixels, 3, 1)
+        return tensor.name, tensor.datatype, pixels if len(tensor.shape) == 4 else pixels[0]
+
+
+def _to_bytes(tensor: np.ndarray, datatype: str) -> bytes:
+    """A tensor in the binary extension: row by row, and BYTES each after its length."""
+    if datatype != "BYTES":
+        return tensor.tobytes()
+    return b"".join(len(item).to_bytes(4, "little") + item for item in tensor.ravel())

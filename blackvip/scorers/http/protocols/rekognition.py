@@ -1,0 +1,153 @@
+"""Amazon Rekognition's DetectLabels."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import threading
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from ....exceptions import ServiceError
+from ..adapter import Adapter, Images, Request
+from ..encoding import to_base64
+from ..json_bodies import parse_json
+from ..keys import is_loopback
+
+__all__ = ["Rekognition"]
+
+_PASSING = ("ThrottlingException", "ProvisionedThroughputExceededException", "InternalServerError")
+_REGION = re.compile(r"(?:^|\.)rekognition(?:-fips)?\.([a-z]{2}(?:-[a-z]+)+-\d+)\.")
+_LOADING = threading.Lock()
+
+
+class Rekognition(Adapter):
+    """Amazon Rekognition's DetectLabels: labels of its own, each with a confidence between 0 and 1.
+
+    Parameters
+    ----------
+    max_labels : int, default=50
+        Labels that are asked for, the most confident first.
+    min_confidence : float, default=0.0
+        In percent, the least confidence of a label. The service's own default is 55.
+    region : str or None, default=None
+        None: as the url says, or else the AWS configuration.
+    profile : str or None, default=None
+        Of the AWS configuration. None: the default one.
+
+    Notes
+    -----
+    The url of the scorer is that of the region, such as ``https://rekognition.eu-west-1.amazonaws.com``, and it has no
+    key: requests are signed with the credentials that AWS's own tools would find, from the environment
+    (``AWS_ACCESS_KEY_ID`` and ``AWS_SECRET_ACCESS_KEY``), the configuration files, or the machine's role. They are
+    renewed when they expire. Needs ``pip install "blackvip[aws]"``.
+
+    Images have at least 80 pixels in height and width, and a request has one. Labels of a group, such as "Dog" and
+    "Pet", come with the same confidence.
+    """
+
+    fixed_labels = True
+    score_type = "probabilities"
+    min_size = 80
+    max_size = 10_000
+    _session: Any = None
+
+    def __init__(
+        self,
+        *,
+        max_labels: int = 50,
+        min_confidence: float = 0.0,
+        region: str | None = None,
+        profile: str | None = None,
+    ):
+        self.max_labels = max_labels
+        self.min_confidence = min_confidence
+        self.region = region
+        self.profile = profile
+
+    def request(self, images: Images, class_prompts: list[str]) -> Request:
+        """The image; see `Adapter`."""
+        headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": "RekognitionService.DetectLabels"}
+        body = {
+            "Image": {"Bytes": to_base64(images[0])},
+            "MaxLabels": self.max_labels,
+            "MinConfidence": self.min_confidence,
+        }
+        return Request(json=body, headers=headers)
+
+    def parse(self, content: bytes, headers: Mapping[str, str]) -> Any:
+        """JSON, whatever the answer calls itself; see `Adapter`."""
+        return parse_json(content)
+
+    def scores(self, answer: Any, class_prompts: list[str]) -> Any:
+        """A dict from label to confidence; see `Adapter`."""
+        return [{label["Name"]: label["Confidence"] / 100 for label in answer["Labels"]}]
+
+    def authorize(self, request: Request, url: str, body: bytes, key: str | None) -> dict[str, str]:
+        """The signature of the request, version 4; see `Adapter`."""
+        if key is not None:
+            raise ServiceError(
+                "Rekognition was given a key, but its requests are signed with AWS credentials; leave key out, and set "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile."
+            )
+        parts = urlsplit(url)
+        if parts.scheme != "https" and not is_loopback(parts.hostname):
+            raise ServiceError(
+                f"Signed requests would go to {parts.hostname} without encryption; expected an https url."
+            )
+        session, credentials = self._signer()
+        signed = _botocore("awsrequest").AWSRequest(request.method, url, dict(request.headers), body)
+        signer = _botocore("auth").SigV4Auth
+        signer(credentials.get_frozen_credentials(), "rekognition", self._region(url, session)).add_auth(signed)
+        return {name: value for name, value in signed.headers.items() if name not in request.headers}
+
+    def is_passing(self, status: int, content: bytes) -> bool:
+        """Whether an error is one of those that AWS wants to be tried again; see `Adapter`."""
+        try:
+            return json.loads(content)["__type"].rpartition("#")[2] in _PASSING
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return False
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = dict(super().__getstate__())
+        state.pop("_session", None)
+        return state
+
+    def _signer(self) -> tuple[Any, Any]:
+        """A session and its credentials, which renew themselves."""
+        with _LOADING:
+            if self._session is None or self._session[0] != self.profile:
+                try:
+                    session = _botocore("session").Session(profile=self.profile)
+                    credentials = session.get_credentials()
+                except _botocore("exceptions").BotoCoreError as error:
+                    raise ServiceError(f"AWS credentials cannot be loaded: {error}.") from None
+                if credentials is None:
+                    raise ServiceError(
+                        "There are no AWS credentials; expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the "
+                        "environment, a profile in the AWS configuration, or a role of this machine."
+                    )
+                self._session = (self.profile, session, credentials)
+            return self._session[1:]
+
+    def _region(self, url: str, session: Any) -> str:
+        named = _REGION.search(urlsplit(url).hostname or "")
+        region = self.region or (named and named[1]) or session.get_config_variable("region")
+        if not region:
+            raise ServiceError(
+                f"The AWS region is not in the url {url!r}; expected it there, or as region='eu-west-1'."
+            )
+        return str(region)
+
+
+def _botocore(module: str) -> Any:
+    """A module of botocore, which only this adapter needs."""
+    try:
+        return importlib.import_module(f"botocore.{module}")
+    except ImportError as error:
+        raise ImportError(
+            f'Rekognition needs the package {error.name}, which is not installed. Run pip install "blackvip[aws]".',
+            name=error.name,
+        ) from error

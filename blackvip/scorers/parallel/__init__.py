@@ -1,0 +1,5 @@
+"""Score functions that are spread over threads, processes or machines."""
+
+from .scorer import ParallelScorer
+
+__all__ = ["ParallelScorer"]

@@ -1,0 +1,282 @@
+"""One budget of billed images over many fits and predictions, also in several processes."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..exceptions import BudgetError
+from ..journal.locks import locked
+from .answers import Metered, Scored, scores_of
+from .contract import ScoreFunction
+from .wrappers import ScorerWrapper
+
+__all__ = ["Lease", "SharedBudget"]
+
+
+class SharedBudget(ScorerWrapper):
+    """A score function with one budget of billed images for all that use it.
+
+    It is a score function itself and takes the place of the one it wraps. Each fit sets its `max_queries` images
+    aside before it sends the first, and gives back at its end what it did not need: a search never starts a fit
+    that it cannot pay for. A prediction sets aside one image per image.
+
+    Parameters
+    ----------
+    score_fn : callable
+        ``score_fn(images, class_prompts) -> scores``, see `BlackVIPClassifier`. What it declares as attributes
+        is passed on.
+    max_queries : int
+        Images that may be sent, all told.
+    path : str or path-like or None, default=None
+        The file that keeps count. One that exists is gone on with, so that a budget outlasts a restart. None: a
+        temporary file, which is removed when the process that made it ends.
+
+    Attributes
+    ----------
+    n_queries : int
+        Images that were sent so far, by all processes.
+    remaining : int
+        Images that are neither sent nor set aside.
+
+    Notes
+    -----
+    Copies share the budget and the count: ``copy.deepcopy`` and scikit-learn's ``clone`` copy neither the score
+    function nor the count, and pickled copies, as in joblib's processes, use the same file. All of them have to
+    be on one machine: file systems of a network may not lock.
+
+    What a process had set aside when it was killed stays set aside, since nobody knows what it sent last. To use
+    it all the same, raise `max_queries` by as much.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from blackvip import BlackVIPClassifier
+    >>> from blackvip.scorers import SharedBudget
+    >>> def service(images, class_prompts):
+    ...     day = images.mean(axis=(1, 2, 3)) / 255
+    ...     return 20 * np.stack([day - 0.5, 0.5 - day], axis=1)
+    >>> y = np.repeat(["night", "day"], 20)
+    >>> X = np.random.default_rng(0).uniform(0, 0.3, (40, 8, 8)) + np.where(y == "day", 0.15, 0)[:, None, None]
+    >>> budget = SharedBudget(service, max_queries=4000)
+    >>> clf = BlackVIPClassifier(budget, prompter="basis", head=None, max_queries=500, random_state=0)
+    >>> search = GridSearchCV(clf, {"c": [0.05, 0.1]}, cv=2).fit(X, y)
+    >>> budget.n_queries <= 5 * 500 + 2 * 40  # five fits, and each candidate's predictions
+    True
+    >>> budget.remaining == 4000 - budget.n_queries
+    True
+    """
+
+    def __init__(self, score_fn: ScoreFunction, max_queries: int, path: str | os.PathLike[str] | None = None):
+        if not callable(score_fn):
+            raise TypeError(f"score_fn is a {type(score_fn).__name__}; expected a callable that takes images.")
+        if not isinstance(max_queries, Integral) or max_queries < 1:
+            raise ValueError(f"max_queries={max_queries!r}; expected a whole number of images, at least 1.")
+        self.score_fn: ScoreFunction = score_fn
+        self.max_queries: int = int(max_queries)
+        self.path: Path = _temporary_file() if path is None else Path(path).absolute()  # workers may run elsewhere
+        self.path.touch()
+        with self._counts():  # what the file holds is checked before anything depends on it
+            pass
+
+    @property
+    def n_queries(self) -> int:
+        """Images that were sent so far, by all processes."""
+        with self._counts() as counts:
+            return counts.sent
+
+    @property
+    def remaining(self) -> int:
+        """Images that are neither sent nor set aside."""
+        with self._counts() as counts:
+            return self._left(counts)
+
+    def lease(self, n_images: int) -> Lease:
+        """Set images aside, for a fit or a prediction.
+
+        Parameters
+        ----------
+        n_images : int
+            The most that will be sent.
+
+        Returns
+        -------
+        lease : Lease
+            A score function that gives back at the end of a ``with`` block what it did not send.
+
+        Raises
+        ------
+        BudgetError
+            If fewer are left; nothing is set aside then.
+        """
+        with self._counts() as counts:
+            left = self._left(counts)
+            if n_images > left:
+                aside = f" and {counts.reserved} set aside by fits that run or were killed" * bool(counts.reserved)
+                raise BudgetError(
+                    f"A fit or a prediction may need {n_images} images, but of the shared budget of "
+                    f"{self.max_queries} only {left} are left ({counts.sent} are sent{aside}); nothing was sent for "
+                    "it. Raise the max_queries of SharedBudget, lower that of the classifier, or try less: "
+                    "search_cost tells what a search may need."
+                )
+            counts.reserved += n_images
+        return Lease(self, n_images)
+
+    def __call__(self, images: np.ndarray, class_prompts: list[str]) -> Any:
+        with self.lease(len(images)) as lease:
+            return lease(images, class_prompts)
+
+    def answers(self, images: Any, class_prompts: list[str]) -> Iterator[Scored]:
+        """Answers as they come, see `blackvip.scorers.contract`; all images are set aside before the first is sent.
+
+        Parameters
+        ----------
+        images : ndarray of shape (n, height, width, 3), uint8, or tensor
+            As the score function takes them.
+        class_prompts : list of str
+            One for each class.
+
+        Yields
+        ------
+        rows : ndarray of int
+            Indices into `images`.
+        scores : object
+            As the score function returns them.
+
+        Raises
+        ------
+        BudgetError
+            If fewer are left.
+        """
+        with self.lease(len(images)) as lease:
+            yield from lease.answers(images, class_prompts)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedBudget:
+        return self
+
+    def __repr__(self) -> str:
+        name = getattr(self.score_fn, "__name__", type(self.score_fn).__name__)  # its repr might tell a secret
+        return f"SharedBudget({name}, max_queries={self.max_queries})"
+
+    def _left(self, counts: _Counts) -> int:
+        return max(0, self.max_queries - counts.sent - counts.reserved)
+
+    @contextmanager
+    def _counts(self) -> Iterator[_Counts]:
+        """The counts, for one thread of one process at a time; changes are kept unless an error is raised."""
+        try:
+            file = self.path.open("r+b", buffering=0)
+        except FileNotFoundError as error:
+            raise BudgetError(
+                f"The file that keeps count of a shared budget, {self.path}, does not exist any more; nothing was "
+                "sent. Give SharedBudget a path, and its file outlasts the process."
+            ) from error
+        with file, locked(file.fileno()):
+            before = file.read()
+            counts = _Counts.parse(before, self.path)
+            yield counts
+            after = counts.line()
+            if after != before:
+                file.seek(0)
+                file.write(after)
+
+
+class Lease:
+    """Images that are set aside, as a score function that sends no more than those.
+
+    Attributes
+    ----------
+    n_images : int
+        Images that are set aside for it, sent or not.
+    n_queries : int
+        Images that it has sent.
+    """
+
+    def __init__(self, budget: SharedBudget, n_images: int):
+        self._budget = budget
+        self.n_images = n_images
+        self.n_queries = 0
+
+    def __call__(self, images: np.ndarray, class_prompts: list[str]) -> Any:
+        self._count(len(images))
+        return self._budget.score_fn(images, class_prompts)
+
+    def answers(self, images: Any, class_prompts: list[str]) -> Iterator[Scored]:
+        """Answers as they come, see `blackvip.scorers.contract`; what turns out not to be sent is set aside again."""
+        self._count(len(images))
+        pieces = Metered(scores_of(self._budget.score_fn, images, class_prompts))
+        try:
+            yield from pieces
+        finally:
+            pieces.close()
+            self._count(-pieces.n_not_sent)
+
+    def _count(self, n_images: int) -> None:
+        """Count images that were set aside as sent, before they are: whether or not an answer comes."""
+        with self._budget._counts() as counts:
+            if n_images > self.n_images - self.n_queries:
+                raise BudgetError(
+                    f"{n_images} images were to be sent, but of the {self.n_images} that were set aside "
+                    f"{self.n_images - self.n_queries} are left. Ask for a lease of all that is needed."
+                )
+            counts.reserved -= n_images
+            counts.sent += n_images
+            self.n_queries += n_images
+
+    def release(self) -> None:
+        """Give back what was not sent. A second time does nothing."""
+        with self._budget._counts() as counts:
+            counts.reserved -= self.n_images - self.n_queries
+            self.n_images = self.n_queries
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+@dataclass
+class _Counts:
+    """What the file holds, in one line of fixed length, so that writing it never leaves half of it."""
+
+    sent: int
+    reserved: int
+
+    @classmethod
+    def parse(cls, line: bytes, path: Path) -> _Counts:
+        if not line:  # a new file
+            return cls(0, 0)
+        try:
+            sent, reserved = (int(number) for number in line.split())
+        except ValueError:
+            raise BudgetError(
+                f"{path} does not hold the two counts of a shared budget. Give the path of a file that SharedBudget "
+                "made, or of none."
+            ) from None
+        return cls(sent, reserved)
+
+    def line(self) -> bytes:
+        return b"%20d %20d\n" % (self.sent, self.reserved)
+
+
+def _temporary_file() -> Path:
+    descriptor, name = tempfile.mkstemp(prefix="blackvip-budget-")
+    os.close(descriptor)
+    atexit.register(_remove, Path(name), os.getpid())
+    return Path(name)
+
+
+def _remove(path: Path, pid: int) -> None:
+    if os.getpid() == pid:  # not when a forked child ends
+        path.unlink(missing_ok=True)
