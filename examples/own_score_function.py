@@ -52,8 +52,8 @@ print(clf.plan(X, y, n_predict=1000))
 print(f"images sent so far: {n_sent}")
 
 # %%
-# Then it is fitted. ``score_baselines`` has the results without a prompt: zero-shot, a calibrated head, a local
 # Then it is fitted. ``score_baselines`` has the results without a prompt: zero-shot, a calibrated head, a local probe
+# that asks no service, and the two together. So easy a task needs no prompt: a head on the service's scores, which
 # bills 60 images, is as good. Where a prompt does not help, a warning says so.
 
 clf.fit(X, y)
