@@ -40,7 +40,7 @@ from blackvip.optimizers import SPSAGC
 from blackvip.prompters.decoder import Decoder
 from blackvip.scorers.ledger import Ledger
 from blackvip.scorers.open_clip import OpenCLIPScorer
-from blackvip.training.loop import Objective
+from blackvip.training.objective import Objective
 
 HERE = pathlib.Path(__file__).parent
 MODEL, ENCODER = "ViT-B-16", "vit_base_patch16_224"

@@ -37,11 +37,14 @@ from .scorers.labels.scorer import learning_scorer
 from .scorers.ledger import Ledger
 from .scorers.replay import Replay
 from .training.augmentation import AUGMENTATIONS, augmentation
+from .training.batches import Batches
 from .training.callbacks import CallbackSupportMixin
 from .training.costs import CostPlan, Run, cost_plan
 from .training.gains import signal_share
-from .training.loop import Batches, Objective, Plan, TrainingResult, train
+from .training.loop import TrainingResult, train
 from .training.monitoring import Monitor
+from .training.objective import Objective
+from .training.plan import Plan
 from .training.validation import Validation, judged_rows, split_held_out
 
 __all__ = ["BlackVIPClassifier"]

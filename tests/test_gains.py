@@ -8,6 +8,7 @@ from blackvip import SPSA, SPSAGC, PromptBasis
 from blackvip.inputs.images import ImageFormat
 from blackvip.losses import Temperature
 from blackvip.scorers import Ledger
+from blackvip.training.batches import Batches
 from blackvip.training.gains import (
     BUDGET_SHARE,
     adapt_step_size,
@@ -17,7 +18,8 @@ from blackvip.training.gains import (
     noise_tolerance,
     set_gains,
 )
-from blackvip.training.loop import Batches, Objective, Plan
+from blackvip.training.objective import Objective
+from blackvip.training.plan import Plan
 
 
 class Count:

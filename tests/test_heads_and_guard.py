@@ -108,7 +108,7 @@ def test_heads_that_are_known_are_not_fitted_again(monkeypatch):
     features = features_with(1.5, y)
     judged = {kind: choose_head(kind, scores, y, ALL, features) for kind in ("calibrated", "fused")}
     judged["service"] = choose_head(None, scores, y, ALL, features)
-    monkeypatch.setattr("blackvip.judging.judge", None)
+    monkeypatch.setattr("blackvip.heads.judging.judge", None)
     for head, kind in (("auto", "fused"), ("calibrated", "calibrated"), ("fused", "fused"), (None, "service")):
         assert choose_head(head, scores, y, ALL, features, judged) is judged[kind]
 

@@ -22,7 +22,9 @@ from blackvip.exceptions import ImageError, PromptNotUsedWarning
 from blackvip.inputs.images import ImageFormat, to_uint8
 from blackvip.losses import Temperature, cross_entropy
 from blackvip.scorers import Ledger
-from blackvip.training.loop import Batches, Objective, Plan
+from blackvip.training.batches import Batches
+from blackvip.training.objective import Objective
+from blackvip.training.plan import Plan
 
 
 def make_objective(prompter=None, temperature=1.0, weights=None):
@@ -91,8 +93,8 @@ def test_chunks_and_uncached_features_change_nothing(objective, monkeypatch):
     rows = np.arange(30)
     candidates = np.random.default_rng(0).normal(0, 0.3, (5, 14))
     whole = objective.candidate_losses(candidates, rows)
-    monkeypatch.setattr("blackvip.step_images._CHUNK_BYTES", 1)
-    monkeypatch.setattr("blackvip.training._CACHE_BYTES", 1)
+    monkeypatch.setattr("blackvip.training.step_images._CHUNK_BYTES", 1)
+    monkeypatch.setattr("blackvip.training.objective._CACHE_BYTES", 1)
     uncached = Objective(
         objective.prompter,
         objective.images,

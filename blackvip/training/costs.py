@@ -10,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..optimizers import Optimizer
-from .loop import Batches, Objective, Plan
+from .batches import Batches
+from .objective import Objective
+from .plan import Plan
 from .validation import Validation
 
 __all__ = ["Cost", "CostPlan", "Run", "cost_plan"]

@@ -18,7 +18,8 @@ import numpy as np
 from ..optimizers import RGF, Optimizer, segmented_uniform
 
 if TYPE_CHECKING:
-    from .loop import Batches, Objective
+    from .batches import Batches
+    from .objective import Objective
     from .validation import Validation
 
 __all__ = [

@@ -16,7 +16,8 @@ from .callbacks import fit_task
 from .progress import ProgressBar
 
 if TYPE_CHECKING:
-    from .loop import Objective, Plan
+    from .objective import Objective
+    from .plan import Plan
     from .validation import Validation
 
 __all__ = ["Monitor"]

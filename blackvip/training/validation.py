@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from .loop import Objective
+    from .objective import Objective
 
 __all__ = ["Validation", "judged_rows", "split_held_out"]
 
