@@ -46,7 +46,7 @@ def test_more_and_more_are_asked_for_at_once_as_far_as_memory_goes(monkeypatch):
     X, _ = make_stripes(n=1000)
     _, images = ImageFormat.learn(X)
     for most, sizes in ((64 * 2**20, [64, 128, 256, 512, 40]), (8 * 8 * 3 * 100, [64, *[100] * 9, 36])):
-        monkeypatch.setattr("blackvip.asking._MOST_BYTES", most)
+        monkeypatch.setattr("blackvip.scorers.scoring._MOST_BYTES", most)
         service = Streaming()
         log_scores_of(Ledger(service, PROMPTS, score_type="logits"), images, np.arange(1000))
         assert service.asked == sizes

@@ -143,8 +143,8 @@ def test_chunks_of_candidates_and_blocks_of_images_change_nothing(monkeypatch):
     parameters = torch.tensor(np.stack([decoder.initial_parameters(rng, "random") for _ in range(5)]))
     cells = torch.tensor(rng.normal(size=(5, 3, 16, 49)))
     whole = decoder(parameters, cells)
-    monkeypatch.setattr("blackvip.decoder._HELD_BYTES", 1)
-    monkeypatch.setattr("blackvip.decoder._BLOCK_BYTES", 1)
+    monkeypatch.setattr("blackvip.prompters.decoder._HELD_BYTES", 1)
+    monkeypatch.setattr("blackvip.prompters.decoder._BLOCK_BYTES", 1)
     torch.testing.assert_close(decoder(parameters, cells), whole, atol=1e-12, rtol=0)
 
 

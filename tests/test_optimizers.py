@@ -503,7 +503,7 @@ def test_parameters_that_cannot_work_are_refused_before_the_start(optimizer, mes
 
 def test_found_gains_go_on_as_they_were_found(monkeypatch):
     """A step size of normalized estimates is none of others, so that both are kept in a further run."""
-    monkeypatch.setattr("blackvip.controls.FusedHead", partial(FusedHead, strengths=(3.0,)))  # to save time
+    monkeypatch.setattr("blackvip.heads.baselines.FusedHead", partial(FusedHead, strengths=(3.0,)))  # to save time
     X, y = make_stripes(n=24)
     settings = dict(guard=False, head=None, max_queries=800, batch_size=8, random_state=0, verbose=0, warm_start=True)
     clf = BlackVIPClassifier(ToyService(), **settings).fit(X, y)
@@ -529,7 +529,7 @@ def test_a_classifier_with_such_an_optimizer_sends_nothing():
 
 @EACH
 def test_a_saved_classifier_goes_on_with_the_same_steps(optimizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("blackvip.controls.FusedHead", partial(FusedHead, strengths=(3.0,)))  # to save time
+    monkeypatch.setattr("blackvip.heads.baselines.FusedHead", partial(FusedHead, strengths=(3.0,)))  # to save time
     X, y = make_stripes(n=24)
     settings = dict(max_queries=600, guard=False, batch_size=8, head="calibrated", random_state=0, verbose=0)
     service = ToyService()

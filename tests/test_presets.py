@@ -16,10 +16,10 @@ from blackvip import (
     ReprogrammingFrame,
     TimmEncoder,
     datasets,
-    encoders,
     presets,
 )
 from blackvip.comparison.methods import make_method
+from blackvip.encoders import timm as timm_encoder
 
 #: Epochs, beta, gamma, c and p_eps as the paper's table has them.
 TABLE = """
@@ -230,8 +230,8 @@ def test_weights_of_the_dino_resnet_come_from_their_authors_and_give_the_decoder
     network = timm.create_model("resnet50", num_classes=0).eval()
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     name = presets.ENCODERS["dino-resnet50"]
-    assert encoders._ELSEWHERE[name].startswith("https://dl.fbaipublicfiles.com/dino/dino_resnet50_pretrain/")
-    monkeypatch.setitem(encoders._ELSEWHERE, name, (tmp_path / "weights.pth").as_uri())
+    assert timm_encoder._ELSEWHERE[name].startswith("https://dl.fbaipublicfiles.com/dino/dino_resnet50_pretrain/")
+    monkeypatch.setitem(timm_encoder._ELSEWHERE, name, (tmp_path / "weights.pth").as_uri())
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     encoders._network.cache_clear()
     pixels = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
