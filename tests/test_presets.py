@@ -233,14 +233,14 @@ def test_weights_of_the_dino_resnet_come_from_their_authors_and_give_the_decoder
     assert timm_encoder._ELSEWHERE[name].startswith("https://dl.fbaipublicfiles.com/dino/dino_resnet50_pretrain/")
     monkeypatch.setitem(timm_encoder._ELSEWHERE, name, (tmp_path / "weights.pth").as_uri())
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    encoders._network.cache_clear()
+    timm_encoder.network.cache_clear()
     pixels = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     coordinator = presets.cvpr2023(encoder="dino-resnet50")["prompter"].fit_pixels(pixels)
-    encoders._network.cache_clear()
+    timm_encoder.network.cache_clear()
     mean, std = (torch.tensor(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.no_grad():
         expected = network((pixels - mean) / std)
     torch.testing.assert_close(coordinator.encoder_.encode(pixels), expected, atol=1e-4, rtol=1e-4)
     assert coordinator.n_trigger_ == 3136 - 2048
     assert coordinator.decoder_.layers[0].shape[0] == 32  # groups
-    encoders._network.cache_clear()
+    timm_encoder.network.cache_clear()
