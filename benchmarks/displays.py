@@ -48,7 +48,7 @@ def main():
     draw(clf, X_test, y_test).savefig(PICTURE, dpi=110)
     print(f"Picture: {PICTURE}")
     if args.report:
-        print(f"Report: {args.report}", clf.report(args.report, X_test, y_test))
+        print(f"Report: {args.report}", report(clf, args.report, X_test, y_test))
 
 
 if __name__ == "__main__":

@@ -550,61 +550,6 @@ shape (n, n_features); or sequence of images, paths or encoded files
             seconds = getattr(self, "seconds_per_image_", None)
         return cost_plan(run, int(n_predict), ledger.price_per_image if price is None else price, seconds)
 
-    def report(self, path: str | PathLike[str], X: Any, y: Any, *, n_examples: int = 4) -> dict[str, float]:
-        """Write what the fit did, and how it does on other images, to one HTML file; bills two images each.
-
-        Each image is sent once as it is and once with its prompt; where there is no prompt (``prompt_used_`` is False)
-        once. The file has the accuracies of the classifier, the prompt and the controls, the four displays of this
-        package with texts for who does not see them, the cost and the parameters. It loads nothing from elsewhere and
-        runs no code. The score function is in it by its name alone. Needs matplotlib and jinja2.
-
-        Parameters
-        ----------
-        path : str or path-like
-            The file. One that is there is replaced at once, when all is written.
-        X : images, in any form that `fit` takes
-            Test images, which the classifier has not seen.
-        y : array-like of shape (n_images,)
-            Their labels.
-        n_examples : int, default=4
-            Images that are shown: in turn one whose mistake the prompt has repaired, one that it has made wrong, one
-            that is wrong and one that is right as before, as far as there are any.
-
-        Returns
-        -------
-        accuracies : dict of str to float
-            On these images: of each of `baselines_`; "prompt", of the service's own answers to prompted images; and
-            "classifier", of this classifier.
-
-        Raises
-        ------
-        ImportError
-            If matplotlib or jinja2 are missing.
-        ValueError
-            For unusable images and labels, a folder that does not exist, and a file that cannot be written
-            (`PersistenceError`); all of it, as far as it can be known then, before an image is sent.
-
-        Examples
-        --------
-        >>> import os, tempfile
-        >>> import numpy as np
-        >>> from blackvip import BlackVIPClassifier
-        >>> def service(images, class_prompts):  # it takes bright images for days
-        ...     day = images.mean(axis=(1, 2, 3)) / 255
-        ...     return 20 * np.stack([day - 0.5, 0.5 - day], axis=1)
-        >>> rng = np.random.default_rng(0)
-        >>> y = np.repeat(["night", "day"], 40)  # all of it far too dark for the service
-        >>> X = rng.uniform(0, 0.3, (80, 16, 16)) + np.where(y == "day", 0.15, 0)[:, None, None]
-        >>> clf = BlackVIPClassifier(service, "a photo taken at {}", max_queries=1000, random_state=0)
-        >>> clf = clf.fit(X[::2], y[::2])
-        >>> found = clf.report(os.path.join(tempfile.mkdtemp(), "fit.html"), X[1::2], y[1::2])
-        >>> found["zero_shot"], found["classifier"]
-        (0.5, 1.0)
-        """
-        from .displays.report import write_report
-
-        return write_report(self, path, X, y, n_examples)
-
     def _twin_for_planning(self) -> BlackVIPClassifier:
         """Another estimator in the same state, of which all may change that preparing a fit changes."""
         twin = copy.copy(self)

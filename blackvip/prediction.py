@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from .persistence import Saveable
 from .prompters.base import Prompter
 from .scorers import CachedScorer, Ledger, ScoreFormat
 from .scorers.checkpoint import predictions_path
+from .scorers.contract import check_scores
 from .scorers.formats import FLOOR
 from .scorers.labels.mapping import LabelMapping
 from .scorers.labels.scorer import learning_scorer
@@ -34,6 +36,35 @@ from .scorers.scoring import Drawing, Encoding, log_scores_of, score_images
 from .training.progress import progress_bar
 
 __all__ = ["PromptedClassifier"]
+
+
+class PromptComparison(NamedTuple):
+    """The service's answers to the same images without and with a prompt.
+
+    Attributes
+    ----------
+    images : Images
+        The images, not yet prompted.
+    y : ndarray of shape (n_images,) or None
+        Their labels.
+    plain, prompted : ndarray of shape (n_images, n_classes) or None
+        Log scores of the images as they are and with their prompts.
+    n_queries : int
+        Billed images.
+    seconds : float
+        Time spent waiting for the service.
+    labels : dict of str to ndarray of shape (n_images,)
+        Labels predicted by each of `baselines_`, by the service with the prompt ("prompt") and by the classifier
+        ("classifier"), if they were asked for.
+    """
+
+    images: Images
+    y: np.ndarray | None
+    plain: np.ndarray | None = None
+    prompted: np.ndarray | None = None
+    n_queries: int = 0
+    seconds: float = 0.0
+    labels: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
@@ -47,9 +78,11 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
     classes_: np.ndarray
     class_prompts_: list[str]
     coordinator_: Prompter
+    prompt_used_: bool
     head_: Any
     baselines_: dict[str, HeadResult]
     label_mapping_: LabelMapping | None = None
+    _scored: Any
     score_type_: str
     score_floor_: float = FLOOR  # where a file has none
     probe_encoder_: Encoder
@@ -169,6 +202,58 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
                 hits[name] += int((self._labels_by(control.head, plain, features) == y[rows]).sum())
         return {name: n / len(images) for name, n in hits.items()}
 
+    def compare_prompt(self, X: Any, y: Any = None, *, scores: Any = "ask", heads: bool = False) -> PromptComparison:
+        """Score images without and with the prompt; bills two images each.
+
+        If the prompt is not used (``prompt_used_`` is False), both are the same, and one image each is billed.
+
+        Parameters
+        ----------
+        X : images, in any form that `fit` takes
+            Images of the training images' size, unless `fit` had to resize.
+        y : array-like of shape (n_images,) or None, default=None
+            Their labels, if they are known.
+        scores : "ask", None, or pair of array-like of shape (n_images, n_classes), default="ask"
+            "ask": send the images to the service. None: do without scores. A pair: the service's scores for the
+            images as they are and for ``coordinator_.transform(X)``. Only "ask" bills images.
+        heads : bool, default=False
+            Whether to predict labels with each of `baselines_`, the service alone and the classifier.
+
+        Returns
+        -------
+        comparison : PromptComparison
+            The images, both sets of log scores, and what they have cost.
+        """
+        images, y = (self._open_images(X), None) if y is None else self._open_labelled(X, y)
+        if scores is None:
+            return PromptComparison(images, y)
+        if isinstance(scores, str) and scores != "ask":
+            raise ValueError(f"scores={scores!r}; expected 'ask', None, or two arrays of scores.")
+        features = self._features(images) if heads else None
+        n_queries, seconds = 0, 0.0
+        if isinstance(scores, str):
+            draws = [None, self.coordinator_.draw] if self.prompt_used_ else [None]
+            rows, budget = np.arange(len(images)), len(draws) * len(images)
+            with self._keeping() as score_fn, self._ledger(budget, self._score_format, score_fn) as ledger:
+                found = [log_scores_of(ledger, images, rows, draw) for draw in draws]
+            n_queries, seconds = ledger.n_queries, ledger.seconds
+        else:
+            found = [self._log_scores_from(given, len(images)) for given in scores]
+        plain, prompted = found[0], found[-1]
+        labels = {}
+        if heads:
+            labels = {
+                name: self._labels_by(baseline.head, plain, features) for name, baseline in self.baselines_.items()
+            }
+            labels["prompt"] = self.classes_[prompted.argmax(axis=1)]
+            labels["classifier"] = self._labels_by(self.head_, prompted, features)
+        return PromptComparison(images, y, plain, prompted, n_queries, seconds, labels)
+
+    @property
+    def scored_images_(self) -> Any:
+        """The training images on which the heads and the prompt were judged, with their labels and log scores."""
+        return self._scored
+
     def _open_labelled(self, X: Any, y: Any) -> tuple[Images, np.ndarray]:
         """Images and their labels, a label for each."""
         images, y = self._open_images(X), check_labels(y)
@@ -202,11 +287,10 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
         with self._keeping() as score_fn, self._ledger(len(rows), self._score_format, score_fn) as ledger:
             yield from score_images(ledger, images, rows, draw, encode)
 
-    def _asked(self, images: Images, draws: Sequence[Drawing | None]) -> tuple[list[np.ndarray], Ledger]:
-        """Log scores of images with each of several prompts drawn on them, and the ledger that has counted them."""
-        rows, budget = np.arange(len(images)), len(draws) * len(images)
-        with self._keeping() as score_fn, self._ledger(budget, self._score_format, score_fn) as ledger:
-            return [log_scores_of(ledger, images, rows, draw) for draw in draws], ledger
+    def _log_scores_from(self, scores: Any, n_images: int) -> np.ndarray:
+        """Log scores (n_images, n_classes) of scores in the service's own format."""
+        log_scores = self._score_format.log_scores(check_scores(scores, n_images, self._asked_for, self.score_type_))
+        return log_scores if self.label_mapping_ is None else self.label_mapping_.log_scores(log_scores)
 
     def _fingerprint(self) -> str:
         """What the prompt and the head do, in twelve digits."""

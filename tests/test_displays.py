@@ -162,7 +162,7 @@ class TestQueryCurve:
             QueryCurveDisplay.from_estimator(clf, ax=plt.subplots(3)[1])
         with pytest.raises(NotFittedError):
             QueryCurveDisplay.from_estimator(BlackVIPClassifier(service))
-        with pytest.raises(TypeError, match="given a GridSearchCV; expected a fitted BlackVIPClassifier. Of a search"):
+        with pytest.raises(TypeError, match="given a GridSearchCV; expected a fitted BlackVIPClassifier. For a search"):
             QueryCurveDisplay.from_estimator(GridSearchCV(clf, {"a": [0.1]}))
 
     def test_a_fit_without_a_step(self, data):

@@ -22,6 +22,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 import blackvip
 from blackvip import BlackVIPClassifier, BudgetError, Coordinator, PersistenceError, SharedBudget
+from blackvip.displays import report
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -111,7 +112,7 @@ def test_data():
 def written(clf, test_data, tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "fit.html"
     before = clf.score_fn.n_images
-    found = clf.report(path, *test_data)
+    found = report(clf, path, *test_data)
     return {"path": path, "found": found, "page": Page(path), "billed": clf.score_fn.n_images - before}
 
 
@@ -123,7 +124,7 @@ def evil(tmp_path_factory):
         clf = fitted_to(service, names=EVIL, head="calibrated", max_queries=300)
     path = tmp_path_factory.mktemp("report") / "evil.html"
     before = service.n_images
-    clf.report(path, *named_stripes(seed=7, n=40, names=EVIL))
+    report(clf, path, *named_stripes(seed=7, n=40, names=EVIL))
     return {"path": path, "page": Page(path), "billed": service.n_images - before}
 
 
@@ -170,7 +171,7 @@ class TestContent:
         X = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3), dtype=np.uint8)
         probe = clf.baselines_["local_probe"].head
         y = clf._labels_by(probe, np.empty((40, 0)), clf._features(clf._open_images(X)))
-        found = clf.report(tmp_path / "fit.html", X, y)
+        found = report(clf, tmp_path / "fit.html", X, y)
         assert found["local_probe"] == 1 > found["classifier"]
         texts = [e["text"] for e in Page(tmp_path / "fit.html").all("p") if e["attrs"].get("class") == "warning"]
         assert any("local probe control is right for 1.000, and this classifier for" in text for text in texts)
@@ -178,7 +179,7 @@ class TestContent:
     def test_warns_of_classes_that_were_not_trained(self, clf, test_data, tmp_path):
         X, y = test_data
         y = np.where(np.arange(len(y)) < 3, "zebra", y)
-        clf.report(tmp_path / "fit.html", X, y)
+        report(clf, tmp_path / "fit.html", X, y)
         assert "3 test images of classes that were not trained" in (tmp_path / "fit.html").read_text()
 
     def test_parameters_with_the_defaults_of_those_that_differ(self, clf, written):
@@ -232,15 +233,15 @@ class TestContent:
     def test_of_a_classifier_that_was_saved(self, clf, written, test_data, tmp_path):
         clf.save(tmp_path / "clf.blackvip")
         same = blackvip.load(tmp_path / "clf.blackvip", ToyService(glare=1.0))
-        assert same.report(tmp_path / "fit.html", *test_data) == written["found"]
+        assert report(same, tmp_path / "fit.html", *test_data) == written["found"]
         assert "The service declares no price." in (tmp_path / "fit.html").read_text()
 
     def test_with_a_checkpoint_nothing_is_paid_for_twice(self, test_data, tmp_path):
         service = ToyService(glare=1.0)
         clf = fitted_to(service, checkpoint=tmp_path / "fit.journal", max_queries=300)
-        clf.report(tmp_path / "one.html", *test_data)
+        report(clf, tmp_path / "one.html", *test_data)
         before = service.n_images
-        clf.report(tmp_path / "two.html", *test_data)
+        report(clf, tmp_path / "two.html", *test_data)
         assert service.n_images == before
         assert Page(tmp_path / "two.html").rows("cost-caption")[2][:2] == ["this report", "0"]
 
@@ -341,7 +342,7 @@ class TestEscapes:
 
         service.__qualname__ = EVIL[0]
         twin = with_service(clf, service).set_params(class_prompts=EVIL, checkpoint=None)
-        twin.report(tmp_path / "fit.html", *test_data)
+        report(twin, tmp_path / "fit.html", *test_data)
         page = Page(tmp_path / "fit.html")
         assert EVIL[0] in page.one("header")["text"]
         rows = {row[0]: row[1] for row in page.rows("parameters-caption")[1:]}
@@ -369,7 +370,7 @@ class TestSecrets:
             clf = BlackVIPClassifier(
                 scorer_of(remote, key="A_KEY"), max_queries=150, random_state=0, verbose=0, guard=False
             )
-            clf.fit(X, y).report(tmp_path / "fit.html", X, y)
+            report(clf.fit(X, y), tmp_path / "fit.html", X, y)
         source = (tmp_path / "fit.html").read_text()
         assert "blackvip.scorers.http.scorer.HTTPScorer" in source
         for hidden in (SECRET, "A_KEY", "127.0.0.1"):
@@ -382,7 +383,7 @@ class TestSecrets:
         twin = with_service(clf, service).set_params(
             head=head, prompter=Coordinator("pca", src_dim=98), random_state=np.random.RandomState(0)
         )
-        twin.report(tmp_path / "fit.html", *test_data)
+        report(twin, tmp_path / "fit.html", *test_data)
         rows = {row[0]: row[1] for row in Page(tmp_path / "fit.html").rows("parameters-caption")[1:]}
         assert SECRET not in (tmp_path / "fit.html").read_text()
         assert rows["score_fn"] == "test_report.Keyed"
@@ -401,32 +402,32 @@ class TestBeforeAnythingIsPaidFor:
 
     def test_paths(self, free, test_data, tmp_path):
         with pytest.raises(PersistenceError, match="is a folder; expected the path of a file"):
-            free.report(tmp_path, *test_data)
+            report(free, tmp_path, *test_data)
         with pytest.raises(PersistenceError, match="there is no folder .*nowhere; make it first"):
-            free.report(tmp_path / "nowhere" / "fit.html", *test_data)
+            report(free, tmp_path / "nowhere" / "fit.html", *test_data)
 
     def test_arguments(self, free, test_data, tmp_path):
         X, y = test_data
         with pytest.raises(ValueError, match="X has 40 images, but y has 39 labels"):
-            free.report(tmp_path / "fit.html", X, y[1:])
+            report(free, tmp_path / "fit.html", X, y[1:])
         with pytest.raises(ValueError, match="n_examples=0; expected a whole number"):
-            free.report(tmp_path / "fit.html", X, y, n_examples=0)
+            report(free, tmp_path / "fit.html", X, y, n_examples=0)
         with pytest.raises(ValueError, match="Found no images"):
-            free.report(tmp_path / "fit.html", X[:0], y[:0])
+            report(free, tmp_path / "fit.html", X[:0], y[:0])
         with pytest.raises(NotFittedError):
-            BlackVIPClassifier(free.score_fn).report(tmp_path / "fit.html", X, y)
+            report(BlackVIPClassifier(free.score_fn), tmp_path / "fit.html", X, y)
         assert list(tmp_path.iterdir()) == []
 
     def test_a_shared_budget_that_has_too_little(self, free, test_data, tmp_path):
         poor = with_service(free, SharedBudget(free.score_fn, 79))
         with pytest.raises(BudgetError):
-            poor.report(tmp_path / "fit.html", *test_data)
+            report(poor, tmp_path / "fit.html", *test_data)
 
     @pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
     def test_an_installation_without(self, free, test_data, tmp_path, monkeypatch, missing):
         monkeypatch.setitem(sys.modules, missing, None)
         with pytest.raises(ImportError, match=f"{missing} is missing; install them with `pip install blackvip.plot.`"):
-            free.report(tmp_path / "fit.html", *test_data)
+            report(free, tmp_path / "fit.html", *test_data)
 
 
 def test_a_file_that_is_there_stays_until_the_new_one_is_whole(clf, test_data, tmp_path):
@@ -435,9 +436,9 @@ def test_a_file_that_is_there_stays_until_the_new_one_is_whole(clf, test_data, t
     service = ToyService(glare=1.0)
     service.fail_at = 2
     with pytest.raises(RuntimeError, match="the service is down"):
-        with_service(clf, service).report(path, *test_data)
+        report(with_service(clf, service), path, *test_data)
     assert path.read_text() == "an earlier report"
-    clf.report(path, *test_data)
+    report(clf, path, *test_data)
     assert [file.name for file in tmp_path.iterdir()] == ["fit.html"]
     assert path.read_text().startswith("<!DOCTYPE html>")
 

@@ -8,5 +8,6 @@ from .confusion import ConfusionChangeDisplay
 from .curves import QueryCurveDisplay
 from .gains import GainDisplay
 from .prompts import PromptDisplay
+from .report import report
 
-__all__ = ["ConfusionChangeDisplay", "GainDisplay", "PromptDisplay", "QueryCurveDisplay"]
+__all__ = ["ConfusionChangeDisplay", "GainDisplay", "PromptDisplay", "QueryCurveDisplay", "report"]

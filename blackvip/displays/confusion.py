@@ -10,7 +10,6 @@ from sklearn.metrics import confusion_matrix
 from sklearn.utils.validation import check_consistent_length
 
 from ..inputs.labels import check_labels
-from .answers import ask
 from .drawing import BETTER, WIDTH, WORSE, Display, check_fitted, counted, listed, shortened
 
 __all__ = ["ConfusionChangeDisplay"]
@@ -117,10 +116,9 @@ for cat, by 1.
             The display, drawn.
         """
         check_fitted(estimator, f"{cls.__name__}.from_estimator")
-        images, y = estimator._open_labelled(X, y)
-        answers = ask(estimator, images)
-        before, after = (estimator.classes_[found.argmax(axis=1)] for found in (answers.plain, answers.prompted))
-        return cls._of_predictions(y, before, after, estimator.classes_, max_classes).plot(ax)
+        found = estimator.compare_prompt(X, check_labels(y))
+        before, after = (estimator.classes_[scores.argmax(axis=1)] for scores in (found.plain, found.prompted))
+        return cls.prepare(found.y, before, after, estimator.classes_, max_classes).plot(ax)
 
     @classmethod
     def from_predictions(
@@ -146,10 +144,10 @@ for cat, by 1.
         display : ConfusionChangeDisplay
             The display, drawn.
         """
-        return cls._of_predictions(y_true, y_before, y_after, classes, max_classes).plot(ax)
+        return cls.prepare(y_true, y_before, y_after, classes, max_classes).plot(ax)
 
     @classmethod
-    def _of_predictions(
+    def prepare(
         cls, y_true: Any, y_before: Any, y_after: Any, classes: Any, max_classes: int
     ) -> ConfusionChangeDisplay:
         """A display that is not drawn yet."""

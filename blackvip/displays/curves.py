@@ -134,10 +134,10 @@ class QueryCurveDisplay(Display):
             If the fit has made no step.
         """
         check_fitted(estimator, f"{cls.__name__}.from_estimator")
-        return cls._of_history(estimator, name, controls).plot(ax, metrics=metrics)
+        return cls.prepare(estimator, name, controls).plot(ax, metrics=metrics)
 
     @classmethod
-    def _of_history(cls, estimator: Any, name: str | None = None, controls: bool = True) -> QueryCurveDisplay:
+    def prepare(cls, estimator: Any, name: str | None = None, controls: bool = True) -> QueryCurveDisplay:
         """A display that is not drawn yet."""
         history = estimator.history_
         if not history:
@@ -256,7 +256,7 @@ class QueryCurveDisplay(Display):
 
 def _free_figures(estimator: Any) -> dict[str, dict[str, float]]:
     """The accuracy of each control, and the loss of the zero-shot service as training measures it."""
-    evidence = estimator._scored
+    evidence = estimator.scored_images_
     temperature = Temperature(None if estimator.temperature == "auto" else float(estimator.temperature), estimator.loss)
     losses = temperature.best_losses(evidence.plain, evidence.y)
     return {

@@ -129,13 +129,11 @@ def count_along_x(panel: Any, label: str) -> None:
 
 
 def check_fitted(estimator: Any, caller: str) -> None:
-    """Raise an error for what is no fitted `BlackVIPClassifier`."""
-    from ..classifier import BlackVIPClassifier
-
-    if not isinstance(estimator, BlackVIPClassifier):
+    """Refuse anything that is not a fitted `BlackVIPClassifier`."""
+    if not hasattr(estimator, "compare_prompt"):
         raise TypeError(
-            f"{caller} was given a {type(estimator).__name__}; expected a fitted BlackVIPClassifier. Of a search pass "
-            "its best_estimator_, and of a pipeline its last step, with what the steps before it make of X."
+            f"{caller} was given a {type(estimator).__name__}; expected a fitted BlackVIPClassifier. For a search, pass "
+            "its best_estimator_; for a pipeline, pass its last step and the output of the steps before it."
         )
     check_is_fitted(estimator)
 

@@ -76,10 +76,10 @@ norm of the estimate goes from 2 to 0.02. The norm of the step goes from 0.2 to 
             If the fit has made no step, or its optimizer tells nothing of this.
         """
         check_fitted(estimator, f"{cls.__name__}.from_estimator")
-        return cls._of_history(estimator).plot(ax)
+        return cls.prepare(estimator).plot(ax)
 
     @classmethod
-    def _of_history(cls, estimator: Any) -> GainDisplay:
+    def prepare(cls, estimator: Any) -> GainDisplay:
         """A display that is not drawn yet."""
         history = estimator.history_
         told = [name for name in (*_GAINS, *_NORMS) if any(name in row for row in history)]

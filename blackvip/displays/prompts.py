@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from ..inputs.images import to_uint8
-from ..inputs.labels import check_labels
-from .answers import ask, log_scores_of, probabilities
 from .drawing import BETTER, NEUTRAL, WIDTH, WORSE, Display, check_fitted, counted, panels, shortened
 
 __all__ = ["PromptDisplay"]
@@ -122,27 +121,20 @@ class PromptDisplay(Display):
             The display, drawn.
         """
         check_fitted(estimator, f"{cls.__name__}.from_estimator")
-        images, y = (estimator._open_images(X), None) if y is None else estimator._open_labelled(X, y)
-        n_queries = 0
-        if isinstance(scores, str):
-            if scores != "ask":
-                raise ValueError(f"scores={scores!r}; expected 'ask', None, or two arrays of scores.")
-            answers = ask(estimator, images)
-            pair, n_queries = (answers.plain, answers.prompted), answers.n_queries
-        elif scores is not None:
-            plain, prompted = scores
-            pair = (log_scores_of(estimator, plain, len(images)), log_scores_of(estimator, prompted, len(images)))
-        display = cls._of_log_scores(estimator, images[:], y, None if scores is None else pair)
-        display.n_queries_ = n_queries
+        found = estimator.compare_prompt(X, y, scores=scores)
+        display = cls.prepare(estimator, found, np.arange(len(found.images)))
+        display.n_queries_ = found.n_queries
         return display.plot(ax)
 
     @classmethod
-    def _of_log_scores(cls, estimator: Any, raw: np.ndarray, y: Any, pair: Any) -> PromptDisplay:
-        """A display of raw images (n, height, width, 3), which is not drawn yet."""
-        pixels, prompter = estimator.image_format_.pixels(raw), estimator.coordinator_
+    def prepare(cls, estimator: Any, found: Any, rows: np.ndarray) -> PromptDisplay:
+        """Make a display of some rows of a `PromptComparison` without drawing it."""
+        pixels, prompter = estimator.image_format_.pixels(found.images[rows]), estimator.coordinator_
         drawn = prompter.draw(pixels)
         canvas = prompter.canvas(pixels.double()) if estimator.prompt_used_ else drawn
-        before, after = (None, None) if pair is None else map(probabilities, pair)
+        before, after = (
+            None if scores is None else softmax(scores[rows], axis=1) for scores in (found.plain, found.prompted)
+        )
         return cls(
             to_uint8(pixels),
             _last_channels(drawn.double() - canvas),
@@ -150,7 +142,7 @@ class PromptDisplay(Display):
             plain_proba=before,
             prompted_proba=after,
             classes=estimator.classes_.tolist(),
-            y_true=None if y is None else check_labels(y).tolist(),
+            y_true=None if found.y is None else found.y[rows].tolist(),
         )
 
     @property

@@ -21,22 +21,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from .._version import __version__
 from ..exceptions import PersistenceError
-from ..heads.fused import FusedHead
+from ..inputs.labels import check_labels
 from ..journal.identity import describe, name_of
 from ..persistence.format import write
 from ..scorers import check_rate
 from ..scorers.wrappers import innermost
-from ..training.costs import _duration
-from . import ConfusionChangeDisplay, GainDisplay, PromptDisplay, QueryCurveDisplay
-from .answers import Answers, ask
-from .curves import BASELINE_NAMES
-from .drawing import Display, counted, only_axes
+from ..training.costs import duration
+from .confusion import ConfusionChangeDisplay
+from .curves import BASELINE_NAMES, QueryCurveDisplay
+from .drawing import Display, check_fitted, counted, only_axes
+from .gains import GainDisplay
+from .prompts import PromptDisplay
 
-__all__ = ["write_report"]
+__all__ = ["report"]
 
 _DPI, _CSS_DPI = 200, 96
 _LEAST_SCALE = 0.63  # of a picture on a narrow page, below which it is scrolled instead
@@ -70,61 +70,91 @@ class _Results(NamedTuple):
     hits: dict[str, int]
 
     @classmethod
-    def of(cls, estimator: Any, y: np.ndarray, answers: Answers, features: np.ndarray) -> _Results:
-        before, after = (estimator.classes_[found.argmax(axis=1)] for found in (answers.plain, answers.prompted))
-        labels = {
-            name: estimator._labels_by(control.head, answers.plain, features)
-            for name, control in estimator.baselines_.items()
-        }
-        labels["prompt"] = after
-        labels["classifier"] = estimator._labels_by(estimator.head_, answers.prompted, features)
-        return cls(y, before, after, {name: int((found == y).sum()) for name, found in labels.items()})
+    def of(cls, estimator: Any, found: Any) -> _Results:
+        before, after = (estimator.classes_[scores.argmax(axis=1)] for scores in (found.plain, found.prompted))
+        hits = {name: int((labels == found.y).sum()) for name, labels in found.labels.items()}
+        return cls(found.y, before, after, hits)
 
 
-def write_report(estimator: Any, path: str | PathLike[str], X: Any, y: Any, n_examples: int = 4) -> dict[str, float]:
-    """Write the report of a fitted classifier; `BlackVIPClassifier.report` says the same.
+def report(clf: Any, path: str | PathLike[str], X: Any, y: Any, *, n_examples: int = 4) -> dict[str, float]:
+    """Write what the fit did, and how it does on other images, to one HTML file; bills two images each.
+
+    Each image is sent once as it is and once with its prompt; where there is no prompt (``prompt_used_`` is False)
+    once. The file has the accuracies of the classifier, the prompt and the controls, the four displays of this
+    package with texts for who does not see them, the cost and the parameters. It loads nothing from elsewhere and
+    runs no code. The score function is in it by its name alone. Needs matplotlib and jinja2.
 
     Parameters
     ----------
-    estimator : BlackVIPClassifier
+    clf : BlackVIPClassifier
+        A fitted classifier.
     path : str or path-like
-    X : images
+        The file. One that is there is replaced at once, when all is written.
+    X : images, in any form that `fit` takes
+        Test images, which the classifier has not seen.
     y : array-like of shape (n_images,)
-    n_examples : int
+        Their labels.
+    n_examples : int, default=4
+        Images that are shown: in turn one whose mistake the prompt has repaired, one that it has made wrong, one
+        that is wrong and one that is right as before, as far as there are any.
 
     Returns
     -------
     accuracies : dict of str to float
+        On these images: of each of `baselines_`; "prompt", of the service's own answers to prompted images; and
+        "classifier", of this classifier.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib or jinja2 are missing.
+    ValueError
+        For unusable images and labels, a folder that does not exist, and a file that cannot be written
+        (`PersistenceError`); all of it, as far as it can be known then, before an image is sent.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from blackvip import BlackVIPClassifier
+    >>> from blackvip.displays import report
+    >>> def service(images, class_prompts):  # it takes bright images for days
+    ...     day = images.mean(axis=(1, 2, 3)) / 255
+    ...     return 20 * np.stack([day - 0.5, 0.5 - day], axis=1)
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.repeat(["night", "day"], 40)  # all of it far too dark for the service
+    >>> X = rng.uniform(0, 0.3, (80, 16, 16)) + np.where(y == "day", 0.15, 0)[:, None, None]
+    >>> clf = BlackVIPClassifier(service, "a photo taken at {}", max_queries=1000, random_state=0)
+    >>> clf = clf.fit(X[::2], y[::2])
+    >>> found = report(clf, os.path.join(tempfile.mkdtemp(), "fit.html"), X[1::2], y[1::2])
+    >>> found["zero_shot"], found["classifier"]
+    (0.5, 1.0)
     """
-    check_is_fitted(estimator)
+    check_fitted(clf, "report")
     template = _template()
     _check_target(path)
     if not isinstance(n_examples, Integral) or n_examples < 1:
         raise ValueError(f"n_examples={n_examples!r}; expected a whole number of images, at least 1.")
-    images, y = estimator._open_labelled(X, y)
-    features = estimator._features(images)
-    answers = ask(estimator, images)
-    results = _Results.of(estimator, y, answers, features)
-    rows = _examples(results, int(n_examples))
-    pair = (answers.plain[rows], answers.prompted[rows])
-    examples = PromptDisplay._of_log_scores(estimator, images[rows], y[rows], pair)
+    found = clf.compare_prompt(X, check_labels(y), heads=True)
+    results = _Results.of(clf, found)
+    examples = PromptDisplay.prepare(clf, found, _examples(results, int(n_examples)))
     page = template.render(
         title="What a fit did",
-        subtitle=_subtitle(estimator, len(y)),
-        figures=_figures(estimator, results),
-        warnings=list(_warnings(estimator, results)),
-        accuracies=_accuracies(estimator, results),
-        pictures=list(_pictures(estimator, results, examples)),
-        cost=_cost(estimator, answers),
-        ending=_ending(estimator),
-        parameters=_parameters(estimator),
+        subtitle=_subtitle(clf, len(results.y)),
+        figures=_figures(clf, results),
+        warnings=list(_warnings(clf, results)),
+        accuracies=_accuracies(clf, results),
+        pictures=list(_pictures(clf, results, examples)),
+        cost=_cost(clf, found.n_queries, found.seconds),
+        ending=_ending(clf),
+        parameters=_parameters(clf),
         origin=_origin(),
     )
     try:
         write(path, page.encode())
     except PersistenceError as error:
         raise PersistenceError(f"{path} cannot be written: {error}.") from error
-    return {name: n_hits / len(y) for name, n_hits in results.hits.items()}
+    return {name: n_hits / len(results.y) for name, n_hits in results.hits.items()}
 
 
 def _template() -> Any:
@@ -167,7 +197,7 @@ def _subtitle(estimator: Any, n_images: int) -> str:
     size = f"{estimator.image_format_.height} x {estimator.image_format_.width}"
     return (
         f"The service {_service_name(estimator)}; {len(estimator.classes_):,d} classes; images of {size} pixels, "
-        f"trained on {len(estimator._scored.y):,d} of them and tested on {n_images:,d} others."
+        f"trained on {len(estimator.scored_images_.y):,d} of them and tested on {n_images:,d} others."
     )
 
 
@@ -219,9 +249,8 @@ def _warnings(estimator: Any, results: _Results) -> Iterable[str]:
 
 
 def _accuracies(estimator: Any, results: _Results) -> dict[str, Any]:
-    n, n_train = len(results.y), len(estimator._scored.y)
+    n, n_train = len(results.y), len(estimator.scored_images_.y)
     titles = {**BASELINE_NAMES, "prompt": "prompt alone", "classifier": "this classifier"}
-    probes = [name for name, control in estimator.baselines_.items() if _is_probe(control.head)]
     rows = []
     for name, n_hits in results.hits.items():
         if name == "prompt" and not estimator.prompt_used_:
@@ -234,7 +263,7 @@ def _accuracies(estimator: Any, results: _Results) -> dict[str, Any]:
             f"{n_hits / n:.3f}",
             f"{low:.3f}–{high:.3f}",
             held_out,
-            "0" if name in probes else "1",
+            "0" if name == "local_probe" else "1",
         ]
         rows.append({"cells": cells, "chosen": name == "classifier"})
     return {
@@ -249,13 +278,8 @@ def _accuracies(estimator: Any, results: _Results) -> dict[str, Any]:
     }
 
 
-def _is_probe(head: Any) -> bool:
-    """Whether a head asks no service."""
-    return isinstance(head, FusedHead) and head.n_scores == 0
-
-
 def _pictures(estimator: Any, results: _Results, examples: PromptDisplay) -> Iterable[dict[str, Any]]:
-    confusion = ConfusionChangeDisplay._of_predictions(
+    confusion = ConfusionChangeDisplay.prepare(
         results.y, results.before, results.after, estimator.classes_, _MOST_CLASSES
     )
     yield _picture(
@@ -274,13 +298,13 @@ def _pictures(estimator: Any, results: _Results, examples: PromptDisplay) -> Ite
     if not estimator.history_:
         return
     yield _picture(
-        QueryCurveDisplay._of_history(estimator),
+        QueryCurveDisplay.prepare(estimator),
         "Accuracy and loss against billed images",
         "Points are steps, on the few training images of each; the line is their running mean. Horizontal lines are "
         "what was free, on all training images.",
     )
     try:
-        gains = GainDisplay._of_history(estimator)
+        gains = GainDisplay.prepare(estimator)
     except ValueError:  # an optimizer of the user's own that tells none
         return
     yield _picture(
@@ -315,17 +339,17 @@ def _picture(display: Display, title: str, caption: str) -> dict[str, Any]:
     }
 
 
-def _cost(estimator: Any, answers: Answers) -> dict[str, Any]:
+def _cost(estimator: Any, n_queries: int, waited: float) -> dict[str, Any]:
     price = check_rate(getattr(estimator.score_fn, "price_per_image", None), "price_per_image")
     rate = estimator.seconds_per_image_
     parts = [
         ("this fit", estimator.n_queries_, None if rate is None else rate * estimator.n_queries_),
-        ("this report", answers.n_queries, answers.seconds),
+        ("this report", n_queries, waited),
         ("1,000 predictions", 1000, None if rate is None else 1000 * rate),
     ]
     rows = []
     for title, n_images, seconds in parts:
-        cells = [title, f"{n_images:,d}", "" if seconds is None else _duration(seconds)]
+        cells = [title, f"{n_images:,d}", "" if seconds is None else duration(seconds)]
         rows.append({"cells": cells + ([] if price is None else [f"{n_images * price:,.2f}"]), "chosen": False})
     declared = (
         "The service declares no price." if price is None else f"The service declares a price of {price:g} an image."
@@ -389,13 +413,9 @@ def _origin() -> str:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
     now = datetime.now(UTC)
     return (
-        f"Written by blackvip {_version()} on {now:%Y-%m-%d} at {now:%H:%M} UTC, with {versions} and Python "
+        f"Written by blackvip {__version__} on {now:%Y-%m-%d} at {now:%H:%M} UTC, with {versions} and Python "
         f"{platform.python_version()}. This file loads nothing from elsewhere."
     )
-
-
-def _version() -> str:
-    return __version__
 
 
 def _columns(*titles: str, numbers: bool = True) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from .objective import Objective
 from .plan import Plan
 from .validation import Validation
 
-__all__ = ["Cost", "CostPlan", "Run", "cost_plan"]
+__all__ = ["Cost", "CostPlan", "Run", "cost_plan", "duration"]
 
 _TITLES = {
     "controls": "controls",
@@ -120,7 +120,7 @@ class CostPlan:
         columns += [["images", *(f"{cost.images:,}" for _, cost in lines)]]
         columns += [["calls", *(f"{cost.calls:,}" for _, cost in lines)]]
         if self.fit.seconds is not None:
-            columns += [["time", *(_duration(cost.seconds) for _, cost in lines)]]
+            columns += [["time", *(duration(cost.seconds) for _, cost in lines)]]
         if self.fit.price is not None:
             columns += [["price", *(f"{cost.price:,.2f}" for _, cost in lines)]]
         widths = [max(map(len, column)) for column in columns]
@@ -184,7 +184,7 @@ def _portions(n: int, size: int) -> Iterator[int]:
     return (min(size, n - first) for first in range(0, n, size))
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
     """A time in the unit that suits it."""
     seconds = seconds or 0.0
     if seconds < 100:
