@@ -15,6 +15,7 @@ import numpy as np
 import services
 
 from blackvip import BlackVIPClassifier, ConfusionChangeDisplay, GainDisplay, PromptDisplay, QueryCurveDisplay
+from blackvip.displays import report
 
 PICTURE = pathlib.Path(__file__).parents[1] / "docs" / "displays.png"
 

@@ -132,8 +132,8 @@ def check_fitted(estimator: Any, caller: str) -> None:
     """Refuse anything that is not a fitted `BlackVIPClassifier`."""
     if not hasattr(estimator, "compare_prompt"):
         raise TypeError(
-            f"{caller} was given a {type(estimator).__name__}; expected a fitted BlackVIPClassifier. For a search, pass "
-            "its best_estimator_; for a pipeline, pass its last step and the output of the steps before it."
+            f"{caller} was given a {type(estimator).__name__}; expected a fitted BlackVIPClassifier. For a search, "
+            "pass its best_estimator_; for a pipeline, pass its last step and the output of the steps before it."
         )
     check_is_fitted(estimator)
 
