@@ -14,8 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import services
 
-from blackvip import BlackVIPClassifier, ConfusionChangeDisplay, GainDisplay, PromptDisplay, QueryCurveDisplay
-from blackvip.displays import report
+from blackvip import BlackVIPClassifier, ConfusionChangeDisplay, GainDisplay, PromptDisplay, QueryCurveDisplay, report
 
 PICTURE = pathlib.Path(__file__).parents[1] / "docs" / "displays.png"
 

@@ -116,8 +116,7 @@ def report(clf: Any, path: str | PathLike[str], X: Any, y: Any, *, n_examples: i
     --------
     >>> import os, tempfile
     >>> import numpy as np
-    >>> from blackvip import BlackVIPClassifier
-    >>> from blackvip.displays import report
+    >>> from blackvip import BlackVIPClassifier, report
     >>> def service(images, class_prompts):  # it takes bright images for days
     ...     day = images.mean(axis=(1, 2, 3)) / 255
     ...     return 20 * np.stack([day - 0.5, 0.5 - day], axis=1)
