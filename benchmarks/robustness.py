@@ -65,15 +65,15 @@ def losses_of(row):
 
 
 def told(row):
-    """The losses of a row for a table: runs that went astray are counted."""
+    """The losses of a row for a table: diverged runs are counted."""
     losses = losses_of(row)
     n_astray = int(np.isinf(losses).sum())
-    return f"{n_astray} of {len(losses)} go astray" if n_astray else cell(losses, 2)
+    return f"{n_astray} of {len(losses)} diverge" if n_astray else cell(losses, 2)
 
 
 def write_tables(rows, path):
     noises = list(dict.fromkeys(row["noise"] for row in rows_of(rows, kind="final")))
-    lines = ["Mean final loss over the seeds (least to greatest), and the step size.", ""]
+    lines = ["Mean final loss over the seeds (minimum to maximum), and the step size.", ""]
     cells = []
     for noise in noises:
         found = [
@@ -85,7 +85,7 @@ def write_tables(rows, path):
         cells.append([f"{noise:g}", *(f"{told(row)}, a = {row['a']:.2g}" for row in found)])
     columns = [f"{name}, {where}" for where in ("chosen here", f"chosen at {CURVE_NOISE:g}") for name in OPTIMIZERS]
     lines += table(["noise", *columns], cells)
-    lines += ["", f"Every step size of the grid, noise {CURVE_NOISE:g}.", ""]
+    lines += ["", f"All step sizes of the grid, at noise {CURVE_NOISE:g}.", ""]
     grid = {name: {row["a"]: row for row in rows_of(rows, kind="grid", optimizer=name)} for name in OPTIMIZERS}
     steps = sorted(set().union(*grid.values()))
     cells = [[f"{a:.2g}", *(told(found[a]) for found in grid.values())] for a in steps]

@@ -1,7 +1,7 @@
-"""How the documentation is built: ``make docs``, which needs no network, and fails if there is a warning.
+"""Configuration of the documentation. ``make docs`` builds it without a network, and fails on a warning.
 
-Pages are Markdown, and read well where they lie; the API reference comes from the docstrings, and the gallery from
-``examples/``, each of which is run. Formulas become MathML, so that pages need no script from elsewhere.
+Pages are Markdown. The API reference is generated from docstrings. The gallery runs the programs in ``examples/``.
+Formulas become MathML, so pages need no script.
 """
 
 import functools
@@ -11,13 +11,15 @@ import sys
 
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # an example that finds no weights says so, and waits for no network
+# Without weights, an example says so at once instead of waiting for a network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import blackvip.progress  # noqa: E402
 import tqdm  # noqa: E402
 
-# A bar that moves is no output of an example: its hundred states would all be printed.
-blackvip.progress.tqdm = functools.partial(tqdm.tqdm, file=open(os.devnull, "w"))  # noqa: SIM115
+import blackvip.training.progress  # noqa: E402
+
+# Without this, the gallery would print every state of a progress bar.
+blackvip.training.progress.tqdm = functools.partial(tqdm.tqdm, file=open(os.devnull, "w"))  # noqa: SIM115
 
 project = "blackvip"
 author = "the blackvip developers"
@@ -36,7 +38,8 @@ extensions = [
 exclude_patterns = ["_build", "**/README.md"]
 templates_path = ["_templates"]
 nitpicky = True
-nitpick_ignore_regex = [  # objects of other projects, whose inventories are on the network
+# The inventories of other projects are on the network.
+nitpick_ignore_regex = [
     ("py:.*", r"(numpy|torch|sklearn|collections|PIL|cmaes)\b.*"),
 ]
 
@@ -49,25 +52,29 @@ html_show_copyright = False
 html_copy_source = False
 html_math_renderer = "mathml"
 
-smartquotes = False  # "auto" is what is typed
-default_role = "name"  # `name` in a docstring is a link where the reference has it
+# Readers type "auto" with straight quotes.
+smartquotes = False
+# `name` in a docstring links to its entry in the reference.
+default_role = "name"
 autosummary_generate = True
-autodoc_typehints = "none"  # numpydoc's sections tell types, with shapes and ranges
+# The numpydoc sections state types, with shapes and ranges.
+autodoc_typehints = "none"
 autodoc_member_order = "bysource"
-numpydoc_show_class_members = False  # the class template lists them
+# The class template lists the members.
+numpydoc_show_class_members = False
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
-suppress_warnings = [
-    "config.cache",  # sphinx-gallery's settings hold functions, which Sphinx does not compare between builds
-]
+# sphinx-gallery's settings contain functions, which Sphinx cannot compare between builds.
+suppress_warnings = ["config.cache"]
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
-    # All are run but one that starts itself again, in another process: here it is no file of its own.
+    # The gallery runs all examples except remote_service, which starts its own file in another process.
     "filename_pattern": r"/(?!remote_service)\w+\.py$",
-    "ignore_pattern": r"(__init__|cluster)\.py$",  # clusters.md tells of the latter
+    # clusters.md describes the cluster example.
+    "ignore_pattern": r"(__init__|cluster)\.py$",
     "reset_modules": ("gallery.limit", "matplotlib"),
     "reset_modules_order": "both",
     "abort_on_example_error": False,
@@ -80,6 +87,7 @@ sphinx_gallery_conf = {
     "nested_sections": False,
     "within_subsection_order": "gallery.ReadingOrder",
     "default_thumb_file": str(HERE / "_static" / "example.svg"),
-    "min_reported_time": 3600,  # seconds: how long an example takes depends on what else the machine does
+    # Seconds. Times depend on what else the machine does, so none are reported.
+    "min_reported_time": 3600,
     "write_computation_times": False,
 }

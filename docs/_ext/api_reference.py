@@ -1,4 +1,4 @@
-"""What the API reference shows, and what a `name` in a docstring links to."""
+"""Hooks that decide what the API reference shows and what a `name` in a docstring links to."""
 
 import inspect
 import re
@@ -10,7 +10,7 @@ from sphinx.util.nodes import make_refnode
 
 
 def inherited_from_elsewhere(app, what, name, thing, skip, options):
-    """Autodoc's hook: members that estimators inherit from scikit-learn are left out; None asks the next hook."""
+    """Autodoc hook that leaves out members inherited from scikit-learn. None passes the question to the next hook."""
     function = thing.fget if isinstance(thing, property) else inspect.unwrap(thing) if callable(thing) else thing
     module = getattr(function, "__module__", None)
     return True if module and not module.startswith("blackvip") else None
@@ -20,7 +20,10 @@ _NO_REFERENCE = re.compile(r"(``.+?``|`[^`]*`)|\b([A-Za-z]\w*)_(?!\w)")
 
 
 def names_are_no_references(app, what, name, thing, options, lines):
-    """Autodoc's hook, after numpydoc's: a shape (n_features_,) is not reStructuredText's reference to n_features."""
+    """Autodoc hook that stops a shape such as (n_features_,) from becoming a reStructuredText reference.
+
+    It runs after numpydoc's hook.
+    """
     in_session = False
     for number, line in enumerate(lines):
         in_session = line.lstrip().startswith(">>>") or (in_session and bool(line.strip()))
@@ -29,7 +32,7 @@ def names_are_no_references(app, what, name, thing, options, lines):
 
 
 class NameRole(SphinxRole):
-    """`name`: code, which links to what the reference has under it, if anything: parameters have names too."""
+    """Role for `name`: code, with a link if the reference has that name. Parameters have none."""
 
     def run(self):
         reference = addnodes.pending_xref(
@@ -47,7 +50,7 @@ class NameRole(SphinxRole):
 
 
 def top_level_or_plain(app, env, node, content):
-    """Sphinx's hook for what it does not find: a submodule speaks of `SPSA`, and the reference has blackvip.SPSA."""
+    """Sphinx hook that links a name such as `SPSA`, used in a submodule, to blackvip.SPSA."""
     if not node.get("any_name"):
         return None
     domain = env.domains.python_domain

@@ -1,11 +1,11 @@
-"""The gallery's order, and an example's time: a quarter of an hour, for what takes a minute on idle cores."""
+"""Order of the gallery, and the time limit of an example: a quarter of an hour."""
 
 import pathlib
 import signal
 
 SECONDS = 900
 
-#: From the first steps to the special cases; an example that is not named comes after them.
+#: From first steps to special cases. Other examples follow.
 ORDER = (
     "form_digits",
     "own_score_function",
@@ -20,7 +20,7 @@ ORDER = (
 
 
 class ReadingOrder:
-    """Sphinx-gallery's sort key."""
+    """Sort key of sphinx-gallery."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -31,10 +31,12 @@ class ReadingOrder:
 
 
 def limit(gallery_conf, path, when):
-    """Sphinx-gallery's hook: a clock that is set before an example, and stopped after it."""
+    """Sphinx-gallery hook that sets an alarm before an example and cancels it afterwards."""
 
     def stop(signum, frame):
-        raise TimeoutError(f"{path} ran for more than {SECONDS} seconds; on two idle cores it should take a minute.")
+        raise TimeoutError(
+            f"{path} ran for more than {SECONDS} seconds; expected about a minute on two idle cores."
+        )
 
     signal.signal(signal.SIGALRM, stop)
     signal.alarm(SECONDS if when == "before" else 0)

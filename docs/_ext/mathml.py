@@ -1,4 +1,4 @@
-"""Formulas as MathML, which browsers draw by themselves: no script, no network, no LaTeX."""
+"""Renderer that writes formulas as MathML, which browsers display without script, network or LaTeX."""
 
 from docutils import nodes
 from docutils.utils.math import MathError
@@ -11,7 +11,7 @@ def formula(writer, node, block=False):
         return tex2mathml(node.astext(), as_block=block)
     except MathError as error:
         where = f"{node.source}:{node.line}"
-        raise SphinxError(f"{where}: the formula {node.astext()!r} cannot be read: {error}") from error
+        raise SphinxError(f"{where}: cannot parse the formula {node.astext()!r}: {error}") from error
 
 
 def visit_inline(writer, node):
