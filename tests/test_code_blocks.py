@@ -1,8 +1,8 @@
-"""Every block of Python in the README and in docs/ runs as it stands there, and prints what stands below it.
+"""Every Python block in the README and in docs/ runs and prints the output below it.
 
-The blocks of a page share their names and a folder. What a page takes for granted (a score function, images, a service
-with a key) comes from its function in `PAGES`. A block that cannot run here has ``<!-- not run: reason -->`` above it.
-Commands in blocks and in code name scripts, options, targets and extras that exist.
+The blocks of a page share their names and a folder. A function in `PAGES` provides what a page takes for granted (a
+score function, images, a service with a key). A block that cannot run has ``<!-- not run: reason -->`` above it.
+Scripts, options, targets and extras named by commands exist.
 """
 
 import configparser
@@ -60,7 +60,7 @@ BLOCKS = {page: blocks_of(page) for page in DOCUMENTS if blocks_of(page)}
 
 
 def names(**others):
-    """A service, images and labels that many pages speak of."""
+    """A service, images and labels that many pages use."""
     X, y = make_stripes(60)
     return {"score_fn": ToyService(glare=2.0), "X": X, "y": y, "BlackVIPClassifier": BlackVIPClassifier, **others}
 
@@ -71,7 +71,7 @@ def fitted(**parameters):
 
 
 def readme(request):
-    """A folder of photographs for each class."""
+    """A folder of photos per class."""
     X, y = make_stripes(40)
     for row, (image, label) in enumerate(zip(X, y)):
         path = pathlib.Path("photos", f"class {label}", f"{row}.png")
@@ -99,7 +99,7 @@ def faults(request):
 
 
 def clusters(request):
-    """The scheduler that the page names has two workers on this machine."""
+    """The scheduler named by the page has two workers on this machine."""
     distributed = pytest.importorskip("distributed")
     workers = distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
@@ -126,7 +126,7 @@ def paper(request):
 
 
 def services(request):
-    """The hosts that the page names are services on the loopback, as a name server and a gateway would have it."""
+    """The hosts named by the page are services on this machine."""
     httpx = pytest.importorskip("httpx")
     pytest.importorskip("uvicorn")
     from servers.running import running
@@ -198,7 +198,7 @@ def test_blocks_that_are_not_run_are_few_and_say_why():
 
 
 def commands():
-    """(page, command) for what pages tell to type: lines of blocks, and code within a sentence."""
+    """(page, command) for the commands in blocks and within sentences."""
     for page in DOCUMENTS:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         lines = re.findall(r"^(?: {4}|\$ ?|)((?:python|make|pip|git) .+)$", text, re.MULTILINE)

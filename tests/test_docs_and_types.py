@@ -1,4 +1,4 @@
-"""Docstrings in numpydoc's form, and types that mypy follows, for every public name."""
+"""Every public name has a numpydoc docstring, and types that mypy can check."""
 
 import inspect
 import pathlib
@@ -9,22 +9,22 @@ import blackvip
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-#: numpydoc's checks that are not asked for: house style differs, or another tool looks after it.
+#: numpydoc checks that are off because our style differs or another tool checks the same.
 LEFT_OUT = {
-    "EX01",  # an example for every method: classes and functions that are called first have one
-    "SA01",  # "See Also": the user guide links
-    "ES01",  # an extended summary where the first line says it all
-    "GL01",  # docstrings start on the line of their quotes
+    "EX01",  # an example in every method: only the main classes and functions have one
+    "SA01",  # "See Also": the user guide has the links
+    "ES01",  # an extended summary: the first line is often enough
+    "GL01",  # our docstrings start on the line of their quotes
     "GL02",  # and end there if they are short
-    "SS06",  # a summary of one line, which ruff's line length already bounds
-    "SS05",  # it takes plural nouns, "Labels of ...", for verbs
-    "RT02",  # a returned value has a name, which tells more than its type alone
+    "SS06",  # a one-line summary: ruff already limits the line length
+    "SS05",  # it mistakes plural nouns, such as "Labels of ...", for verbs
+    "RT02",  # returned values have names, which say more than types alone
     "YD01",
 }
 
 
 def documented():
-    """Names of all public objects, and of the methods and properties that they define or override."""
+    """Names of all public objects, and of the methods and properties they define or override."""
     for name in blackvip.__all__:
         thing = getattr(blackvip, name)
         if name.startswith("__"):

@@ -1,4 +1,4 @@
-"""The documentation as it lies: links resolve, every page can be reached, and the reference has every public name."""
+"""Links resolve, every page is in the contents, and the reference has every public name."""
 
 import collections
 import importlib
@@ -15,10 +15,10 @@ from blackvip.documentation import Documented
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *DOCS.glob("api/*.md")])
-GALLERY = "auto_examples"  # below docs/, made by sphinx-gallery
+GALLERY = "auto_examples"  # in docs/, built by sphinx-gallery
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
-#: Whose names are promised; each has an `__all__`.
+#: Modules with public names; each has an `__all__`.
 PUBLIC = (
     "blackvip",
     "blackvip.datasets",
@@ -41,12 +41,12 @@ _HEADING = re.compile(r"^#{1,6} +(.+?)\s*#*$", re.MULTILINE)
 
 
 def prose(page):
-    """A page's text without its blocks of code."""
+    """Text of a page without its code blocks."""
     return _FENCE.sub("", page.read_text(encoding="utf-8"))
 
 
 def anchors(page):
-    """The names of a page's headings, as GitHub and MyST give them."""
+    """Anchors of a page's headings, as GitHub and MyST make them."""
     seen = collections.Counter()
     found = set()
     for heading in _HEADING.findall(prose(page)):
@@ -59,11 +59,11 @@ def anchors(page):
 
 def broken_links(page):
     for target in _LINK.findall(re.sub(r"(`+).+?\1", "", prose(page))):
-        if re.match(r"[a-z][a-z+.-]*:", target):  # of another host
+        if re.match(r"[a-z][a-z+.-]*:", target):  # another host
             continue
         path, _, anchor = unquote(target).partition("#")
         if path.startswith((f"{GALLERY}/", f"docs/{GALLERY}/")):
-            continue  # made from examples/, see below
+            continue  # built from examples/, see below
         other = (page.parent / path).resolve() if path else page
         if not other.exists():
             yield f"{target}: there is no such file"
@@ -105,7 +105,7 @@ def test_every_page_is_in_the_contents():
 
 
 def in_reference():
-    """Dotted names, in order, that docs/api/index.md lists."""
+    """Dotted names in docs/api/index.md, in order."""
     module, names = "", []
     for line in (DOCS / "api" / "index.md").read_text(encoding="utf-8").splitlines():
         if match := re.match(r"\.\. (?:current)?module:: (\S+)", line):
@@ -128,7 +128,7 @@ def test_every_public_name_is_in_the_reference_once():
         for name in module.__all__:
             thing = getattr(module, name)
             times = sum(listed_name == name and listed_thing is thing for listed_name, listed_thing in documented)
-            assert times == 1, f"{module.__name__}.{name} is {times} times in docs/api/index.md"
+            assert times == 1, f"docs/api/index.md lists {module.__name__}.{name} {times} times; expected once"
 
 
 def test_the_reference_has_no_other_names():
@@ -158,7 +158,7 @@ def test_an_example_that_does_not_end_is_stopped(monkeypatch):
             signal.pause()
     finally:
         gallery.limit({}, "examples/endless.py", "after")
-    assert signal.alarm(0) == 0  # no clock is left running
+    assert signal.alarm(0) == 0  # no alarm is left
 
 
 def test_formulas_become_mathml_or_an_error_that_names_them(tmp_path):
