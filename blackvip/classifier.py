@@ -19,7 +19,9 @@ from .documentation import Documented, pipeline_block
 from .encoders.base import Encoder, TrainableEncoder
 from .encoders.by_name import make_encoder
 from .exceptions import BudgetError, FitInterruptedWarning, JournalError, PromptNotUsedWarning
-from .heads.decision import ScoredImages, WithoutPrompt
+from .heads.base import Head
+from .heads.decision import WithoutPrompt, decide, fit_without_prompt
+from .heads.scored import ScoredImages
 from .inputs.class_prompts import make_class_prompts
 from .inputs.images import Images
 from .inputs.labels import check_labels, class_indices, labels_of, training_weights
@@ -132,7 +134,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         features, see `FusedHead`. "calibrated": multinomial logistic regression on the log scores alone, see
         `CalibratedHead`. "auto": the first of fused, calibrated and none against which cross-validation does not
         speak. None: the softmax of the scores, as in the paper. A `FusedHead` is told which columns are which. Any
-        other scikit-learn classifier that has `predict_proba` is trained on the log scores instead.
+        other scikit-learn classifier that has `predict_proba` is trained on the log scores instead, see
+        `ClassifierHead`. The name of any other `Head` works too.
     guard : bool, default=True
         Whether the prompt is used only if it classifies held-out training images better than none.
     validation_fraction : float or "auto", default="auto"
@@ -196,8 +199,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         pickles by itself.
     prompt_used_ : bool
         False where the guard found that the prompt does not help: images are then sent as they are.
-    head_ : classifier
-        Of class indices.
+    head_ : Head
+        The fitted head, a classifier of class indices.
     optimizer_ : Optimizer
         With its state, from which `partial_fit` goes on.
     n_skipped_ : int
@@ -293,7 +296,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         "loss": [StrOptions(set(LOSSES))],
         "augment": [StrOptions(set(AUGMENTATIONS)), None],
         "max_queries": [Interval(Integral, 1, None, closed="left")],
-        "head": [StrOptions({"auto", "fused", "calibrated"}), HasMethods(["fit", "predict_proba"]), None],
+        "head": [StrOptions({"auto"}), StrOptions(Head.named.keys()), HasMethods(["fit", "predict_proba"]), None],
         "guard": ["boolean"],
         "validation_fraction": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
         "patience": [None, Interval(Integral, 1, None, closed="left")],
@@ -634,16 +637,19 @@ shape (n, n_features); or sequence of images, paths or encoded files
                 plain = self._with_labels_mapped(objective.plain_log_scores(known), *of_known, ledger)
                 objective.temperature.learn(plain, y[known])
                 validation.set_start(plain)
-                unknown = np.full(plain.shape, np.nan)
-                evidence = ScoredImages(*of_known, validation.is_held_out, features.result(), plain, unknown).after(
-                    earlier
-                )
-                free = aside.submit(evidence.free, self.head, self.probe_encoder_.block_sizes_)
+                scored = ScoredImages.before_training(
+                    *of_known,
+                    features.result(),
+                    held_out=validation.is_held_out,
+                    block_sizes=tuple(self.probe_encoder_.block_sizes_),
+                    plain=plain,
+                ).after(earlier)
+                without_prompt = aside.submit(fit_without_prompt, scored, self.head)
                 run = train(*prepared, monitor)
-                evidence.prompted[-len(known) :], error = self._completed_log_scores(run, validation, plain.shape)
+                scored.prompted[-len(known) :], error = self._completed_log_scores(run, validation, plain.shape)
             finally:
                 self.n_queries_ = ledger.n_queries + (self.n_queries_ if earlier else 0)
-            self._settle(evidence, free.result(), validation, run, added=earlier is not None)
+            self._settle(scored, without_prompt.result(), validation, run, added=earlier is not None)
             self._rng = prepared.rng
         self._warn_or_raise(error, run)
         return self
@@ -770,14 +776,14 @@ shape (n, n_features); or sequence of images, paths or encoded files
         return np.full(shape, np.nan), run.error
 
     def _settle(
-        self, evidence: ScoredImages, free: WithoutPrompt, validation: Validation, run: TrainingResult, added: bool
+        self, scored: ScoredImages, without: WithoutPrompt, validation: Validation, run: TrainingResult, added: bool
     ) -> None:
         """Choose between the trained prompt and none, fit the head, and set what a fitted estimator has."""
-        objective, block_sizes = validation.objective, self.probe_encoder_.block_sizes_
-        last_answers = evidence.last(validation.known, *objective.recent_answers())
-        used, shipped = evidence.decide(free, self.head, self.guard, block_sizes, last_answers)
-        self.baselines_ = free.controls
-        self._scored = evidence
+        objective = validation.objective
+        last_answers = scored.last_answers(validation.known, *objective.recent_answers())
+        used, shipped = decide(without, scored, last_answers, self.head, self.guard)
+        self.baselines_ = without.baselines
+        self._scored = scored
         self.coordinator_ = objective.frozen(run.w, self.prompt_scale if used else 0.0)
         self.coordinator_._adopt_reading(self)
         self.prompt_used_ = used
