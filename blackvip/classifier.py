@@ -271,8 +271,6 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
     n_queries_: int
     optimizer_: Optimizer
     seconds_per_image_: float | None
-    loss: str = "cross-entropy"  # of those that an earlier release has saved, as the next
-    augment: str | None = None
 
     _parameter_constraints = {
         "score_fn": [callable],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import reprlib
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from types import MappingProxyType
@@ -14,21 +15,27 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from .encoders.base import Encoder
+from .encoders.base import ENCODER, Encoder
 from .heads.base import Head
 from .heads.judging import HeadResult
 from .heads.scored import ScoredImages
-from .inputs.images import Images
+from .inputs.images import IMAGE_SHAPE, Images
 from .inputs.labels import check_labels
 from .inputs.reading import ReadsImages, pixel_batches
 from .journal.identity import describe
 from .journal.predictions import PredictionsFile
-from .persistence import Saveable
+from .optimizers.base import Optimizer
+from .persistence import SaveableEstimator
+from .persistence.arrays import Generator as GeneratorField
+from .persistence.arrays import Labels
+from .persistence.fields import BOOL, LABEL, NONE, ListOf, Maybe, OneOf, Pairs, Record, choice, integer, number, text
+from .persistence.format import expect
+from .persistence.objects import Object
 from .prompters.base import Prompter
 from .scorers import CachedScorer, Ledger, ScoreFormat
 from .scorers.checkpoint import predictions_path
 from .scorers.contract import check_scores
-from .scorers.formats import FLOOR
+from .scorers.formats import FLOOR, SCORE_TYPES
 from .scorers.labels.mapping import LabelMapping
 from .scorers.labels.scorer import learning_scorer
 from .scorers.parallel.scorer import spread
@@ -68,13 +75,29 @@ class PromptComparison(NamedTuple):
     labels: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
-class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
+_RESULT = Object(HeadResult)
+_OTHER_BASELINES = ("calibrated_zero_shot", "local_probe", "fused_zero_shot")
+_GAIN = OneOf(choice("auto", None), number())
+_STEP = Record(  # of the history, with the figures of its optimizer
+    {
+        "n_iter": integer(1),
+        "n_queries": integer(0),
+        "loss": number(),
+        "accuracy": number(),
+        "validation_loss": Maybe(number()),
+        "validation_accuracy": Maybe(number(0, 1 + 1e-9)),
+    },
+    others=number(),
+)
+
+
+class PromptedClassifier(SaveableEstimator, ReadsImages, ClassifierMixin, BaseEstimator, saveable=False):
     """What `BlackVIPClassifier` does once it is fitted."""
 
     score_fn: Any
-    checkpoint: Any = None
+    checkpoint: Any
     images_per_call: int | None
-    n_jobs: int | None = None  # of those that an earlier release has saved
+    n_jobs: int | None
     score_type: str
     classes_: np.ndarray
     class_prompts_: list[str]
@@ -82,11 +105,86 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
     prompt_used_: bool
     head_: Head
     baselines_: dict[str, HeadResult]
-    label_mapping_: LabelMapping | None = None
+    label_mapping_: LabelMapping | None
     _scored: ScoredImages
     score_type_: str
-    score_floor_: float = FLOOR  # where a file has none
+    score_floor_: float
     probe_encoder_: Encoder
+
+    not_saved = ("score_fn", "n_jobs", "checkpoint")
+    saved_parameters = {
+        "class_prompts": OneOf(text(), Pairs(LABEL, text()), ListOf(text())),
+        "encoder": ENCODER,
+        "local_encoder": ENCODER,
+        "head": OneOf(NONE, text(), Object(Head, fitted="no")),
+        "image_shape": IMAGE_SHAPE,
+        "class_weight": OneOf(choice("balanced", None), Pairs(LABEL, number())),
+    }
+    saved_attributes = {
+        "classes_": Labels(),
+        "class_prompts_": ListOf(text()),
+        "coordinator_": Object(Prompter),
+        "prompt_used_": BOOL,
+        "head_": Object(Head),
+        "optimizer_": Object(Optimizer, fitted="maybe"),
+        "n_skipped_": integer(0),
+        "baselines_": Record({"zero_shot": _RESULT, **dict.fromkeys(_OTHER_BASELINES, Maybe(_RESULT))}),
+        "history_": ListOf(_STEP),
+        "n_queries_": integer(0),
+        "n_iter_": integer(0),
+        "a_": _GAIN,
+        "c_": _GAIN,
+        "termination_reason_": choice("budget", "no_improvement", "callback", "interrupted", "error"),
+        "score_type_": choice(*SCORE_TYPES),
+        "score_floor_": number(FLOOR, 0.05),
+        "label_mapping_": OneOf(NONE, Object(LabelMapping)),
+        "seconds_per_image_": OneOf(NONE, number(low=0)),
+        "probe_encoder_": Object(Encoder),
+        "_scored": Object(ScoredImages),
+        "_rng": GeneratorField(),
+    }
+
+    def _finish_loading(self) -> None:
+        super()._finish_loading()
+        n_classes, mapping, prompter = len(self.classes_), self.label_mapping_, self.coordinator_
+        in_order = n_classes >= 2 and np.array_equal(np.unique(self.classes_), self.classes_)
+        expect(in_order, "classes_ are not sorted, or few")
+        n_prompts = len(self.class_prompts_)
+        expect(n_prompts == n_classes, f"there are {n_prompts} class prompts; expected {n_classes}")
+        expect(
+            mapping is None or mapping.class_prompts == self.class_prompts_, "label_mapping_ is for other class prompts"
+        )
+        expect(prompter.image_format_ == self.image_format_, "coordinator_ was made for images of another format")
+        expect(
+            self.prompt_used_ == (prompter.prompt_scale_ > 0), "prompt_used_ and prompt_scale_ contradict each other"
+        )
+        self._check_loaded_heads(n_classes)
+        n_unknown, optimizer = len(self.history_) - self.n_iter_, self.optimizer_
+        expect(n_unknown <= 0, f"history_ has {len(self.history_)} steps, but {self.n_iter_} were made")
+        told = set().union(*self.history_) - _STEP.fields.keys() - set(optimizer.figure_names)
+        expect(not told, f"history_ has {reprlib.repr(sorted(told))}, which its optimizer does not tell")
+        if "state" in vars(optimizer):
+            n_parameters = prompter.n_parameters_
+            expect(len(optimizer.w) == n_parameters, f"optimizer_ has not {n_parameters} parameters")
+            expect(optimizer.rng is self._rng, "optimizer_ has another random number generator")
+
+    def _check_loaded_heads(self, n_classes: int) -> None:
+        """Raise a `PersistenceError` if the heads, the encoder and the scored images do not fit one another."""
+        encoder, scored = self.probe_encoder_, self._scored
+        encoder._check_image_size(self.image_format_.height, self.image_format_.width)
+        expect(encoder.n_parameters == 0, "probe_encoder_ is not frozen")
+        n_features, n_images = encoder.n_features_out_, len(scored.y)
+        expect(scored.features.shape[1] == n_features, f"_scored has not the encoder's {n_features} features")
+        expect(scored.plain.shape[1] == n_classes and n_images > 0, "_scored is not of these classes")
+        expect(int(scored.y.max()) < n_classes, "_scored has an unknown class")
+        block_sizes = tuple(encoder.block_sizes_)
+        own = tuple(scored.block_sizes)
+        expect(own == block_sizes, f"_scored has blocks of {own} features; expected {block_sizes}")
+        self.head_._check_layout(n_classes, n_classes if self.head_.needs_scores else 0, block_sizes)
+        for name, result in self.baselines_.items():
+            result.head._check_layout(n_classes, 0 if name == "local_probe" else n_classes, block_sizes)
+            fits = result.held_out.shape == (n_images, n_classes)
+            expect(fits, f"baselines_ has another number of images in {name}")
 
     def predict(self, X: Any) -> np.ndarray:
         """Class labels of images; bills one image each.

@@ -13,14 +13,34 @@ from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, proces
 from sklearn.utils.validation import check_is_fitted
 
 from .documentation import Documented
-from .inputs.reading import as_output
-from .persistence import Saveable
+from .inputs.reading import OUTPUT_CONFIG, as_output
+from .persistence import SaveableEstimator
+from .persistence.arrays import Shared
+from .persistence.fields import Maybe, OneOf, Reading, Writing
+from .persistence.format import expect
+from .persistence.objects import Object
 from .prompters.base import Prompter
 
 __all__ = ["BlackVIPPrompter"]
 
 
-class BlackVIPPrompter(Saveable, Documented, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class _Frozen(Shared):
+    """A fitted estimator within scikit-learn's `FrozenEstimator`."""
+
+    _inner = Object(SaveableEstimator)
+
+    def check(self, value: Any, file: Writing | Reading, where: str) -> None:
+        expect(type(value) is FrozenEstimator, f"its {where} is a {type(value).__name__}; expected a FrozenEstimator")
+
+    def pack_first(self, value: Any, file: Writing, where: str) -> Any:
+        return {"frozen": self._inner.pack(value.estimator, file, f"{where}.estimator")}
+
+    def unpack_first(self, packed: Any, file: Reading, where: str) -> Any:
+        expect(isinstance(packed, dict) and packed.keys() == {"frozen"}, f"{where} is no frozen estimator")
+        return FrozenEstimator(self._inner.unpack(packed["frozen"], file, f"{where}.estimator"))
+
+
+class BlackVIPPrompter(SaveableEstimator, Documented, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Images with their trained prompts, for any other client of the service.
 
     `fit` trains a classifier, which bills images; `transform` draws its prompts, which bills none.
@@ -66,6 +86,15 @@ class BlackVIPPrompter(Saveable, Documented, ClassNamePrefixFeaturesOutMixin, Tr
     """
 
     _parameter_constraints = {"estimator": [HasMethods(["fit", "predict"])]}
+    saved_parameters = {"estimator": OneOf(_Frozen(), Object(SaveableEstimator, fitted="no"))}
+    saved_attributes = {
+        "estimator_": Maybe(OneOf(_Frozen(), Object(SaveableEstimator))),
+        "_sklearn_output_config": OUTPUT_CONFIG,
+    }
+
+    def _finish_loading(self) -> None:
+        super()._finish_loading()
+        expect(hasattr(self._fitted, "coordinator_"), "it has no fitted classifier")
 
     def __init__(self, estimator: Any):
         self.estimator = estimator

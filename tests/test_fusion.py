@@ -6,11 +6,11 @@ from scipy.optimize import approx_fprime, minimize
 from scipy.special import log_softmax
 from sklearn.preprocessing import StandardScaler
 
-import blackvip.persistence.schema  # noqa: F401  # fills the kinds
 from blackvip import CalibratedHead, FusedHead, PersistenceError
 from blackvip.heads import LocalProbe
 from blackvip.heads.stack import Stack, stack_loss
-from blackvip.persistence.fields import Object, Reading, Writing
+from blackvip.persistence.fields import Reading, Writing
+from blackvip.persistence.objects import Object
 
 K = 4
 
@@ -203,7 +203,7 @@ def test_columns():
 def test_a_loaded_head_is_the_saved_one(head):
     X, y = problem(n=40)
     head.fit(X, y)
-    file, field = Writing(), Object(type(head).__name__)
+    file, field = Writing(), Object(type(head))
     packed = field.pack(head, file, "head")
     same = field.unpack(packed, Reading(file.tensors), "head")
     assert repr(same) == repr(head)

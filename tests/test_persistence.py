@@ -1,4 +1,4 @@
-"""Saving and loading: round trips, other processes, earlier releases, and files that are damaged or hostile."""
+"""Saving and loading: round trips, other processes, new classes, and files that are damaged or hostile."""
 
 import hashlib
 import json
@@ -36,6 +36,7 @@ from blackvip import (
     ScratchEncoder,
     TimmEncoder,
 )
+from blackvip.persistence.arrays import Array
 
 pytestmark = pytest.mark.filterwarnings("ignore::blackvip.PromptNotUsedWarning")
 
@@ -269,6 +270,121 @@ def test_any_tool_lists_a_file_and_no_secret_is_in_it(tmp_path):
         assert json.loads(file.metadata()["blackvip"])["version"] == 1
 
 
+# Classes that other packages define
+
+
+class TwoStrips(blackvip.prompters.Prompter):
+    """A prompter without any declaration: two brightnesses, of the left and of the right half."""
+
+    def __init__(self, gain=1.0, start=(0.0, 0.0), encoder=None):
+        self.gain = gain
+        self.start = start
+        self.encoder = encoder
+
+    def fit_pixels(self, pixels):
+        self.n_parameters_ = 2
+        self.left_ = (np.arange(pixels.shape[-1]) < pixels.shape[-1] / 2).astype(np.float64)
+        self.notes_ = {"mean": float(pixels.mean()), "sizes": [1, 2], "nothing": None}
+        return self
+
+    def features(self, pixels):
+        return pixels.new_empty(len(pixels), pixels.shape[2])
+
+    def initial_parameters(self, rng):
+        return np.array(self.start)
+
+    def prompts(self, candidates, features, statistics=None):
+        strips = torch.from_numpy(np.stack([self.left_, 1 - self.left_])).to(candidates)
+        rows = (self.gain * candidates @ strips)[:, None, None, None]
+        return rows.expand(-1, len(features), 3, features.shape[1], -1)
+
+
+class RandomSearch(blackvip.optimizers.Optimizer):
+    """An optimizer without any declaration."""
+
+    n_candidates = 3
+
+    def __init__(self, radius=0.1):
+        self.radius = radius
+
+    def start(self, w, rng):
+        self.rng, self.state = rng, {"w": np.array(w), "tried": None, "n_told": 0}
+
+    def ask(self):
+        self.state["tried"] = self.w + self.radius * self.rng.normal(size=(3, len(self.w)))
+        return self.state["tried"]
+
+    def tell(self, losses):
+        self.state.update(w=self.state["tried"][np.argmin(losses)], n_told=self.state["n_told"] + 1)
+
+
+class MeanColour(blackvip.encoders.Encoder):
+    """An encoder with a table."""
+
+    saved_attributes = {"mean_": Array((3,))}
+
+    def fit_pixels(self, pixels):
+        self.mean_ = pixels.double().mean((0, 2, 3)).numpy()
+        self.n_features_out_ = 3
+        return self
+
+    def encode(self, pixels):
+        return pixels.double().mean((2, 3)) - torch.from_numpy(self.mean_)
+
+
+def strange(**parameters):
+    return fitted(prompter=TwoStrips(2.0, encoder=PCAEncoder(3)), optimizer=RandomSearch(), **parameters)
+
+
+def test_classes_of_others_need_no_declaration(tmp_path):
+    clf = strange(local_encoder=MeanColour())
+    clf.save(tmp_path / "clf")
+    same = blackvip.load(tmp_path / "clf", clf.score_fn)
+    np.testing.assert_array_equal(same.predict_proba(X), clf.predict_proba(X))
+    assert repr(same) == repr(clf)
+    assert type(same.coordinator_) is TwoStrips
+    assert same.coordinator_.notes_ == clf.coordinator_.notes_
+    assert same.optimizer_.state["n_told"] == clf.n_iter_ > 0
+    for one in (clf, same):
+        one.set_params(max_queries=1_500).partial_fit(X, Y)
+    np.testing.assert_array_equal(same.coordinator_.parameters_, clf.coordinator_.parameters_)
+
+
+def test_what_a_class_without_a_table_cannot_save(tmp_path):
+    for name, value, message in (
+        ("model_", torch.nn.Linear(1, 1), "model_ is a Linear; expected numbers"),
+        ("_cache", 1, r"attributes \['_cache'\], which TwoStrips.saved_attributes does not list"),
+        ("gain", print, "gain is a builtin_function_or_method"),
+    ):
+        clf = strange()
+        setattr(clf.coordinator_, name, value)
+        with pytest.raises(PersistenceError, match=message):
+            clf.save(tmp_path / "clf")
+
+
+def test_a_class_that_is_not_imported_is_named(tmp_path):
+    strange().save(tmp_path / "clf")
+    kind = f"{__name__}.TwoStrips"
+    change = lambda h, d: fitted_of(d)["coordinator_"].update(kind="another_package.TwoStrips")
+    data = (tmp_path / "clf").read_bytes()
+    assert json.loads(header_of(data)["__metadata__"]["blackvip"])["object"]["fitted"]["coordinator_"]["kind"] == kind
+    with pytest.raises(PersistenceError, match=r"'another_package\.TwoStrips', a class that is not known .* import"):
+        load_bytes(tampered(data, change), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["transform", "fit_pixels", "_n_features_out", "__class__", "named"])
+def test_a_file_replaces_no_method(name, tmp_path):
+    strange().save(tmp_path / "clf")
+    change = lambda h, d: fitted_of(d)["coordinator_"]["fitted"].update({name: 1})
+    with pytest.raises(PersistenceError, match="does not know"):
+        load_bytes(tampered((tmp_path / "clf").read_bytes(), change), tmp_path)
+
+
+def test_two_classes_of_this_package_may_not_share_a_name():
+    with pytest.raises(TypeError, match="a saveable class PCAEncoder in blackvip.encoders.pca already"):
+        type("PCAEncoder", (MeanColour,), {"__module__": "blackvip.other"})
+
+
 # Pickles
 
 
@@ -315,26 +431,6 @@ def test_a_fitted_classifier_holds_no_tensor_of_any_device():
         walk(fitted(prompter=prompter), prompter)
     assert len(seen) > 100
     assert not found
-
-
-@pytest.mark.parametrize("prompter", ["coordinator", "basis"])
-@pytest.mark.parametrize("suffix", ["joblib", "blackvip"])
-def test_files_of_earlier_releases(prompter, suffix):
-    releases = sorted(path for path in (HERE / "fixtures").iterdir() if path.is_dir())
-    assert releases
-    for folder in releases:
-        expected = np.load(folder / f"{prompter}.npz")
-        path = folder / f"{prompter}.{suffix}"
-        clf = joblib.load(path) if suffix == "joblib" else blackvip.load(path)
-        # Another release of torch may round a few pixels the other way, each by one of 255 levels.
-        change = np.abs(clf.coordinator_.transform(expected["X"]).astype(int) - expected["sent"])
-        assert change.max() <= 1
-        assert (change > 0).mean() < 0.001
-        assert np.abs(expected["sent"].astype(int) - expected["X"]).mean() > 5  # there is a prompt to be lost
-        proba = clf.set_params(score_fn=ToyService()).predict_proba(expected["X"])
-        # The mean of a stripe of 96 numbers, times the service's gain of 6: one level is 2.5e-4 in the log odds.
-        np.testing.assert_allclose(proba, expected["proba"], atol=1e-3)
-        clf.set_params(max_queries=3_000).partial_fit(expected["X"], expected["y"])
 
 
 def test_skops():

@@ -14,9 +14,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from ..inputs.reading import ImageTransformer, pixel_batches
+from ..inputs.reading import ImageTransformer, ReadsImages, pixel_batches
+from ..persistence.fields import Maybe, OneOf, integer, text
+from ..persistence.objects import Object
 
-__all__ = ["Encoder", "TrainableEncoder"]
+__all__ = ["ENCODER", "MODEL_NAME", "Encoder", "TrainableEncoder"]
+
+MODEL_NAME = text(r"\w[\w.-]*")  #: Name of an encoder or a timm model in a file: never one of a folder or a hub.
 
 
 class Encoder(ImageTransformer, ABC):
@@ -31,14 +35,27 @@ class Encoder(ImageTransformer, ABC):
     n_features_out_: int
     named: ClassVar[dict[str, type[Encoder]]] = {}  #: Encoders that have a short name, as in ``encoder="pca"``.
 
-    def __init_subclass__(cls, name: str | None = None, **kwargs: Any):
-        super().__init_subclass__(**kwargs)
-        if name is not None:
-            Encoder.named[name] = cls
+    saved_attributes = {
+        # A part of another estimator is fitted to pixels, and reads no images itself.
+        **{name: Maybe(field) for name, field in ReadsImages.saved_attributes.items()},
+        "n_features_out_": integer(1),
+    }
+
+    def _finish_loading(self) -> None:
+        if hasattr(self, "image_format_"):
+            super()._finish_loading()
+
+    def _check_image_size(self, height: int, width: int) -> None:
+        """Raise a `PersistenceError` if a loaded encoder is not made for images of this size."""
 
     @property
     def n_parameters(self) -> int:
         """Parameters that are trained with the decoder; 0 for a frozen encoder."""
+        return 0
+
+    @property
+    def n_statistics(self) -> int:
+        """Length of the vector of batch statistics; 0 for a frozen encoder."""
         return 0
 
     @abstractmethod
@@ -122,3 +139,7 @@ class TrainableEncoder(Encoder):
     @abstractmethod
     def batch_statistics(self, parameters: torch.Tensor, batches: Callable[[], Iterable[torch.Tensor]]) -> torch.Tensor:
         """What `cells` needs so that an image's cells do not depend on the others, as one vector."""
+
+
+#: An encoder among the parameters of an object in a file.
+ENCODER = OneOf(MODEL_NAME, Object(Encoder, fitted="no"))

@@ -17,7 +17,9 @@ from sklearn.utils._param_validation import Interval
 
 from .._version import __version__
 from ..journal.journal import Journal
-from .base import Encoder, TrainableEncoder
+from ..persistence.format import expect
+from ..persistence.objects import Object
+from .base import ENCODER, Encoder, TrainableEncoder
 from .by_name import make_encoder
 
 __all__ = ["CachedEncoder"]
@@ -71,6 +73,10 @@ class CachedEncoder(Encoder):
         "path": [str, os.PathLike, None],
         "max_bytes": [Interval(Integral, 0, None, closed="left")],
     }
+    saved_attributes = {"encoder_": Object(Encoder)}
+    derived_attributes = ("n_features_out_", "key_")
+    saved_parameters = {"encoder": ENCODER}
+    not_saved = ("path",)
 
     def __init__(
         self, encoder: str | Encoder = "pca", path: str | os.PathLike[str] | None = None, max_bytes: int = 2**28
@@ -78,6 +84,15 @@ class CachedEncoder(Encoder):
         self.encoder = encoder
         self.path = path
         self.max_bytes = max_bytes
+
+    def _finish_loading(self) -> None:
+        super()._finish_loading()
+        expect(self.encoder_.n_parameters == 0, "a CachedEncoder has an encoder that is trained")
+        self.n_features_out_ = self.encoder_.n_features_out_
+        self.key_ = digest_of(self.encoder_)
+
+    def _check_image_size(self, height: int, width: int) -> None:
+        self.encoder_._check_image_size(height, width)
 
     def fit_pixels(self, pixels: torch.Tensor) -> CachedEncoder:
         self._validate_params()

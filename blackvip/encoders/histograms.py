@@ -8,6 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..persistence.arrays import Array
+from ..persistence.format import expect
 from .base import Encoder
 from .filters import filtered, gaussian
 
@@ -51,6 +53,14 @@ class GradientEncoder(Encoder, name="gradients"):
     to the two nearest of eight orientations. Means over cells are square-rooted. At last each feature is standardised
     and divided by the square root of its block's size: a block of a training image has a norm near 1.
     """
+
+    saved_attributes = {"mean_": Array(("n_features",)), "scale_": Array(("n_features",), low=1e-3)}
+
+    def _finish_loading(self) -> None:
+        super()._finish_loading()
+        n_features = sum(self.block_sizes_)
+        expect(self.n_features_out_ == n_features, f"n_features_out_ is {self.n_features_out_}")
+        expect(len(self.mean_) == n_features, f"mean_ has {len(self.mean_)} numbers; expected {n_features}")
 
     @property
     def block_sizes_(self) -> tuple[int, ...]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
+from sklearn.utils._param_validation import Interval
 
+from ..persistence.arrays import Array
+from ..persistence.fields import number
+from ..persistence.format import expect
 from .base import Encoder
 from .cells import CELLS, fit_to_image, n_stages_for
 
@@ -37,8 +43,18 @@ class PCAEncoder(Encoder, name="pca"):
     number, so that their root mean square over the training images is 1.
     """
 
+    _parameter_constraints = {"n_components": [Interval(Integral, 1, None, closed="left")]}
+    saved_attributes = {"axes_": Array(("n_axes", "n_numbers")), "scale_": number()}
+
     def __init__(self, n_components: int = 98):
         self.n_components = n_components
+
+    def _finish_loading(self) -> None:
+        super()._finish_loading()
+        expect(self.n_features_out_ == len(self.axes_), "n_features_out_ is not the number of axes_")
+
+    def _check_image_size(self, height: int, width: int) -> None:
+        expect(self.axes_.shape[1] == 3 * height * width, f"axes_ do not fit images of {height} x {width} pixels")
 
     def fit_pixels(self, pixels: torch.Tensor) -> PCAEncoder:
         rows = pixels.flatten(1).double().numpy()

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..persistence.fields import integer
+from ..persistence.format import expect
 from .base import TrainableEncoder
 from .cells import CELLS, n_stages_for, split_moments
 
@@ -31,9 +33,24 @@ class ScratchEncoder(TrainableEncoder, name="scratch"):
     _widths = (32, 64, 64, 128)
     n_channels_out = 32
 
+    saved_attributes = {"n_stages_": integer(1, 5)}
+
+    def _finish_loading(self) -> None:
+        super()._finish_loading()
+        n_features = self.n_channels_out * CELLS**2
+        expect(self.n_features_out_ == n_features, f"n_features_out_ is {self.n_features_out_}")
+
+    def _check_image_size(self, height: int, width: int) -> None:
+        expect(self.n_stages_ == n_stages_for(height, width), f"{self.n_stages_} stages do not fit the images")
+
     @property
     def n_parameters(self) -> int:
         return sum(math.prod(shape) for shape, _ in self._shapes())
+
+    @property
+    def n_statistics(self) -> int:
+        """Length of the vector of batch statistics: mean and variance of each channel after each stage."""
+        return 2 * sum(self._out_widths())
 
     def fit_pixels(self, pixels: torch.Tensor) -> ScratchEncoder:
         self.n_stages_ = n_stages_for(pixels.shape[-2], pixels.shape[-1])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+from numbers import Integral
 from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
+from sklearn.utils._param_validation import Interval
 from timm.data.config import resolve_data_config
 
-from .base import Encoder
+from ..persistence.fields import text
+from .base import MODEL_NAME, Encoder
 
 __all__ = ["TimmEncoder", "network"]
 
@@ -36,6 +39,15 @@ class TimmEncoder(Encoder):
     a trained pooling (such as ViT-MAE) that is the class token, as in the paper. The network is loaded when
     it is first needed, once for all encoders of its name; clones and pickles hold the name alone.
     """
+
+    _parameter_constraints = {
+        "model_name": [str],
+        "pretrained": ["boolean"],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "device": [str],
+    }
+    saved_attributes = {}
+    saved_parameters = {"model_name": MODEL_NAME, "device": text(r"[a-z]+(:\d+)?")}
 
     def __init__(self, model_name: str, pretrained: bool = True, batch_size: int = 32, device: str = "cpu"):
         self.model_name = model_name

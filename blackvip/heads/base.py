@@ -11,6 +11,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.model_selection import StratifiedKFold
 from sklearn.utils.validation import has_fit_parameter
 
+from ..persistence.arrays import Array
+from ..persistence.format import expect
+from ..persistence.saveable import Saveable
 from .scored import LabelledScores
 
 __all__ = ["Auto", "ClassifierHead", "Head", "ServiceHead", "head_class", "log_loss", "make_head"]
@@ -39,7 +42,7 @@ class Auto(NamedTuple):
     held_out_only: bool = False
 
 
-class Head(ClassifierMixin, BaseEstimator, ABC):
+class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
     """Base class of heads: classifiers on the service's log scores, on local features, or on both.
 
     A subclass defines `fit` and `predict_log_proba` on a matrix X, and sets `needs_scores` and `needs_features`, which
@@ -66,10 +69,10 @@ class Head(ClassifierMixin, BaseEstimator, ABC):
     min_images: ClassVar[int] = 1  #: Images that each of these classes must have.
     fallback: ClassVar[type[Head] | None] = None  #: Used where there are too few images. None: `ServiceHead`.
 
-    def __init_subclass__(cls, name: str | None = None, auto: Auto | None = None, **kwargs: Any):
+    saved_attributes = {"classes_": Array(("n_classes",), "int64", low=0)}
+
+    def __init_subclass__(cls, auto: Auto | None = None, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        if name is not None:
-            Head.named[name] = cls
         cls.auto = auto
         if auto is not None:
             Head.candidates.append(cls)
@@ -142,6 +145,18 @@ class Head(ClassifierMixin, BaseEstimator, ABC):
             twin = clone(self).fit(X[train], y[train], sample_weight=weights[train])
             held_out[test] = twin.predict_log_proba(X[test])
         return held_out
+
+    def _finish_loading(self) -> None:
+        super()._finish_loading()
+        sorted_ = len(self.classes_) > 0 and bool((np.diff(self.classes_) > 0).all())
+        expect(sorted_, "a head's classes_ are not sorted")
+
+    def _check_layout(self, n_classes: int, n_scores: int, block_sizes: tuple[int, ...]) -> None:
+        """Raise a `PersistenceError` if a loaded head is not for so many classes, log scores and features."""
+        last, expected = self.classes_[-1], n_scores + (sum(block_sizes) if self.needs_features else 0)
+        expect(last < n_classes, f"a head knows the class {last}, but there are {n_classes}")
+        n_inputs = getattr(self, "n_features_in_", expected)
+        expect(n_inputs == expected, f"a head takes {n_inputs} inputs; expected {expected}")
 
     # What the rest of the package calls
 

@@ -6,6 +6,7 @@ prompt (see docs/method.md).
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,13 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..inputs.labels import check_labels, training_weights
+from ..persistence.arrays import Array
+from ..persistence.fields import ListOf, integer, number
+from ..persistence.format import expect
 from .base import Auto, Head, ServiceHead, log_loss
 
 __all__ = ["CalibratedHead"]
@@ -62,6 +67,23 @@ class CalibratedHead(Head, name="calibrated", auto=Auto(rank=1, margin=1.0)):
     coef_: np.ndarray
     intercept_: np.ndarray
     C_: float
+
+    _parameter_constraints = {
+        "Cs": ["array-like"],
+        "n_folds": [Interval(Integral, 1, None, closed="left")],
+        "standardize": ["boolean"],
+    }
+    saved_parameters = {"Cs": ListOf(number())}
+    saved_attributes = {
+        "C_": number(),
+        "coef_": Array(("n_classes", "n_inputs")),
+        "intercept_": Array(("n_classes",)),
+        "n_features_in_": integer(1),
+    }
+
+    def _finish_loading(self) -> None:
+        super()._finish_loading()
+        expect(self.n_features_in_ == self.coef_.shape[1], "a head's n_features_in_ does not fit its coef_")
 
     def __init__(self, Cs: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0), n_folds: int = 5, standardize: bool = True):
         self.Cs = Cs

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax
 from sklearn.base import clone
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..inputs.labels import check_labels, training_weights
+from ..persistence.arrays import Array
+from ..persistence.fields import NONE, ListOf, OneOf, integer, number
+from ..persistence.format import expect
 from .base import Auto, Head
 from .calibrated import CalibratedHead
 from .scored import LabelledScores, LastAnswers
@@ -150,6 +155,41 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
 
     classes_: np.ndarray
     block_sizes_: np.ndarray
+
+    _parameter_constraints = {
+        "n_scores": [None, Interval(Integral, 0, None, closed="left")],
+        "block_sizes": [None, "array-like"],
+        "C": [Interval(Real, 0, None, closed="neither")],
+        "strengths": ["array-like"],
+        "n_folds": [Interval(Integral, 1, None, closed="left")],
+        "scores_of_classes": ["boolean"],
+    }
+    saved_parameters = {"block_sizes": OneOf(NONE, ListOf(integer(1))), "strengths": ListOf(number())}
+    saved_attributes = {
+        "alpha_": Array(("n_blocks",), low=0),
+        "block_coef_": Array(("n_classes", "n_features")),
+        "block_intercept_": Array(("n_blocks", "n_classes")),
+        "block_sizes_": Array(("n_blocks",), "int64", low=1),
+        "coef_": Array(("n_classes", "n_scores")),
+        "intercept_": Array(("n_classes",)),
+        "n_features_in_": integer(1),
+        "strength_": number(),
+        "tau_": number(low=0),
+    }
+
+    def _finish_loading(self) -> None:
+        super()._finish_loading()
+        n_scores, n_features = self.coef_.shape[1], self.block_coef_.shape[1]
+        # The sum is one of floats, since sizes that a file makes up may overflow an integer.
+        expect(float(self.block_sizes_.sum(dtype=float)) == n_features, "block_sizes_ do not fit block_coef_")
+        expect(self.n_features_in_ == n_scores + n_features, "a head's n_features_in_ does not fit its coefficients")
+        expect(self.tau_ == 0 or self.classes_[-1] < n_scores, "a head has a tau_, but no scores of its classes")
+
+    def _check_layout(self, n_classes: int, n_scores: int, block_sizes: tuple[int, ...]) -> None:
+        own = tuple(self.block_sizes_.tolist())
+        expect(own == block_sizes, f"a head has blocks of {own} features; expected {block_sizes}")
+        expect(self.n_scores == n_scores, f"a head has n_scores={self.n_scores}; expected {n_scores}")
+        super()._check_layout(n_classes, n_scores, block_sizes)
 
     def __init__(
         self,

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..persistence.arrays import Array
+from ..persistence.objects import Object
+from ..persistence.saveable import Saveable
 from .base import Head, log_loss
 from .scored import LabelledScores
 
@@ -13,7 +16,7 @@ __all__ = ["HeadResult", "judge"]
 
 
 @dataclass(repr=False)
-class HeadResult:
+class HeadResult(Saveable):
     """A fitted head with its cross-validated results on the training images.
 
     Attributes
@@ -35,6 +38,14 @@ class HeadResult:
     hits: np.ndarray
     losses: np.ndarray
     weights: np.ndarray
+
+    saved_parameters = {
+        "head": Object(Head),
+        "held_out": Array(("n_images", "n_classes")),
+        "hits": Array(("n_images",), "bool"),
+        "losses": Array(("n_images",)),
+        "weights": Array(("n_images",), low=0),
+    }
 
     def __repr__(self) -> str:
         return f"HeadResult({self.head}, accuracy={self.accuracy:.3f}, log_loss={self.log_loss:.3f})"

@@ -8,6 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ..persistence.arrays import Array
+from ..persistence.fields import ListOf, integer
+from ..persistence.saveable import Saveable
+
 __all__ = ["LabelledScores", "LastAnswers", "ScoredImages"]
 
 #: Rows of images, and the log scores that these images had with the prompts of training's last steps.
@@ -63,7 +67,7 @@ class LabelledScores:
 
 
 @dataclass
-class ScoredImages:
+class ScoredImages(Saveable):
     """The labelled images that were scored before and after training; `partial_fit` appends rows.
 
     Attributes
@@ -90,6 +94,16 @@ class ScoredImages:
     block_sizes: tuple[int, ...]
     plain: np.ndarray
     prompted: np.ndarray
+
+    saved_parameters = {
+        "y": Array(("n_images",), "int64", low=0),
+        "weights": Array(("n_images",), low=0),
+        "held_out": Array(("n_images",), "bool"),
+        "features": Array(("n_images", "n_features"), "float64 float32"),
+        "block_sizes": ListOf(integer(1)),
+        "plain": Array(("n_images", "n_classes")),
+        "prompted": Array(("n_images", "n_classes"), nan=True),
+    }
 
     @classmethod
     def before_training(cls, y: np.ndarray, weights: np.ndarray, features: np.ndarray, **known: Any) -> ScoredImages:

@@ -14,6 +14,9 @@ import torch
 from PIL import Image
 
 from ..exceptions import ImageError, ImagesResizedWarning, ImagesSkippedWarning
+from ..persistence.fields import BOOL, NONE, ListOf, OneOf, choice, integer, number
+from ..persistence.format import expect
+from ..persistence.saveable import Saveable
 from .sources import ItemSource, open_source
 
 __all__ = ["ImageFormat", "Images", "to_uint8"]
@@ -22,6 +25,10 @@ _COMMON_SIZE = (224, 224)  # of images of unequal sizes: the paper's
 _RULES = ("crop", "pad", "stretch")
 _NAMED = 3  # unreadable images that an error or a warning names
 _CHECKED_AT_ONCE = 256  # images of an array
+_MAX_PIXELS = 2**24  # of a loaded format: no bytes in a file stand behind the size that images are resized to
+
+#: An `image_shape` in a file.
+IMAGE_SHAPE = OneOf(NONE, ListOf(integer(1)))
 
 
 class Images(Sequence):  # type: ignore[type-arg]
@@ -116,7 +123,7 @@ class Images(Sequence):  # type: ignore[type-arg]
 
 
 @dataclass
-class ImageFormat:
+class ImageFormat(Saveable):
     """What `fit` learns about its images, so that later ones are read alike.
 
     Attributes
@@ -149,6 +156,25 @@ class ImageFormat:
     image_shape: tuple[int, ...] | None = None
     resize: str = "crop"
     resized: bool = False
+
+    saved_parameters = {
+        "height": integer(1),
+        "width": integer(1),
+        "low": number(),
+        "high": number(),
+        "eight_bits": BOOL,
+        "image_shape": IMAGE_SHAPE,
+        "resize": choice(*_RULES),
+        "resized": BOOL,
+    }
+
+    def _finish_loading(self) -> None:
+        height, width, shape = self.height, self.width, self.image_shape
+        expect(height * width <= _MAX_PIXELS, f"its images have {height} x {width} pixels, which is too large")
+        expect(self.low < self.high, f"its images' black, {self.low}, is not less than their white, {self.high}")
+        if shape is not None:
+            expect(type(shape) is tuple and len(shape) in (2, 3), f"image_shape is {shape}")
+            expect(shape[:2] == (height, width) and self.resized, f"image_shape={shape} does not fit {self}")
 
     @classmethod
     def learn(

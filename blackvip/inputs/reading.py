@@ -12,6 +12,11 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import _check_feature_names, check_is_fitted, validate_data
 
 from ..exceptions import ImageError
+from ..persistence.arrays import Labels
+from ..persistence.fields import Maybe, Record, choice, integer
+from ..persistence.format import expect
+from ..persistence.objects import Object
+from ..persistence.saveable import Saveable
 from .images import ImageFormat, Images
 from .sources import holds_flattened_rows
 
@@ -26,7 +31,11 @@ def most_to_fit(image_format: ImageFormat) -> int:
     return min(_MOST_IMAGES, _MOST_BYTES // (image_format.height * image_format.width * 3 * 4) or 1)
 
 
-class ReadsImages:
+#: What `set_output` sets.
+OUTPUT_CONFIG = Maybe(Record({"transform": choice("default", "pandas", "polars")}))
+
+
+class ReadsImages(Saveable, saveable=False):
     """Mixin of estimators whose X is images: learns their format in `fit`, and reads later ones by it.
 
     Attributes
@@ -43,6 +52,21 @@ class ReadsImages:
     on_error: str = "raise"
     image_format_: ImageFormat
     n_features_in_: int
+
+    saved_attributes = {
+        "image_format_": Object(ImageFormat),
+        "n_features_in_": integer(1),
+        "feature_names_in_": Maybe(Labels("O")),
+    }
+
+    def _finish_loading(self) -> None:
+        super()._finish_loading()
+        names, image_format = getattr(self, "feature_names_in_", None), self.image_format_
+        pixels = image_format.height * image_format.width
+        channels = (image_format.image_shape or ())[2:] or (1,)
+        fits = self.n_features_in_ in (pixels, 3 * pixels, channels[0] * pixels) if names is None else True
+        expect(fits, f"n_features_in_ is {self.n_features_in_}, which does not fit {image_format}")
+        expect(names is None or len(names) == self.n_features_in_, "feature_names_in_ and n_features_in_ differ")
 
     def _learn_images(self, X: Any, y: Any = "no_validation") -> tuple[Images, Any]:
         """The images of X, whose format is learned, and y; rows of flattened pixels pass scikit-learn's checks."""
@@ -81,8 +105,10 @@ def pixel_batches(image_format: ImageFormat, images: Images) -> Iterator[torch.T
         yield image_format.pixels(images[first : first + BATCH])
 
 
-class ImageTransformer(ReadsImages, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class ImageTransformer(ReadsImages, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, saveable=False):
     """A scikit-learn transformer of images in any form, over methods of its subclass that take pixels."""
+
+    saved_attributes = {"_sklearn_output_config": OUTPUT_CONFIG}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

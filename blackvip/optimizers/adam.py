@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
+from sklearn.utils._param_validation import Interval
 
+from ..persistence.arrays import Array
+from ..persistence.fields import Record, integer
 from .spsa import SPSA
 
 __all__ = ["AdamSPSA"]
@@ -39,6 +43,27 @@ class AdamSPSA(SPSA):
         Sides of the parameters that an estimate compares, as in `SPSA`.
     """
 
+    _parameter_constraints = {
+        **SPSA._parameter_constraints,
+        "beta1": [Interval(Real, 0, 1, closed="left")],
+        "beta2": [Interval(Real, 0, 1, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="left")],
+    }
+    saved_attributes = {
+        "state": Record(
+            {
+                **SPSA._saved_state,
+                "t": integer(0),
+                "m": Array(("n_parameters",)),
+                "v": Array(("n_parameters",), low=0),
+            }
+        )
+    }
+
+    # Adam has its own way to both; the constructor does not take them.
+    normalize = False
+    n_steps = None
+
     def __init__(
         self,
         a: float = 0.01,
@@ -56,7 +81,7 @@ class AdamSPSA(SPSA):
     ):
         gains: dict[str, Any] = {"alpha": alpha, "gamma": gamma, "stability": stability}
         super().__init__(a, c, **gains, n_directions=n_directions, clip=clip, sides=sides)
-        del self.normalize, self.n_steps  # Adam has its own way to both; the class says that neither is used
+        del self.normalize, self.n_steps
         self.beta1 = beta1
         self.beta2 = beta2
         self.epsilon = epsilon

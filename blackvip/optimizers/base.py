@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator
 
-__all__ = ["Optimizer", "segmented_uniform"]
+from ..persistence.arrays import PLAIN, Generator
+from ..persistence.fields import Maybe, Record, number
+from ..persistence.format import expect
+from ..persistence.saveable import Saveable
+
+__all__ = ["FIGURES", "Optimizer", "segmented_uniform"]
+
+#: The figures of the last step in a saved state.
+FIGURES = Maybe(Record({}, others=number()))
 
 
 def segmented_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -21,7 +29,7 @@ def segmented_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> np.nd
     return magnitude * rng.choice([-1.0, 1.0], shape)
 
 
-class Optimizer(BaseEstimator, ABC):
+class Optimizer(Saveable, BaseEstimator, ABC):
     """What a training loop needs of an optimizer.
 
     `start` once, then `ask` and `tell` in turn. What changes with each step is in `state`, a dict of plain values
@@ -32,6 +40,14 @@ class Optimizer(BaseEstimator, ABC):
     n_candidates: int
     rng: np.random.Generator
     state: dict[str, Any]
+    figure_names: ClassVar[tuple[str, ...]] = ("a", "a_k", "c_k", "estimate_norm", "step_norm")  #: What `figures` has.
+
+    saved_attributes = {"rng": Generator(), "state": PLAIN}
+
+    def _finish_loading(self) -> None:
+        super()._finish_loading()
+        w = self.state["w"]
+        expect(isinstance(w, np.ndarray) and (w.ndim, w.dtype) == (1, np.float64), "an optimizer's w is not a vector")
 
     def n_candidates_for(self, d: int) -> int:
         """Candidates that one step asks for in `d` parameters, by which a budget is planned before the start.

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 
 import numpy as np
 from cmaes import CMA
+from sklearn.utils._param_validation import Interval
 
-from .base import Optimizer
+from ..persistence.arrays import Array
+from ..persistence.fields import NotSaved, Record, integer, number
+from .base import FIGURES, Optimizer
 
 __all__ = ["CMAES"]
 
@@ -32,6 +36,28 @@ class CMAES(Optimizer):
     The covariance is a matrix of d times d numbers, and a step makes one for each candidate: for more than about a
     thousand parameters, take a `Subspace` of them.
     """
+
+    figure_names = ("sigma", "step_norm")
+
+    _parameter_constraints = {
+        "sigma": [Interval(Real, 0, None, closed="neither")],
+        "population_size": [None, Interval(Integral, _SMALLEST, None, closed="left")],
+    }
+    saved_attributes = {
+        "state": Record(
+            {
+                # `cmaes` asks for these bounds of a mean and a scale.
+                "w": Array(("n_parameters",), low=-1e32, high=1e32),
+                "sigma": number(low=np.finfo(float).tiny, high=1e32),
+                "C": Array(("n_parameters", "n_parameters")),
+                "p_sigma": Array(("n_parameters",)),
+                "p_c": Array(("n_parameters",)),
+                "generation": integer(0),
+                "candidates": NotSaved(),
+                "figures": FIGURES,
+            }
+        )
+    }
 
     def __init__(self, sigma: float = 0.1, *, population_size: int | None = None):
         self.sigma = sigma

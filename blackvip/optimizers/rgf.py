@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from sklearn.utils._param_validation import Interval, StrOptions
 
-from .base import Optimizer
+from ..persistence.arrays import Array
+from ..persistence.fields import NotSaved, Record, integer
+from .base import FIGURES, Optimizer
 
 __all__ = ["RGF"]
 
@@ -41,6 +45,18 @@ class RGF(Optimizer):
     A step evaluates ``n_directions + 1`` candidates. BAR decays from 5 to 10 down to 0.01 to 0.1, for its own
     parameters, which a sigmoid turns into pixels.
     """
+
+    _parameter_constraints = {
+        "a": [Interval(Real, 0, None, closed="left")],
+        "c": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "a_end": [Interval(Real, 0, None, closed="left")],
+        "n_steps": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "power": [Interval(Real, 0, None, closed="left")],
+        "n_directions": [Interval(Integral, 1, None, closed="left")],
+    }
+    saved_attributes = {
+        "state": Record({"k": integer(1), "w": Array(("n_parameters",)), "directions": NotSaved(), "figures": FIGURES})
+    }
 
     def __init__(
         self,

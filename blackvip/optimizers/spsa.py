@@ -5,12 +5,16 @@ Equation numbers are those of BlackVIP (CVPR 2023, arXiv 2303.14773) and of Spal
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.utils._param_validation import Interval, Options, StrOptions
 
-from .base import Optimizer, segmented_uniform
+from ..persistence.arrays import Array
+from ..persistence.fields import NONE, NotSaved, OneOf, Record, integer, number
+from .base import FIGURES, Optimizer, segmented_uniform
 
 __all__ = ["SPSA", "SPSAGC"]
 
@@ -52,10 +56,27 @@ class SPSA(Optimizer):
     number of parameters.
     """
 
-    # of those pickled by a release that had no choice
-    sides: int = 2
-    normalize: bool = False
-    n_steps: int | None = None
+    _parameter_constraints = {
+        "a": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
+        "c": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "gamma": [Interval(Real, 0, None, closed="left")],
+        "stability": [Interval(Real, 0, None, closed="left")],
+        "n_directions": [Interval(Integral, 1, None, closed="left")],
+        "clip": [None, StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "sides": [Options(Integral, {1, 2})],
+        "normalize": ["boolean"],
+        "n_steps": [None, Interval(Integral, 1, None, closed="left")],
+    }
+    _saved_state = {
+        "k": integer(1),
+        "w": Array(("n_parameters",)),
+        "delta": NotSaved(),
+        "figures": FIGURES,
+        "square": OneOf(NONE, number(low=0)),
+        "m": OneOf(NONE, Array(("n_parameters",))),
+    }
+    saved_attributes = {"state": Record(_saved_state)}
 
     def __init__(
         self,
@@ -237,6 +258,11 @@ class SPSAGC(SPSA):
     n_steps : int or None
         Steps over which both gains fall linearly, as in `SPSA`.
     """
+
+    _parameter_constraints = {
+        **SPSA._parameter_constraints,
+        "momentum": [Interval(Real, 0, 1, closed="left")],
+    }
 
     def __init__(
         self,

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from copy import copy
+from numbers import Integral
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.utils._param_validation import Interval, StrOptions
 
+from ..persistence.arrays import Array
+from ..persistence.fields import Record
+from ..persistence.format import expect
+from ..persistence.objects import AttributeOf
 from .base import Optimizer
 
 __all__ = ["Subspace"]
@@ -32,6 +38,28 @@ class Subspace(Optimizer):
         over d parameters.
     """
 
+    _parameter_constraints = {
+        "optimizer": [Optimizer],
+        "n_dims": [Interval(Integral, 1, None, closed="left")],
+        "kind": [StrOptions(set(_KINDS))],
+    }
+    saved_attributes = {
+        "state": Record(
+            {
+                "w": Array(("n_parameters",)),
+                "origin": Array(("n_parameters",)),
+                "P": Array(("n_parameters", "n_dims")),
+                "inner": AttributeOf("optimizer", "state"),
+            }
+        )
+    }
+
+    def _finish_loading(self) -> None:
+        super()._finish_loading()
+        inner, n_dims = self._inner(), self.state["P"].shape[1]
+        inner._finish_loading()
+        expect(len(inner.w) == n_dims, f"the optimizer within a Subspace has {len(inner.w)} dimensions, not {n_dims}")
+
     def __init__(self, optimizer: Optimizer, n_dims: int = 100, kind: str = "orthonormal"):
         self.optimizer = optimizer
         self.n_dims = n_dims
@@ -51,6 +79,11 @@ class Subspace(Optimizer):
         if any(isinstance(value, str) and value == "auto" for value in self.optimizer.get_params().values()):
             raise ValueError(f"Subspace has the optimizer {self.optimizer!r}; expected one with numbers, not 'auto'.")
         return self.n_candidates
+
+    @property
+    def figure_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of its optimizer."""
+        return self.optimizer.figure_names
 
     @property
     def n_comparisons(self) -> int:

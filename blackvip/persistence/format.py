@@ -27,7 +27,13 @@ __all__ = ["MAX_BYTES", "decode", "encode", "expect", "read", "write"]
 
 MAX_BYTES = 2 * 2**30  #: The largest file that is written or read.
 MAX_HEADER_BYTES = 64 * 2**20  #: The most of it that names tensors and holds the document.
-DTYPES = {"F64": np.dtype("f8"), "F32": np.dtype("f4"), "I64": np.dtype("i8"), "BOOL": np.dtype("?")}  #: of tensors
+#: Data types of tensors, by their names in a file.
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("f8"),
+    "F32": np.dtype("f4"),
+    "I64": np.dtype("i8"),
+    "BOOL": np.dtype("?"),
+}
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')  # a quote within a text has a backslash: only a key matches

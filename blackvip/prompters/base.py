@@ -18,7 +18,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..inputs.images import to_uint8
 from ..inputs.reading import ImageTransformer, as_output, pixel_batches
-from ..persistence import Saveable
+from ..persistence.arrays import Array
+from ..persistence.fields import NONE, OneOf, number
+from ..persistence.files import SaveableEstimator
 
 __all__ = ["FeatureBatches", "Prompter", "at_once", "make_prompter", "prompted"]
 
@@ -27,7 +29,7 @@ _DRAWN_BYTES = 8 * 2**20  # of pixels in double precision, onto which prompts ar
 FeatureBatches = Callable[[], Iterable[torch.Tensor]]
 
 
-class Prompter(Saveable, ImageTransformer, ABC):
+class Prompter(SaveableEstimator, ImageTransformer, ABC):
     """What the training loop needs of a prompter, and what a frozen one is to scikit-learn: a transformer of images.
 
     Attributes
@@ -48,10 +50,11 @@ class Prompter(Saveable, ImageTransformer, ABC):
     statistics_: np.ndarray | None
     prompt_scale_: float
 
-    def __init_subclass__(cls, name: str | None = None, **kwargs: Any):
-        super().__init_subclass__(**kwargs)
-        if name is not None:
-            Prompter.named[name] = cls
+    saved_attributes = {
+        "parameters_": Array(("n_parameters",)),
+        "statistics_": OneOf(NONE, Array(("n_statistics",))),
+        "prompt_scale_": number(low=0),
+    }
 
     @abstractmethod
     def fit_pixels(self, pixels: torch.Tensor) -> Prompter:

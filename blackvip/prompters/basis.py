@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import numpy as np
 import torch
+from sklearn.utils._param_validation import Interval
 
 from ..encoders.filters import filtered, gaussian
+from ..persistence.arrays import Array
+from ..persistence.fields import NONE, integer
+from ..persistence.format import expect
 from .base import Prompter, at_once
 
 __all__ = ["PromptBasis"]
@@ -39,9 +44,24 @@ class PromptBasis(Prompter, name="basis"):
     """
 
     _sigmas = (1.0, 3.0, 8.0)
+    _n_fixed, _n_phi = 5, 5 + len(_sigmas) + 6
+
+    _parameter_constraints = {"rms": [Interval(Real, None, None, closed="neither")]}
+    saved_attributes = {
+        "images_": Array((_n_fixed, 3, "height", "width"), "float32"),
+        "scale_": Array((_n_phi,)),
+        "n_parameters_": integer(_n_phi, _n_phi),
+        "parameters_": Array((_n_phi,)),
+        "statistics_": NONE,
+    }
 
     def __init__(self, rms: float = 0.3):
         self.rms = rms
+
+    def _finish_loading(self) -> None:
+        super()._finish_loading()
+        size = (self.image_format_.height, self.image_format_.width)
+        expect(self.images_.shape[2:] == size, f"images_ have the size {self.images_.shape[2:]}; expected {size}")
 
     def fit_pixels(self, pixels: torch.Tensor) -> PromptBasis:
         lines = np.moveaxis(pixels.numpy(), 2, 0)  # line by line: of all pixels at once a copy would be made

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
 import torch
+from sklearn.utils._param_validation import Interval, StrOptions
 
-from ..encoders.base import Encoder, TrainableEncoder
+from ..encoders.base import ENCODER, Encoder, TrainableEncoder
 from ..encoders.by_name import make_encoder
 from ..encoders.cells import CELLS, fit_to_image, n_stages_for
+from ..persistence.arrays import Array
+from ..persistence.format import expect
+from ..persistence.objects import Object
 from .base import FeatureBatches, Prompter
 from .decoder import Decoder
 
@@ -50,16 +56,42 @@ class Coordinator(Prompter, name="coordinator"):
     encoder_: Encoder
     decoder_: Decoder
 
+    _parameter_constraints = {
+        "encoder": [str, Encoder],
+        "src_dim": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "last_layer": [StrOptions({"zero", "random"})],
+    }
+    saved_attributes = {"encoder_": Object(Encoder), "statistics_": Array(("n_statistics",))}
+    derived_attributes = ("size_", "n_trigger_", "decoder_", "n_parameters_")
+    saved_parameters = {"encoder": ENCODER}
+
     def __init__(self, encoder: str | Encoder = "pca", src_dim: int | str = "auto", last_layer: str = "zero"):
         self.encoder = encoder
         self.src_dim = src_dim
         self.last_layer = last_layer
 
+    def _finish_loading(self) -> None:
+        super()._finish_loading()
+        height, width = self.image_format_.height, self.image_format_.width
+        self.encoder_._check_image_size(height, width)
+        self._lay_out(height, width)
+        n_statistics = self.encoder_.n_statistics + self.decoder_.n_statistics
+        for name, found, expected in (
+            ("parameters_", len(self.parameters_), self.n_parameters_),
+            ("statistics_", len(self.statistics_), n_statistics),  # type: ignore[arg-type]
+        ):
+            expect(found == expected, f"{name} has {found} numbers; expected {expected}")
+
     def fit_pixels(self, pixels: torch.Tensor) -> Coordinator:
         if self.last_layer not in ("zero", "random"):
             raise ValueError(f"last_layer={self.last_layer!r}; expected 'zero' or 'random'.")
-        self.size_ = (pixels.shape[-2], pixels.shape[-1])
         self.encoder_ = make_encoder(self.encoder).fit_pixels(pixels)
+        self._lay_out(pixels.shape[-2], pixels.shape[-1])
+        return self
+
+    def _lay_out(self, height: int, width: int) -> None:
+        """Build the decoder for the fitted encoder and for images of this size."""
+        self.size_ = (height, width)
         z_dim = self.encoder_.n_features_out_
         if isinstance(self.encoder_, TrainableEncoder):
             src_dim = z_dim  # its cells are the decoder's input as they are, without a trigger
@@ -77,7 +109,6 @@ class Coordinator(Prompter, name="coordinator"):
         max_groups = 32 if z_dim == 2048 else 64
         self.decoder_ = Decoder(src_dim // CELLS**2, n_stages_for(*self.size_), max_groups)
         self.n_parameters_ = sum(self._sizes())
-        return self
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.encoder_.encode(pixels)

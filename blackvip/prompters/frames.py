@@ -6,11 +6,14 @@ Their sizes are those of the papers on images of 224 x 224 pixels, and are scale
 from __future__ import annotations
 
 from abc import abstractmethod
+from numbers import Real
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.utils._param_validation import Interval, StrOptions
 
+from ..persistence.format import expect
 from .base import Prompter
 
 __all__ = ["PaddingFrame", "ReprogrammingFrame"]
@@ -24,6 +27,15 @@ class Frame(Prompter):
 
     start: str
     size_: tuple[int, int]
+
+    derived_attributes = ("size_", "n_parameters_")
+
+    def _finish_loading(self) -> None:
+        super()._finish_loading()
+        expect(self.statistics_ is None, "statistics_ of a frame is not null")
+        self.fit_pixels(torch.empty(0, 3, self.image_format_.height, self.image_format_.width))
+        found, expected = len(self.parameters_), self.n_parameters_
+        expect(found == expected, f"parameters_ has {found} numbers; expected {expected}")
 
     @abstractmethod
     def _hole(self) -> tuple[slice, slice]:
@@ -92,6 +104,11 @@ class PaddingFrame(Frame):
         69,840 for 224 x 224 pixels.
     """
 
+    _parameter_constraints = {
+        "width": [Interval(Real, 0, None, closed="neither")],
+        "start": [StrOptions(set(_STARTS))],
+    }
+
     def __init__(self, width: float = 30, start: str = "zero"):
         self.width = width
         self.start = start
@@ -131,6 +148,11 @@ class ReprogrammingFrame(Frame):
     n_parameters_ : int
         138,240 for 224 x 224 pixels.
     """
+
+    _parameter_constraints = {
+        "inner": [Interval(Real, 0, _SIDE, closed="right")],
+        "start": [StrOptions(set(_STARTS))],
+    }
 
     def __init__(self, inner: float = 64, start: str = "zero"):
         self.inner = inner

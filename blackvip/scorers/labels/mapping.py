@@ -24,7 +24,11 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.base import BaseEstimator
 
-from ..formats import FLOOR
+from ...persistence.arrays import Array
+from ...persistence.fields import ListOf, choice, number, text
+from ...persistence.format import expect
+from ...persistence.saveable import Saveable
+from ..formats import FLOOR, SCORE_TYPES
 
 __all__ = ["LabelMapping", "bayesian_weights", "frequency_weights", "label_counts"]
 
@@ -119,7 +123,7 @@ def bayesian_weights(counts: np.ndarray, smoothing: float = 1.0) -> np.ndarray:
     return np.where(sums > 0, conditional / np.where(sums > 0, sums, 1), 1 / len(counts))
 
 
-class LabelMapping(BaseEstimator):
+class LabelMapping(Saveable, BaseEstimator):
     """A mapping that was learned; `LabelMappedScorer.fit_labels` makes one.
 
     Parameters
@@ -134,6 +138,18 @@ class LabelMapping(BaseEstimator):
     floor : float, default=1e-6
         What the service's scores are, see `ScoreFormat`; read by `LabelMappedScorer` where it maps them itself.
     """
+
+    saved_parameters = {
+        "labels": ListOf(text()),
+        "class_prompts": ListOf(text()),
+        "weights": Array(("n_labels", "n_mapped"), low=0, high=1 + 1e-9),
+        "score_type": choice(*SCORE_TYPES),
+        "floor": number(FLOOR, 0.05),
+    }
+
+    def _finish_loading(self) -> None:
+        shape, expected = self.weights.shape, (len(self.labels), len(self.class_prompts))
+        expect(shape == expected, f"a label mapping has weights of shape {shape}, not {expected}")
 
     def __init__(
         self,
