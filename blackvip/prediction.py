@@ -171,7 +171,7 @@ class PromptedClassifier(SaveableEstimator, ReadsImages, ClassifierMixin, BaseEs
     def _check_loaded_heads(self, n_classes: int) -> None:
         """Raise a `PersistenceError` if the heads, the encoder and the scored images do not fit one another."""
         encoder, scored = self.probe_encoder_, self._scored
-        encoder._check_image_size(self.image_format_.height, self.image_format_.width)
+        encoder.check_image_size(self.image_format_.height, self.image_format_.width)
         expect(encoder.n_parameters == 0, "probe_encoder_ is not frozen")
         n_features, n_images = encoder.n_features_out_, len(scored.y)
         expect(scored.features.shape[1] == n_features, f"_scored has not the encoder's {n_features} features")
@@ -180,9 +180,9 @@ class PromptedClassifier(SaveableEstimator, ReadsImages, ClassifierMixin, BaseEs
         block_sizes = tuple(encoder.block_sizes_)
         own = tuple(scored.block_sizes)
         expect(own == block_sizes, f"_scored has blocks of {own} features; expected {block_sizes}")
-        self.head_._check_layout(n_classes, n_classes if self.head_.needs_scores else 0, block_sizes)
+        self.head_.check_layout(n_classes, n_classes if self.head_.needs_scores else 0, block_sizes)
         for name, result in self.baselines_.items():
-            result.head._check_layout(n_classes, 0 if name == "local_probe" else n_classes, block_sizes)
+            result.head.check_layout(n_classes, 0 if name == "local_probe" else n_classes, block_sizes)
             fits = result.held_out.shape == (n_images, n_classes)
             expect(fits, f"baselines_ has another number of images in {name}")
 

@@ -7,7 +7,7 @@ from scipy.special import log_softmax
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
-from blackvip import BlackVIPClassifier
+from blackvip import BlackVIPClassifier, load
 from blackvip.heads import Head
 
 SETTINGS = {"max_queries": 400, "a": 0.02, "c": 0.1, "guard": False, "random_state": 0, "verbose": 0}
@@ -42,6 +42,12 @@ def test_a_new_head(head, tmp_path):
     assert type(clf.head_) is NearestMeans
     assert clf.head_.means_.shape[1] == 2 + clf.probe_encoder_.n_features_out_
     assert clf.score(X, y) > 0.9
+
+    # It is saved and loaded with what it has learned.
+    clf.save(tmp_path / "clf")
+    same = load(tmp_path / "clf", service)
+    np.testing.assert_array_equal(same.predict_proba(X), clf.predict_proba(X))
+    assert repr(same) == repr(clf)
 
     # It works in a grid search, and its own parameters can be searched.
     grid = {"head": ["calibrated", head]} if isinstance(head, str) else {"head__temperature": [0.1, 10.0]}

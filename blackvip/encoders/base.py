@@ -45,8 +45,19 @@ class Encoder(ImageTransformer, ABC):
         if hasattr(self, "image_format_"):
             super()._finish_loading()
 
-    def _check_image_size(self, height: int, width: int) -> None:
-        """Raise a `PersistenceError` if a loaded encoder is not made for images of this size."""
+    def check_image_size(self, height: int, width: int) -> None:
+        """Check that an encoder that was loaded takes images of this size; by default it takes any.
+
+        Parameters
+        ----------
+        height, width : int
+            Size of the images, in pixels.
+
+        Raises
+        ------
+        PersistenceError
+            If it was fitted to images of another size.
+        """
 
     @property
     def n_parameters(self) -> int:

@@ -91,8 +91,8 @@ class CachedEncoder(Encoder):
         self.n_features_out_ = self.encoder_.n_features_out_
         self.key_ = digest_of(self.encoder_)
 
-    def _check_image_size(self, height: int, width: int) -> None:
-        self.encoder_._check_image_size(height, width)
+    def check_image_size(self, height: int, width: int) -> None:
+        self.encoder_.check_image_size(height, width)
 
     def fit_pixels(self, pixels: torch.Tensor) -> CachedEncoder:
         self._validate_params()

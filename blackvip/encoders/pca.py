@@ -53,7 +53,7 @@ class PCAEncoder(Encoder, name="pca"):
         super()._finish_loading()
         expect(self.n_features_out_ == len(self.axes_), "n_features_out_ is not the number of axes_")
 
-    def _check_image_size(self, height: int, width: int) -> None:
+    def check_image_size(self, height: int, width: int) -> None:
         expect(self.axes_.shape[1] == 3 * height * width, f"axes_ do not fit images of {height} x {width} pixels")
 
     def fit_pixels(self, pixels: torch.Tensor) -> PCAEncoder:

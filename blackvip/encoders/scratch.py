@@ -40,7 +40,7 @@ class ScratchEncoder(TrainableEncoder, name="scratch"):
         n_features = self.n_channels_out * CELLS**2
         expect(self.n_features_out_ == n_features, f"n_features_out_ is {self.n_features_out_}")
 
-    def _check_image_size(self, height: int, width: int) -> None:
+    def check_image_size(self, height: int, width: int) -> None:
         expect(self.n_stages_ == n_stages_for(height, width), f"{self.n_stages_} stages do not fit the images")
 
     @property

@@ -151,8 +151,23 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
         sorted_ = len(self.classes_) > 0 and bool((np.diff(self.classes_) > 0).all())
         expect(sorted_, "a head's classes_ are not sorted")
 
-    def _check_layout(self, n_classes: int, n_scores: int, block_sizes: tuple[int, ...]) -> None:
-        """Raise a `PersistenceError` if a loaded head is not for so many classes, log scores and features."""
+    def check_layout(self, n_classes: int, n_scores: int, block_sizes: tuple[int, ...]) -> None:
+        """Check that a head that was loaded has the right inputs and classes.
+
+        Parameters
+        ----------
+        n_classes : int
+            Number of classes; the head may have seen fewer.
+        n_scores : int
+            Number of log scores that it takes.
+        block_sizes : tuple of int
+            Number of features in each block of the local encoder.
+
+        Raises
+        ------
+        PersistenceError
+            If it takes other inputs, or has a class that does not exist.
+        """
         last, expected = self.classes_[-1], n_scores + (sum(block_sizes) if self.needs_features else 0)
         expect(last < n_classes, f"a head knows the class {last}, but there are {n_classes}")
         n_inputs = getattr(self, "n_features_in_", expected)

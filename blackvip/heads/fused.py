@@ -185,11 +185,11 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         expect(self.n_features_in_ == n_scores + n_features, "a head's n_features_in_ does not fit its coefficients")
         expect(self.tau_ == 0 or self.classes_[-1] < n_scores, "a head has a tau_, but no scores of its classes")
 
-    def _check_layout(self, n_classes: int, n_scores: int, block_sizes: tuple[int, ...]) -> None:
+    def check_layout(self, n_classes: int, n_scores: int, block_sizes: tuple[int, ...]) -> None:
         own = tuple(self.block_sizes_.tolist())
         expect(own == block_sizes, f"a head has blocks of {own} features; expected {block_sizes}")
         expect(self.n_scores == n_scores, f"a head has n_scores={self.n_scores}; expected {n_scores}")
-        super()._check_layout(n_classes, n_scores, block_sizes)
+        super().check_layout(n_classes, n_scores, block_sizes)
 
     def __init__(
         self,

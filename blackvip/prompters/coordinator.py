@@ -73,7 +73,7 @@ class Coordinator(Prompter, name="coordinator"):
     def _finish_loading(self) -> None:
         super()._finish_loading()
         height, width = self.image_format_.height, self.image_format_.width
-        self.encoder_._check_image_size(height, width)
+        self.encoder_.check_image_size(height, width)
         self._lay_out(height, width)
         n_statistics = self.encoder_.n_statistics + self.decoder_.n_statistics
         for name, found, expected in (
