@@ -90,6 +90,7 @@ def fit_temperature(log_scores: np.ndarray, y: np.ndarray, start: float = 1.0, n
         p = np.exp(log_softmax(scaled, axis=1))
         mean = (p * scaled).sum(axis=1)
         variance = (p * scaled**2).sum(axis=1) - mean**2
+        # (B5): its derivative with respect to log_t.
         slope = -mean.mean() + 2 * _PRIOR * log_t
         # Positive everywhere, unlike the exact curvature.
         curvature = variance.mean() + abs(mean.mean()) + 2 * _PRIOR
