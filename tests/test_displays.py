@@ -103,7 +103,7 @@ def assert_within_the_figure(figure):
 
 
 class TestQueryCurve:
-    def test_shows_the_history_and_the_controls_and_bills_nothing(self, clf, service):
+    def test_shows_the_history_and_the_baselines_and_bills_nothing(self, clf, service):
         before = service.n_images
         display = QueryCurveDisplay.from_estimator(clf)
         assert service.n_images == before
@@ -116,8 +116,8 @@ class TestQueryCurve:
             np.testing.assert_allclose(mean, expected)
             checked = [line for line in display.axes_[int(metric == "loss")].get_lines() if line.get_ls() == "None"][-1]
             assert list(checked.get_ydata()) == list(rows_of(clf, f"validation_{metric}"))
-        drawn = {name: line.get_ydata()[0] for name, line in display.control_lines_["accuracy"].items()}
-        assert drawn == {name: control.accuracy for name, control in clf.baselines_.items()}
+        drawn = {name: line.get_ydata()[0] for name, line in display.baseline_lines_["accuracy"].items()}
+        assert drawn == {name: baseline.accuracy for name, baseline in clf.baselines_.items()}
         assert_within_the_figure(display.figure_)
 
     def test_the_zero_shot_loss_is_the_lowest_over_temperatures(self, clf, service, data):
@@ -129,7 +129,7 @@ class TestQueryCurve:
             return np.mean(np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(len(y)), index])
 
         expected = minimize_scalar(loss, bounds=(-5, 5), method="bounded").fun
-        (line,) = QueryCurveDisplay.from_estimator(clf).control_lines_["loss"].values()
+        (line,) = QueryCurveDisplay.from_estimator(clf).baseline_lines_["loss"].values()
         assert line.get_ydata()[0] == pytest.approx(expected, rel=0.01)  # of which a weak prior costs a little
 
     def test_several_fits_share_axes(self, clf):
@@ -139,21 +139,21 @@ class TestQueryCurve:
         assert first.lines_["loss"].get_color() != second.lines_["loss"].get_color()
         assert first.lines_["loss"].get_marker() != second.lines_["loss"].get_marker()
         texts = [text.get_text() for text in first.axes_[0].get_legend().get_texts()]
-        assert len(texts) == len(set(texts)) == 4 + 2 * 2  # the controls once
+        assert len(texts) == len(set(texts)) == 4 + 2 * 2  # the baselines once
         assert_within_the_figure(first.figure_)
 
     def test_one_panel_in_given_axes(self, clf):
         figure, axes = plt.subplots(1, 2, layout="constrained")
-        display = QueryCurveDisplay.from_estimator(clf, metrics=["loss"], controls=False, ax=axes[1])
+        display = QueryCurveDisplay.from_estimator(clf, metrics=["loss"], baselines=False, ax=axes[1])
         assert display.figure_ is figure
-        assert display.control_lines_ == {"loss": {}}
+        assert display.baseline_lines_ == {"loss": {}}
         assert list(display.axes_) == [axis for axis in figure.axes if axis not in list(axes)]
 
     def test_words(self, clf):
         text = QueryCurveDisplay.from_estimator(clf).describe()
         assert text.startswith(f"{clf.n_iter_} steps, up to {clf.history_[-1]['n_queries']:,d} billed images.")
         assert f"zero-shot {clf.baselines_['zero_shot'].accuracy:.2f}" in text
-        assert f"on held-out images from {rows_of(clf, 'validation_loss')[0]:.2f}" in text
+        assert f"on held-out images, it goes from {rows_of(clf, 'validation_loss')[0]:.2f}" in text
 
     def test_refuses_what_it_cannot_show(self, clf, service, data):
         with pytest.raises(ValueError, match="metrics=.'f1'.; expected some of accuracy, loss"):
@@ -171,7 +171,7 @@ class TestQueryCurve:
         clf = BlackVIPClassifier(service, "{}", max_queries=500, random_state=0, verbose=0)
         with pytest.raises(RuntimeError, match="the service is down"):
             clf.fit(*data)
-        with pytest.raises(ValueError, match="has made no step"):
+        with pytest.raises(ValueError, match="made no step"):
             QueryCurveDisplay.from_estimator(clf)
         with pytest.raises(ValueError, match="history_ has 0 steps and no gains"):
             GainDisplay.from_estimator(clf)
@@ -258,7 +258,7 @@ class TestConfusionChange:
         display = ConfusionChangeDisplay.from_predictions(names[y], names[before], names[after], max_classes=6)
         assert len(display.shown) == 6
         assert {7, 41, 12, 13} <= {int(display.names[row].rpartition(" ")[2]) for row in display.shown}
-        assert "6 of 60 classes are shown" in display.ax_.get_title(loc="left")
+        assert "6 of 60 classes shown" in display.ax_.get_title(loc="left")
         assert display.change.sum() == 0
         assert_within_the_figure(display.figure_)
         everything = ConfusionChangeDisplay.from_predictions(names[y], names[before], names[after], max_classes=60)
@@ -269,7 +269,10 @@ class TestConfusionChange:
         display = ConfusionChangeDisplay.from_predictions(["x", "a"], ["a", "a"], ["b", "a"], classes=["a", "b"])
         assert display.names == ["a", "b", "x"]
         assert (display.n_repaired, display.n_made) == (0, 0)
-        assert "Fewer mistakes: x taken for a, by 1. More: x taken for b, by 1." in display.describe()
+        assert (
+            "Fewer mistakes: x predicted as a (1 fewer). More mistakes: x predicted as b (1 more)."
+            in display.describe()
+        )
 
     def test_refuses(self, clf, test_data):
         X, y = test_data
@@ -319,10 +322,10 @@ class TestPrompt:
             if best == label:
                 assert text == f"✓ {expected}"
             else:
-                assert text == f"✗ {expected}\ntruth  {proba[row, list(clf.classes_).index(label)]:.0%}"
+                assert text == f"✗ {expected}\ntrue class  {proba[row, list(clf.classes_).index(label)]:.0%}"
             colours.add(display.axes_[row, 0].xaxis.label.get_color())
         assert colours == {BETTER, WORSE}  # so that both were seen
-        assert f"Image 1, which is {y[0]}, is taken for" in display.describe()
+        assert f"Image 1 (true class {y[0]}): predicted as" in display.describe()
 
     def test_given_scores_bill_nothing_and_give_the_same_picture(self, clf, service, test_data):
         X, y = test_data[0][:3], test_data[1][:3]
@@ -372,7 +375,7 @@ class TestPrompt:
             images, rng.uniform(-1, 1, images.shape), images, plain_proba=proba, prompted_proba=proba[::-1],
             classes=LONG, y_true=LONG,
         ).plot()  # fmt: skip
-        assert display.axes_[2, 1].get_xlabel() == r"truth: a cost of \$…"
+        assert display.axes_[2, 1].get_xlabel() == r"true: a cost of \$…"
         assert_within_the_figure(display.figure_)
 
 

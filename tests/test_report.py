@@ -143,7 +143,7 @@ class TestContent:
         for row, share in zip(rows, expected.values()):
             interval = binomtest(round(share * len(y)), len(y)).proportion_ci(method="wilson")
             assert row[2] == f"{interval.low:.3f}–{interval.high:.3f}"
-        held_out = [control.accuracy for control in clf.baselines_.values()]
+        held_out = [baseline.accuracy for baseline in clf.baselines_.values()]
         assert [float(row[3]) for row in rows if row[3]] == pytest.approx(held_out, abs=5e-4)
         assert [row[4] for row in rows if row[0] == "local probe"] == ["0"]
 
@@ -166,7 +166,7 @@ class TestContent:
     def test_a_prompt_that_helps_has_no_warning(self, written):
         assert [e for e in written["page"].all("p") if e["attrs"].get("class") == "warning"] == []
 
-    def test_warns_where_a_control_is_better_here(self, clf, tmp_path):
+    def test_warns_where_a_baseline_is_better_here(self, clf, tmp_path):
         """On noise, whose labels are what the local probe says."""
         X = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3), dtype=np.uint8)
         probe = clf.baselines_["local_probe"].head
@@ -174,7 +174,7 @@ class TestContent:
         found = report(clf, tmp_path / "fit.html", X, y)
         assert found["local_probe"] == 1 > found["classifier"]
         texts = [e["text"] for e in Page(tmp_path / "fit.html").all("p") if e["attrs"].get("class") == "warning"]
-        assert any("local probe control is right for 1.000, and this classifier for" in text for text in texts)
+        assert any("local probe baseline has an accuracy of 1.000, and this classifier" in text for text in texts)
 
     def test_warns_of_classes_that_were_not_trained(self, clf, test_data, tmp_path):
         X, y = test_data
@@ -203,8 +203,8 @@ class TestContent:
         texts = [picture["attrs"]["alt"] for picture in pictures]
         assert texts[2] == blackvip.QueryCurveDisplay.from_estimator(clf).describe()
         assert texts[3] == blackvip.GainDisplay.from_estimator(clf).describe()
-        assert re.match(r"4 images as they are and with their prompts, .* Image 4, which is \w, is taken for", texts[0])
-        assert re.match(r"40 images: \d+ mistakes? repaired, \d+ made; from \d+ right to \d+", texts[1])
+        assert re.match(r"4 images without and with prompts, .* Image 4 \(true class \w\): predicted as", texts[0])
+        assert re.match(r"40 images: \d+ mistakes? repaired, \d+ made; correct before \d+, after \d+", texts[1])
 
     def test_pictures_have_the_callers_font_and_nothing_else_of_the_style(self, clf):
         import matplotlib.style
@@ -403,7 +403,7 @@ class TestBeforeAnythingIsPaidFor:
     def test_paths(self, free, test_data, tmp_path):
         with pytest.raises(PersistenceError, match="is a folder; expected the path of a file"):
             report(free, tmp_path, *test_data)
-        with pytest.raises(PersistenceError, match="there is no folder .*nowhere; make it first"):
+        with pytest.raises(PersistenceError, match="there is no folder .*nowhere. Create it first"):
             report(free, tmp_path / "nowhere" / "fit.html", *test_data)
 
     def test_arguments(self, free, test_data, tmp_path):
@@ -497,5 +497,5 @@ class TestInABrowser:
         source = written["path"].read_text()
         path.write_text(source.replace("<main>", "<main><script>document.title = 'run'</script>"))
         browser.open(path.as_uri(), 360)
-        assert browser.evaluate("document.title") == "What a fit did"
+        assert browser.evaluate("document.title") == "Report of a fit"
         assert any("violates the following Content Security Policy" in text for text in browser.complaints())

@@ -1,7 +1,7 @@
-"""Displays: pictures of what a fit did, in the style of scikit-learn's display objects.
+"""Displays: pictures of a fit, in the style of scikit-learn's display objects.
 
-Each holds the figures that it shows, draws them by `plot`, and tells them in words by `describe`. The class methods
-that make one say in their first line what they bill.
+Each display holds the figures that it shows. `plot` draws them and `describe` tells them in words. Class methods that
+make a display say in their first line what they bill. `report` puts all displays on one page.
 """
 
 from .confusion import ConfusionChangeDisplay

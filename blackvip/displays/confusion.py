@@ -1,4 +1,4 @@
-"""ConfusionChangeDisplay: which mistakes a prompt has repaired, and which it has made."""
+"""ConfusionChangeDisplay: the mistakes that a prompt repairs, and those that it makes."""
 
 from __future__ import annotations
 
@@ -15,39 +15,44 @@ from .drawing import BETTER, WIDTH, WORSE, Display, check_fitted, counted, liste
 __all__ = ["ConfusionChangeDisplay"]
 
 _CELL, _SMALL_CELL = 0.4, 0.16  # inches
-_MOST_NUMBERED = 40  # classes: the cells of more are small, and without numbers
-_NAMED_CHANGES = 3  # in words, on each side
+# With more classes than this, cells are small and have no numbers.
+_MOST_NUMBERED = 40
+_NAMED_CHANGES = 3  # pairs of classes that `describe` names for better and for worse
 
 
 class ConfusionChangeDisplay(Display):
-    """The difference of two confusion matrices of the same images: after less before.
+    """Difference of two confusion matrices of the same images, after minus before.
 
-    A cell has the images of a true class (row) that are taken for a class (column) more often, or less often, than
-    before. Blue is better: more right answers on the diagonal, fewer mistakes beside it; orange is worse. It is
-    recommended to use `from_estimator` or `from_predictions`.
+    A cell shows how many more (or fewer) images of a true class (row) are predicted as a class (column). Blue is
+    better: more correct predictions on the diagonal, fewer mistakes off it. Orange is worse. Use `from_estimator` or
+    `from_predictions` to make a display.
 
     Parameters
     ----------
     before, after : ndarray of shape (n_classes, n_classes), int
-        Confusion matrices, rows are true classes.
+        Confusion matrices; rows are true classes.
     n_repaired, n_made : int or None, default=None
-        Images that were wrong and are right now, and the reverse. None: they are not told.
+        Number of images that were wrong and are now correct, and the reverse. None: not shown.
     display_labels : sequence of str or None, default=None
-        Names of the classes. None: their numbers.
+        Names of the classes. None: their indices.
     max_classes : int, default=20
-        Classes that are shown. Where there are more, those whose mistakes change most; the title says how many.
+        The most classes to show. If there are more, the display shows those whose mistakes change most, and its title
+        says so.
 
     Attributes
     ----------
     change : ndarray of shape (n_classes, n_classes), int
-        After less before.
+        After minus before.
     shown : ndarray of int
-        The classes that are shown.
+        Indices of the classes that are shown.
     ax_ : matplotlib Axes
+        The axes.
     figure_ : matplotlib Figure
+        The figure.
     im_ : matplotlib AxesImage
+        The matrix.
     text_ : ndarray of matplotlib Text
-        The numbers in the cells that are shown, None where nothing changed.
+        Numbers in the cells; None if nothing changed.
 
     Examples
     --------
@@ -58,8 +63,8 @@ class ConfusionChangeDisplay(Display):
     ...     ["cat", "cat", "cat", "dog", "cat"],
     ... )
     >>> print(display.describe())
-    5 images: 2 mistakes repaired, 1 made; from 3 right to 4. Fewer mistakes: cat taken for dog, by 2. More: dog taken \
-for cat, by 1.
+    5 images: 2 mistakes repaired, 1 made; correct before 3, after 4. Fewer mistakes: cat predicted as dog (2 fewer). \
+More mistakes: dog predicted as cat (1 more).
     """
 
     change: np.ndarray
@@ -93,22 +98,22 @@ for cat, by 1.
     def from_estimator(
         cls, estimator: Any, X: Any, y: Any, *, max_classes: int = 20, ax: Any = None
     ) -> ConfusionChangeDisplay:
-        """Compare the service's own answers without and with the prompt; bills two images each.
+        """Compare the service's own predictions without and with the prompt; bills two images each.
 
-        Where the classifier draws no prompt (``prompt_used_`` is False) one image each is billed, and nothing changes.
+        If the classifier uses no prompt (``prompt_used_`` is False), one image each is billed and nothing changes.
 
         Parameters
         ----------
         estimator : BlackVIPClassifier
-            Fitted.
+            A fitted classifier.
         X : images, in any form that `fit` takes
-            Other images than the training images.
+            Images that are not training images.
         y : array-like of shape (n_images,)
-            Their labels.
+            Labels of the images.
         max_classes : int, default=20
-            Classes that are shown.
+            The most classes to show.
         ax : matplotlib Axes or None, default=None
-            Where to draw. None: a new figure.
+            Axes to draw into. None: a new figure.
 
         Returns
         -------
@@ -129,15 +134,15 @@ for cat, by 1.
         Parameters
         ----------
         y_true : array-like of shape (n_images,)
-            The true labels.
+            True labels.
         y_before, y_after : array-like of shape (n_images,)
-            The predicted ones.
+            Predicted labels.
         classes : array-like of shape (n_classes,) or None, default=None
-            The classes, besides those that are among the labels. None: there are no others.
+            Classes to include even if no label has them. None: only those of the labels.
         max_classes : int, default=20
-            Classes that are shown.
+            The most classes to show.
         ax : matplotlib Axes or None, default=None
-            Where to draw. None: a new figure.
+            Axes to draw into. None: a new figure.
 
         Returns
         -------
@@ -150,7 +155,7 @@ for cat, by 1.
     def prepare(
         cls, y_true: Any, y_before: Any, y_after: Any, classes: Any, max_classes: int
     ) -> ConfusionChangeDisplay:
-        """A display that is not drawn yet."""
+        """Make the display of two predictions without drawing it."""
         y_true, y_before, y_after = (check_labels(labels) for labels in (y_true, y_before, y_after))
         check_consistent_length(y_true, y_before, y_after)
         known = [] if classes is None else [check_labels(classes)]
@@ -167,7 +172,7 @@ for cat, by 1.
 
     @property
     def names(self) -> list[str]:
-        """Names of the classes."""
+        """Names of the classes, as strings."""
         given = range(len(self.change)) if self.display_labels is None else self.display_labels
         return [str(name) for name in given]
 
@@ -184,7 +189,7 @@ for cat, by 1.
         Parameters
         ----------
         ax : matplotlib Axes or None, default=None
-            Where to draw. None: a new figure.
+            Axes to draw into. None: a new figure.
         colorbar : bool, default=True
             Whether to add a colour bar.
 
@@ -212,7 +217,7 @@ for cat, by 1.
         ax.set_yticks(np.arange(len(shown) - 1) + 0.5, minor=True)
         ax.grid(which="minor", color="0.85", lw=0.5)
         ax.tick_params(which="minor", length=0)
-        ax.set(xlabel="taken for", ylabel="true class")
+        ax.set(xlabel="predicted class", ylabel="true class")
         ax.set_title("\n".join(self._titles(len(shown))), fontsize="small", loc="left")
         if colorbar:
             bar = ax.figure.colorbar(self.im_, ax=ax, ticks=[-most, 0, most], shrink=0.7, pad=0.03)
@@ -220,7 +225,7 @@ for cat, by 1.
         return self
 
     def describe(self) -> str:
-        """What is to be seen, in words with numbers.
+        """Describe the picture in words with numbers.
 
         Returns
         -------
@@ -232,9 +237,9 @@ for cat, by 1.
             "" if self.n_repaired is None else f"{counted(self.n_repaired, 'mistake')} repaired, {self.n_made} made; "
         )
         sentences = [
-            f"{counted(int(np.sum(self.before)), 'image')}: {told}from {right[0]:,d} right to {right[1]:,d}",
-            *self._largest(-1, "Fewer mistakes"),
-            *self._largest(1, "More" if (self._beside < 0).any() else "More mistakes"),
+            f"{counted(int(np.sum(self.before)), 'image')}: {told}correct before {right[0]:,d}, after {right[1]:,d}",
+            *self._largest(-1, "fewer"),
+            *self._largest(1, "more"),
         ]
         return ". ".join(sentences) + "."
 
@@ -243,13 +248,13 @@ for cat, by 1.
         """The change without its diagonal."""
         return self.change - np.diag(np.diag(self.change))
 
-    def _largest(self, sign: int, title: str) -> list[str]:
-        """A sentence on the pairs of classes that change most in a direction; none where there are none."""
+    def _largest(self, sign: int, word: str) -> list[str]:
+        """A sentence on the pairs of classes that change most in one direction; no sentence if none does."""
         change = sign * self._beside
         order = np.argsort(-change, axis=None, kind="stable")[:_NAMED_CHANGES]
         pairs = [divmod(int(place), len(change)) for place in order if change.flat[place] > 0]
-        parts = [f"{self.names[i]} taken for {self.names[j]}, by {change[i, j]}" for i, j in pairs]
-        return [f"{title}: {listed(parts, ';')}"] if parts else []
+        parts = [f"{self.names[i]} predicted as {self.names[j]} ({change[i, j]} {word})" for i, j in pairs]
+        return [f"{word.capitalize()} mistakes: {listed(parts)}"] if parts else []
 
     def _titles(self, n_shown: int) -> list[str]:
         n_classes = len(self.change)
@@ -257,18 +262,18 @@ for cat, by 1.
         if self.n_repaired is not None:
             lines.append(f"{counted(self.n_repaired, 'mistake')} repaired, {self.n_made} made")
         if n_shown < n_classes:
-            lines.append(f"{n_shown} of {n_classes} classes are shown")
+            lines.append(f"{n_shown} of {n_classes} classes shown")
         return lines
 
     def _most_changed(self, n: int) -> np.ndarray:
-        """Numbers of the classes that are shown, in their order: those of the mistakes that change most."""
+        """Sorted indices of the classes to show: those of the mistakes that change most."""
         places = np.argsort(-np.abs(self._beside), axis=None, kind="stable")
         both = np.stack(np.divmod(places, len(self.change)), axis=1).reshape(-1)
         return np.array(sorted(list(dict.fromkeys(both.tolist()))[:n]))
 
 
 def _readable_on(colour: Sequence[float]) -> str:
-    """Black or white, whichever has the higher contrast, 4.5 at least, by WCAG's relative luminance."""
+    """Black or white, whichever has the higher contrast (at least 4.5) by WCAG's relative luminance."""
     rgb = np.asarray(colour[:3])
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     luminance = linear @ [0.2126, 0.7152, 0.0722]
@@ -276,7 +281,7 @@ def _readable_on(colour: Sequence[float]) -> str:
 
 
 def _colours() -> Any:
-    """Orange for worse, blue for better."""
+    """Colour map from orange (worse) to blue (better)."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("change", [WORSE, "#f8f8f8", BETTER])

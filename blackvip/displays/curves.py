@@ -1,4 +1,4 @@
-"""QueryCurveDisplay: accuracy and loss of a fit against the images that it has billed."""
+"""QueryCurveDisplay: accuracy and loss of a fit against the images that it billed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .drawing import (
 
 __all__ = ["BASELINE_NAMES", "QueryCurveDisplay"]
 
-#: What the controls are called in pictures and reports.
+#: Names of the baselines in pictures and reports.
 BASELINE_NAMES = {
     "zero_shot": "zero-shot",
     "calibrated_zero_shot": "calibrated zero-shot",
@@ -34,47 +34,47 @@ BASELINE_NAMES = {
 }
 _DASHES = {"zero_shot": "--", "calibrated_zero_shot": "-.", "local_probe": ":", "fused_zero_shot": (0, (8, 2))}
 _METRICS = {"accuracy": "accuracy", "loss": "loss (nats)"}
-_SMOOTHED_SHARE = 20  # the running mean's window is a twentieth of the steps
+_SMOOTHED_SHARE = 20  # steps per step of the running mean's window
 _N_MARKERS = 8  # on a line
 
 
 class QueryCurveDisplay(Display):
-    """Accuracy and loss on the training images of each step, against the images that the fit has billed so far.
+    """Accuracy and loss on the training images of each step, against the images billed so far.
 
-    Points are the steps, as `history_` has them: over all candidates of a step, each of which is a prompt beside the
-    one that is trained. The line is their running mean. Larger marks are the checks of held-out images, and horizontal
-    lines what was free. It is recommended to use `from_estimator`.
+    Each point is a step of `history_`, averaged over its candidates, which are perturbed prompts. The line is the
+    running mean. Larger marks are checks on held-out images. Horizontal lines are the baselines without a prompt. Use
+    `from_estimator` to make a display.
 
     Parameters
     ----------
     curves : dict of str to ndarray of shape (n_steps,)
-        "n_queries", billed images after each step; "accuracy" and "loss"; and where held-out images were checked
-        "validation_accuracy" and "validation_loss", NaN at other steps.
-    controls : dict of str to dict of str to float, or None, default=None
-        Of "accuracy" and "loss", the value of each control by its name.
+        "n_queries" (billed images after each step), "accuracy" and "loss". For checks of held-out images, also
+        "validation_accuracy" and "validation_loss", which are NaN at the other steps.
+    baselines : dict of str to dict of str to float, or None, default=None
+        For "accuracy" and "loss", the value of each baseline by its name.
     name : str or None, default=None
-        Of the fit, in the legend. None: the legend tells what the line is.
+        Name of the fit in the legend. None: the legend says what the line is.
 
     Attributes
     ----------
     axes_ : ndarray of shape (n_metrics,), matplotlib Axes
-        One below the other.
+        The panels, from top to bottom.
     figure_ : matplotlib Figure
         The figure with these axes.
     lines_ : dict of str to matplotlib Line2D
-        The running mean of each metric.
-    control_lines_ : dict of str to dict of str to matplotlib Line2D
-        Of each metric, by the controls' names.
+        Running mean of each metric.
+    baseline_lines_ : dict of str to dict of str to matplotlib Line2D
+        Lines of the baselines of each metric, by name.
 
     Examples
     --------
     >>> import numpy as np
     >>> from blackvip import BlackVIPClassifier, QueryCurveDisplay
-    >>> def service(images, class_prompts):  # it takes bright images for days
+    >>> def service(images, class_prompts):  # believes that bright means day
     ...     day = images.mean(axis=(1, 2, 3)) / 255
     ...     return 20 * np.stack([day - 0.5, 0.5 - day], axis=1)
     >>> rng = np.random.default_rng(0)
-    >>> y = np.repeat(["night", "day"], 20)  # all of it far too dark for the service
+    >>> y = np.repeat(["night", "day"], 20)  # every photo is underexposed
     >>> X = rng.uniform(0, 0.3, (40, 16, 16)) + np.where(y == "day", 0.15, 0)[:, None, None]
     >>> clf = BlackVIPClassifier(service, "a photo taken at {}", max_queries=1000, random_state=0).fit(X, y)
     >>> display = QueryCurveDisplay.from_estimator(clf)
@@ -83,18 +83,18 @@ class QueryCurveDisplay(Display):
     """
 
     lines_: dict[str, Any]
-    control_lines_: dict[str, dict[str, Any]]
+    baseline_lines_: dict[str, dict[str, Any]]
     axes_: np.ndarray
 
     def __init__(
         self,
         curves: Mapping[str, np.ndarray],
         *,
-        controls: Mapping[str, Mapping[str, float]] | None = None,
+        baselines: Mapping[str, Mapping[str, float]] | None = None,
         name: str | None = None,
     ):
         self.curves = curves
-        self.controls = controls
+        self.baselines = baselines
         self.name = name
 
     @classmethod
@@ -104,7 +104,7 @@ class QueryCurveDisplay(Display):
         *,
         metrics: Sequence[str] = ("accuracy", "loss"),
         name: str | None = None,
-        controls: bool = True,
+        baselines: bool = True,
         ax: Any = None,
     ) -> QueryCurveDisplay:
         """Draw the curves of a fitted classifier; bills nothing.
@@ -112,16 +112,16 @@ class QueryCurveDisplay(Display):
         Parameters
         ----------
         estimator : BlackVIPClassifier
-            Fitted.
+            A fitted classifier.
         metrics : sequence of {"accuracy", "loss"}, default=("accuracy", "loss")
-            A panel for each.
+            Metrics to show, one panel each.
         name : str or None, default=None
-            Of the fit, in the legend.
-        controls : bool, default=True
-            Whether to draw what was free: the accuracies of `baselines_`, cross-validated for heads;
-            and the loss of the zero-shot service at the temperature that suits it.
+            Name of the fit in the legend.
+        baselines : bool, default=True
+            Whether to draw the baselines: the cross-validated accuracies of `baselines_`, and the loss of the
+            zero-shot service at its best temperature.
         ax : matplotlib Axes, array-like of them, or None, default=None
-            Where to draw, see `plot`.
+            Axes to draw into, see `plot`.
 
         Returns
         -------
@@ -131,20 +131,20 @@ class QueryCurveDisplay(Display):
         Raises
         ------
         ValueError
-            If the fit has made no step.
+            If the fit made no step.
         """
         check_fitted(estimator, f"{cls.__name__}.from_estimator")
-        return cls.prepare(estimator, name, controls).plot(ax, metrics=metrics)
+        return cls.prepare(estimator, name, baselines).plot(ax, metrics=metrics)
 
     @classmethod
-    def prepare(cls, estimator: Any, name: str | None = None, controls: bool = True) -> QueryCurveDisplay:
-        """A display that is not drawn yet."""
+    def prepare(cls, estimator: Any, name: str | None = None, baselines: bool = True) -> QueryCurveDisplay:
+        """Make the display of a fitted classifier without drawing it."""
         history = estimator.history_
         if not history:
-            raise ValueError("The classifier has made no step, so that there is no curve; fit it within its budget.")
+            raise ValueError("The fit made no step, so there is no curve to show. See why it ended early.")
         names = ("n_queries", "accuracy", "loss", "validation_accuracy", "validation_loss")
         curves = {key: np.array([row.get(key, np.nan) for row in history], dtype=float) for key in names}
-        return cls(curves, controls=_free_figures(estimator) if controls else None, name=name)
+        return cls(curves, baselines=_baseline_figures(estimator) if baselines else None, name=name)
 
     @property
     def size(self) -> tuple[float, float]:
@@ -159,12 +159,12 @@ class QueryCurveDisplay(Display):
         Parameters
         ----------
         ax : matplotlib Axes, array-like of them, or None, default=None
-            Axes whose place the panels take; or an axis for each panel, such as the `axes_` of another display, so that
-            several fits share them. None: a new figure.
+            Axes that the panels replace; or one for each panel, such as the `axes_` of another display, to draw
+            several fits together. None: a new figure.
         metrics : sequence of {"accuracy", "loss"}, default=("accuracy", "loss")
-            A panel for each.
+            Metrics to show, one panel each.
         smoothing : int or None, default=None
-            Steps of the running mean. None: a twentieth of all.
+            Number of steps in the running mean. None: a twentieth of all steps.
 
         Returns
         -------
@@ -178,10 +178,10 @@ class QueryCurveDisplay(Display):
         axes = panels(self._axes(ax), (len(metrics), 1), share_x=True)[:, 0]
         n_before = sum(line.get_gid() == "running mean" for line in axes[0].get_lines())
         style = {"color": COLOURS[n_before % len(COLOURS)], "marker": MARKERS[n_before % len(MARKERS)]}
-        self.axes_, self.figure_, self.lines_, self.control_lines_ = axes, axes[0].figure, {}, {}
+        self.axes_, self.figure_, self.lines_, self.baseline_lines_ = axes, axes[0].figure, {}, {}
         for metric, panel in zip(metrics, axes):
             self.lines_[metric] = self._draw_curve(panel, metric, self._window(smoothing), style)
-            self.control_lines_[metric] = self._draw_controls(panel, metric)
+            self.baseline_lines_[metric] = self._draw_baselines(panel, metric)
             panel.set_ylabel(_METRICS[metric])
             panel.grid(alpha=0.25)
             panel.tick_params(labelbottom=panel is axes[-1])
@@ -190,7 +190,7 @@ class QueryCurveDisplay(Display):
         return self
 
     def describe(self) -> str:
-        """What is to be seen, in words with numbers.
+        """Describe the picture in words with numbers.
 
         Returns
         -------
@@ -201,18 +201,16 @@ class QueryCurveDisplay(Display):
         sentences = [f"{counted(len(billed), 'step')}, up to {counted(int(billed[-1]), 'billed image')}"]
         for metric in _METRICS:
             mean = _running_mean(self.curves[metric], self._window(None))
-            sentence = (
-                f"The {metric} on the images of a step, a running mean, goes from {mean[0]:.2f} to {mean[-1]:.2f}"
-            )
+            sentence = f"The running mean of the training {metric} goes from {mean[0]:.2f} to {mean[-1]:.2f}"
             checks = self.curves.get(f"validation_{metric}", np.empty(0))
             checks = checks[np.isfinite(checks)]
             if len(checks):
-                sentence += f", and on held-out images from {checks[0]:.2f} to {checks[-1]:.2f}"
-            free = [
+                sentence += f"; on held-out images, it goes from {checks[0]:.2f} to {checks[-1]:.2f}"
+            without = [
                 f"{BASELINE_NAMES.get(name, name)} {value:.2f}"
-                for name, value in (self.controls or {}).get(metric, {}).items()
+                for name, value in (self.baselines or {}).get(metric, {}).items()
             ]
-            sentences.append(sentence + (f"; for comparison: {listed(free)}" if free else ""))
+            sentences.append(sentence + (f". Without a prompt: {listed(without)}" if without else ""))
         return ". ".join(sentences) + "."
 
     def _window(self, smoothing: int | None) -> int:
@@ -242,31 +240,32 @@ class QueryCurveDisplay(Display):
             panel.plot(billed[checked], checks[checked], ls="", ms=8, mfc="none", mew=1.5, label=label, **style)
         return line
 
-    def _draw_controls(self, panel: Any, metric: str) -> dict[str, Any]:
-        """A horizontal line for each control, in the legend but once."""
+    def _draw_baselines(self, panel: Any, metric: str) -> dict[str, Any]:
+        """Draw a horizontal line for each baseline; fits that share axes add one legend entry for all."""
         known = panel.get_legend_handles_labels()[1]
         lines = {}
-        for name, value in (self.controls or {}).get(metric, {}).items():
+        for name, value in (self.baselines or {}).get(metric, {}).items():
             label = BASELINE_NAMES.get(name, name)
-            label = f"_{label}" if label in known else label  # matplotlib leaves it out of the legend
-            style = {"ls": _DASHES.get(name, "--"), "color": NEUTRAL, "zorder": 1.5}  # behind the curves
+            # matplotlib leaves labels that begin with an underscore out of the legend.
+            label = f"_{label}" if label in known else label
+            style = {"ls": _DASHES.get(name, "--"), "color": NEUTRAL, "zorder": 1.5}
             lines[name] = panel.axhline(value, lw=1.2, label=label, **style)
         return lines
 
 
-def _free_figures(estimator: Any) -> dict[str, dict[str, float]]:
-    """The accuracy of each control, and the loss of the zero-shot service as training measures it."""
-    evidence = estimator.scored_images_
+def _baseline_figures(estimator: Any) -> dict[str, dict[str, float]]:
+    """Accuracies of the baselines, and the loss of the zero-shot service as training measures it."""
+    scored = estimator.scored_images_
     temperature = Temperature(None if estimator.temperature == "auto" else float(estimator.temperature), estimator.loss)
-    losses = temperature.best_losses(evidence.plain, evidence.y)
+    losses = temperature.best_losses(scored.plain, scored.y)
     return {
-        "accuracy": {name: control.accuracy for name, control in estimator.baselines_.items()},
-        "loss": {"zero_shot": float(np.average(losses, weights=evidence.weights))},
+        "accuracy": {name: baseline.accuracy for name, baseline in estimator.baselines_.items()},
+        "loss": {"zero_shot": float(np.average(losses, weights=scored.weights))},
     }
 
 
 def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """The mean of the last `window` values at each place, and of those that there are at the first ones."""
+    """Mean of the last `window` values at each place; of all values so far at the first places."""
     sums = np.cumsum(np.insert(values, 0, 0.0))
     ends = np.arange(1, len(values) + 1)
     begins = np.maximum(0, ends - window)

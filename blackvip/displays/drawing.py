@@ -1,4 +1,4 @@
-"""What all displays share: matplotlib, which is loaded when something is drawn, axes, colours, and short texts."""
+"""Parts that all displays share: axes, colours and short texts. matplotlib is loaded when something is drawn."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ __all__ = [
     "shortened",
 ]
 
-#: Okabe and Ito's colours, which the colour-blind tell apart; of them those that are dark enough for lines on white.
+#: Colours of Okabe and Ito's colour-blind safe palette that are dark enough for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")
 MARKERS = "osD^v"
-BETTER, WORSE, NEUTRAL = "#005B8F", "#A84300", "#333333"  #: Of texts: a contrast of 4.5 at least on white.
-WIDTH = 4.4  #: Of a figure of its own, in inches: its texts can be read on a phone, and in a column of a page.
+BETTER, WORSE, NEUTRAL = "#005B8F", "#A84300", "#333333"  #: Text colours with a contrast of at least 4.5 on white.
+WIDTH = 4.4  #: Width of a new figure, in inches: its text is legible on a phone and in a column of a page.
 _MARGIN = 0.07  # inches
 
 
 class Display(ABC):
-    """Base of the displays.
+    """Base class of the displays.
 
     Attributes
     ----------
     figure_ : matplotlib Figure
-        After `plot`.
+        The figure, set by `plot`.
     """
 
     figure_: Any
@@ -50,18 +50,18 @@ class Display(ABC):
     @property
     @abstractmethod
     def size(self) -> tuple[float, float]:
-        """Width and height of a figure of its own, in inches."""
+        """Width and height of a new figure, in inches."""
 
     @abstractmethod
     def plot(self, ax: Any = None) -> Any:
-        """Draw it, in a new figure or in place of `ax`, and return the display."""
+        """Draw the display in a new figure or in place of `ax`, and return it."""
 
     @abstractmethod
     def describe(self) -> str:
-        """What is to be seen, in words with numbers: an alternative text for whom the picture is none."""
+        """Describe the picture in words with numbers, as its alternative text."""
 
     def _axes(self, ax: Any) -> Any:
-        """The given axes, or those of a new figure."""
+        """Return the given axes, or those of a new figure."""
         if ax is not None:
             return ax
         plt = load_pyplot(f"{type(self).__name__}.plot")
@@ -69,7 +69,7 @@ class Display(ABC):
 
 
 def load_pyplot(caller: str) -> Any:
-    """`matplotlib.pyplot`, or an error that says how to install it."""
+    """Return `matplotlib.pyplot`, or raise an error that says how to install it."""
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
@@ -78,36 +78,37 @@ def load_pyplot(caller: str) -> Any:
 
 
 def only_axes(figure: Any) -> Any:
-    """Axes that fill a new figure up to a narrow margin."""
+    """Add axes that fill a new figure up to a narrow margin."""
     figure.set_layout_engine("constrained", h_pad=_MARGIN, w_pad=_MARGIN)
     return figure.subplots()
 
 
 def panels(ax: Any, shape: tuple[int, int], share_x: bool = False) -> np.ndarray:
-    """Axes in rows and columns.
+    """Make axes in rows and columns.
 
     Parameters
     ----------
     ax : matplotlib Axes, or array-like of them
-        Axes whose place the new ones take; or as many axes as are needed, which are returned.
+        Axes that the new ones replace; or as many axes as are needed, which are then returned.
     shape : tuple of int
-        Rows and columns.
+        Number of rows and columns.
     share_x : bool
-        Whether all have the same x axis, which is labelled at the last.
+        Whether all share one x axis.
 
     Returns
     -------
     axes : ndarray of the given shape
+        The axes.
     """
     if not hasattr(ax, "get_subplotspec"):
         axes = np.asarray(ax, dtype=object)
         if axes.size != shape[0] * shape[1]:
-            raise ValueError(f"ax has {axes.size} axes; expected one, or {shape[0]} x {shape[1]}, as many as panels.")
+            raise ValueError(f"ax has {axes.size} axes; expected one, or {shape[0]} x {shape[1]}, one for each panel.")
         return axes.reshape(shape)
     ax.set_axis_off()
     place = ax.get_subplotspec()
     if place is None:
-        raise ValueError("ax has no place in a grid of axes; expected axes from `subplots`, or an array of them.")
+        raise ValueError("ax is not part of a grid; expected axes from `subplots`, or an array of them.")
     axes = np.empty(shape, dtype=object)
     for number, cell in enumerate(place.subgridspec(*shape)):
         shared = axes.flat[0] if share_x and number else None
@@ -116,13 +117,13 @@ def panels(ax: Any, shape: tuple[int, int], share_x: bool = False) -> np.ndarray
 
 
 def legend_above(panel: Any) -> None:
-    """A legend in two columns above the axes, where it hides nothing."""
+    """Add a legend in two columns above the axes, where it hides nothing."""
     place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2, "columnspacing": 1.0, "handlelength": 2.2}
     panel.legend(fontsize="small", frameon=False, borderpad=0.2, **place)
 
 
 def count_along_x(panel: Any, label: str) -> None:
-    """Label an x axis of whole numbers, thousands of which are set off."""
+    """Label an x axis of whole numbers, with separators of thousands."""
     panel.set_xlabel(label)
     panel.xaxis.get_major_locator().set_params(integer=True)
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -139,17 +140,17 @@ def check_fitted(estimator: Any, caller: str) -> None:
 
 
 def shortened(text: Any, n: int = 20) -> str:
-    """A text of one line and of at most `n` characters, which matplotlib takes for no formula."""
+    """Shorten a text to one line of at most `n` characters that matplotlib does not read as a formula."""
     line = " ".join(str(text).split())
     line = line if len(line) <= n else line[: n - 1].rstrip() + "…"
     return line.replace("$", r"\$")
 
 
 def counted(n: int, what: str) -> str:
-    """A number with its noun: "1 image", "2 images"."""
+    """Format a number with its noun: "1 image", "2 images"."""
     return f"{n:,d} {what}{'' if n == 1 else 's'}"
 
 
 def listed(parts: Sequence[str], comma: str = ",") -> str:
-    """Parts of a sentence, with "and" before the last."""
+    """Join parts of a sentence, with "and" before the last."""
     return parts[0] if len(parts) == 1 else f"{f'{comma} '.join(parts[:-1])} and {parts[-1]}"

@@ -1,4 +1,4 @@
-"""GainDisplay: the step and perturbation sizes of a fit, and how long its estimates and steps were."""
+"""GainDisplay: step and perturbation sizes of a fit, and the norms of its estimates and steps."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ __all__ = ["GainDisplay"]
 _GAINS = {"a_k": "step size a_k", "c_k": "perturbation size c_k", "sigma": "width of the distribution"}
 _NORMS = {"estimate_norm": "norm of the estimate", "step_norm": "norm of the step"}
 _N_MARKERS = 8  # on a line
-_LINEAR_UP_TO = 10  # times the least value: above it the scale is logarithmic
+# If the largest value is more than this many times the smallest, the scale is logarithmic.
+_LINEAR_UP_TO = 10
 
 
 class GainDisplay(Display):
-    """Gains, and the norms of the estimates and of the steps that they led to, step by step.
+    """Gains of each step, and the norms of its gradient estimate and of the step itself.
 
-    A step whose norm stays high to the end was too large for what was left to learn; an estimate whose norm does not
-    fall is mostly noise. It is recommended to use `from_estimator`.
+    If the norm of the steps stays high until the end, the step size was too large. If the norm of the estimates does
+    not fall, they are mostly noise. Use `from_estimator` to make a display.
 
     Parameters
     ----------
     curves : dict of str to ndarray of shape (n_steps,)
-        "a_k" and "c_k", or "sigma" of CMA-ES, whichever there are; "estimate_norm", "step_norm".
+        Any of "a_k", "c_k", "sigma" (of CMA-ES), "estimate_norm" and "step_norm".
 
     Attributes
     ----------
@@ -35,7 +36,7 @@ class GainDisplay(Display):
     figure_ : matplotlib Figure
         The figure with these axes.
     lines_ : dict of str to matplotlib Line2D
-        By the names of the curves.
+        Lines, by the names of the curves.
 
     Examples
     --------
@@ -61,9 +62,9 @@ norm of the estimate goes from 2 to 0.02. The norm of the step goes from 0.2 to 
         Parameters
         ----------
         estimator : BlackVIPClassifier
-            Fitted.
+            A fitted classifier.
         ax : matplotlib Axes, array-like of two, or None, default=None
-            Where to draw, see `plot`.
+            Axes to draw into, see `plot`.
 
         Returns
         -------
@@ -73,20 +74,20 @@ norm of the estimate goes from 2 to 0.02. The norm of the step goes from 0.2 to 
         Raises
         ------
         ValueError
-            If the fit has made no step, or its optimizer tells nothing of this.
+            If the fit made no step, or its optimizer reports no gains and no norms.
         """
         check_fitted(estimator, f"{cls.__name__}.from_estimator")
         return cls.prepare(estimator).plot(ax)
 
     @classmethod
     def prepare(cls, estimator: Any) -> GainDisplay:
-        """A display that is not drawn yet."""
+        """Make the display of a fitted classifier without drawing it."""
         history = estimator.history_
         told = [name for name in (*_GAINS, *_NORMS) if any(name in row for row in history)]
         if not told:
             raise ValueError(
-                f"history_ has {counted(len(history), 'step')} and no gains or norms; expected a fit that has made "
-                "steps with an optimizer whose `figures` tell them, as all of this package do."
+                f"history_ has {counted(len(history), 'step')} and no gains or norms; expected a fit that made steps "
+                "with an optimizer whose `figures` report them, as all optimizers of this package do."
             )
         curves = {name: np.array([row.get(name, np.nan) for row in history], dtype=float) for name in told}
         return cls(curves)
@@ -102,7 +103,7 @@ norm of the estimate goes from 2 to 0.02. The norm of the step goes from 0.2 to 
         Parameters
         ----------
         ax : matplotlib Axes, array-like of two, or None, default=None
-            Axes whose place the panels take, or both panels. None: a new figure.
+            Axes that the two panels replace, or the two panels. None: a new figure.
 
         Returns
         -------
@@ -126,7 +127,7 @@ norm of the estimate goes from 2 to 0.02. The norm of the step goes from 0.2 to 
         return self
 
     def describe(self) -> str:
-        """What is to be seen, in words with numbers.
+        """Describe the picture in words with numbers.
 
         Returns
         -------
@@ -142,16 +143,17 @@ norm of the estimate goes from 2 to 0.02. The norm of the step goes from 0.2 to 
         return ". ".join(sentences) + "."
 
     def _spread(self, names: list[str]) -> float:
-        """The greatest value of some curves by the least that is above zero."""
+        """Ratio of the largest to the smallest positive value of some curves."""
         values = np.concatenate([self.curves[name] for name in names]) if names else np.ones(1)
         positive = values[values > 0]
         return float(positive.max() / positive.min()) if len(positive) else 1.0
 
     def _draw(self, panel: Any, number: int, name: str, title: str) -> Any:
         values = self.curves[name]
+        # Zero has no place on a logarithmic scale.
         (line,) = panel.plot(
             np.arange(1, len(values) + 1),
-            np.where(values > 0, values, np.nan),  # an estimate that is zero has no place on this scale
+            np.where(values > 0, values, np.nan),
             lw=1.5,
             ms=4,
             color=COLOURS[number],

@@ -1,4 +1,4 @@
-"""PromptDisplay: images, the prompts that are drawn onto them, and what the service answers before and after."""
+"""PromptDisplay: images, their prompts, and the service's predictions without and with them."""
 
 from __future__ import annotations
 
@@ -14,55 +14,56 @@ from .drawing import BETTER, NEUTRAL, WIDTH, WORSE, Display, check_fitted, count
 
 __all__ = ["PromptDisplay"]
 
-_COLUMNS = ("as it is", "prompt", "with prompt")
-_LINE_HEIGHT = 0.17  # inches, of the answers below an image
+_COLUMNS = ("original", "prompt", "with prompt")
+_LINE_HEIGHT = 0.17  # inches, of a line of text below an image
 _GAPS = 0.5  # inches, between and beside the three images of a row
-_FLATTEST, _TALLEST = 0.3, 2.5  # height by width: images beyond are drawn in this shape
+# Height by width: images outside these bounds are drawn with the nearest one.
+_FLATTEST, _TALLEST = 0.3, 2.5
 
 
 class PromptDisplay(Display):
-    """Images as rows: as they are, the prompt on a neutral scale, and with the prompt; under them the answers.
+    """Images in rows: the original, the prompt, and the image with the prompt, with predictions below.
 
-    The prompt is shown as what it changes, so grey is no change, and brighter is brighter; its scale is that of the
-    strongest change among the images, which the column's title tells in percent of the pixel range. Under an image is
-    what the service itself takes it for, and how probable it finds that; where it is wrong, how probable it finds the
-    truth, the true class. It is recommended to use `from_estimator`.
+    The middle column shows what the prompt changes: grey is no change, and lighter is brighter. Its title gives the
+    strongest change in percent of the pixel range. Below an image is the class that the service itself predicts, with
+    its probability; if that is wrong, the probability of the true class follows. Use `from_estimator` to make a
+    display.
 
     Parameters
     ----------
     images : ndarray of shape (n_images, height, width, 3), uint8
-        As they are.
+        The original images.
     prompts : ndarray of shape (n_images, height, width, 3)
-        What the prompts add, between -1 and 1, in units of the pixel range.
+        Change made by the prompts, between -1 and 1, in units of the pixel range.
     prompted : ndarray of shape (n_images, height, width, 3), uint8
-        With their prompts, as they are sent.
+        The images with their prompts, as they are sent.
     plain_proba, prompted_proba : ndarray of shape (n_images, n_classes) or None, default=None
-        The service's probabilities. None: its answers are not shown.
+        The service's probabilities. None: predictions are not shown.
     classes : sequence or None, default=None
-        Names of the classes, in the order of the probabilities.
+        Classes in the order of the probabilities.
     y_true : sequence or None, default=None
-        The true classes.
+        True classes.
 
     Attributes
     ----------
     axes_ : ndarray of shape (n_images, 3), matplotlib Axes
-        A row for each image.
+        The panels, one row per image.
     figure_ : matplotlib Figure
         The figure with these axes.
     im_ : ndarray of shape (n_images, 3), matplotlib AxesImage
         The pictures.
     n_queries_ : int
-        Images that `from_estimator` has billed.
+        Images billed by `from_estimator`.
 
     Examples
     --------
     >>> import numpy as np
     >>> from blackvip import BlackVIPClassifier, PromptDisplay
-    >>> def service(images, class_prompts):  # it takes bright images for days
+    >>> def service(images, class_prompts):  # believes that bright means day
     ...     day = images.mean(axis=(1, 2, 3)) / 255
     ...     return 20 * np.stack([day - 0.5, 0.5 - day], axis=1)
     >>> rng = np.random.default_rng(0)
-    >>> y = np.repeat(["night", "day"], 20)  # all of it far too dark for the service
+    >>> y = np.repeat(["night", "day"], 20)  # every photo is underexposed
     >>> X = rng.uniform(0, 0.3, (40, 16, 16)) + np.where(y == "day", 0.15, 0)[:, None, None]
     >>> clf = BlackVIPClassifier(service, "a photo taken at {}", max_queries=1000, random_state=0).fit(X, y)
     >>> display = PromptDisplay.from_estimator(clf, X[-2:], y[-2:])  # bills four images
@@ -97,23 +98,23 @@ class PromptDisplay(Display):
     def from_estimator(
         cls, estimator: Any, X: Any, y: Any = None, *, scores: Any = "ask", ax: Any = None
     ) -> PromptDisplay:
-        """Draw some images; bills two images each, and none where the scores are given.
+        """Draw some images; bills two images each, and none if the scores are given.
 
-        Where the classifier draws no prompt (``prompt_used_`` is False) one image each is billed.
+        If the classifier uses no prompt (``prompt_used_`` is False), one image each is billed.
 
         Parameters
         ----------
         estimator : BlackVIPClassifier
-            Fitted.
+            A fitted classifier.
         X : images, in any form that `fit` takes
-            A few.
+            A few images.
         y : array-like of shape (n_images,) or None, default=None
-            Their labels, if they are known.
+            Labels of the images, if they are known.
         scores : "ask", None, or pair of array-like of shape (n_images, n_classes), default="ask"
-            What the service answers to the images as they are, and to ``estimator.coordinator_.transform(X)``. "ask":
-            it is asked. None: answers are not shown, and the service is not asked.
+            "ask": send the images to the service. A pair: the service's scores for the images as they are and for
+            ``estimator.coordinator_.transform(X)``. None: show no predictions. Only "ask" bills images.
         ax : matplotlib Axes, array-like of them, or None, default=None
-            Where to draw, see `plot`.
+            Axes to draw into, see `plot`.
 
         Returns
         -------
@@ -157,7 +158,7 @@ class PromptDisplay(Display):
         Parameters
         ----------
         ax : matplotlib Axes, array-like of n_images x 3 of them, or None, default=None
-            Axes whose place the panels take, or all panels. None: a new figure.
+            Axes that the panels replace, or all panels. None: a new figure.
 
         Returns
         -------
@@ -177,7 +178,7 @@ class PromptDisplay(Display):
                 panel.set(xticks=[], yticks=[])
                 panel.spines[:].set(color="0.7", lw=0.5)
             if self.y_true is not None:
-                self.axes_[row, 1].set_xlabel(f"truth: {shortened(self.y_true[row], 12)}", fontsize="small")
+                self.axes_[row, 1].set_xlabel(f"true: {shortened(self.y_true[row], 12)}", fontsize="small")
             for column, proba in ((0, self.plain_proba), (2, self.prompted_proba)):
                 if proba is not None:
                     *lines, colour = self._answer(proba[row], row)
@@ -190,23 +191,23 @@ class PromptDisplay(Display):
         return self
 
     def describe(self) -> str:
-        """What is to be seen, in words with numbers.
+        """Describe the picture in words with numbers.
 
         Returns
         -------
         text : str
-            A sentence on the prompts, and one on each image.
+            A sentence on the prompts, and one for each image.
         """
         strongest, mean = self._strongest, np.abs(self.prompts).mean()
         sentences = [
-            f"{counted(len(self.images), 'image')} as they are and with their prompts, which change pixels by up to "
+            f"{counted(len(self.images), 'image')} without and with prompts, which change pixels by up to "
             f"{strongest:.0%} of their range, and by {mean:.1%} on average"
         ]
         if self.plain_proba is not None and self.prompted_proba is not None:
             for row, pair in enumerate(zip(self.plain_proba, self.prompted_proba)):
                 before, after = (f"{self._name(proba.argmax())} ({proba.max():.0%})" for proba in pair)
-                truth = "" if self.y_true is None else f", which is {self.y_true[row]},"
-                sentences.append(f"Image {row + 1}{truth} is taken for {before} before, and for {after} after")
+                truth = "" if self.y_true is None else f" (true class {self.y_true[row]})"
+                sentences.append(f"Image {row + 1}{truth}: predicted as {before} without and {after} with the prompt")
         return ". ".join(sentences) + "."
 
     @property
@@ -215,7 +216,7 @@ class PromptDisplay(Display):
 
     @property
     def _shape(self) -> float:
-        """Height by width of a picture, within bounds."""
+        """Height by width of a picture, clipped to legible shapes."""
         height, width = self.images.shape[1:3]
         return float(np.clip(height / width, _FLATTEST, _TALLEST))
 
@@ -224,7 +225,7 @@ class PromptDisplay(Display):
 
     @property
     def _n_lines(self) -> int:
-        """Lines of text below each image."""
+        """Number of lines of text below each image."""
         answers = [
             self._answer(proba[row], row)
             for proba in (self.plain_proba, self.prompted_proba)
@@ -234,7 +235,7 @@ class PromptDisplay(Display):
         return max((len(answer) - 1 for answer in answers), default=int(self.y_true is not None))
 
     def _answer(self, proba: np.ndarray, row: int) -> list[str]:
-        """What the service takes an image for, in one or two lines; and the colour that says whether it is right."""
+        """One or two lines with the service's prediction, and a colour that says whether it is correct."""
         best = int(proba.argmax())
         text = f"{shortened(self._name(best), 11)}  {proba[best]:.0%}"
         if self.y_true is None or self.classes is None:
@@ -242,10 +243,10 @@ class PromptDisplay(Display):
         truth = self.y_true[row]
         if self.classes[best] == truth:
             return [f"✓ {text}", BETTER]
-        known = [f"truth  {proba[list(self.classes).index(truth)]:.0%}"] if truth in self.classes else []
+        known = [f"true class  {proba[list(self.classes).index(truth)]:.0%}"] if truth in self.classes else []
         return [f"✗ {text}", *known, WORSE]
 
 
 def _last_channels(images: torch.Tensor) -> np.ndarray:
-    """Images (n, 3, height, width) as (n, height, width, 3)."""
+    """Move the channels of images (n, 3, height, width) to the end: (n, height, width, 3)."""
     return images.permute(0, 2, 3, 1).numpy()

@@ -1,7 +1,7 @@
-"""The report: what a fit did, and how it does on other images, in one HTML file that needs nothing else.
+"""The report: a fit and its results on other images, in one self-contained HTML file.
 
-All that comes from labels, paths and services is text, which jinja2 escapes; the file's content security policy allows
-no script and no address.
+Everything that comes from labels, paths and services is text that jinja2 escapes. The file's content security policy
+allows neither scripts nor other addresses.
 """
 
 from __future__ import annotations
@@ -39,29 +39,30 @@ from .prompts import PromptDisplay
 __all__ = ["report"]
 
 _DPI, _CSS_DPI = 200, 96
-_LEAST_SCALE = 0.63  # of a picture on a narrow page, below which it is scrolled instead
-_MOST_CLASSES = 15  # of the confusion matrix
+# A picture is scaled down to this share of its size on a narrow page, and scrolled beyond that.
+_LEAST_SCALE = 0.63
+_MOST_CLASSES = 15  # in the confusion matrix
 _LONGEST = 300  # characters of a parameter's value
 _ENDINGS = {
     "budget": "its budget was spent",
-    "no_improvement": "the held-out images did not improve any more",
-    "callback": "a callback asked for it",
+    "no_improvement": "the held-out images stopped improving",
+    "callback": "a callback stopped it",
     "interrupted": "it was interrupted",
     "error": "the score function failed",
 }
 
 
 class _Results(NamedTuple):
-    """What the answers to the test images say.
+    """Results on the test images.
 
     Attributes
     ----------
     y : ndarray of shape (n_images,)
-        The true labels.
+        True labels.
     before, after : ndarray of shape (n_images,)
-        The service's own, without and with the prompt.
+        Labels predicted by the service alone, without and with the prompt.
     hits : dict of str to int
-        Right answers of each control, "prompt" and "classifier".
+        Number of correct predictions of each baseline, of "prompt" and of "classifier".
     """
 
     y: np.ndarray
@@ -77,51 +78,51 @@ class _Results(NamedTuple):
 
 
 def report(clf: Any, path: str | PathLike[str], X: Any, y: Any, *, n_examples: int = 4) -> dict[str, float]:
-    """Write what the fit did, and how it does on other images, to one HTML file; bills two images each.
+    """Write a report of a fit and its results on other images to one HTML file; bills two images each.
 
-    Each image is sent once as it is and once with its prompt; where there is no prompt (``prompt_used_`` is False)
-    once. The file has the accuracies of the classifier, the prompt and the controls, the four displays of this
-    package with texts for who does not see them, the cost and the parameters. It loads nothing from elsewhere and
-    runs no code. The score function is in it by its name alone. Needs matplotlib and jinja2.
+    Each image is sent once as it is and once with its prompt, or just once if the prompt is not used
+    (``prompt_used_`` is False). The report has the accuracies of the classifier, of the prompt alone and of the
+    baselines, all displays with alternative texts, the cost and the parameters. The file loads nothing from elsewhere
+    and runs no code. It names the score function, but holds none of its parameters. Needs matplotlib and jinja2.
 
     Parameters
     ----------
     clf : BlackVIPClassifier
         A fitted classifier.
     path : str or path-like
-        The file. One that is there is replaced at once, when all is written.
+        The HTML file. An existing file is replaced at once when the report is complete.
     X : images, in any form that `fit` takes
-        Test images, which the classifier has not seen.
+        Test images that the classifier has not seen.
     y : array-like of shape (n_images,)
-        Their labels.
+        Labels of the images.
     n_examples : int, default=4
-        Images that are shown: in turn one whose mistake the prompt has repaired, one that it has made wrong, one
-        that is wrong and one that is right as before, as far as there are any.
+        Number of images to show. They alternate between mistakes that the prompt repaired, mistakes that it made,
+        and images that stayed wrong or correct.
 
     Returns
     -------
     accuracies : dict of str to float
-        On these images: of each of `baselines_`; "prompt", of the service's own answers to prompted images; and
-        "classifier", of this classifier.
+        Accuracy on these images of each of `baselines_`, of the service's own predictions with the prompt ("prompt"),
+        and of the classifier ("classifier").
 
     Raises
     ------
     ImportError
-        If matplotlib or jinja2 are missing.
+        If matplotlib or jinja2 is missing.
     ValueError
-        For unusable images and labels, a folder that does not exist, and a file that cannot be written
-        (`PersistenceError`); all of it, as far as it can be known then, before an image is sent.
+        If images or labels are unusable, the folder does not exist, or the file cannot be written
+        (`PersistenceError`). As far as possible, this is checked before any image is sent.
 
     Examples
     --------
     >>> import os, tempfile
     >>> import numpy as np
     >>> from blackvip import BlackVIPClassifier, report
-    >>> def service(images, class_prompts):  # it takes bright images for days
+    >>> def service(images, class_prompts):  # believes that bright means day
     ...     day = images.mean(axis=(1, 2, 3)) / 255
     ...     return 20 * np.stack([day - 0.5, 0.5 - day], axis=1)
     >>> rng = np.random.default_rng(0)
-    >>> y = np.repeat(["night", "day"], 40)  # all of it far too dark for the service
+    >>> y = np.repeat(["night", "day"], 40)  # every photo is underexposed
     >>> X = rng.uniform(0, 0.3, (80, 16, 16)) + np.where(y == "day", 0.15, 0)[:, None, None]
     >>> clf = BlackVIPClassifier(service, "a photo taken at {}", max_queries=1000, random_state=0)
     >>> clf = clf.fit(X[::2], y[::2])
@@ -138,7 +139,7 @@ def report(clf: Any, path: str | PathLike[str], X: Any, y: Any, *, n_examples: i
     results = _Results.of(clf, found)
     examples = PromptDisplay.prepare(clf, found, _examples(results, int(n_examples)))
     page = template.render(
-        title="What a fit did",
+        title="Report of a fit",
         subtitle=_subtitle(clf, len(results.y)),
         figures=_figures(clf, results),
         warnings=list(_warnings(clf, results)),
@@ -157,10 +158,10 @@ def report(clf: Any, path: str | PathLike[str], X: Any, y: Any, *, n_examples: i
 
 
 def _template() -> Any:
-    """The page, whose fields are escaped; or an error that says what is missing."""
+    """Load the page's template, which escapes its fields; raise an error that says which package is missing."""
     try:
         import jinja2
-        import matplotlib  # noqa: F401  that it is there, before an image is sent
+        import matplotlib  # noqa: F401  checked here, before any image is sent
     except ImportError as error:
         raise ImportError(
             f"A report needs matplotlib and jinja2, and {error.name} is missing; install them with "
@@ -176,16 +177,16 @@ def _template() -> Any:
 
 
 def _check_target(path: str | PathLike[str]) -> None:
-    """Raise an error for a path that cannot be written, as far as it can be known."""
+    """Refuse a path that obviously cannot be written."""
     target = Path(path).expanduser()
     if target.is_dir():
         raise PersistenceError(f"{path} is a folder; expected the path of a file, such as {target / 'fit.html'}.")
     if not target.parent.is_dir():
-        raise PersistenceError(f"{path} cannot be written: there is no folder {target.parent}; make it first.")
+        raise PersistenceError(f"{path} cannot be written: there is no folder {target.parent}. Create it first.")
 
 
 def _examples(results: _Results, n: int) -> np.ndarray:
-    """Rows of images to show: of those that were repaired, made wrong, stayed wrong and stayed right, in turn."""
+    """Rows of images to show: in turn one that was repaired, became wrong, stayed wrong and stayed correct."""
     was_right, is_right = results.before == results.y, results.after == results.y
     kinds = [~was_right & is_right, was_right & ~is_right, ~was_right & ~is_right, was_right & is_right]
     turns = zip_longest(*(np.flatnonzero(kind).tolist() for kind in kinds))
@@ -195,18 +196,18 @@ def _examples(results: _Results, n: int) -> np.ndarray:
 def _subtitle(estimator: Any, n_images: int) -> str:
     size = f"{estimator.image_format_.height} x {estimator.image_format_.width}"
     return (
-        f"The service {_service_name(estimator)}; {len(estimator.classes_):,d} classes; images of {size} pixels, "
-        f"trained on {len(estimator.scored_images_.y):,d} of them and tested on {n_images:,d} others."
+        f"Service {_service_name(estimator)}, {len(estimator.classes_):,d} classes, images of {size} pixels: "
+        f"trained on {len(estimator.scored_images_.y):,d}, tested on {n_images:,d} others."
     )
 
 
 def _service_name(estimator: Any) -> str:
-    """The class or function of the score function: its parameters, and what it prints, may hold a key."""
+    """Name of the score function's class or function, never its parameters or repr, which may hold a key."""
     return name_of(innermost(estimator.score_fn)).removeprefix("__main__.")
 
 
 def _figures(estimator: Any, results: _Results) -> list[dict[str, str]]:
-    """The figures at the top."""
+    """Figures at the top of the page."""
     n = len(results.y)
     shares = {name: f"{n_hits / n:.3f}" for name, n_hits in results.hits.items()}
     low, high = _interval(results.hits["classifier"], n)
@@ -215,36 +216,44 @@ def _figures(estimator: Any, results: _Results) -> list[dict[str, str]]:
     change = {
         "title": "Mistakes of the service",
         "value": f"{repaired:,d} repaired",
-        "note": f"by the prompt; {made:,d} made",
+        "note": f"by the prompt, and {made:,d} made",
     }
     unused = {"title": "Prompt", "value": "not used", "note": "images are sent as they are"}
     return [
-        {"title": "Accuracy", "value": shares["classifier"], "note": f"of this classifier, {low:.3f} to {high:.3f}"},
-        {"title": "Without a prompt", "value": shares["zero_shot"], "note": "the service's own answers"},
+        {
+            "title": "Accuracy",
+            "value": shares["classifier"],
+            "note": f"of this classifier (95 % interval {low:.3f} to {high:.3f})",
+        },
+        {
+            "title": "Without a prompt",
+            "value": shares["zero_shot"],
+            "note": "accuracy of the service alone",
+        },
         change if estimator.prompt_used_ else unused,
-        {"title": "Billed by the fit", "value": f"{estimator.n_queries_:,d}", "note": "images, and one a prediction"},
+        {"title": "Billed by the fit", "value": f"{estimator.n_queries_:,d}", "note": "images; a prediction bills one"},
     ]
 
 
 def _warnings(estimator: Any, results: _Results) -> Iterable[str]:
-    """What its reader must not miss."""
+    """Warnings that the reader must not miss."""
     if not estimator.prompt_used_:
         yield (
-            "the prompt does not help. By the training images, it classifies them no better than no prompt does, so "
-            "images are sent as they are. More training images, another prompter or a larger budget may help."
+            "the prompt does not help. On the training images, the service predicts no better with it than without, "
+            "so images are sent as they are. More training images, another prompter or a larger budget may help."
         )
     best = max(estimator.baselines_, key=lambda name: results.hits[name])
     if results.hits[best] > results.hits["classifier"]:
-        free, own = (results.hits[name] / len(results.y) for name in (best, "classifier"))
+        without, own = (results.hits[name] / len(results.y) for name in (best, "classifier"))
         yield (
-            f"on these images the {BASELINE_NAMES[best]} control is right for {free:.3f}, and this classifier for "
-            f"{own:.3f}. The control needs no trained prompt."
+            f"on these images, the {BASELINE_NAMES[best]} baseline has an accuracy of {without:.3f}, and this "
+            f"classifier {own:.3f}. The baseline needs no trained prompt."
         )
     if estimator.termination_reason_ in ("interrupted", "error"):
-        yield f"training ended before its budget was spent, since {_ENDINGS[estimator.termination_reason_]}."
+        yield f"training ended before its budget was spent, because {_ENDINGS[estimator.termination_reason_]}."
     n_unknown = int((~np.isin(results.y, estimator.classes_)).sum())
     if n_unknown:
-        yield f"{counted(n_unknown, 'test image')} of classes that were not trained count as wrong everywhere."
+        yield f"{counted(n_unknown, 'test image')} of classes that were not trained count as mistakes of every method."
 
 
 def _accuracies(estimator: Any, results: _Results) -> dict[str, Any]:
@@ -253,26 +262,27 @@ def _accuracies(estimator: Any, results: _Results) -> dict[str, Any]:
     rows = []
     for name, n_hits in results.hits.items():
         if name == "prompt" and not estimator.prompt_used_:
-            continue  # there is none to have an accuracy
-        control = estimator.baselines_.get(name)
+            continue
+        baseline = estimator.baselines_.get(name)
         low, high = _interval(n_hits, n)
-        held_out = "" if control is None else f"{control.accuracy:.3f}"
+        held_out = "" if baseline is None else f"{baseline.accuracy:.3f}"
+        is_free = baseline is not None and not baseline.head.needs_scores
         cells = [
             titles[name],
             f"{n_hits / n:.3f}",
             f"{low:.3f}–{high:.3f}",
             held_out,
-            "0" if name == "local_probe" else "1",
+            "0" if is_free else "1",
         ]
         rows.append({"cells": cells, "chosen": name == "classifier"})
     return {
-        "caption": f"Accuracy on {counted(n, 'test image')}, with its 95 % interval; and what a prediction bills",
-        "columns": _columns("method", "accuracy", "interval", "on training images", "billed images"),
+        "caption": f"Accuracy on {counted(n, 'test image')}, with its 95 % interval, and images billed per prediction",
+        "columns": _columns("method", "accuracy", "interval", "cross-validated", "billed images"),
         "rows": rows,
         "notes": [
-            "Intervals are Wilson's. What is free, the first rows, was judged on the "
-            f"{counted(n_train, 'training image')} by cross-validation. Zero-shot and the prompt alone are the "
-            "service's own answers; the others go through a head, or a local model."
+            "Wilson's intervals. The first rows are the baselines without a prompt; their cross-validated accuracy "
+            f"is that on the {counted(n_train, 'training image')}. Zero-shot and the prompt alone are the service's "
+            "own predictions; all others come from a head or a local model."
         ],
     }
 
@@ -284,42 +294,43 @@ def _pictures(estimator: Any, results: _Results, examples: PromptDisplay) -> Ite
     yield _picture(
         examples,
         "Images and their prompts",
-        "Grey is no change. Under an image is what the service itself takes it for, and how probable it finds that. "
-        "Shown are in turn an image that the prompt repaired, one that it made wrong, one that stayed wrong and one "
-        "that stayed right, as far as there are any.",
+        "The middle column shows what the prompt changes; grey is no change. Below each image is the service's own "
+        "prediction and its probability. The examples alternate between mistakes that the prompt repaired, mistakes "
+        "that it made, and images that stayed wrong or correct.",
     )
     yield _picture(
         confusion,
         "Mistakes that the prompt repaired and made",
-        "Of the service's own answers, how many more (+) or fewer (−) images of a true class, a row, are taken for a "
-        "class, a column. Blue is better, orange worse.",
+        "How many more (+) or fewer (−) images of a true class (row) the service itself predicts as a class (column). "
+        "Blue is better, orange is worse.",
     )
     if not estimator.history_:
         return
     yield _picture(
         QueryCurveDisplay.prepare(estimator),
         "Accuracy and loss against billed images",
-        "Points are steps, on the few training images of each; the line is their running mean. Horizontal lines are "
-        "what was free, on all training images.",
+        "Each point is a step, measured on its few training images; the line is the running mean. Horizontal lines "
+        "are the baselines without a prompt, cross-validated on the training images.",
     )
     try:
         gains = GainDisplay.prepare(estimator)
-    except ValueError:  # an optimizer of the user's own that tells none
+    except ValueError:
+        # A custom optimizer may report neither gains nor norms.
         return
     yield _picture(
         gains,
         "Gains and steps",
-        "Step and perturbation sizes, and the Euclidean norms of the gradient's estimates and of the steps.",
+        "Step size and perturbation size, and the Euclidean norms of the gradient estimates and of the steps.",
     )
 
 
 def _picture(display: Display, title: str, caption: str) -> dict[str, Any]:
-    """A display as PNG within an address, with its text."""
+    """Draw a display as a PNG inside a data URL, with its texts."""
     import matplotlib.style
     from matplotlib.figure import Figure
 
     data = io.BytesIO()
-    # The same whatever the caller's style is, but in the caller's font: others may lack the letters of the classes.
+    # Ignore the caller's style but keep the font: another one may lack the letters of the class names.
     font = {name: matplotlib.rcParams[name] for name in ("font.family", "font.sans-serif", "font.serif")}
     with matplotlib.style.context(["default", font]):
         figure = Figure(figsize=display.size)
@@ -351,13 +362,15 @@ def _cost(estimator: Any, n_queries: int, waited: float) -> dict[str, Any]:
         cells = [title, f"{n_images:,d}", "" if seconds is None else duration(seconds)]
         rows.append({"cells": cells + ([] if price is None else [f"{n_images * price:,.2f}"]), "chosen": False})
     declared = (
-        "The service declares no price." if price is None else f"The service declares a price of {price:g} an image."
+        "The service declares no price." if price is None else f"The service declares a price of {price:g} per image."
     )
     return {
-        "caption": "Images that were billed, or will be, and the time spent waiting for the service",
-        "columns": _columns("what", "billed images", "time", *([] if price is None else ["price"])),
+        "caption": "Billed images, and time spent waiting for the service",
+        "columns": _columns("for", "billed images", "time", *([] if price is None else ["price"])),
         "rows": rows,
-        "notes": [declared + " The time of the fit is the mean time of an answer in its last run, times all images."],
+        "notes": [
+            declared + " The time of the fit is its number of images times the mean time per image in its last run."
+        ],
     }
 
 
@@ -365,8 +378,8 @@ def _ending(estimator: Any) -> str:
     reason, prompter = _ENDINGS[estimator.termination_reason_], type(estimator.coordinator_).__name__
     return (
         f"Training made {counted(estimator.n_iter_, 'step')} of {type(estimator.optimizer_).__name__} on the "
-        f"{counted(estimator.coordinator_.n_parameters_, 'parameter')} of {prompter}, and ended since {reason}. The "
-        f"head is {type(estimator.head_).__name__}. Scores were taken for {estimator.score_type_}."
+        f"{counted(estimator.coordinator_.n_parameters_, 'parameter')} of {prompter}, and ended because {reason}. The "
+        f"head is {type(estimator.head_).__name__}. Scores were read as {estimator.score_type_}."
     )
 
 
@@ -378,23 +391,24 @@ def _parameters(estimator: Any) -> dict[str, Any]:
         rows.append({"cells": [name, value, "" if value == default else default], "chosen": False})
     rows.sort(key=lambda row: not row["cells"][2])
     return {
-        "caption": "All parameters; first those that differ from their defaults",
+        "caption": "All parameters; those that differ from their defaults come first",
         "columns": _columns("parameter", "value", "default", numbers=False),
         "rows": rows,
     }
 
 
 def _shown(value: Any) -> str:
-    """A parameter in one line, without secrets; of what is not ours or scikit-learn's only its name."""
+    """Format a parameter in one line, without secrets: foreign objects are shown by name only."""
     ours = type(value).__module__.partition(".")[0] in ("blackvip", "sklearn")
     if hasattr(value, "get_params") and not ours:
         return name_of(value)
-    text = _text(describe(value, open_names=isinstance(value, Mapping)))  # classes may be called "key"
+    # In a mapping, a class may be called "key".
+    text = _text(describe(value, open_names=isinstance(value, Mapping)))
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
 def _text(described: Any, within: bool = False) -> str:
-    """What `describe` tells, as it would stand in code; a text that is not `within` something has no quotes."""
+    """Format a result of `describe` as code; strings have quotes only `within` something else."""
     if isinstance(described, str) and not within:
         return described
     if isinstance(described, list):
@@ -413,17 +427,17 @@ def _origin() -> str:
     now = datetime.now(UTC)
     return (
         f"Written by blackvip {__version__} on {now:%Y-%m-%d} at {now:%H:%M} UTC, with {versions} and Python "
-        f"{platform.python_version()}. This file loads nothing from elsewhere."
+        f"{platform.python_version()}. This file is self-contained."
     )
 
 
 def _columns(*titles: str, numbers: bool = True) -> list[dict[str, Any]]:
-    """Columns of a table, of which all but the first are numbers."""
+    """Describe the columns of a table; all but the first hold numbers."""
     return [{"title": title, "number": numbers and place > 0} for place, title in enumerate(titles)]
 
 
 def _interval(n_hits: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share (Wilson, 1927)."""
+    """Compute Wilson's 95 % interval of a proportion (Wilson, 1927)."""
     z, p = 1.959964, n_hits / n
     centre, spread = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     return max(0.0, (centre - spread) / (1 + z**2 / n)), min(1.0, (centre + spread) / (1 + z**2 / n))
