@@ -50,7 +50,7 @@ def by_method(comparison):
     return {row["method"]: row for row in comparison.rows}
 
 
-def test_controls_come_from_one_fit(service, data):
+def test_baselines_come_from_one_fit(service, data):
     found = compared(["zero-shot", "calibrated", "local-probe", "fused"], service, data)
     assert service.n_images == 24 + 30  # each training and test image once, for all four
     rows = by_method(found)
@@ -63,7 +63,7 @@ def test_controls_come_from_one_fit(service, data):
     assert rows["zero-shot"]["log_loss"] == pytest.approx(-log_p[np.arange(30), y_test].mean())
 
 
-def test_controls_are_those_of_the_classifier(service, data):
+def test_baselines_are_those_of_the_classifier(service, data):
     X, y, X_test, y_test = data
     clf = BlackVIPClassifier(service, "{}", max_queries=200, random_state=0, verbose=0).fit(X, y)
     expected = clf.score_baselines(X_test, y_test)
