@@ -295,8 +295,8 @@ class TwoStrips(blackvip.prompters.Prompter):
 
     def prompts(self, candidates, features, statistics=None):
         strips = torch.from_numpy(np.stack([self.left_, 1 - self.left_])).to(candidates)
-        rows = (self.gain * candidates @ strips)[:, None, None, None]
-        return rows.expand(-1, len(features), 3, features.shape[1], -1)
+        rows = (self.gain * candidates @ strips)[:, :, None, None, None]
+        return rows.expand(-1, -1, features.shape[1], 3, features.shape[2], -1)
 
 
 class RandomSearch(blackvip.optimizers.Optimizer):
