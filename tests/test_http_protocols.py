@@ -104,7 +104,7 @@ def test_torchserve_with_class_prompts_for_labels(service):
     seen = service.counts()["seen"]
     assert seen["path"] == "/predictions/m/2.0"
     assert seen["headers"]["content-type"] == "image/jpeg"
-    with pytest.raises(ScoreError, match="'alpha' for image 0, which is no class prompt"):
+    with pytest.raises(ScoreError, match="'alpha' for image 0, which is not a class prompt"):
         scorer_of(service, adapter, "")(IMAGES, PROMPTS)
 
 
@@ -168,9 +168,9 @@ def _plain(body):
 def test_hugging_faces_errors_in_an_answer():
     with pytest.raises(ServiceError, match="answered with an error: no model"):
         HuggingFaceZeroShot().scores({"error": "no model"}, PROMPTS)
-    with pytest.raises(ServiceError, match="no list of labels"):
+    with pytest.raises(ServiceError, match="not a list of labels"):
         HuggingFaceZeroShot().scores([1, 2], PROMPTS)
-    with pytest.raises(ServiceError, match="gives a label twice"):
+    with pytest.raises(ServiceError, match="has a label twice"):
         HuggingFaceZeroShot().scores([{"label": "one", "score": 0.5}, {"label": "one", "score": 0.5}], PROMPTS)
 
 
