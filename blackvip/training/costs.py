@@ -1,24 +1,17 @@
-"""What a fit will send, take and cost, before it sends anything."""
+"""Costs: how many images a fit will bill, how long it waits for them and what they cost, before it sends any."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import ceil
-from typing import NamedTuple
 
-import numpy as np
+from .setup import Run
 
-from ..optimizers import Optimizer
-from .batches import Batches
-from .objective import Objective
-from .plan import Plan
-from .validation import Validation
-
-__all__ = ["Cost", "CostPlan", "Run", "cost_plan", "duration"]
+__all__ = ["Cost", "CostPlan", "cost_plan", "duration"]
 
 _TITLES = {
-    "controls": "controls",
+    "baselines": "baselines",
     "gains": "step size",
     "steps": "training steps",
     "checks": "checks",
@@ -26,33 +19,20 @@ _TITLES = {
 }
 
 
-class Run(NamedTuple):
-    """All that a run of training needs, before its first image is sent; as `train` takes it."""
-
-    objective: Objective
-    optimizer: Optimizer
-    w: np.ndarray
-    batches: Batches
-    validation: Validation
-    plan: Plan
-    rng: np.random.Generator
-    adaptive: bool
-
-
 @dataclass(frozen=True)
 class Cost:
-    """What some images cost.
+    """The cost of some images.
 
     Parameters
     ----------
     images : int
-        That are sent, each of which is billed.
+        Billed images.
     calls : int
-        Of the score function.
+        Calls of the score function.
     seconds : float or None
-        Spent waiting for answers; None where it is not known how long one takes.
+        Time spent waiting for scores; None if the time of one image is not known.
     price : float or None
-        In the currency of the price per image; None where there is none.
+        In the currency of the price per image; None if there is no price.
     """
 
     images: int
@@ -71,22 +51,22 @@ class Cost:
 
 @dataclass(frozen=True, repr=False)
 class CostPlan:
-    """What `fit` will send at most, and what for; printed, it is a table.
+    """The most that `fit` will bill, and what for; printed, it is a table.
 
     Parameters
     ----------
-    controls : Cost
-        Scoring the training images as they are; of more than 2,000, a share of each class.
+    baselines : Cost
+        Scoring the training images without a prompt; a share of each class if there are more than 2,000.
     gains : Cost
-        Finding the step and perturbation size, where they are "auto". Its calls are an estimate.
+        Finding the step and perturbation size, if they are "auto". The number of calls is an estimate.
     steps : Cost
         Training.
     checks : Cost
-        Scoring the held-out images now and then.
+        Scoring the held-out images during training.
     final : Cost
-        Scoring the training images with their prompts, save those that a check has scored.
+        Scoring the training images with the trained prompt, except those that a check has scored.
     predict : Cost
-        Predicting as many images as were asked about.
+        Predicting the images that were asked about.
 
     Notes
     -----
@@ -94,7 +74,7 @@ class CostPlan:
     those of the service alone; what is computed locally comes on top.
     """
 
-    controls: Cost
+    baselines: Cost
     gains: Cost
     steps: Cost
     checks: Cost
@@ -104,7 +84,7 @@ class CostPlan:
     @property
     def fit(self) -> Cost:
         """The whole fit."""
-        return self.controls + self.gains + self.steps + self.checks + self.final
+        return self.baselines + self.gains + self.steps + self.checks + self.final
 
     @property
     def total(self) -> Cost:
@@ -141,16 +121,15 @@ def cost_plan(
     Parameters
     ----------
     run : Run
-        It is used up: its `validation` goes through the motions of the run.
     n_predict : int
         Images that will be predicted afterwards.
     price_per_image : float or None
         In any currency.
     seconds_per_image : float or None
     """
-    plan, n_known, n_held_out = run.plan, len(run.validation.known), len(run.validation.rows)
+    budget, n_judged, n_held_out = run.budget, len(run.judged_rows), len(run.validation.rows)
     images_per_call = run.objective.ledger.images_per_call
-    n_checks = _n_checks(run)
+    n_checks = run.validation.n_checks_due(run.optimizer.started, budget.n_steps)
 
     def cost(requests: Iterable[int]) -> Cost:
         sizes = list(requests)
@@ -159,25 +138,13 @@ def cost_plan(
         return Cost(n, calls, seconds, price)
 
     return CostPlan(
-        controls=cost([n_known]),
-        gains=cost(_portions(plan.gains, plan.step)),
-        steps=cost([plan.step] * plan.n_steps),
+        baselines=cost([n_judged]),
+        gains=cost(_portions(budget.gains, budget.step)),
+        steps=cost([budget.step] * budget.n_steps),
         checks=cost([n_held_out] * n_checks),
-        final=cost([n_known - n_held_out * bool(n_checks)]),
+        final=cost([n_judged - n_held_out * bool(n_checks)]),
         predict=cost([n_predict]),
     )
-
-
-def _n_checks(run: Run) -> int:
-    """Checks that the run will make: one at the start of a run that goes on, the others where they are due."""
-    validation = run.validation
-    if not validation.checks_left or not len(validation.rows):
-        return 0
-    at_start = int(run.optimizer.started)
-    validation.checks_left -= at_start
-    validation.spread_over(run.plan.n_steps)
-    due = sum(validation.is_due(n_iter) for n_iter in range(1, run.plan.n_steps + 1))
-    return at_start + min(validation.checks_left, due)
 
 
 def _portions(n: int, size: int) -> Iterator[int]:
