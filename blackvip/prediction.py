@@ -77,7 +77,7 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
     score_type: str
     classes_: np.ndarray
     class_prompts_: list[str]
-    coordinator_: Prompter
+    prompter_: Prompter
     prompt_used_: bool
     head_: Any
     baselines_: dict[str, HeadResult]
@@ -86,6 +86,11 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
     score_type_: str
     score_floor_: float = FLOOR  # where a file has none
     probe_encoder_: Encoder
+
+    @property
+    def coordinator_(self) -> Prompter:
+        """The fitted prompter, an alias of `prompter_`."""
+        return self.prompter_
 
     def predict(self, X: Any) -> np.ndarray:
         """Class labels of images; bills one image each.
@@ -232,7 +237,7 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
         features = self._features(images) if heads else None
         n_queries, seconds = 0, 0.0
         if isinstance(scores, str):
-            draws = [None, self.coordinator_.draw] if self.prompt_used_ else [None]
+            draws = [None, self.prompter_.draw] if self.prompt_used_ else [None]
             rows, budget = np.arange(len(images)), len(draws) * len(images)
             with self._keeping() as score_fn, self._ledger(budget, self._score_format, score_fn) as ledger:
                 found = [log_scores_of(ledger, images, rows, draw) for draw in draws]
@@ -277,7 +282,7 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
     def _log_probas(self, images: Images, rows: np.ndarray) -> Generator[np.ndarray, None, None]:
         """Log probabilities of images, portion by portion."""
         encode = self._encode if isinstance(self.head_, FusedHead) else None
-        for _, log_scores, features in self._answers(images, rows, self.coordinator_.draw, encode):
+        for _, log_scores, features in self._answers(images, rows, self.prompter_.draw, encode):
             yield log_proba_of(self.head_, head_inputs(self.head_, log_scores, features), len(self.classes_))
 
     def _answers(
@@ -297,7 +302,7 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
         n_scores, n_features = len(self.classes_), sum(self.probe_encoder_.block_sizes_)
         asked = head_inputs(self.head_, -np.eye(n_scores), np.zeros((n_scores, n_features)))
         answers = log_proba_of(self.head_, asked, n_scores).round(6)
-        prompter = self.coordinator_
+        prompter = self.prompter_
         parts = [prompter.parameters_, prompter.statistics_, prompter.prompt_scale_, answers, self.class_prompts_]
         return hashlib.sha256(json.dumps(describe(parts)).encode()).hexdigest()[:12]
 
@@ -314,6 +319,36 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
     def _score_format(self) -> ScoreFormat:
         """What `fit` has found the scores to be."""
         return ScoreFormat(self.score_type_, self.score_floor_)
+
+    def _store(self, run: Run, result: TrainingResult, decision: Decision, adds: bool) -> None:
+        """Set the fitted attributes that a run leaves; with `adds`, behind those of earlier runs."""
+        ledger = run.objective.ledger
+        self.prompt_used_, self.head_ = decision.prompt_used, decision.result.head
+        self.prompter_ = run.prompted.freeze(result.w, None if decision.prompt_used else 0.0)
+        self.prompter_._adopt_reading(self)
+        self.probe_encoder_ = run.probe
+        self.optimizer_, self.a_, self.c_ = result.optimizer, result.a, result.optimizer.c_
+        # A service may have given no score to a single image.
+        score_format = ledger.score_format or ScoreFormat("logits")
+        self.score_type_, self.score_floor_ = score_format.score_type, score_format.floor
+        self.seconds_per_image_ = ledger.seconds_per_image
+        n_iter, n_queries = (self.n_iter_, self.n_queries_ - ledger.n_queries) if adds else (0, 0)
+        history = [
+            {**row, "n_iter": row["n_iter"] + n_iter, "n_queries": row["n_queries"] + n_queries}
+            for row in result.history
+        ]
+        self.history_ = (self.history_ if adds else []) + history
+        self.n_iter_ = n_iter + result.n_iter
+        self.termination_reason_ = result.termination_reason
+
+    def _map_labels(self, plain: np.ndarray, data: TrainingSet, judged: np.ndarray, ledger: Ledger) -> np.ndarray:
+        """Log scores for classes; those for a service's own labels first teach the mapping, once."""
+        learning = learning_scorer(self.score_fn)
+        if learning is None or ledger.label_mapping is not None:
+            return plain
+        mapping = learning.fit_labels(plain, data.y[judged], self.class_prompts_, data.weights[judged])
+        self.label_mapping_ = ledger.label_mapping = mapping
+        return mapping.log_scores(plain)
 
     def _ledger(
         self, max_queries: int, score_format: ScoreFormat | None, score_fn: Any, replay: Replay | None = None

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import ceil
+from numbers import Integral
+from typing import Any
 
-from .setup import Run
+import numpy as np
+from sklearn.base import _fit_context
 
-__all__ = ["Cost", "CostPlan", "cost_plan", "duration"]
+from ..scorers import check_rate
+from .setup import Run, generator_of
+
+__all__ = ["Cost", "CostPlan", "PlansCosts", "cost_plan", "duration"]
+
+# The most images that `plan` sends when it is asked to measure.
+_MEASURED_IMAGES = 8
 
 _TITLES = {
     "baselines": "baselines",
@@ -157,3 +167,104 @@ def duration(seconds: float | None) -> str:
     if seconds < 100:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:,.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
+
+
+class PlansCosts:
+    """Mixin of classifiers that tell what a fit will bill."""
+
+    _read: Any
+    _set_up: Any
+    _settings: Any
+    _ledger: Any
+    _rng: Any
+    score_fn: Any
+    random_state: Any
+    max_queries: int
+    warm_start: bool
+    classes_: np.ndarray
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def plan(
+        self,
+        X: Any,
+        y: Any,
+        n_predict: int = 0,
+        price_per_image: float | None = None,
+        seconds_per_image: float | None = None,
+        *,
+        sample_weight: Any = None,
+        measure: bool = False,
+    ) -> CostPlan:
+        """Tell what `fit` on these images will bill at most; unless it measures, it sends nothing.
+
+        It prepares a fit as `fit` does, and refuses what `fit` would refuse. The estimator does not change.
+
+        Parameters
+        ----------
+        X : images, in any form that `fit` takes
+            Training images.
+        y : array-like of shape (n,)
+            Labels of two or more classes.
+        n_predict : int, default=0
+            Images that will be predicted afterwards.
+        price_per_image : float or None, default=None
+            In any currency. None: what `score_fn` declares, if anything.
+        seconds_per_image : float or None, default=None
+            Time that the service takes for an image. None: what the last fit measured, if there was one.
+        sample_weight : array-like of shape (n,) or None, default=None
+            Weights of the images; those of weight zero are not sent.
+        measure : bool, default=False
+            Whether to measure `seconds_per_image` with the first training images, at most eight. They are billed in
+            addition to the plan.
+
+        Returns
+        -------
+        plan : CostPlan
+            Images, calls, and if known seconds and price, of each part of the fit and of the predictions.
+
+        Raises
+        ------
+        ValueError
+            For whatever `fit` would refuse, such as a budget that does not pay for one step (`BudgetError`).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from blackvip import BlackVIPClassifier
+        >>> def service(images, class_prompts):
+        ...     return images.mean(axis=(1, 2))
+        >>> X, y = np.random.default_rng(0).uniform(size=(60, 8, 8)), np.arange(60) % 3
+        >>> BlackVIPClassifier(service, max_queries=2000).plan(X, y, n_predict=1000, price_per_image=0.0015)
+                          images  calls  price
+        fit, at most       1,976     60   2.96
+          baselines           60      1   0.09
+          step size            0      0   0.00
+          training steps   1,856     58   2.78
+          checks               0      0   0.00
+          final scores        60      1   0.09
+        predictions        1,000     16   1.50
+        all                2,976     76   4.46
+        """
+        if not isinstance(n_predict, Integral) or n_predict < 0:
+            raise ValueError(f"n_predict={n_predict!r}; expected a whole number of images, at least 0.")
+        if measure and seconds_per_image is not None:
+            raise ValueError(f"seconds_per_image={seconds_per_image!r} and measure=True were given; expected only one.")
+        price = check_rate(price_per_image, "price_per_image")
+        seconds = check_rate(seconds_per_image, "seconds_per_image")
+        continues = self.warm_start and hasattr(self, "optimizer_")
+        # Reading images learns their format, which must not stay: a shallow copy learns it.
+        reader = copy.copy(self)
+        data = reader._read(X, y, sample_weight, self.classes_ if continues else None, continues)
+        rng = copy.deepcopy(self._rng) if continues else generator_of(copy.deepcopy(self.random_state))
+        run = reader._set_up(data, self._settings(self.max_queries), rng, continues)
+        ledger = run.objective.ledger
+        with ledger:  # a shared budget must have as many images left
+            pass
+        if measure:
+            n_measured = min(_MEASURED_IMAGES, ledger.images_per_call, len(data))
+            with reader._ledger(n_measured, ledger.score_format, self.score_fn) as measuring:
+                measuring.log_scores(measuring.as_sent(data.images.pixels(np.arange(n_measured))))
+            seconds = measuring.seconds_per_image
+        elif seconds is None:
+            seconds = getattr(self, "seconds_per_image_", None)
+        return cost_plan(run, int(n_predict), ledger.price_per_image if price is None else price, seconds)

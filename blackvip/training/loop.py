@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from ..optimizers import Optimizer
-from .gains import GainProbe
+from .gains import TrainingProbe
 from .monitoring import Monitor
 from .setup import Run
 
-__all__ = ["TrainingResult", "train"]
+__all__ = ["TrainingResult", "judged_log_scores", "train"]
 
 
 @dataclass
@@ -66,7 +66,7 @@ def train(run: Run, monitor: Monitor | None = None) -> TrainingResult:
         if optimizer.started:
             validation.start_from(run.w)
         else:
-            optimizer.find_gains(GainProbe(run), run.w, run.rng)
+            optimizer.find_gains(TrainingProbe(run.objective, batches, run.budget.total), run.w, run.rng)
             optimizer.start(run.w, run.rng)
         validation.spread_over(run.budget.n_steps)
         result.a = optimizer.a_
@@ -99,3 +99,25 @@ def train(run: Run, monitor: Monitor | None = None) -> TrainingResult:
     if validation.best_w is not None:
         result.w = validation.best_w
     return result
+
+
+def judged_log_scores(result: TrainingResult, run: Run) -> np.ndarray:
+    """Log scores (n_judged, n_classes) of the judged images with the trained prompt; NaN where it was not scored.
+
+    An error of the service is added to `result`.
+    """
+    ledger = run.objective.ledger
+    unknown = np.full((len(run.judged_rows), ledger.n_classes), np.nan)
+    if ledger.replay is not None:
+        ledger.replay.aside = result.termination_reason in ("callback", "interrupted")
+        # `fit` will resume: a prompt from halfway is not worth its price.
+        if isinstance(result.error, Exception):
+            return unknown
+    if not result.n_iter:
+        return unknown
+    try:
+        return run.validation.judged_log_scores(result.w)
+    # The service still fails: the plain scores are all there is.
+    except (KeyboardInterrupt, Exception) as error:
+        result.error = result.error or error
+        return unknown

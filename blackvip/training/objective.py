@@ -5,43 +5,21 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from ..inputs.images import Images
+from ..inputs.training_set import TrainingSet
 from ..losses import Temperature
 from ..scorers.ledger import Ledger, Sent
 from .features import TrainingFeatures
 from .step_images import StepImages, StepReader
 
-__all__ = ["LastAnswers", "Objective", "TrainingSet"]
+__all__ = ["LastAnswers", "Objective"]
 
 _CHUNK_BYTES = 64 * 2**20  # prompts that are measured at once
 _ANSWERS_PER_IMAGE, _MOST_ANSWERS = 10, 4_000  # of the last steps, that a head is trained on
 _RMS_PIXELS = 16 * 48 * 48  # on which the size of a change of the prompts is measured, as far as 8 to 64 images go
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """Labelled images, ready for training.
-
-    Attributes
-    ----------
-    images : Images
-    y : ndarray of shape (n_images,)
-        Class indices.
-    weights : ndarray of shape (n_images,)
-        Positive weights of the images.
-    """
-
-    images: Images
-    y: np.ndarray
-    weights: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.y)
 
 
 class LastAnswers:

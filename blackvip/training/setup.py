@@ -5,26 +5,44 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.utils import check_random_state
 
+from ..encoders import Encoder
 from ..exceptions import BudgetError
+from ..inputs.training_set import TrainingSet
 from ..optimizers import Optimizer
+from ..scorers.replay import Replay
 from .batches import Batches
-from .gains import signal_share
-from .objective import Objective, TrainingSet
+from .objective import Objective
 from .plan import RunBudget
 from .prompted_images import PromptedImages
 from .validation import Validation, judged_rows, split_held_out
 
-__all__ = ["Run", "RunSettings", "Streams", "prepare"]
+__all__ = ["Run", "RunSettings", "Streams", "generator_of", "prepare", "seed_of"]
 
 _JUDGED_IMAGES = 2_000  # the most that are scored before and after training, for the heads and the guard
 _HELD_OUT_SHARE = 0.25  # of the images, where a prompt has enough parameters to fit single ones
 _LEAST_SIGNAL = 0.01  # of what a run's estimates add up to: below it there is nothing to pay for
 _CHECK_SHARE = 0.05  # of the budget, for checks of the held-out images
 _MAX_CHECKS = 10
+
+
+def seed_of(random_state: Any) -> int:
+    """A seed for the generators of a fit, so that the global ones are neither read nor set."""
+    if random_state is None:
+        return int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]
+    if isinstance(random_state, Integral):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31))
+
+
+def generator_of(random_state: Any, replay: Replay | None = None) -> np.random.Generator:
+    """The generator of a fit; a resumed fit has the seed of the one that was interrupted."""
+    return np.random.default_rng(seed_of(random_state) if replay is None else replay.seed)
 
 
 class Streams(NamedTuple):
@@ -97,6 +115,8 @@ class Run:
     ----------
     objective : Objective
     prompted : PromptedImages
+    probe : Encoder
+        The fitted local encoder.
     optimizer : Optimizer
     w : ndarray of shape (d,)
         Where it starts.
@@ -111,6 +131,7 @@ class Run:
 
     objective: Objective
     prompted: PromptedImages
+    probe: Encoder
     optimizer: Optimizer
     w: np.ndarray
     batches: Batches
@@ -121,7 +142,13 @@ class Run:
 
 
 def prepare(
-    objective: Objective, data: TrainingSet, optimizer: Optimizer, w: np.ndarray, settings: RunSettings, rng: Streams
+    objective: Objective,
+    data: TrainingSet,
+    probe: Encoder,
+    optimizer: Optimizer,
+    w: np.ndarray,
+    settings: RunSettings,
+    rng: Streams,
 ) -> Run:
     """Prepare a run; it sends nothing.
 
@@ -129,6 +156,8 @@ def prepare(
     ----------
     objective : Objective
     data : TrainingSet
+    probe : Encoder
+        The fitted local encoder.
     optimizer : Optimizer
         A new one, or one that a run has left, which is copied.
     w : ndarray of shape (d,)
@@ -159,7 +188,7 @@ def prepare(
         _check_signal(budget, settings, optimizer, len(w), len(judged))
     if optimizer.started and not settings.one_pass:
         optimizer.begin_run(budget.n_steps)
-    return Run(objective, prompted, optimizer, w, batches, judged, validation, budget, rng.optimizer)
+    return Run(objective, prompted, probe, optimizer, w, batches, judged, validation, budget, rng.optimizer)
 
 
 def _check_budget(budget: RunBudget, settings: RunSettings, n_judged: int, n_rows_each: int) -> None:
@@ -175,14 +204,16 @@ def _check_budget(budget: RunBudget, settings: RunSettings, n_judged: int, n_row
     )
 
 
-def _check_signal(budget: RunBudget, settings: RunSettings, optimizer: Any, d: int, n_judged: int) -> None:
+def _check_signal(budget: RunBudget, settings: RunSettings, optimizer: Optimizer, d: int, n_judged: int) -> None:
     """Refuse a whole training that would be spent on noise."""
     share = optimizer.signal_share(d, budget.n_steps)
     if share >= _LEAST_SIGNAL:
         return
-    n_steps = math.ceil(_LEAST_SIGNAL / (1 - _LEAST_SIGNAL) * d / optimizer.n_directions)
+    # n / (n + d) is the share of n directions in d parameters.
+    n_directions = round(share / (1 - share) * d)
+    n_steps = math.ceil(_LEAST_SIGNAL / (1 - _LEAST_SIGNAL) * d * budget.n_steps / n_directions)
     raise BudgetError(
-        f"max_queries={settings.max_queries} pays for {budget.n_steps * optimizer.n_directions} perturbations of the "
+        f"max_queries={settings.max_queries} pays for {n_directions} perturbations of the "
         f"prompt's {d} parameters; expected at least one for every hundred parameters, since a prompt that is found "
         f"from fewer is noise. Choose a prompter with fewer parameters, such as prompter='basis', or allow at least "
         f"{math.ceil((2 * n_judged + budget.gains + budget.step * n_steps) / (1 - _CHECK_SHARE))} images."

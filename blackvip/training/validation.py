@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from ..inputs.training_set import TrainingSet
 from ..losses import Temperature
-from .objective import TrainingSet
 from .prompted_images import PromptedImages
 
 __all__ = ["Validation", "judged_rows", "split_held_out"]
