@@ -334,7 +334,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         with replayed(self, data.images, data.y, data.weights, seed_of) as replay:
             rng = self._rng if continues else generator_of(self.random_state, replay)
             run = self._set_up(data, self._settings(self.max_queries), rng, continues, replay)
-            return self._train(run, data, rng)
+            return self._train(run, data, rng, replay=replay)
 
     #: `classes` is an argument of `partial_fit`, not metadata that is routed.
     __metadata_request__partial_fit = {"classes": True}
@@ -409,7 +409,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         return prepare(objective, data, probe, optimizer, w, settings, streams)
 
     def _train(
-        self, run: Run, data: TrainingSet, rng: np.random.Generator, adds: bool = False
+        self, run: Run, data: TrainingSet, rng: np.random.Generator, adds: bool = False, replay: Replay | None = None
     ) -> BlackVIPClassifier:
         """Prompted images -> scores -> losses -> update -> head."""
         objective, judged, ledger = run.objective, run.judged_rows, run.objective.ledger
@@ -432,7 +432,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
                 ).after(self._scored if adds else None)
                 baselines = background.submit(fit_without_prompt, scored, self.head)
                 result = train(run, monitor)
-                scored.prompted[-len(judged) :] = judged_log_scores(result, run)
+                scored.prompted[-len(judged) :] = judged_log_scores(result, run, replay)
             finally:
                 self.n_queries_ = ledger.n_queries + (self.n_queries_ if adds else 0)
 

@@ -344,10 +344,10 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
     def _map_labels(self, plain: np.ndarray, data: TrainingSet, judged: np.ndarray, ledger: Ledger) -> np.ndarray:
         """Log scores for classes; those for a service's own labels first teach the mapping, once."""
         learning = learning_scorer(self.score_fn)
-        if learning is None or ledger.label_mapping is not None:
+        if learning is None or ledger.reader.label_mapping is not None:
             return plain
         mapping = learning.fit_labels(plain, data.y[judged], self.class_prompts_, data.weights[judged])
-        self.label_mapping_ = ledger.label_mapping = mapping
+        self.label_mapping_ = ledger.reader.label_mapping = mapping
         return mapping.log_scores(plain)
 
     def _ledger(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..optimizers import Optimizer
+from ..scorers.replay import Replay
 from .gains import TrainingProbe
 from .monitoring import Monitor
 from .setup import Run
@@ -101,15 +102,14 @@ def train(run: Run, monitor: Monitor | None = None) -> TrainingResult:
     return result
 
 
-def judged_log_scores(result: TrainingResult, run: Run) -> np.ndarray:
+def judged_log_scores(result: TrainingResult, run: Run, replay: Replay | None = None) -> np.ndarray:
     """Log scores (n_judged, n_classes) of the judged images with the trained prompt; NaN where it was not scored.
 
     An error of the service is added to `result`.
     """
-    ledger = run.objective.ledger
-    unknown = np.full((len(run.judged_rows), ledger.n_classes), np.nan)
-    if ledger.replay is not None:
-        ledger.replay.aside = result.termination_reason in ("callback", "interrupted")
+    unknown = np.full((len(run.judged_rows), run.objective.ledger.n_classes), np.nan)
+    if replay is not None:
+        replay.off_path = result.termination_reason in ("callback", "interrupted")
         # `fit` will resume: a prompt from halfway is not worth its price.
         if isinstance(result.error, Exception):
             return unknown
