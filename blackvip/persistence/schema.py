@@ -460,6 +460,7 @@ _SPSA: dict[str, Field] = {
     "n_directions": _NATURAL,
     "clip": OneOf(choice(None, "auto"), number()),
     "sides": Maybe(integer(1, 2)),  # files of the first release have none
+    "share_batch": BOOL,
 }
 _ANNEALED: dict[str, Field] = {"normalize": Maybe(BOOL), "n_steps": Maybe(OneOf(NONE, _NATURAL))}
 _BETA = number(0, 1)
@@ -469,13 +470,24 @@ def _states(d: str) -> dict[str, Record]:
     """The state of each kind of optimizer whose vectors have the dimension of this name."""
     vector, figures = Array((d,)), Maybe(Record({**_FIGURES}))
     spsa: dict[str, Field] = {"k": _NATURAL, "w": vector, "delta": _Forgotten(), "figures": figures}
-    spsa["square"] = Maybe(OneOf(NONE, number(low=0)))
+    spsa.update(square=OneOf(NONE, number(low=0)), a=number(), c=number(), clip=OneOf(NONE, number()))
+    spsa.update(normalize=BOOL, n_steps=OneOf(NONE, _NATURAL))
     bounded = Array((d,), low=-1e32, high=1e32)  # as `cmaes` asks of a mean
     return {
         "SPSA": Record({**spsa, "m": OneOf(NONE, vector)}),
         "SPSAGC": Record({**spsa, "m": OneOf(NONE, vector)}),
         "AdamSPSA": Record({**spsa, "t": _COUNT, "m": vector, "v": Array((d,), low=0)}),
-        "RGF": Record({"k": _NATURAL, "w": vector, "directions": _Forgotten(), "figures": figures}),
+        "RGF": Record(
+            {
+                "k": _NATURAL,
+                "w": vector,
+                "a": number(),
+                "c": number(),
+                "n_steps": _NATURAL,
+                "directions": _Forgotten(),
+                "figures": figures,
+            }
+        ),
         "CMAES": Record(
             {
                 "w": bounded,
