@@ -28,7 +28,7 @@ from .exceptions import (
     PromptNotUsedWarning,
     ScoreError,
 )
-from .heads.base import CalibratedHead
+from .heads.calibrated import CalibratedHead
 from .heads.fused import FusedHead
 from .model_selection import SearchCost, search_cost
 from .optimizers import CMAES, RGF, SPSA, SPSAGC, AdamSPSA, Subspace

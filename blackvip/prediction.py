@@ -15,8 +15,9 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from .encoders.base import Encoder
-from .heads.fused import FusedHead
-from .heads.judging import HeadResult, head_inputs, log_proba_of
+from .heads.base import Head
+from .heads.judging import HeadResult
+from .heads.scored import ScoredImages
 from .inputs.images import Images
 from .inputs.labels import check_labels
 from .inputs.reading import ReadsImages, pixel_batches
@@ -79,10 +80,10 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
     class_prompts_: list[str]
     prompter_: Prompter
     prompt_used_: bool
-    head_: Any
+    head_: Head
     baselines_: dict[str, HeadResult]
     label_mapping_: LabelMapping | None = None
-    _scored: Any
+    _scored: ScoredImages
     score_type_: str
     score_floor_: float = FLOOR  # where a file has none
     probe_encoder_: Encoder
@@ -255,7 +256,7 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
         return PromptComparison(images, y, plain, prompted, n_queries, seconds, labels)
 
     @property
-    def scored_images_(self) -> Any:
+    def scored_images_(self) -> ScoredImages:
         """The training images on which the heads and the prompt were judged, with their labels and log scores."""
         return self._scored
 
@@ -266,9 +267,9 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
             raise ValueError(f"X has {len(images)} images, but y has {len(y)} labels; expected a label for each image.")
         return images, y
 
-    def _labels_by(self, head: Any, log_scores: np.ndarray, features: np.ndarray | None) -> np.ndarray:
+    def _labels_by(self, head: Head, log_scores: np.ndarray, features: np.ndarray | None) -> np.ndarray:
         """Class labels (n_images,) by a head."""
-        log_proba = log_proba_of(head, head_inputs(head, log_scores, features), len(self.classes_))
+        log_proba = head.predict_log_proba_of(log_scores, features, len(self.classes_))
         return self.classes_[log_proba.argmax(axis=1)]
 
     def _features(self, images: Images) -> np.ndarray:
@@ -281,9 +282,9 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
 
     def _log_probas(self, images: Images, rows: np.ndarray) -> Generator[np.ndarray, None, None]:
         """Log probabilities of images, portion by portion."""
-        encode = self._encode if isinstance(self.head_, FusedHead) else None
+        encode = self._encode if self.head_.needs_features else None
         for _, log_scores, features in self._answers(images, rows, self.prompter_.draw, encode):
-            yield log_proba_of(self.head_, head_inputs(self.head_, log_scores, features), len(self.classes_))
+            yield self.head_.predict_log_proba_of(log_scores, features, len(self.classes_))
 
     def _answers(
         self, images: Images, rows: np.ndarray, draw: Drawing | None = None, encode: Encoding | None = None
@@ -300,8 +301,8 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
     def _fingerprint(self) -> str:
         """What the prompt and the head do, in twelve digits."""
         n_scores, n_features = len(self.classes_), sum(self.probe_encoder_.block_sizes_)
-        asked = head_inputs(self.head_, -np.eye(n_scores), np.zeros((n_scores, n_features)))
-        answers = log_proba_of(self.head_, asked, n_scores).round(6)
+        features = np.zeros((n_scores, n_features))
+        answers = self.head_.predict_log_proba_of(-np.eye(n_scores), features, n_scores).round(6)
         prompter = self.prompter_
         parts = [prompter.parameters_, prompter.statistics_, prompter.prompt_scale_, answers, self.class_prompts_]
         return hashlib.sha256(json.dumps(describe(parts)).encode()).hexdigest()[:12]

@@ -34,7 +34,7 @@ from blackvip import (
     ScoreError,
     presets,
 )
-from blackvip.heads import ServiceHead
+from blackvip.heads import ClassifierHead, ServiceHead
 
 pytestmark = pytest.mark.filterwarnings("ignore::blackvip.PromptNotUsedWarning")
 
@@ -138,7 +138,7 @@ CHEAP = {"max_queries": 400, "a": 0.02, "c": 0.1, "n_directions": 2}
         (None, ServiceHead),
         (FusedHead(C=3.0, strengths=(1,)), FusedHead),
         (FusedHead(n_scores=0), FusedHead),
-        (LogisticRegression(C=3.0), LogisticRegression),
+        (LogisticRegression(C=3.0), ClassifierHead),
     ],
 )
 def test_any_head_survives_weights_further_classes_and_warm_starts(head, kind):

@@ -26,9 +26,14 @@ from blackvip import (
     Subspace,
     TimmEncoder,
 )
+from blackvip.heads import LocalProbe
 
 #: Checks that fail, each with its reason, by the class of the estimator.
 EXPECTED_FAILURES = {
+    "LocalProbe": {
+        "check_sample_weight_equivalence_on_dense_data": "the probes are cross-validated: copies of an image may be in "
+        "different folds, but an image of weight two is in one",
+    },
     "BlackVIPClassifier": {
         "check_fit_score_takes_y": "fit spends the budget, and partial_fit goes on within the same one: it asks for a "
         "larger one instead of billing what nobody has allowed",
@@ -43,6 +48,7 @@ ESTIMATORS = [
     BlackVIPPrompter(CLASSIFIER),
     CalibratedHead(),
     FusedHead(),
+    LocalProbe(),
     Coordinator(),
     PromptBasis(),
     PaddingFrame(),

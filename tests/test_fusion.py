@@ -1,4 +1,4 @@
-"""The fused head, on scores and features that are made up to have a known answer."""
+"""The fused head, on made-up scores and features with a known answer."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,8 @@ from sklearn.preprocessing import StandardScaler
 
 import blackvip.persistence.schema  # noqa: F401  # fills the kinds
 from blackvip import CalibratedHead, FusedHead, PersistenceError
-from blackvip.heads.fused import _Stack, _stack_loss
+from blackvip.heads import LocalProbe
+from blackvip.heads.stack import Stack, stack_loss
 from blackvip.persistence.fields import Object, Reading, Writing
 
 K = 4
@@ -38,14 +39,14 @@ def test_gradient_of_the_stack():
     experts, z, index, weights = stack_inputs()
     parameters = np.random.default_rng(1).normal(size=2 + K * 4)
     args = experts.transpose(0, 2, 1), z.T, index, weights, 2.0
-    numeric = approx_fprime(parameters, lambda p: _stack_loss(p, *args)[0], 1e-6)
-    np.testing.assert_allclose(_stack_loss(parameters, *args)[1], numeric, rtol=1e-3, atol=1e-3)
+    numeric = approx_fprime(parameters, lambda p: stack_loss(p, *args)[0], 1e-6)
+    np.testing.assert_allclose(stack_loss(parameters, *args)[1], numeric, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("n_scores", "n_experts"), [(3, 2), (3, 0), (0, 2), (50, 1)])
 def test_the_stack_is_what_a_generic_optimiser_finds(n_scores, n_experts):
     experts, scores, index, weights = stack_inputs(n_scores=n_scores, n_experts=n_experts)
-    of_experts, coef, intercept = _Stack(experts, scores, index, weights).fit(0.5)
+    of_experts, coef, intercept = Stack(experts, scores, index, weights).fit(0.5)
     z = scores
     if n_scores:
         scaler = StandardScaler().fit(scores, sample_weight=weights)
@@ -54,17 +55,17 @@ def test_the_stack_is_what_a_generic_optimiser_finds(n_scores, n_experts):
     found = np.concatenate([of_experts, intercept, coef.ravel()])
     bounds = [(0, None)] * n_experts + [(None, None)] * (len(found) - n_experts)
     options = {"maxiter": 5000, "maxfun": 50_000, "ftol": 1e-15, "gtol": 1e-9}
-    generic = minimize(_stack_loss, np.full(len(found), 0.1), args, jac=True, bounds=bounds, options=options)
-    assert _stack_loss(found, *args)[0] == pytest.approx(generic.fun, rel=1e-7)
+    generic = minimize(stack_loss, np.full(len(found), 0.1), args, jac=True, bounds=bounds, options=options)
+    assert stack_loss(found, *args)[0] == pytest.approx(generic.fun, rel=1e-7)
     np.testing.assert_allclose(found, generic.x, atol=1e-3)
     assert (of_experts >= 0).all()
 
 
 def test_a_stack_forgets_the_strengths_before():
     inputs = stack_inputs(n=60)
-    stack = _Stack(*inputs)
+    stack = Stack(*inputs)
     for strength in (30.0, 0.1, 3.0):
-        for one, other in zip(stack.fit(strength), _Stack(*inputs).fit(strength)):
+        for one, other in zip(stack.fit(strength), Stack(*inputs).fit(strength)):
             np.testing.assert_allclose(one, other, atol=1e-3)
 
 
@@ -133,9 +134,9 @@ def test_the_strength_is_that_of_the_least_held_out_loss():
 def test_a_weight_of_two_is_two_images():
     experts, scores, index, _ = stack_inputs()
     counts = np.random.default_rng(0).integers(0, 4, size=len(index))
-    weighted = _Stack(experts, scores, index, counts.astype(float)).fit(1.0)
+    weighted = Stack(experts, scores, index, counts.astype(float)).fit(1.0)
     rows = np.repeat(np.arange(len(index)), counts)
-    repeated = _Stack(experts[:, rows], scores[rows], index[rows], np.ones(len(rows))).fit(1.0)
+    repeated = Stack(experts[:, rows], scores[rows], index[rows], np.ones(len(rows))).fit(1.0)
     for one, other in zip(weighted, repeated):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
@@ -196,11 +197,13 @@ def test_columns():
             wrong.fit(X, y)
 
 
-@pytest.mark.parametrize("head", [FusedHead(), FusedHead(0), FusedHead(K, (4, 2)), FusedHead(K, strengths=(1.0,))])
+@pytest.mark.parametrize(
+    "head", [FusedHead(), FusedHead(0), FusedHead(K, (4, 2)), FusedHead(K, strengths=(1.0,)), LocalProbe()]
+)
 def test_a_loaded_head_is_the_saved_one(head):
     X, y = problem(n=40)
     head.fit(X, y)
-    file, field = Writing(), Object("FusedHead")
+    file, field = Writing(), Object(type(head).__name__)
     packed = field.pack(head, file, "head")
     same = field.unpack(packed, Reading(file.tensors), "head")
     assert repr(same) == repr(head)

@@ -1,20 +1,20 @@
-"""Heads, controls and the guard, on scores made up to have a known answer."""
+"""Heads, baselines and the guard, on made-up scores with a known answer."""
 
 import numpy as np
 import pytest
 from conftest import ToyService, make_stripes
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from blackvip import BlackVIPClassifier, CalibratedHead, FusedHead, PromptNotUsedWarning
-from blackvip.heads import ServiceHead
+from blackvip.heads import ClassifierHead, LocalProbe, ServiceHead, decision
 from blackvip.heads.baselines import fit_baselines
-from blackvip.heads.decision import ScoredImages, prompt_helps
-from blackvip.heads.judging import choose_head as choose_weighted_head
-from blackvip.heads.judging import head_inputs
-from blackvip.heads.judging import judge as judge_weighted
+from blackvip.heads.decision import decide, fit_without_prompt, prompt_helps
+from blackvip.heads.judging import judge
+from blackvip.heads.scored import LabelledScores, ScoredImages
 from blackvip.losses import Temperature, cross_entropy
 from blackvip.training.validation import Validation, judged_rows, split_held_out
 
@@ -45,11 +45,12 @@ def test_calibrated_head_is_logistic_regression_and_judged_out_of_fold(standardi
     np.testing.assert_allclose(held_out[test], model.fit(scores[train], y[train]).predict_log_proba(scores[test]))
 
 
-def judge(head, scores, y):
-    return judge_weighted(head, scores, y, np.ones(len(y)), scores.shape[1])
-
-
 BLOCKS = (4, 3)  # features of a local encoder
+
+
+def labelled(scores, y, features=None, held_out=(), blocks=BLOCKS):
+    features = features_with(0, y) if features is None else features
+    return LabelledScores(scores, features, blocks, y, np.ones(len(y)), np.isin(np.arange(len(y)), held_out))
 
 
 def features_with(separation, y, seed=50):
@@ -62,9 +63,8 @@ def features_with(separation, y, seed=50):
     return np.hstack(blocks)
 
 
-def choose_head(head, scores, y, held_out, features=None, judged=None):
-    features = features_with(0, y) if features is None else features
-    return choose_weighted_head(head, scores, features, y, np.ones(len(y)), held_out, BLOCKS, judged)
+def choose_head(head, scores, y, held_out, features=None, fitted=None):
+    return decision.choose_head(head, labelled(scores, y, features, held_out), fitted)
 
 
 ALL = np.arange(0)  # no image is held out: heads are compared on all
@@ -106,19 +106,57 @@ def test_auto_fuses_where_features_help_and_calibrates_where_they_are_noise(seed
 def test_heads_that_are_known_are_not_fitted_again(monkeypatch):
     scores, y = scores_with(1.5)
     features = features_with(1.5, y)
-    judged = {kind: choose_head(kind, scores, y, ALL, features) for kind in ("calibrated", "fused")}
-    judged["service"] = choose_head(None, scores, y, ALL, features)
-    monkeypatch.setattr("blackvip.heads.judging.judge", None)
-    for head, kind in (("auto", "fused"), ("calibrated", "calibrated"), ("fused", "fused"), (None, "service")):
-        assert choose_head(head, scores, y, ALL, features, judged) is judged[kind]
+    fitted = {type(result.head): result for result in fit_baselines(labelled(scores, y, features)).values()}
+    monkeypatch.setattr("blackvip.heads.decision.judge", None)
+    for head, kind in (("auto", FusedHead), ("calibrated", CalibratedHead), ("fused", FusedHead), (None, ServiceHead)):
+        assert choose_head(head, scores, y, ALL, features, fitted) is fitted[kind]
 
 
 def test_what_heads_take():
     scores, features = np.zeros((5, 3)), np.ones((5, 7))
-    assert head_inputs(CalibratedHead(), scores, features) is scores
-    assert head_inputs(ServiceHead(), scores, None) is scores
-    assert head_inputs(FusedHead(n_scores=0), scores, features) is features
-    np.testing.assert_array_equal(head_inputs(FusedHead(n_scores=3), scores, features), np.hstack([scores, features]))
+    assert CalibratedHead().inputs(scores, features) is scores
+    assert ServiceHead().inputs(scores, None) is scores
+    assert ClassifierHead(LogisticRegression()).inputs(scores, None) is scores
+    for probe in (FusedHead(n_scores=0), LocalProbe()):
+        assert not probe.needs_scores
+        assert probe.inputs(scores, features) is features
+    np.testing.assert_array_equal(FusedHead(n_scores=3).inputs(scores, features), np.hstack([scores, features]))
+
+
+def test_a_local_probe_is_a_fused_head_without_scores():
+    scores, y = scores_with(1.0)
+    data = labelled(scores, y, features_with(1.5, y))
+    probe, fused = judge(LocalProbe(), data), judge(FusedHead(n_scores=0), data)
+    np.testing.assert_array_equal(probe.held_out, fused.held_out)
+    np.testing.assert_array_equal(
+        probe.head.predict_log_proba(data.features), fused.head.predict_log_proba(data.features)
+    )
+
+
+def test_heads_share_the_probes_of_the_same_features():
+    data = labelled(*scores_with(1.0))
+    fit_baselines(data)
+    assert len(data.shared) == 1
+    judge(FusedHead(C=3.0), data)
+    assert len(data.shared) == 2
+
+
+def test_a_classifier_is_cross_validated_and_a_class_without_images_is_improbable():
+    scores, y = scores_with(2.0)
+    X, y = np.hstack([scores, scores[:, :1]]), np.where(y == 1, 3, y)
+    result = judge(ClassifierHead(LogisticRegression()), labelled(X, y))
+    np.testing.assert_array_equal(result.held_out[:, 1], np.full(90, np.log(1e-12)))
+    train, test = next(StratifiedKFold(5, shuffle=True, random_state=0).split(X, y))
+    expected = LogisticRegression().fit(X[train], y[train]).predict_log_proba(X[test])
+    np.testing.assert_allclose(result.held_out[test][:, [0, 2, 3]], expected)
+
+
+def test_different_weights_are_refused_by_a_classifier_without_weights():
+    scores, y = scores_with(2.0)
+    head = ClassifierHead(KNeighborsClassifier())
+    assert head.fit(scores, y, np.full(90, 2.0)).score(scores, y) > 0.8
+    with pytest.raises(ValueError, match=r"KNeighborsClassifier\(\) does not support sample_weight"):
+        head.fit(scores, y, np.arange(90.0))
 
 
 @pytest.mark.parametrize("helpful", [0.0, 5.0])
@@ -153,24 +191,23 @@ def test_a_class_of_one_image_gets_no_head_of_its_own_accord():
     assert choose_head("calibrated", scores, y, ALL).head.predict_log_proba(scores).shape == (13, 4)
 
 
-def test_controls():
+def test_baselines():
     plain, y = scores_with(1.0)
     features = np.random.default_rng(1).normal(size=(90, 5))
-    controls = fit_baselines(plain[:, [1, 2, 0]], features, y, np.ones(90), (3, 2))
-    assert list(controls) == ["zero_shot", "calibrated_zero_shot", "local_probe", "fused_zero_shot"]
-    assert controls["zero_shot"].accuracy == (plain[:, [1, 2, 0]].argmax(1) == y).mean()
-    assert controls["calibrated_zero_shot"].accuracy > controls["zero_shot"].accuracy + 0.2
-    assert controls["local_probe"].accuracy < 0.5
-    assert controls["fused_zero_shot"].accuracy > controls["zero_shot"].accuracy + 0.2
-    assert (controls["local_probe"].head.n_features_in_, controls["fused_zero_shot"].head.n_features_in_) == (5, 8)
-    helpful = fit_baselines(plain, features_with(2, y), y, np.ones(90), BLOCKS)
+    baselines = fit_baselines(labelled(plain[:, [1, 2, 0]], y, features, blocks=(3, 2)))
+    assert list(baselines) == ["zero_shot", "calibrated_zero_shot", "local_probe", "fused_zero_shot"]
+    assert baselines["zero_shot"].accuracy == (plain[:, [1, 2, 0]].argmax(1) == y).mean()
+    assert baselines["calibrated_zero_shot"].accuracy > baselines["zero_shot"].accuracy + 0.2
+    assert baselines["local_probe"].accuracy < 0.5
+    assert baselines["fused_zero_shot"].accuracy > baselines["zero_shot"].accuracy + 0.2
+    assert (baselines["local_probe"].head.n_features_in_, baselines["fused_zero_shot"].head.n_features_in_) == (5, 8)
+    helpful = fit_baselines(labelled(plain, y, features_with(2, y)))
     assert helpful["local_probe"].accuracy > 0.8
     one_of_a_class = np.where(np.arange(90) == 5, 1, 0)
-    assert list(fit_baselines(plain, features, one_of_a_class, np.ones(90), (3, 2))) == [
-        "zero_shot",
-        "calibrated_zero_shot",
-    ]
-    assert list(fit_baselines(plain, features, np.zeros(90, dtype=int), np.ones(90), (3, 2))) == ["zero_shot"]
+    few = fit_baselines(labelled(plain, one_of_a_class, features, blocks=(3, 2)))
+    assert list(few) == ["zero_shot", "calibrated_zero_shot"]
+    one_class = labelled(plain, np.zeros(90, dtype=int), features, blocks=(3, 2))
+    assert list(fit_baselines(one_class)) == ["zero_shot"]
 
 
 @pytest.mark.parametrize(("fraction", "sizes"), [(0.25, [4, 2, 0]), (0.0, [0, 0, 0]), (0.5, [8, 4, 1])])
@@ -250,7 +287,7 @@ def test_without_rows_nothing_is_due():
 def test_guard_keeps_a_prompt_that_helps_and_drops_one_that_harms():
     good, y = scores_with(4.0)
     bad, _ = scores_with(1.0)
-    good, bad = (judge(ServiceHead(), scores, y) for scores in (good, bad))
+    good, bad = (judge(ServiceHead(), labelled(scores, y)) for scores in (good, bad))
     held_out = np.arange(0, 90, 4)
     assert prompt_helps(bad, good, held_out)
     assert not prompt_helps(good, bad, held_out)
@@ -272,21 +309,21 @@ def test_guard_drops_a_prompt_that_only_flatters_its_training_images():
     held_out = np.arange(0, 90, 9)
     flattered = plain + 3 * np.eye(3)[y]
     flattered[held_out] = plain[held_out] - 3 * np.eye(3)[y][held_out]
-    plain, flattered = (judge(ServiceHead(), scores, y) for scores in (plain, flattered))
+    plain, flattered = (judge(ServiceHead(), labelled(scores, y)) for scores in (plain, flattered))
     assert flattered.accuracy > plain.accuracy
     assert not prompt_helps(plain, flattered, held_out)
 
 
 @pytest.mark.parametrize("guard", [True, False])
 @pytest.mark.parametrize("better", [True, False, None])
-def test_evidence_decides_for_a_prompt_and_its_own_head(better, guard):
+def test_the_decision_is_for_a_prompt_and_its_own_head(better, guard):
     bad, y = scores_with(1.0)
     good, _ = scores_with(4.0)
     plain, prompted = (bad, good) if better else (good, bad)
     prompted = prompted if better is not None else np.full_like(prompted, np.nan)  # not scored, as after an error
-    evidence = ScoredImages(y, np.ones(90), np.arange(90) % 4 == 0, features_with(1.0, y), plain, prompted)
+    scored = ScoredImages(y, np.ones(90), np.arange(90) % 4 == 0, features_with(1.0, y), BLOCKS, plain, prompted)
     for head, name in ((None, "zero_shot"), ("calibrated", "calibrated_zero_shot"), ("fused", "fused_zero_shot")):
-        free = evidence.free(head, BLOCKS)
-        used, shipped = evidence.decide(free, head, guard, BLOCKS)
+        without = fit_without_prompt(scored, head)
+        used, shipped = decide(without, scored, None, head, guard)
         assert used == (better is not None and (better or not guard))
-        assert (shipped is free.controls[name]) == (not used)
+        assert (shipped is without.baselines[name]) == (not used)

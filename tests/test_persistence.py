@@ -455,7 +455,7 @@ def rename(header, old, new):
         (lambda h, d: fitted_of(d).update(n_iter_=1), "but 1 were made"),
         (lambda h, d: fitted_of(d)["history_"][0].update(secret=1), "secret"),
         (lambda h, d: fitted_of(d)["baselines_"].update(mine=1), "mine"),
-        (lambda h, d: control_of(d, "local_probe")["params"].update(n_scores=2), "n_scores=2; expected 0"),
+        (lambda h, d: control_of(d, "local_probe")["params"].update(n_scores=2), "local_probe.head has .'n_scores'"),
         (lambda h, d: control_of(d, "fused_zero_shot")["params"].update(n_scores=0), "n_scores=0; expected 2"),
         (lambda h, d: fitted_of(d)["probe_encoder_"]["fitted"].update(n_features_out_=7), "n_features_out_ is 7"),
         (lambda h, d: d["object"]["params"].update(encoder="hf-hub:someone/model"), "not one of|no object"),

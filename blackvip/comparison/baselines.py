@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from ..encoders.base import Encoder, TrainableEncoder
 from ..encoders.by_name import make_encoder
 from ..heads.baselines import fit_baselines
-from ..heads.judging import head_inputs, log_proba_of
+from ..heads.scored import ScoredImages
 from ..inputs.class_prompts import make_class_prompts
 from ..inputs.images import Images
 from ..inputs.labels import class_indices, labels_of
@@ -86,7 +86,15 @@ class ServiceControls(_Baseline, PromptedClassifier):
         score_format = ledger.score_format or ScoreFormat("logits")
         self.score_type_, self.score_floor_ = score_format.score_type, score_format.floor
         self.n_queries_ = ledger.n_queries
-        self.baselines_ = fit_baselines(plain, features, index, np.ones(len(index)), self.probe_encoder_.block_sizes_)
+        scored = ScoredImages.before_training(
+            index,
+            np.ones(len(index)),
+            features,
+            held_out=np.zeros(len(index), dtype=bool),
+            block_sizes=tuple(self.probe_encoder_.block_sizes_),
+            plain=plain,
+        )
+        self.baselines_ = fit_baselines(scored.without_prompt())
         return self
 
     def log_probas(self, X: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -98,16 +106,14 @@ class ServiceControls(_Baseline, PromptedClassifier):
             )
         images = self._open_images(X)
         every = np.arange(len(images))
-        if any(name != "local_probe" for name in names):
+        heads = {name: self.baselines_[name].head for name in names}
+        if any(head.needs_scores for head in heads.values()):
             plain, features = _joined(self._answers(images, every, encode=self._encode))
         else:
             plain = np.empty((len(images), 0))
             features = self._features(images)
-        heads = {name: self.baselines_[name].head for name in names}
-        return {
-            name: log_proba_of(head, head_inputs(head, plain, features), len(self.classes_))
-            for name, head in heads.items()
-        }
+        n_classes = len(self.classes_)
+        return {name: head.predict_log_proba_of(plain, features, n_classes) for name, head in heads.items()}
 
 
 class LabelMappedService(_Baseline, ClassifierMixin, BaseEstimator):

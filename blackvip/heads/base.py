@@ -1,222 +1,304 @@
-"""Heads: from the service's log scores to class probabilities.
-
-A calibrated head costs almost no images, since it is trained on scores that are already paid for, and is
-often worth more than the prompt (see docs/method.md). Any scikit-learn classifier can be a head.
-"""
+"""Heads: the base class, the head that learns nothing, and an adapter for any scikit-learn classifier."""
 
 from __future__ import annotations
 
-from typing import Any
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from scipy.special import log_softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.linear_model import LogisticRegression
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.model_selection import StratifiedKFold
-from sklearn.preprocessing import StandardScaler
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import has_fit_parameter
 
-from ..inputs.labels import check_labels, training_weights
+from .scored import LabelledScores
 
-__all__ = ["CalibratedHead", "ServiceHead", "log_loss"]
+__all__ = ["Auto", "ClassifierHead", "Head", "ServiceHead", "head_class", "log_loss", "make_head"]
+
+_FLOOR = 1e-12  # probabilities below it are raised to it before the logarithm is taken
+_N_FOLDS = 5
 
 
-class _LogProbaClassifier(ClassifierMixin, BaseEstimator):
-    """A classifier whose predictions all come from its log probabilities."""
+class Auto(NamedTuple):
+    """The conditions under which ``head="auto"`` chooses a kind of head.
+
+    Attributes
+    ----------
+    rank : int
+        Heads are tried in this order, the preferred one first. A later one replaces the best so far if that one gets
+        fewer images right and has a higher log loss.
+    margin : float
+        Standard errors by which that log loss must be higher.
+    held_out_only : bool
+        Whether to compare on the images that the prompt was not trained on, where there are any. A prompt flatters
+        the service's own answers to its training images.
+    """
+
+    rank: int
+    margin: float = 0.0
+    held_out_only: bool = False
+
+
+class Head(ClassifierMixin, BaseEstimator, ABC):
+    """Base class of heads: classifiers on the service's log scores, on local features, or on both.
+
+    A subclass defines `fit` and `predict_log_proba` on a matrix X, and sets `needs_scores` and `needs_features`, which
+    say what the columns of X are: log scores on the left, features on the right. ``class MyHead(Head, name="mine")``
+    also makes it available as ``BlackVIPClassifier(head="mine")``, and ``auto=Auto(rank)`` makes it a candidate of
+    ``head="auto"``.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels; class indices, in a fitted `BlackVIPClassifier`.
+    """
 
     classes_: np.ndarray
+    n_features_in_: int
 
+    named: ClassVar[dict[str, type[Head]]] = {}  #: Heads that have a short name, as in ``head="fused"``.
+    candidates: ClassVar[list[type[Head]]] = []  #: Heads among which ``head="auto"`` chooses, the preferred one first.
+    auto: ClassVar[Auto | None] = None
+
+    needs_scores: bool = True  #: Whether it uses the service's log scores.
+    needs_features: bool = False  #: Whether it uses the features of the local encoder.
+    min_classes: ClassVar[int] = 1  #: Classes that must have images.
+    min_images: ClassVar[int] = 1  #: Images that each of these classes must have.
+    fallback: ClassVar[type[Head] | None] = None  #: Used where there are too few images. None: `ServiceHead`.
+
+    def __init_subclass__(cls, name: str | None = None, auto: Auto | None = None, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if name is not None:
+            Head.named[name] = cls
+        cls.auto = auto
+        if auto is not None:
+            Head.candidates.append(cls)
+            Head.candidates.sort(key=lambda candidate: candidate.auto or auto)
+
+    @abstractmethod
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Head:
+        """Learn from the labelled rows of X, and set `classes_`."""
+
+    @abstractmethod
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        raise NotImplementedError
+        """Log probabilities of shape (n_images, n_classes), in the order of `classes_`."""
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities.
+        """Compute class probabilities.
 
         Parameters
         ----------
         X : array-like of shape (n_images, n_features_in_)
-            Log scores.
+            The inputs of the head, in the same columns as in `fit`.
 
         Returns
         -------
         proba : ndarray of shape (n_images, n_classes)
-            In the order of `classes_`.
+            Probabilities, in the order of `classes_`.
         """
         return np.exp(self.predict_log_proba(X))
 
     def predict(self, X: Any) -> np.ndarray:
-        """Labels.
+        """Predict labels.
 
         Parameters
         ----------
         X : array-like of shape (n_images, n_features_in_)
-            Log scores.
+            The inputs of the head, in the same columns as in `fit`.
 
         Returns
         -------
         y : ndarray of shape (n_images,)
-            The most probable class of each.
+            The most probable class of each image.
         """
         best = self.predict_log_proba(X).argmax(axis=1)
         return self.classes_[best]
 
+    def fit_held_out(self, X: Any, y: Any, sample_weight: Any = None) -> np.ndarray:
+        """Fit, and compute cross-validated log probabilities of the training images.
 
-class ServiceHead(_LogProbaClassifier):
-    """No head: the softmax of the service's scores, as in the paper."""
+        Parameters
+        ----------
+        X : ndarray of shape (n_images, n_features_in_)
+            The inputs of the head.
+        y : ndarray of shape (n_images,)
+            Labels.
+        sample_weight : ndarray of shape (n_images,) or None, default=None
+            Weights of the images.
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n_images, n_classes)
+            Each row comes from a head that was not fitted to that image, unless a class has only one. In the order of
+            `classes_`.
+        """
+        weights = np.ones(len(y)) if sample_weight is None else sample_weight
+        self.fit(X, y, sample_weight=weights)
+        n_folds = min(_N_FOLDS, np.unique(y, return_counts=True)[1].min())
+        if n_folds < 2:
+            return self.predict_log_proba(X)
+        held_out = np.empty((len(y), len(self.classes_)))
+        for train, test in StratifiedKFold(n_folds, shuffle=True, random_state=0).split(X, y):
+            twin = clone(self).fit(X[train], y[train], sample_weight=weights[train])
+            held_out[test] = twin.predict_log_proba(X[test])
+        return held_out
+
+    # What the rest of the package calls
+
+    @classmethod
+    def can_fit(cls, counts: np.ndarray) -> bool:
+        """Tell whether there are enough images; `counts` has their number for each class."""
+        present = counts[counts > 0]
+        return len(present) >= cls.min_classes and present.min() >= cls.min_images
+
+    def with_layout(self, n_scores: int, block_sizes: tuple[int, ...]) -> Head:
+        """Make an unfitted copy for this many log scores, and for blocks of features of these sizes."""
+        return clone(self)
+
+    def inputs(self, log_scores: np.ndarray, features: np.ndarray | None) -> np.ndarray:
+        """Make X from log scores (n_images, n_scores) and features (n_images, n_features)."""
+        if not self.needs_features:
+            return log_scores
+        assert features is not None
+        return np.hstack([log_scores, features]) if self.needs_scores else features
+
+    def fit_scored(self, data: LabelledScores) -> np.ndarray:
+        """Fit to scored images, and compute cross-validated log probabilities (n_images, n_classes) of all classes."""
+        held_out = self.fit_held_out(self.inputs(data.log_scores, data.features), data.y, data.weights)
+        return self._of_all_classes(held_out, data.n_classes)
+
+    def predict_log_proba_of(self, log_scores: np.ndarray, features: np.ndarray | None, n_classes: int) -> np.ndarray:
+        """Log probabilities (n_images, n_classes) of all classes, of which the head may not have seen some."""
+        return self._of_all_classes(self.predict_log_proba(self.inputs(log_scores, features)), n_classes)
+
+    def _of_all_classes(self, log_proba: np.ndarray, n_classes: int) -> np.ndarray:
+        """Insert columns for the class indices that were not in the training images, with the lowest probability."""
+        full = np.full((len(log_proba), n_classes), np.log(_FLOOR))
+        full[:, self.classes_] = log_proba
+        return full
+
+
+class ServiceHead(Head, auto=Auto(rank=2, held_out_only=True)):
+    """Softmax of the service's scores, as in the paper; it learns nothing."""
+
+    @property
+    def n_features_in_(self) -> int:  # type: ignore[override]
+        """Number of columns of X."""
+        return len(self.classes_)
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ServiceHead:
-        """Learn nothing; the classes are the columns of X, by their numbers."""
+        """Learn nothing; the classes are the numbers of the columns of X."""
         self.classes_ = np.arange(X.shape[1])
         return self
+
+    def fit_held_out(self, X: Any, y: Any, sample_weight: Any = None) -> np.ndarray:
+        """Log probabilities of shape (n_images, n_classes); there is nothing to cross-validate."""
+        return self.fit(X, y).predict_log_proba(X)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Log probabilities of shape (n_images, n_classes), of log scores of this shape."""
         return log_softmax(X, axis=1)
 
 
-class CalibratedHead(_LogProbaClassifier):
-    """Multinomial logistic regression on log scores, its strength chosen by cross-validation.
+class ClassifierHead(Head):
+    """Adapter that makes a head of any scikit-learn classifier; the classifier is trained on the log scores.
 
     Parameters
     ----------
-    Cs : tuple of float, default=(0.1, 0.3, 1.0, 3.0)
-        Inverse regularisation strengths to choose from, by the cross-validated log loss.
-    n_folds : int, default=5
-        Folds, at most; a class with fewer images allows fewer. With a class of one image, the middle one of
-        `Cs` is taken without a choice.
-    standardize : bool, default=True
-        Whether to scale each input to mean 0 and variance 1 first.
+    classifier : estimator with `predict_proba`
+        It is cloned.
 
     Attributes
     ----------
-    C_ : float
-        The chosen strength.
     classes_ : ndarray of shape (n_classes,)
         The labels.
-    coef_ : ndarray of shape (n_classes, n_features_in_)
-        Weights of the log scores as they come, not standardized.
-    intercept_ : ndarray of shape (n_classes,)
-        What is added to them.
-    n_features_in_ : int
-        Columns of X.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from blackvip import CalibratedHead
-    >>> log_scores = np.log([[0.6, 0.4], [0.7, 0.3], [0.9, 0.1], [0.8, 0.2]])
-    >>> CalibratedHead().fit(log_scores, ["cat", "cat", "dog", "dog"]).predict(log_scores).tolist()
-    ['cat', 'cat', 'dog', 'dog']
+    classifier_ : estimator
+        The fitted classifier.
     """
 
-    coef_: np.ndarray
-    intercept_: np.ndarray
-    C_: float
+    def __init__(self, classifier: Any):
+        self.classifier = classifier
 
-    def __init__(self, Cs: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0), n_folds: int = 5, standardize: bool = True):
-        self.Cs = Cs
-        self.n_folds = n_folds
-        self.standardize = standardize
-
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> CalibratedHead:
-        """Choose the strength, and learn.
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ClassifierHead:
+        """Fit the classifier.
 
         Parameters
         ----------
-        X : array-like of shape (n_images, n_features)
-            Log scores, or any other inputs.
-        y : array-like of shape (n_images,)
-            Labels, two classes at least.
-        sample_weight : array-like of shape (n_images,) or None, default=None
-            Weights of the images, not negative.
+        X : ndarray of shape (n_images, n_scores)
+            Log scores.
+        y : ndarray of shape (n_images,)
+            Labels.
+        sample_weight : ndarray of shape (n_images,) or None, default=None
+            Weights of the images.
 
         Returns
         -------
-        self : CalibratedHead
+        self : ClassifierHead
             The fitted head.
+
+        Raises
+        ------
+        ValueError
+            If the weights differ, but the classifier does not support weights.
         """
-        self.fit_held_out(X, y, sample_weight)
+        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+        if weights and not has_fit_parameter(self.classifier, "sample_weight"):
+            if np.ptp(sample_weight):
+                raise ValueError(
+                    f"The head {self.classifier} does not support sample_weight, but the images have different "
+                    "weights. Omit sample_weight and class_weight, or use another head."
+                )
+            weights = {}
+        self.classifier_ = clone(self.classifier).fit(X, y, **weights)
+        self.classes_ = self.classifier_.classes_
         return self
 
-    def fit_held_out(self, X: Any, y: Any, sample_weight: Any = None) -> np.ndarray:
-        """`fit`, and log probabilities of the training images, each from a head that has not seen it.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_images, n_features)
-            Log scores, or any other inputs.
-        y : array-like of shape (n_images,)
-            Labels, two classes at least.
-        sample_weight : array-like of shape (n_images,) or None, default=None
-            Weights of the images, not negative.
-
-        Returns
-        -------
-        log_proba : ndarray of shape (n_images, n_classes)
-            By cross-validation, in the order of `classes_`.
-        """
-        y = check_labels(y)
-        X, y = validate_data(self, X, y)
-        weights = training_weights(sample_weight, None, y)
-        self.classes_, index = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"y has 1 class, {self.classes_.tolist()[0]!r}; expected at least two classes.")
-        self.C_, held_out = self._chosen(X, index, weights)
-        self.coef_, self.intercept_ = self._regression(self.C_, X, index, weights)
-        return held_out
-
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Log probabilities.
+        """Compute log probabilities.
 
         Parameters
         ----------
-        X : array-like of shape (n_images, n_features_in_)
+        X : ndarray of shape (n_images, n_scores)
             Log scores.
 
         Returns
         -------
         log_proba : ndarray of shape (n_images, n_classes)
-            In the order of `classes_`.
+            In the order of `classes_`; never below log(1e-12).
         """
-        check_is_fitted(self)
-        return _log_proba(validate_data(self, X, reset=False), self.coef_, self.intercept_)
-
-    def _regression(self, C: float, X: np.ndarray, index: np.ndarray, weights: np.ndarray) -> tuple[Any, Any]:
-        """Weights (n_classes, n_features) and intercepts (n_classes,) that act on X as it is."""
-        scaler = StandardScaler().fit(X, sample_weight=weights) if self.standardize else None
-        scaled = X if scaler is None else scaler.transform(X)
-        model = LogisticRegression(C=C, max_iter=1000).fit(scaled, index, sample_weight=weights)
-        coef, intercept = model.coef_, model.intercept_
-        if len(coef) == 1:  # two classes: the log odds of the second
-            coef, intercept = np.concatenate([0 * coef, coef]), np.concatenate([0 * intercept, intercept])
-        if scaler is not None:
-            coef = coef / scaler.scale_
-            intercept = intercept - coef @ scaler.mean_
-        return coef, intercept
-
-    def _chosen(self, X: np.ndarray, index: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
-        """The best strength and its held-out log probabilities."""
-        n_folds = min(self.n_folds, np.bincount(index).min())
-        if n_folds < 2:
-            C = self.Cs[len(self.Cs) // 2]
-            return C, _log_proba(X, *self._regression(C, X, index, weights))
-        folds = list(StratifiedKFold(n_folds, shuffle=True, random_state=0).split(X, index))
-
-        def held_out(C: float) -> np.ndarray:
-            log_proba = np.empty((len(X), len(self.classes_)))
-            for train, test in folds:
-                log_proba[test] = _log_proba(X[test], *self._regression(C, X[train], index[train], weights[train]))
-            return log_proba
-
-        tried = {C: held_out(C) for C in self.Cs}
-        best = min(tried, key=lambda C: np.average(log_loss(tried[C], index), weights=weights))
-        return best, tried[best]
+        return np.log(np.maximum(self.classifier_.predict_proba(X), _FLOOR))
 
 
-def _log_proba(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
-    return log_softmax(X @ coef.T + intercept, axis=1)
+def head_class(name: str | None) -> type[Head]:
+    """Look up a head by its short name; None is `ServiceHead`."""
+    if name is None:
+        return ServiceHead
+    if name not in Head.named:
+        names = ", ".join(map(repr, ("auto", *sorted(Head.named))))
+        raise ValueError(f"head={name!r}; expected {names}, None or a classifier with predict_proba.")
+    return Head.named[name]
+
+
+def make_head(head: Any) -> Head:
+    """Make an unfitted head from a short name, None, a `Head`, or a classifier, which is put into an adapter."""
+    if head is None or isinstance(head, str):
+        return head_class(head)()
+    return clone(head) if isinstance(head, Head) else ClassifierHead(clone(head))
 
 
 def log_loss(log_proba: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Negative log probability of the true class, image by image, in nats."""
+    """Negative log probability of each image's true class, in nats.
+
+    Parameters
+    ----------
+    log_proba : ndarray of shape (n_images, n_classes)
+        Log probabilities.
+    y : ndarray of shape (n_images,)
+        Class indices.
+
+    Returns
+    -------
+    losses : ndarray of shape (n_images,)
+        Not negative.
+    """
     return -log_proba[np.arange(len(y)), y]

@@ -1,148 +1,152 @@
-"""ScoredImages: what is known of the labelled images so far, all of it paid for."""
+"""The decision at the end of `fit`: which head to use, and whether to use the prompt."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from .base import Head, ServiceHead, head_class, make_head
 from .baselines import fit_baselines
-from .fused import Probes, fit_probes
-from .judging import HeadResult, LastAnswers, choose_head
+from .judging import HeadResult, judge
+from .scored import LabelledScores, LastAnswers, ScoredImages
 
-__all__ = ["ScoredImages", "WithoutPrompt", "prompt_helps"]
+__all__ = ["Decision", "WithoutPrompt", "choose_head", "decide", "fit_without_prompt", "prompt_helps"]
 
-_LEAST_GAIN = 1e-3  # of the loss: less is the work of a regression's tolerance
+_MIN_IMAGES = 2  # of each class, for head="auto" to consider any head but the service's own
+_MIN_GAIN = 1e-3  # relative gain in log loss: two fits to the same scores may differ by less
 
 
 @dataclass
 class WithoutPrompt:
-    """What a user has without a prompt.
+    """Results without a prompt.
 
     Attributes
     ----------
-    controls : dict of str to HeadResult
-        See `blackvip.controls`.
-    plain : HeadResult
-        The head that is used where no prompt is.
-    probes : Probes or None
-        What all fused heads have in common; None where a class has too few images for one.
+    baselines : dict of str to HeadResult
+        See `fit_baselines`.
+    chosen : HeadResult
+        The head for images without prompts.
+    shared : dict
+        Computations that do not depend on the prompt, see `LabelledScores.once`.
     """
 
-    controls: dict[str, HeadResult]
-    plain: HeadResult
-    probes: Probes | None
+    baselines: dict[str, HeadResult]
+    chosen: HeadResult
+    shared: dict[Hashable, Any]
 
 
-@dataclass
-class ScoredImages:
-    """A row per labelled image that was scored before and after training; `partial_fit` adds rows.
+class Decision(NamedTuple):
+    """The outcome of a fit: whether the prompt is used, and the head that goes with this choice."""
 
-    Attributes
+    prompt_used: bool
+    result: HeadResult
+
+
+def fit_without_prompt(scored: ScoredImages, head: Any) -> WithoutPrompt:
+    """Fit the baselines, and choose the head for images without prompts; needs no trained prompt.
+
+    Parameters
     ----------
-    y : ndarray of shape (n_images,)
-        Class indices.
-    weights : ndarray of shape (n_images,)
-    held_out : ndarray of shape (n_images,), bool
-        Whether the prompt was not trained on the image.
-    features : ndarray of shape (n_images, n_features)
-        For the local probe.
-    plain : ndarray of shape (n_images, n_classes)
-        Log scores of the images as they are.
-    prompted : ndarray of shape (n_images, n_classes)
-        Log scores with the prompt at the end of the run in which the image came. NaN where they were not scored.
+    scored : ScoredImages
+        The training images.
+    head : str, None or classifier
+        See `choose_head`.
     """
+    plain = scored.without_prompt()
+    baselines = fit_baselines(plain)
+    fitted = {type(baseline.head): baseline for baseline in baselines.values()}
+    return WithoutPrompt(baselines, choose_head(head, plain, fitted), plain.shared)
 
-    y: np.ndarray
-    weights: np.ndarray
-    held_out: np.ndarray
-    features: np.ndarray
-    plain: np.ndarray
-    prompted: np.ndarray
 
-    def after(self, earlier: ScoredImages | None) -> ScoredImages:
-        """This behind what was known earlier."""
-        if earlier is None:
-            return self
-        parts = {f.name: (getattr(earlier, f.name), getattr(self, f.name)) for f in fields(self)}
-        return ScoredImages(**{name: np.concatenate(both) for name, both in parts.items()})
+def decide(
+    without: WithoutPrompt, scored: ScoredImages, last_answers: LastAnswers | None, head: Any, guard: bool
+) -> Decision:
+    """Choose between the trained prompt and none, and choose the head.
 
-    def last(self, known: np.ndarray, rows: np.ndarray, log_scores: np.ndarray) -> LastAnswers:
-        """LastAnswers answers to images of the last run, by their rows here; `known` are its images that stand here."""
-        here = np.isin(rows, known)
-        return np.searchsorted(known, rows[here]) + len(self.y) - len(known), log_scores[here]
+    Parameters
+    ----------
+    without : WithoutPrompt
+        The results of the same images without a prompt.
+    scored : ScoredImages
+        The training images.
+    last_answers : (ndarray of shape (n,), ndarray of shape (n, n_classes)) or None
+        Rows, and log scores of these images with the prompts of training's last steps.
+    head : str, None or classifier
+        See `choose_head`.
+    guard : bool
+        Whether to use the prompt only if it helps, see `prompt_helps`.
+    """
+    if not np.isfinite(scored.prompted).all():
+        return Decision(False, without.chosen)
+    prompted = choose_head(head, scored.with_prompt(last_answers, without.shared))
+    if guard and not prompt_helps(without.chosen, prompted, np.flatnonzero(scored.held_out)):
+        return Decision(False, without.chosen)
+    return Decision(True, prompted)
 
-    def free(self, head: object, block_sizes: tuple[int, ...]) -> WithoutPrompt:
-        """What needs no prompt; it can be known before one is trained.
 
-        Parameters
-        ----------
-        head : {"auto", "fused", "calibrated"}, None or classifier
-            See `choose_head`.
-        block_sizes : tuple of int
-            How many features each of the local encoder's blocks has.
-        """
-        probes = self._fit_probes(block_sizes)
-        controls = fit_baselines(self.plain, self.features, self.y, self.weights, block_sizes, probes)
-        names = {"service": "zero_shot", "calibrated": "calibrated_zero_shot", "fused": "fused_zero_shot"}
-        judged = {kind: controls[name] for kind, name in names.items() if name in controls}
-        return WithoutPrompt(controls, self._chosen(head, self.plain, block_sizes, probes, judged=judged), probes)
+def choose_head(head: Any, data: LabelledScores, fitted: Mapping[type[Head], HeadResult] | None = None) -> HeadResult:
+    """Choose a head, and fit it.
 
-    def decide(
-        self,
-        free: WithoutPrompt,
-        head: object,
-        guard: bool,
-        block_sizes: tuple[int, ...],
-        last_answers: LastAnswers | None = None,
-    ) -> tuple[bool, HeadResult]:
-        """Whether the prompt is used, and the head that goes with that.
+    Parameters
+    ----------
+    head : {"auto"}, the name of a head, None or classifier
+        "auto": the fused head, unless the calibrated one or the service's own does better, see `Auto`; the service's
+        own, if a class has fewer than two images. A name, or None for the service's own: this head with its default
+        parameters. A head for which there are too few images is replaced by its `fallback`.
+    data : LabelledScores
+        The training images.
+    fitted : mapping or None, default=None
+        Heads with default parameters that are fitted to the same data already, by their classes.
+    """
+    results = dict(fitted or {})
 
-        Parameters
-        ----------
-        free : Free
-            Of this evidence.
-        head : {"auto", "fused", "calibrated"}, None or classifier
-            See `choose_head`.
-        guard : bool
-            Whether the prompt must help.
-        block_sizes : tuple of int
-            How many features each of the local encoder's blocks has.
-        last_answers : (ndarray of shape (n,), ndarray of shape (n, n_classes)) or None
-            Rows, and log scores of these images with the prompts of training's last steps.
-        """
-        if not np.isfinite(self.prompted).all():
-            return False, free.plain
-        prompted = self._chosen(head, self.prompted, block_sizes, free.probes, last_answers=last_answers)
-        used = not guard or prompt_helps(free.plain, prompted, np.flatnonzero(self.held_out))
-        return used, prompted if used else free.plain
+    def result_of(kind: type[Head]) -> HeadResult:
+        if kind not in results:
+            results[kind] = judge(kind(), data)
+        return results[kind]
 
-    def _chosen(
-        self, head: object, log_scores: np.ndarray, block_sizes: tuple[int, ...], probes: Probes | None, **known: Any
-    ) -> HeadResult:
-        held_out = np.flatnonzero(self.held_out)
-        return choose_head(
-            head, log_scores, self.features, self.y, self.weights, held_out, block_sizes, probes=probes, **known
-        )
+    if isinstance(head, str) and head == "auto":
+        return _best(data, result_of)
+    if head is None or isinstance(head, str):
+        return result_of(_fallback(head_class(head), data.counts))
+    own = make_head(head)
+    return judge(own, data) if own.can_fit(data.counts) else result_of(_fallback(type(own), data.counts))
 
-    def _fit_probes(self, block_sizes: tuple[int, ...]) -> Probes | None:
-        """What all fused heads have in common; None where a class has too few images for one."""
-        counts = np.bincount(self.y)
-        if np.count_nonzero(counts) < 2 or counts[counts > 0].min() < 2:
-            return None
-        blocks = np.split(self.features, np.cumsum(block_sizes)[:-1], axis=1)
-        index = np.unique(self.y, return_inverse=True)[1]
-        return fit_probes(blocks, index, self.weights)
+
+def _fallback(kind: type[Head], counts: np.ndarray) -> type[Head]:
+    """The first of a head and its fallbacks for which there are enough images."""
+    while not kind.can_fit(counts):
+        kind = kind.fallback or ServiceHead
+    return kind
+
+
+def _best(data: LabelledScores, result_of: Callable[[type[Head]], HeadResult]) -> HeadResult:
+    """The first candidate of ``head="auto"`` that no later one beats."""
+    if data.counts.min() < _MIN_IMAGES:
+        return result_of(ServiceHead)
+    every, held_out = np.arange(len(data.y)), np.flatnonzero(data.held_out)
+    best = None
+    for kind in Head.candidates:
+        if not (kind.auto and kind.can_fit(data.counts)):
+            continue
+        result = result_of(kind)
+        rows = held_out if kind.auto.held_out_only and len(held_out) > 1 else every
+        if best is None or best.is_worse(result, rows, kind.auto.margin):
+            best = result
+    assert best is not None  # ServiceHead is always a candidate
+    return best
 
 
 def prompt_helps(plain: HeadResult, prompted: HeadResult, held_out: np.ndarray) -> bool:
-    """Whether prompted images are classified better than plain ones.
+    """Tell whether images with prompts are classified better than images without.
 
     Parameters
     ----------
     plain, prompted : HeadResult
-        On the training images without and with their prompts.
+        The training images' results without and with their prompts.
     held_out : ndarray of int
         The images that the prompt was not trained on; may be empty.
 
@@ -150,15 +154,18 @@ def prompt_helps(plain: HeadResult, prompted: HeadResult, held_out: np.ndarray) 
     -------
     helps : bool
         Whether the log loss is lower on all images, by more than two fits to the same scores differ, and on the
-        held-out ones not higher by more than a standard error. Those that the prompt was trained on flatter it, but
-        are the more numerous; the few held out say by themselves little about a small gain, but enough about a prompt
-        that fits the others alone. No image counts for more than not knowing its class would, so that a single wrong
-        answer that is sure does not decide.
+        held-out images not higher by more than a standard error.
+
+    Notes
+    -----
+    The images that the prompt was trained on flatter it, but they are more numerous. The few held-out images cannot
+    confirm a small gain, but they do expose a prompt that fits only the others. A loss counts for at most that of a
+    uniform guess, so a single confident mistake does not decide.
     """
     chance = np.log(plain.held_out.shape[1])
     gain = np.minimum(plain.losses, chance) - np.minimum(prompted.losses, chance)
     weights = plain.weights
-    if weights @ gain <= _LEAST_GAIN * (weights @ np.minimum(plain.losses, chance)):
+    if weights @ gain <= _MIN_GAIN * (weights @ np.minimum(plain.losses, chance)):
         return False
     if not len(held_out):
         return True

@@ -20,10 +20,11 @@ from ..encoders.histograms import GradientEncoder
 from ..encoders.pca import PCAEncoder
 from ..encoders.scratch import ScratchEncoder
 from ..encoders.timm import TimmEncoder
-from ..heads.base import CalibratedHead, ServiceHead
-from ..heads.decision import ScoredImages
-from ..heads.fused import FusedHead
+from ..heads.base import Head, ServiceHead
+from ..heads.calibrated import CalibratedHead
+from ..heads.fused import FusedHead, LocalProbe
 from ..heads.judging import HeadResult
+from ..heads.scored import ScoredImages
 from ..inputs.images import ImageFormat
 from ..optimizers import CMAES, RGF, SPSA, SPSAGC, AdamSPSA, Subspace
 from ..prompters.basis import PromptBasis
@@ -63,7 +64,7 @@ PROMPTERS = ("Coordinator", "PromptBasis", "PaddingFrame", "ReprogrammingFrame")
 UNCACHED_ENCODERS = ("PCAEncoder", "GradientEncoder", "TimmEncoder")
 FROZEN_ENCODERS = (*UNCACHED_ENCODERS, "CachedEncoder")
 ENCODERS = (*FROZEN_ENCODERS, "ScratchEncoder")
-HEADS = ("ServiceHead", "CalibratedHead", "FusedHead")
+HEADS = ("ServiceHead", "CalibratedHead", "LocalProbe", "FusedHead")
 IN_ALL_DIMENSIONS = ("SPSA", "SPSAGC", "AdamSPSA", "RGF", "CMAES")
 OPTIMIZERS = (*IN_ALL_DIMENSIONS, "Subspace")
 MODEL = Object("BlackVIPClassifier", "BlackVIPPrompter", *PROMPTERS)  #: What a file may be.
@@ -368,22 +369,16 @@ def _finish_fused(head: FusedHead) -> None:
     expect(head.tau_ == 0 or head.classes_[-1] < n_scores, "a head has a tau_, but no scores of its classes")
 
 
-def _is_probe(head: Any) -> bool:
-    """Whether a head takes features alone."""
-    return isinstance(head, FusedHead) and head.n_scores == 0
-
-
-def _check_head(head: Any, n_classes: int, encoder: Encoder, n_scores: int) -> None:
+def _check_head(head: Head, n_classes: int, encoder: Encoder, n_scores: int) -> None:
     """Whether a head that takes so many log scores fits these classes, and the encoder whose features it may take."""
-    n_known, expected = len(head.classes_), n_scores
+    expected = n_scores
     expect(head.classes_[-1] < n_classes, f"a head knows the class {head.classes_[-1]}, but there are {n_classes}")
     if isinstance(head, FusedHead):
         own, sizes = tuple(head.block_sizes_.tolist()), tuple(encoder.block_sizes_)
         expect(own == sizes, f"a head has blocks of {own} features; expected {sizes}")
         expect(head.n_scores == n_scores, f"a head has n_scores={head.n_scores}; expected {n_scores}")
         expected += sum(sizes)
-    n_inputs = n_known if isinstance(head, ServiceHead) else head.n_features_in_
-    expect(n_inputs == expected, f"a head takes {n_inputs} inputs; expected {expected}")
+    expect(head.n_features_in_ == expected, f"a head takes {head.n_features_in_} inputs; expected {expected}")
 
 
 KINDS["ServiceHead"] = Kind(
@@ -425,6 +420,12 @@ KINDS["FusedHead"] = Kind(
     },
     finish=_finish_fused,
 )
+KINDS["LocalProbe"] = Kind(
+    LocalProbe,
+    params={name: KINDS["FusedHead"].params[name] for name in ("block_sizes", "C", "n_folds")},
+    fitted=KINDS["FusedHead"].fitted,
+    finish=_finish_fused,
+)
 KINDS["HeadResult"] = Kind(
     HeadResult,
     params={
@@ -442,6 +443,7 @@ KINDS["ScoredImages"] = Kind(
         "weights": _WEIGHTS,
         "held_out": Array(("n_images",), "bool"),
         "features": Array(("n_images", "n_features"), "float64 float32"),
+        "block_sizes": ListOf(_NATURAL),
         "plain": _IMAGES_BY_CLASSES,
         "prompted": Array(("n_images", "n_classes"), nan=True),
     },
@@ -576,9 +578,11 @@ def _finish_classifier(clf: BlackVIPClassifier) -> None:
     _check_encoder(clf.probe_encoder_, height, width)
     n_features, n_images = clf.probe_encoder_.n_features_out_, len(evidence.y)
     expect(evidence.features.shape[1] == n_features, f"the evidence is not of the encoder's {n_features} features")
+    sizes = tuple(clf.probe_encoder_.block_sizes_)
+    expect(tuple(evidence.block_sizes) == sizes, f"the evidence has blocks of {evidence.block_sizes}; expected {sizes}")
     expect(evidence.plain.shape[1] == n_classes and n_images > 0, "the evidence is not of these classes")
     expect(int(evidence.y.max()) < n_classes, "the evidence has a class that there is not")
-    _check_head(clf.head_, n_classes, clf.probe_encoder_, 0 if _is_probe(clf.head_) else n_classes)
+    _check_head(clf.head_, n_classes, clf.probe_encoder_, n_classes if clf.head_.needs_scores else 0)
     for name, control in clf.baselines_.items():
         n_scores = 0 if name == "local_probe" else n_classes
         _check_head(control.head, n_classes, clf.probe_encoder_, n_scores)

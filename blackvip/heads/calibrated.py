@@ -1,0 +1,170 @@
+"""The calibrated head: multinomial logistic regression on the service's log scores.
+
+It costs almost no images, since it is trained on scores that are already paid for, and is often worth more than the
+prompt (see docs/method.md).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.special import log_softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from ..inputs.labels import check_labels, training_weights
+from .base import Auto, Head, ServiceHead, log_loss
+
+__all__ = ["CalibratedHead"]
+
+
+class CalibratedHead(Head, name="calibrated", auto=Auto(rank=1, margin=1.0)):
+    """Multinomial logistic regression on log scores, with a cross-validated regularisation strength.
+
+    Parameters
+    ----------
+    Cs : tuple of float, default=(0.1, 0.3, 1.0, 3.0)
+        Inverse regularisation strengths to choose from, by the cross-validated log loss.
+    n_folds : int, default=5
+        Maximum number of folds; at most the number of images in the smallest class. If a class has only one image,
+        the middle one of `Cs` is used.
+    standardize : bool, default=True
+        Whether to scale each input to mean 0 and variance 1 first.
+
+    Attributes
+    ----------
+    C_ : float
+        The chosen inverse regularisation strength.
+    classes_ : ndarray of shape (n_classes,)
+        The labels.
+    coef_ : ndarray of shape (n_classes, n_features_in_)
+        Weights that apply to the log scores before standardisation.
+    intercept_ : ndarray of shape (n_classes,)
+        Intercepts.
+    n_features_in_ : int
+        Number of columns of X.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blackvip import CalibratedHead
+    >>> log_scores = np.log([[0.6, 0.4], [0.7, 0.3], [0.9, 0.1], [0.8, 0.2]])
+    >>> CalibratedHead().fit(log_scores, ["cat", "cat", "dog", "dog"]).predict(log_scores).tolist()
+    ['cat', 'cat', 'dog', 'dog']
+    """
+
+    min_classes = 2
+    fallback = ServiceHead
+
+    coef_: np.ndarray
+    intercept_: np.ndarray
+    C_: float
+
+    def __init__(self, Cs: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0), n_folds: int = 5, standardize: bool = True):
+        self.Cs = Cs
+        self.n_folds = n_folds
+        self.standardize = standardize
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> CalibratedHead:
+        """Choose the strength, and fit.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, n_features)
+            Log scores or other inputs.
+        y : array-like of shape (n_images,)
+            Labels of at least two classes.
+        sample_weight : array-like of shape (n_images,) or None, default=None
+            Non-negative weights of the images.
+
+        Returns
+        -------
+        self : CalibratedHead
+            The fitted head.
+        """
+        self.fit_held_out(X, y, sample_weight)
+        return self
+
+    def fit_held_out(self, X: Any, y: Any, sample_weight: Any = None) -> np.ndarray:
+        """Fit, and compute cross-validated log probabilities of the training images.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, n_features)
+            Log scores or other inputs.
+        y : array-like of shape (n_images,)
+            Labels of at least two classes.
+        sample_weight : array-like of shape (n_images,) or None, default=None
+            Non-negative weights of the images.
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n_images, n_classes)
+            Each row comes from a head that was not fitted to that image, unless a class has only one. In the order of
+            `classes_`.
+        """
+        y = check_labels(y)
+        X, y = validate_data(self, X, y)
+        weights = training_weights(sample_weight, None, y)
+        self.classes_, index = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"y has 1 class, {self.classes_.tolist()[0]!r}; expected at least two classes.")
+        self.C_, held_out = self._choose(X, index, weights)
+        self.coef_, self.intercept_ = self._regression(self.C_, X, index, weights)
+        return held_out
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Compute log probabilities.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, n_features_in_)
+            Log scores.
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n_images, n_classes)
+            Log probabilities, in the order of `classes_`.
+        """
+        check_is_fitted(self)
+        return _log_proba(validate_data(self, X, reset=False), self.coef_, self.intercept_)
+
+    def _regression(self, C: float, X: np.ndarray, index: np.ndarray, weights: np.ndarray) -> tuple[Any, Any]:
+        """Fit weights (n_classes, n_features) and intercepts (n_classes,) that apply to X before standardisation."""
+        scaler = StandardScaler().fit(X, sample_weight=weights) if self.standardize else None
+        scaled = X if scaler is None else scaler.transform(X)
+        model = LogisticRegression(C=C, max_iter=1000).fit(scaled, index, sample_weight=weights)
+        coef, intercept = model.coef_, model.intercept_
+        # With two classes, scikit-learn returns only the log odds of the second.
+        if len(coef) == 1:
+            coef, intercept = np.concatenate([0 * coef, coef]), np.concatenate([0 * intercept, intercept])
+        if scaler is not None:
+            coef = coef / scaler.scale_
+            intercept = intercept - coef @ scaler.mean_
+        return coef, intercept
+
+    def _choose(self, X: np.ndarray, index: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
+        """Choose the best strength; return it with its held-out log probabilities (n_images, n_classes)."""
+        n_folds = min(self.n_folds, np.bincount(index).min())
+        if n_folds < 2:
+            C = self.Cs[len(self.Cs) // 2]
+            return C, _log_proba(X, *self._regression(C, X, index, weights))
+        folds = list(StratifiedKFold(n_folds, shuffle=True, random_state=0).split(X, index))
+
+        def held_out(C: float) -> np.ndarray:
+            log_proba = np.empty((len(X), len(self.classes_)))
+            for train, test in folds:
+                log_proba[test] = _log_proba(X[test], *self._regression(C, X[train], index[train], weights[train]))
+            return log_proba
+
+        tried = {C: held_out(C) for C in self.Cs}
+        best = min(tried, key=lambda C: np.average(log_loss(tried[C], index), weights=weights))
+        return best, tried[best]
+
+
+def _log_proba(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
+    """Log probabilities (n_images, n_classes) of inputs (n_images, n_features)."""
+    return log_softmax(X @ coef.T + intercept, axis=1)
