@@ -10,7 +10,7 @@ from scipy.special import softmax
 
 import blackvip
 from blackvip import BlackVIPClassifier, BudgetError, ScoreError
-from blackvip.scorers import Ledger, ScoreFormat, SharedBudget, check_scores, report_not_sent, score_noise
+from blackvip.scorers import Ledger, ScoreFormat, ScoreReader, SharedBudget, check_scores, report_not_sent, score_noise
 from blackvip.scorers.formats import FLOOR
 
 IMAGES = np.zeros((5, 2, 2, 3), np.uint8)
@@ -21,18 +21,18 @@ NAN = np.nan
     ("answer", "message"),
     [
         (None, "returned None"),
-        ("scores", "no array of numbers"),
-        ([[0.1, 0.2, 0.7], [0.1]], "no array of numbers"),
+        ("scores", "not an array of numbers"),
+        ([[0.1, 0.2, 0.7], [0.1]], "not an array of numbers"),
         (np.zeros((4, 3)), r"shape \(4, 3\); expected numbers of shape \(5, 3\).* 5 images were sent"),
         (np.zeros((5, 2)), r"shape \(5, 2\).* 3 class prompts were sent"),
         (np.zeros(5), r"shape \(5,\)"),
         (np.where(np.arange(15).reshape(5, 3) == 7, np.inf, NAN), r"inf for image 2 and class prompt 1 \(1 of 15"),
         (np.full((5, 3), np.inf), "inf for image 0"),
-        ({"a": 0.5}, "a dict that is no array of numbers; .* or a list of dicts"),
+        ({"a": 0.5}, "a dict that is not an array of numbers; .* or a list of dicts"),
         ([{"a": 0.5}] * 4, r"shape \(4, 3\).* 5 images were sent"),
-        ([{"a": 0.5}] * 4 + [{"a photo of a": 0.1}], "'a photo of a' for image 4, which is no class prompt; .*'a'"),
+        ([{"a": 0.5}] * 4 + [{"a photo of a": 0.1}], "'a photo of a' for image 4, which is not a class prompt; .*'a'"),
         ([{"a": 0.5}] * 4 + [[0.1, 0.2, 0.7]], "returned a list for image 4 in a list of dicts"),
-        ([{"a": "high"}] * 5, "no array of numbers"),
+        ([{"a": "high"}] * 5, "not an array of numbers"),
         ([{"a": np.inf}] * 5, "inf for image 0"),
     ],
 )
@@ -145,7 +145,11 @@ def test_a_ledger_recognises_the_format_of_the_first_images_and_keeps_it():
     assert ledger.score_format == ScoreFormat("probabilities", 0.005)
     assert first.min() == np.log(0.005)
     assert ledger.log_scores(images[:5]).min() == np.log(0.005)
-    later = Ledger(lambda images, prompts: np.zeros((5, 10)), list("abcdefghij"), score_format=ledger.score_format)
+    later = Ledger(
+        lambda images, prompts: np.zeros((5, 10)),
+        list("abcdefghij"),
+        reader=ScoreReader(score_format=ledger.score_format),
+    )
     np.testing.assert_array_equal(later.log_scores(images[:5]), ledger.log_scores(images[:5]))
 
 
@@ -157,7 +161,10 @@ def test_a_service_that_gives_nothing_at_all_is_an_error_and_an_image_without_sc
     with pytest.raises(ScoreError, match="no score at all for 5 images"):
         ledger.log_scores(IMAGES)
     np.testing.assert_array_equal(np.ptp(ledger.log_scores(IMAGES[:1])), 0)
-    assert (ledger.score_type, ledger.score_format) == ("auto", None)  # which tells nothing of what it gives otherwise
+    assert (ledger.reader.score_type, ledger.score_format) == (
+        "auto",
+        None,
+    )  # which tells nothing of what it gives otherwise
     images = IMAGES.copy()
     images[3] = 255
     log_scores = Ledger(bright_ones, ["a", "b"], images_per_call=images_per_call).log_scores(images)
@@ -259,7 +266,7 @@ def test_declarations_of_a_scorer_are_used():
     ledger = Ledger(Scorer(), ["a", "b"])
     np.testing.assert_array_equal(ledger.log_scores(IMAGES), np.full((5, 2), 0.5))
     assert ledger.images_per_call == 3
-    assert Ledger(Scorer(), ["a", "b"], images_per_call=1, score_type="probabilities").score_type == "probabilities"
+    assert ScoreReader.of(Scorer(), "probabilities").score_type == "probabilities"
     Scorer.score_type = "percent"
     with pytest.raises(ValueError, match="declares score_type='percent'"):
         Ledger(Scorer(), ["a", "b"])

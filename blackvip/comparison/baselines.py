@@ -20,7 +20,7 @@ from ..inputs.images import Images
 from ..inputs.labels import class_indices, labels_of
 from ..inputs.reading import ReadsImages, most_to_fit
 from ..prediction import PromptedClassifier
-from ..scorers import Ledger, ScoreFormat
+from ..scorers import Ledger, ScoreFormat, ScoreReader
 from ..scorers.labels.scorer import LabelMappedScorer
 from ..scorers.scoring import log_scores_of, score_images
 from ..scorers.wrappers import innermost
@@ -205,8 +205,7 @@ def asked(
         class_prompts,
         max_queries=len(images),
         images_per_call=estimator.images_per_call,
-        score_type=estimator.score_type,
-        score_format=score_format,
+        reader=ScoreReader.of(estimator.score_fn, estimator.score_type, score_format=score_format),
     )
     with ledger:
         return log_scores_of(ledger, images, np.arange(len(images))), ledger
