@@ -147,8 +147,7 @@ class AReSClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
     (40, 1.0)
     """
 
-    #: `fit` bills one image per training image, whatever the budget is.
-    fixed_cost = True
+    fixed_cost = True  # one image per training image, whatever the budget is
 
     _parameter_constraints = {
         "score_fn": [callable],
