@@ -1,37 +1,44 @@
-"""What a search or a cross-validation may bill, before it is run."""
+"""The most images that a search or a cross-validation may bill, before it is run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil, floor, log
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import StackingClassifier, VotingClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import get_scorer
+from sklearn.model_selection import ParameterGrid, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_consistent_length
 
-from .classifier import BlackVIPClassifier
-from .searches import SEARCHES, Split, bills, rounds, splits_of
 from .transformer import BlackVIPPrompter
 
 __all__ = ["SearchCost", "search_cost"]
 
+Split = tuple[np.ndarray, np.ndarray]
+
 
 @dataclass(frozen=True)
 class SearchCost:
-    """The most images that a search, or a cross-validation, bills.
+    """The most images that a search or a cross-validation bills.
 
     Parameters
     ----------
     n_fits : int
-        Fits to training folds; the refit is not among them.
-    fit, score, refit : int
-        Images that those fits, scoring them, and the refit on all images bill. A fit is counted with all of its
-        `max_queries`; `score` is exact where no fit fails.
+        Number of fits to training folds, without the final refit.
+    fit : int
+        Images billed by these fits, each of which is assumed to use up its `max_queries`.
+    score : int
+        Images billed to score these fits.
+    refit : int, default=0
+        Images billed by the final refit on all images.
     """
 
     n_fits: int
@@ -41,7 +48,7 @@ class SearchCost:
 
     @property
     def total(self) -> int:
-        """Images, all told."""
+        """Images billed altogether."""
         return self.fit + self.score + self.refit
 
     def __str__(self) -> str:
@@ -60,54 +67,56 @@ def search_cost(
     return_train_score: bool = False,
     train_sizes: Any = None,
 ) -> SearchCost:
-    """The most images that a search bills; asking sends none.
+    """Return the most images that a search or a cross-validation bills, without sending any.
+
+    The bound is the number of fits times the `max_queries` of one fit, plus the images that are scored.
 
     Parameters
     ----------
     search : estimator
-        A `GridSearchCV`, `RandomizedSearchCV`, `HalvingGridSearchCV` or `HalvingRandomSearchCV`, for what its
-        `fit` bills. Any other estimator, or a search with `cv` given, for what `cross_validate` bills. The
-        `BlackVIPClassifier` may be in a `Pipeline`, `BlackVIPPrompter`, `CalibratedClassifierCV`,
-        `VotingClassifier`, `StackingClassifier`, `FrozenEstimator`, or in several of these.
+        A `GridSearchCV`, `RandomizedSearchCV`, `HalvingGridSearchCV` or `HalvingRandomSearchCV`: the result is what
+        its `fit` bills. Any other estimator, or a search together with `cv`: the result is what `cross_validate`
+        bills. The `BlackVIPClassifier` may be nested in a `Pipeline`, `BlackVIPPrompter`, `CalibratedClassifierCV`,
+        `VotingClassifier`, `StackingClassifier` or `FrozenEstimator`, to any depth.
     X : images
-        Only their number matters; they are not read.
+        Training images. Only their number matters; they are not read.
     y : array-like of shape (n_images,)
         Class labels.
     cv : int, splitter or iterable, default=None
         As in `cross_validate`, where None means five folds.
     groups : array-like of shape (n_images,), default=None
-        For the splitter.
+        Groups for the splitter.
     scoring : str, callable, list, tuple, dict or None, default=None
-        As in `cross_validate`. A search has its own.
+        As in `cross_validate`. Ignored for a search, which has its own.
     return_train_score : bool, default=False
-        As in `cross_validate`. A search has its own.
+        As in `cross_validate`. Ignored for a search, which has its own.
     train_sizes : array-like of shape (n_sizes,) or None, default=None
-        As in `learning_curve`, for what that bills; it scores the training images too.
+        As in `learning_curve`: the result is then what `learning_curve` bills, including its training scores.
 
     Returns
     -------
     cost : SearchCost
-        Images by what they are for.
+        Upper bounds, broken down by what the images are for.
 
     Raises
     ------
     TypeError
-        If the classifier is in an estimator of which it is not known how often it fits its parts.
+        If the classifier is part of an estimator whose number of fits is unknown.
     ValueError
-        If the candidates cannot be known beforehand.
+        If a search draws `max_queries` or an estimator from a distribution without an upper end.
 
     Notes
     -----
-    Scoring bills an image per image and method that the scorers call: "accuracy" calls ``predict`` and "roc_auc"
-    ``decision_function``, so that both together bill two; those that call the same method share the answers. A
-    scorer that is a function of its own is taken to predict once.
+    Scoring bills one image per image for every method that the scorers call. "accuracy" calls ``predict`` and
+    "roc_auc" calls ``decision_function``, so both together bill two; scorers that call the same method share its
+    answers. A custom scoring function is assumed to predict once.
 
-    `cross_val_score` and `cross_val_predict` bill the same as `cross_validate`; `permutation_test_score`
-    bills ``1 + n_permutations`` times as much.
+    `cross_val_score` and `cross_val_predict` bill the same as `cross_validate`. `permutation_test_score` bills
+    ``1 + n_permutations`` times as much.
 
-    Successive halving keeps the candidates that score best; here they are taken to be the dearest. A random search
-    without a random_state draws anew in each fit; each of its candidates is taken to have the greatest
-    max_queries in its lists.
+    The bound is exact for a grid search whose fits use up their budgets. For a random search and for successive
+    halving, every candidate is assumed to cost as much as the most expensive one. Successive halving is assumed to
+    run for as many rounds as its candidates allow.
 
     Examples
     --------
@@ -126,27 +135,49 @@ def search_cost(
     """
     check_consistent_length(X, y, groups)
     y = np.asarray(y)
-    if isinstance(search, SEARCHES) and cv is None:
-        return _of_search(search, X, y, groups)[0]
-    splits = splits_of(cv, search, X, y, groups)
+    if _is_search(search) and cv is None:
+        return _of_search(search, y, groups)[0]
+    splits = _splits(cv, search, y, groups)
     if train_sizes is not None:
-        sizes = _absolute_sizes(train_sizes, len(splits[0][0]))
-        splits = [(train[:size], test) for train, test in splits for size in sizes]
+        sizes = np.asarray(train_sizes)
+        if np.issubdtype(sizes.dtype, np.floating):
+            n_most = len(splits[0][0])
+            sizes = np.clip((sizes * n_most).astype(int), 1, n_most)
+        splits = [(train[:size], test) for train, test in splits for size in np.unique(sizes)]
         return_train_score = True
-    fit, score = _of_folds(search, y, splits, _passes(search, scoring), return_train_score)
+    fit, score = _of_folds(search, y, splits, _n_passes(search, scoring), return_train_score)
     return SearchCost(len(splits), fit, score)
 
 
+def _is_search(estimator: Any) -> bool:
+    return hasattr(estimator, "param_grid") or hasattr(estimator, "param_distributions")
+
+
+def _bills(estimator: Any) -> bool:
+    """Whether an estimator, or one inside it at any depth, has a budget of billed images."""
+    if isinstance(estimator, type) or not hasattr(estimator, "get_params"):
+        return False
+    return _has_budget(estimator) or any(map(_bills, estimator.get_params(deep=True).values()))
+
+
+def _has_budget(estimator: Any) -> bool:
+    return hasattr(estimator, "get_params") and "max_queries" in estimator.get_params(deep=False)
+
+
 def _of_estimator(estimator: Any, y: np.ndarray) -> tuple[int, int]:
-    """The most images that a fit to labels `y` bills, and what the fitted estimator bills per predicted image."""
-    if isinstance(estimator, BlackVIPClassifier):
+    """The most images that a fit to labels `y` bills, and those that the fitted estimator bills per prediction."""
+    if _has_budget(estimator):
         return estimator.max_queries, 1
-    if not bills(estimator):
+    if not _bills(estimator):
         return 0, 0
+    if _is_search(estimator):
+        cost, per_image = _of_search(estimator, y)
+        return cost.total, per_image
     match estimator:
         case FrozenEstimator():
             return 0, _of_estimator(estimator.estimator, y)[1]
-        case BlackVIPPrompter():  # drawing prompts bills nothing
+        case BlackVIPPrompter():
+            # It draws prompts and sends nothing.
             return _of_estimator(estimator.estimator, y)[0], 0
         case Pipeline():
             steps = [_of_estimator(step, y) for _, step in estimator.steps]
@@ -159,22 +190,19 @@ def _of_estimator(estimator: Any, y: np.ndarray) -> tuple[int, int]:
             return _sum(_of_stacked(part, estimator.cv, y) for _, part in estimator.estimators)
         case CalibratedClassifierCV():
             return _of_calibrated(estimator, y)
-    if isinstance(estimator, SEARCHES):
-        cost, per_image = _of_search(estimator, y, y)
-        return cost.total, per_image
     raise TypeError(
-        f"There is a BlackVIPClassifier in a {type(estimator).__name__}, of which search_cost does not know how often "
-        "it fits and asks its parts; expected a pipeline, a search, or one of BlackVIPPrompter, FrozenEstimator, "
-        "CalibratedClassifierCV, VotingClassifier and StackingClassifier. Ask for the cost of its parts instead."
+        f"A {type(estimator).__name__} contains a BlackVIPClassifier, but search_cost does not know how often it fits "
+        "its parts. Expected a pipeline, a search, or one of BlackVIPPrompter, FrozenEstimator, "
+        "CalibratedClassifierCV, VotingClassifier and StackingClassifier. Compute the cost of its parts instead."
     )
 
 
 def _of_stacked(part: Any, cv: Any, y: np.ndarray) -> tuple[int, int]:
-    """A part of a `StackingClassifier`: fitted to everything, and cross-validated for its predictions."""
+    """Cost of a part that is fitted to all images and cross-validated for its predictions."""
     fit, per_image = _of_estimator(part, y)
     if isinstance(cv, str):  # "prefit"
         return len(y) * per_image, per_image
-    return fit + sum(_of_folds(part, y, splits_of(cv, part, y, y), passes=1)), per_image
+    return fit + sum(_of_folds(part, y, _splits(cv, part, y))), per_image
 
 
 def _of_calibrated(calibrated: Any, y: np.ndarray) -> tuple[int, int]:
@@ -182,49 +210,114 @@ def _of_calibrated(calibrated: Any, y: np.ndarray) -> tuple[int, int]:
     if ensemble == "auto":
         ensemble = not isinstance(part, FrozenEstimator)
     if isinstance(cv, str) or not ensemble:
-        return _of_stacked(part, cv, y)  # one classifier, fitted to everything
-    splits = splits_of(cv, part, y, y)
+        return _of_stacked(part, cv, y)
+    splits = _splits(cv, part, y)
     per_image = sum(_of_estimator(part, y[train])[1] for train, _ in splits)
-    return sum(_of_folds(part, y, splits, passes=1)), per_image
+    return sum(_of_folds(part, y, splits)), per_image
 
 
 def _of_folds(
-    estimator: Any, y: np.ndarray, splits: Sequence[Split], passes: int, train_scores: bool = False
+    estimator: Any, y: np.ndarray, splits: Sequence[Split], n_passes: int = 1, train_scores: bool = False
 ) -> tuple[int, int]:
-    """Images for the fits to each split's training images, and for their scores."""
+    """Images billed by the fits to each split, and by scoring them."""
     fits = scores = 0
     for train, test in splits:
         fit, per_image = _of_estimator(estimator, y[train])
         fits += fit
-        scores += passes * per_image * (len(test) + len(train) * train_scores)
+        scores += n_passes * per_image * (len(test) + len(train) * train_scores)
     return fits, scores
 
 
-def _of_search(search: Any, X: Any, y: np.ndarray, groups: Any = None) -> tuple[SearchCost, int]:
-    """What a search bills, and what its best candidate bills per predicted image."""
-    splits = splits_of(search.cv, search.estimator, X, y, groups)
-    passes = _passes(search.estimator, search.scoring)
-    n_fits, fits, scores, refits = 0, 0, 0, [(0, 0)]
-    for n_kept, candidates, rows in rounds(search, y, splits):
-        folds = [_of_folds(candidate, y, rows, passes, search.return_train_score) for candidate in candidates]
-        fit, score = (sum(sorted(images)[-n_kept:]) for images in zip(*folds))  # of the dearest
-        n_fits, fits, scores = n_fits + n_kept * len(splits), fits + fit, scores + score
-        refits = [_of_estimator(candidate, y) for candidate in candidates]  # the best is of the last round
-    refit, per_image = (max(images) for images in zip(*refits))
+def _of_search(search: Any, y: np.ndarray, groups: Any = None) -> tuple[SearchCost, int]:
+    """What a search bills, and what its best estimator bills per prediction."""
+    splits = _splits(search.cv, search.estimator, y, groups)
+    n_passes = _n_passes(search.estimator, search.scoring)
+    is_grid = hasattr(search, "param_grid")
+    parameters = list(ParameterGrid(search.param_grid) if is_grid else _costly_parameters(search.param_distributions))
+    n_fits = fits = scores = refit = per_image = 0
+    for n_candidates, resources in _rounds(search, len(parameters), y, len(splits)):
+        candidates = [_with(search, {**given, **resources}) for given in parameters]
+        folds = [_of_folds(one, y, splits, n_passes, search.return_train_score) for one in candidates]
+        if is_grid and n_candidates == len(candidates):
+            fit, score = _sum(folds)
+        else:
+            # It is not known which candidates are fitted: each may be the most expensive one.
+            fit, score = (n_candidates * max(images) for images in zip(*folds))
+        n_fits, fits, scores = n_fits + n_candidates * len(splits), fits + fit, scores + score
+        refit, per_image = (max(images) for images in zip(*(_of_estimator(one, y) for one in candidates)))
     return SearchCost(n_fits, fits, scores, refit if search.refit else 0), per_image
 
 
-def _absolute_sizes(train_sizes: Any, n_max: int) -> np.ndarray:
-    sizes = np.asarray(train_sizes)
-    if np.issubdtype(sizes.dtype, np.floating):
-        sizes = np.clip((sizes * n_max).astype(int), 1, n_max)
-    return np.unique(sizes)
+def _rounds(search: Any, n_grid: int, y: np.ndarray, n_splits: int) -> Iterator[tuple[int, dict[str, int]]]:
+    """The most candidates that are fitted in each round, and the resource that each of them has at most."""
+    if not hasattr(search, "factor"):
+        yield getattr(search, "n_iter", n_grid), {}
+        return
+    by_images = search.resource == "n_samples"
+    largest = len(y) if search.max_resources == "auto" else search.max_resources
+    smallest = search.min_resources
+    if isinstance(smallest, str):
+        n_classes = len(np.unique(y)) if is_classifier(search.estimator) else 1
+        smallest = 2 * n_classes * n_splits if by_images else 1
+    n = getattr(search, "n_candidates", n_grid)
+    n = largest // smallest if n == "exhaust" else n
+    n_wanted = 1 + floor(log(n, search.factor))
+    if search.min_resources == "exhaust":
+        smallest = max(smallest, largest // search.factor ** (n_wanted - 1))
+    n_possible = 1 + floor(log(largest // smallest, search.factor))
+    aggressive = search.aggressive_elimination
+    for number in range(n_wanted if aggressive else min(n_possible, n_wanted)):
+        power = max(0, number - n_wanted + n_possible) if aggressive else number
+        yield n, {} if by_images else {search.resource: min(int(search.factor**power * smallest), largest)}
+        n = ceil(n / search.factor)
 
 
-def _passes(estimator: Any, scoring: Any) -> int:
-    """How often scorers predict: once for each method of the estimator that any of them calls."""
+def _costly_parameters(distributions: Any) -> Iterator[dict[str, Any]]:
+    """All combinations of values on which the cost of a drawn candidate may depend."""
+    for space in [distributions] if isinstance(distributions, Mapping) else distributions:
+        costly = {}
+        for name, values in space.items():
+            if hasattr(values, "rvs"):
+                if name.rpartition("__")[2] == "max_queries":
+                    costly[name] = [_upper_end(name, values)]
+            elif not all(isinstance(value, float) for value in values):
+                costly[name] = list(values)
+        yield from ParameterGrid(costly)
+
+
+def _upper_end(name: str, distribution: Any) -> int:
+    end = distribution.support()[1] if hasattr(distribution, "support") else np.inf
+    if not np.isfinite(end):
+        raise ValueError(
+            f"The search draws {name} from a distribution without an upper end, so its cost has no bound. Give a list "
+            "of values, or a distribution such as scipy.stats.randint."
+        )
+    return ceil(end)
+
+
+def _with(search: Any, parameters: Mapping[str, Any]) -> Any:
+    # Values are cloned one by one: cloning the dict would deep-copy the score function of a classifier in it.
+    return clone(search.estimator).set_params(**{name: clone(value, safe=False) for name, value in parameters.items()})
+
+
+def _splits(cv: Any, estimator: Any, y: np.ndarray, groups: Any = None) -> list[Split]:
+    """The splits that scikit-learn makes of `cv`; random ones differ, but have the same sizes."""
+    if isinstance(cv, Iterator):
+        raise ValueError(
+            f"cv is a {type(cv).__name__}, which can be iterated only once. Expected an int, a splitter or a list of "
+            "splits: pass list(cv), both here and to the search."
+        )
+    splitter = copy.deepcopy(check_cv(cv, y, classifier=is_classifier(estimator)))
+    if getattr(splitter, "random_state", 0) is None:
+        # Leave numpy's global random state alone.
+        splitter.random_state = 0
+    return list(splitter.split(y, y, groups))
+
+
+def _n_passes(estimator: Any, scoring: Any) -> int:
+    """How often the scorers predict: once for each distinct method of the estimator that they call."""
     if scoring is None:
-        return 1  # its score method
+        return 1
     names: Iterable[Any] = [scoring] if isinstance(scoring, str) or callable(scoring) else scoring
     scorers = [get_scorer(name) for name in (names.values() if isinstance(names, Mapping) else names)]
     n_functions, methods = 0, set()

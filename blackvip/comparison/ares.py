@@ -30,7 +30,7 @@ from ..inputs.labels import class_indices, labels_of
 from ..inputs.reading import ReadsImages, pixel_batches
 from ..scorers import ScoreFormat
 from ..scorers.labels.mapping import bayesian_weights, label_counts
-from .baselines import asked
+from .service import Service
 
 __all__ = ["AReSClassifier"]
 
@@ -147,6 +147,8 @@ class AReSClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
     (40, 1.0)
     """
 
+    fixed_cost = True  # one image per training image, whatever the budget is
+
     _parameter_constraints = {
         "score_fn": [callable],
         "class_prompts": [str, dict, "array-like"],
@@ -258,10 +260,11 @@ class AReSClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
         random = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
         pixels = self.image_format_.pixels(images[:])
         self.encoder_ = encoder.fit_pixels(pixels)
-        log_scores, ledger = asked(self, self.class_prompts_, images, None)
-        score_format = ledger.score_format or ScoreFormat("logits")
-        self.score_type_, self._floor, self.n_queries_ = score_format.score_type, score_format.floor, ledger.n_queries
-        self._prime(pixels, softmax(log_scores, axis=1), random)
+        service = Service(self.score_fn, self.class_prompts_, self.score_type, self.images_per_call)
+        answer = service.score(images)
+        self.score_type_, self._floor = answer.score_format.score_type, answer.score_format.floor
+        self.n_queries_ = answer.n_queries
+        self._prime(pixels, softmax(answer.log_scores, axis=1), random)
         self._reprogram(pixels, index, random)
         return self
 
@@ -302,8 +305,10 @@ class AReSClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
             outputs = [self._outputs(pixels.double(), program) for pixels in pixel_batches(self.image_format_, images)]
         found = {"local": log_softmax(torch.cat(outputs).numpy() @ self.mapping_, axis=1)}
         if "both" in names:
-            service, _ = asked(self, self.class_prompts_, images, ScoreFormat(self.score_type_, self._floor))
-            found["both"] = log_softmax(found["local"] + log_softmax(service, axis=1), axis=1)
+            score_format = ScoreFormat(self.score_type_, self._floor)
+            service = Service(self.score_fn, self.class_prompts_, self.score_type, self.images_per_call, score_format)
+            log_scores = service.score(images).log_scores
+            found["both"] = log_softmax(found["local"] + log_softmax(log_scores, axis=1), axis=1)
         return {name: found[name] for name in names}
 
     def predict_proba(self, X: Any) -> np.ndarray:

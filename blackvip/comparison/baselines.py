@@ -1,12 +1,15 @@
-"""What needs no prompt: the service as it is, a head on its scores, a local probe, the two fused; label mappings."""
+"""Methods without a prompt, as estimators that `compare` can fit: baselines and label mappings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -18,25 +21,25 @@ from ..heads.scored import ScoredImages
 from ..inputs.class_prompts import make_class_prompts
 from ..inputs.images import Images
 from ..inputs.labels import class_indices, labels_of
-from ..inputs.reading import ReadsImages, most_to_fit
-from ..prediction import PromptedClassifier
-from ..scorers import Ledger, ScoreFormat, ScoreReader
-from ..scorers.labels.scorer import LabelMappedScorer
-from ..scorers.scoring import log_scores_of, score_images
+from ..inputs.reading import ReadsImages, most_to_fit, pixel_batches
+from ..scorers.labels.scorer import LabelMappedScorer, learning_scorer
 from ..scorers.wrappers import innermost
+from .service import Service
 
-__all__ = ["LabelMappedService", "ServiceControls"]
+__all__ = ["LabelMappedService", "ServiceBaselines"]
 
 
-class _Baseline(ReadsImages):
-    """Reads a training set."""
+class _ReadsTrainingSet(ReadsImages):
+    """Mixin that reads training images, their classes and the class prompts."""
 
     class_prompts: Any
     classes_: np.ndarray
     class_prompts_: list[str]
+    #: `fit` bills one image per training image, whatever the budget is.
+    fixed_cost = True
 
     def _training_set(self, X: Any, y: Any) -> tuple[Images, np.ndarray]:
-        """Images and class indices; sets the classes and their prompts."""
+        """Open the images and return them with their class indices."""
         y = labels_of(X, y)
         images, y = self._learn_images(X, y)
         self.classes_ = np.unique(y)
@@ -44,13 +47,24 @@ class _Baseline(ReadsImages):
         return images, class_indices(y, self.classes_)
 
 
-class ServiceControls(_Baseline, PromptedClassifier):
-    """All that `BlackVIPClassifier` reports in `baselines_`, from one image sent per training image.
+class ServiceBaselines(_ReadsTrainingSet, BaseEstimator):
+    """All baselines of `BlackVIPClassifier`, from one billed image per training image.
 
     Parameters
     ----------
     score_fn, class_prompts, local_encoder, score_type, images_per_call, image_shape, resize
-        As of `BlackVIPClassifier`.
+        As in `BlackVIPClassifier`.
+
+    Attributes
+    ----------
+    baselines_ : dict of str to HeadResult
+        The baselines, as in `BlackVIPClassifier`.
+    service_ : Service
+        The service, with the format of its scores.
+    probe_encoder_ : Encoder
+        The fitted local encoder.
+    n_queries_ : int
+        Images billed by `fit`.
     """
 
     def __init__(
@@ -72,24 +86,28 @@ class ServiceControls(_Baseline, PromptedClassifier):
         self.image_shape = image_shape
         self.resize = resize
 
-    def fit(self, X: Any, y: Any) -> ServiceControls:
-        """Send each training image once, and fit all heads."""
+    def fit(self, X: Any, y: Any) -> ServiceBaselines:
+        """Score each training image once and fit all baselines."""
         images, index = self._training_set(X, y)
         encoder = make_encoder(self.local_encoder)
         if isinstance(encoder, TrainableEncoder):
             raise ValueError(f"local_encoder={self.local_encoder!r} has no features of its own; expected a frozen one.")
         sample = np.linspace(0, len(images) - 1, min(len(images), most_to_fit(self.image_format_))).astype(int)
         self.probe_encoder_ = encoder.fit_pixels(images.pixels(sample))
-        every = np.arange(len(images))
-        with self._ledger(len(images), None, self.score_fn) as ledger:
-            plain, features = _joined(score_images(ledger, images, every, encode=self._encode))
-        score_format = ledger.score_format or ScoreFormat("logits")
-        self.score_type_, self.score_floor_ = score_format.score_type, score_format.floor
-        self.n_queries_ = ledger.n_queries
+        learning = learning_scorer(self.score_fn)
+        asked_for = self.class_prompts_ if learning is None else learning.service_labels
+        service = Service(self.score_fn, asked_for, self.score_type, self.images_per_call)
+        answer = service.score(images, self._encode)
+        mapping, plain, weights = None, answer.log_scores, np.ones(len(index))
+        if learning is not None:
+            mapping = learning.fit_labels(plain, index, self.class_prompts_, weights)
+            plain = mapping.log_scores(plain)
+        self.service_ = replace(service, score_format=answer.score_format, label_mapping=mapping)
+        self.n_queries_ = answer.n_queries
         scored = ScoredImages.before_training(
             index,
-            np.ones(len(index)),
-            features,
+            weights,
+            answer.features,
             held_out=np.zeros(len(index), dtype=bool),
             block_sizes=tuple(self.probe_encoder_.block_sizes_),
             plain=plain,
@@ -98,36 +116,60 @@ class ServiceControls(_Baseline, PromptedClassifier):
         return self
 
     def log_probas(self, X: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Log probabilities (n_images, n_classes) by some of `baselines_`; bills one image each, for a probe none."""
+        """Log probabilities of images by some of the baselines.
+
+        Parameters
+        ----------
+        X : images
+            Images in any form that `fit` takes. Each is billed once, or not at all if only the local probe is asked.
+        names : sequence of str
+            Keys of `baselines_`.
+
+        Returns
+        -------
+        log_probas : dict of str to ndarray of shape (n_images, n_classes)
+            Log probabilities by each baseline.
+        """
         missing = [name for name in names if name not in self.baselines_]
         if missing:
             raise ValueError(
-                f"The controls {', '.join(missing)} need two images of each class; leave them out, or add images."
+                f"The baselines {', '.join(missing)} need at least two images of each class. Leave them out, or add "
+                "training images."
             )
         images = self._open_images(X)
-        every = np.arange(len(images))
         heads = {name: self.baselines_[name].head for name in names}
         if any(head.needs_scores for head in heads.values()):
-            plain, features = _joined(self._answers(images, every, encode=self._encode))
+            answer = self.service_.score(images, self._encode)
+            plain, features = answer.log_scores, answer.features
         else:
             plain = np.empty((len(images), 0))
-            features = self._features(images)
+            features = self.probe_encoder_.encode_batches(pixel_batches(self.image_format_, images))
         n_classes = len(self.classes_)
         return {name: head.predict_log_proba_of(plain, features, n_classes) for name, head in heads.items()}
 
+    def _encode(self, pixels: torch.Tensor) -> np.ndarray:
+        return self.probe_encoder_.encode_batches([pixels])
 
-class LabelMappedService(_Baseline, ClassifierMixin, BaseEstimator):
-    """The service through a label mapping that is learned from the training images, each of which is sent once.
 
-    The labels are those of the service where `score_fn` is a `LabelMappedScorer`; else the class prompts are taken for
-    labels, whose texts say nothing.
+class LabelMappedService(_ReadsTrainingSet, ClassifierMixin, BaseEstimator):
+    """The service with a label mapping that is learned from one billed image per training image.
+
+    If `score_fn` is a `LabelMappedScorer`, the labels are those of its service. Otherwise each class prompt counts as
+    a label whose text says nothing about a class.
 
     Parameters
     ----------
     score_fn, class_prompts, score_type, images_per_call, image_shape, resize
-        As of `BlackVIPClassifier`.
+        As in `BlackVIPClassifier`.
     mapping : {"blm+", "blm", "frequency"}, default="blm+"
-        See `blackvip.scorers.label_weights`.
+        How labels become classes, see `blackvip.scorers.label_weights`.
+
+    Attributes
+    ----------
+    service_ : Service
+        The service with the mapping.
+    n_queries_ : int
+        Images billed by `fit`.
     """
 
     _parameter_constraints = {
@@ -161,51 +203,31 @@ class LabelMappedService(_Baseline, ClassifierMixin, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any) -> LabelMappedService:
-        """Send each training image once, and learn the mapping."""
+        """Score each training image once and learn the mapping."""
         images, index = self._training_set(X, y)
-        service = innermost(self.score_fn)
-        if isinstance(service, LabelMappedScorer):
-            scorer = LabelMappedScorer(**{**service.get_params(deep=False), "mapping": self.mapping})
-            self._labels = scorer.service_labels
+        labelled = innermost(self.score_fn)
+        if hasattr(labelled, "fit_labels"):
+            scorer = copy.copy(labelled).set_params(mapping=self.mapping)
+            labels = scorer.service_labels
         else:
-            self._labels = self.class_prompts_
-            scorer = LabelMappedScorer(self.score_fn, self._labels, self.mapping, text_weight=0.0)
-        log_scores, ledger = asked(self, self._labels, images, None)
-        self._format, self.n_queries_ = ledger.score_format, ledger.n_queries
-        self.mapping_ = scorer.fit_labels(log_scores, index, self.class_prompts_)
+            labels = self.class_prompts_
+            scorer = LabelMappedScorer(self.score_fn, labels, self.mapping, text_weight=0.0)
+        service = Service(self.score_fn, labels, self.score_type, self.images_per_call)
+        answer = service.score(images)
+        mapping = scorer.fit_labels(answer.log_scores, index, self.class_prompts_)
+        self.service_ = replace(service, score_format=answer.score_format, label_mapping=mapping)
+        self.n_queries_ = answer.n_queries
         return self
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Logarithms of the class probabilities (n_images, n_classes); bills one image each."""
-        log_scores, _ = asked(self, self._labels, self._open_images(X), self._format)
-        return log_softmax(self.mapping_.log_scores(log_scores), axis=1)
+        """Log probabilities (n_images, n_classes) of images; bills one image each."""
+        return log_softmax(self.service_.score(self._open_images(X)).log_scores, axis=1)
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Class probabilities (n_images, n_classes); bills one image each."""
+        """Class probabilities (n_images, n_classes) of images; bills one image each."""
         return np.exp(self.predict_log_proba(X))
 
     def predict(self, X: Any) -> np.ndarray:
-        """Class labels; bills one image each."""
+        """Class labels (n_images,) of images; bills one image each."""
         best = self.predict_log_proba(X).argmax(axis=1)
         return self.classes_[best]
-
-
-def _joined(portions: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Log scores and features of all images, of portions in order."""
-    _, plain, features = zip(*portions)
-    return np.concatenate(plain), np.concatenate(features)
-
-
-def asked(
-    estimator: Any, class_prompts: Sequence[str], images: Images, score_format: ScoreFormat | None
-) -> tuple[np.ndarray, Ledger]:
-    """Log scores (n_images, n_class_prompts) of images as they are, by an estimator's service, and the ledger."""
-    ledger = Ledger(
-        estimator.score_fn,
-        class_prompts,
-        max_queries=len(images),
-        images_per_call=estimator.images_per_call,
-        reader=ScoreReader.of(estimator.score_fn, estimator.score_type, score_format=score_format),
-    )
-    with ledger:
-        return log_scores_of(ledger, images, np.arange(len(images))), ledger

@@ -1,4 +1,4 @@
-"""Comparison: many methods on the same images, seeds and budget, in one table and one plot."""
+"""Compare many methods on the same images, seeds and budget, in one table and one plot."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from ..inputs.labels import labels_of
 from ..scorers import SharedBudget
 from .methods import METHODS, Method, View, make_method, prepared, with_parameters
 from .results import ResultsFile, data_identity, read_rows
-from .white_box import WhiteBoxClassifier
 
 __all__ = ["METHODS", "Comparison", "compare", "make_method"]
 
@@ -34,8 +33,10 @@ _FIGURES = (
     "predict_seconds",
     "prompt_used",
 )
-_ENOUGH = 10**12  # images for predictions, which no budget limits
-_MOST_LOSS = -np.log(1e-12)  # of an image, so that one sure mistake does not make a mean of all infinite
+# Predictions have no budget: this many images are always enough.
+_ENOUGH = 10**12
+# The largest loss of an image, so that one confident mistake does not make the mean infinite.
+_MOST_LOSS = -np.log(1e-12)
 
 
 def compare(
@@ -55,65 +56,73 @@ def compare(
 ) -> Comparison:
     """Fit methods to the same images with the same seeds and budget, and score them on the same test images.
 
+    `METHODS` in `blackvip.comparison.compare` lists the names that it knows.
+
     Parameters
     ----------
     methods : sequence of str, or dict
-        Names: "zero-shot", "calibrated", "local-probe" and "fused" (what is free, from one fit); "frequency", "blm" and
-        "blm+" (a mapping from the service's labels, or from the class prompts, to the classes); "ares" and "ares-both"
-        (`AReSClassifier` without and with the service in prediction); "basis" (`BlackVIPClassifier` as it is); and, by
-        `blackvip.presets`, "vp-spsa-gc", "vp-spsa", "bar", "bar-spsa-gc", "blackvip" and "blackvip-se" (the same, with
-        the encoder "pca", where no weights are at hand), both also with "-spsa" behind; "blackvip-mae",
-        "blackvip-in21k" and "blackvip-scratch" have other encoders, of which the first two are downloaded. At last
-        "vp-white-box" (`WhiteBoxClassifier`), where `score_fn` allows gradients; it has no budget, and counts the
-        images whose gradient was taken. Or a dict from any name to one of these names, to a dict of parameters of
-        `BlackVIPClassifier`, or to an estimator with a parameter `score_fn`, be it within another one as in a search
-        or a pipeline.
+        Names of methods, from this list:
+
+        - "zero-shot", "calibrated", "local-probe", "fused": the baselines without a prompt, all from one fit.
+        - "frequency", "blm", "blm+": label mappings from the service's labels, or from the class prompts.
+        - "ares", "ares-both": `AReSClassifier`, predicting without and with the service.
+        - "basis": `BlackVIPClassifier` with its defaults.
+        - "vp-spsa-gc", "vp-spsa", "bar", "bar-spsa-gc", "blackvip", "blackvip-spsa", "blackvip-se",
+          "blackvip-se-spsa": the papers' methods, from `blackvip.presets`. "blackvip" uses the encoder "pca", which
+          needs no weights. "blackvip-scratch", "blackvip-mae" and "blackvip-in21k" use other encoders; the last two
+          download weights.
+        - "vp-white-box": `WhiteBoxClassifier`, for a `score_fn` with gradients. It has no budget, and counts the
+          images whose gradient it computes.
+
+        Or a dict from any name to one of these names, to a dict of parameters of `BlackVIPClassifier`, or to an
+        estimator with a parameter `score_fn`, which may be nested as in a search or a pipeline.
     score_fn : callable
-        As of `BlackVIPClassifier`.
+        Score function, as in `BlackVIPClassifier`.
     X : images, in any form that `BlackVIPClassifier` takes
         Training images.
     y : array-like of shape (n_images,)
         Their labels.
     X_test : images
-        Test images. They are used for nothing but the figures.
+        Test images. They are used only to score the fitted methods.
     y_test : array-like of shape (n_test_images,)
         Their labels.
     class_prompts : str, dict or sequence of str, default="a photo of a {}."
-        As of `BlackVIPClassifier`.
+        Class prompts, as in `BlackVIPClassifier`.
     max_queries : int or sequence of int, default=10_000
-        Images that each fit may bill; of several budgets, all are made. Methods that bill one image per training image
-        or none are fitted once.
+        The most images that each fit may bill. With several budgets, each method is fitted once per budget; methods
+        that bill at most one image per training image are fitted only once.
     seeds : sequence of int, default=(0, 1, 2)
-        The `random_state` of each fit. Methods without one are fitted once.
+        The `random_state` of each fit. Methods without one are fitted only once.
     results : str, path-like or None, default=None
-        A file of JSON lines, to which each run is added as soon as it ends. A run that is there is not made again, so
-        that a comparison that was stopped goes on; one of other data, another service or other parameters is refused.
+        A file to which each run is added as soon as it ends. Runs that are already in the file are not repeated, so
+        an interrupted comparison continues where it stopped. A file with other data, another service or other
+        parameters is refused.
     n_jobs : int or None, default=None
-        Runs that are made at once, in threads: `score_fn` must bear that. The figures are the same but for the
-        seconds. None: one.
+        Number of runs at a time, in threads; `score_fn` must be thread-safe. The figures do not depend on it, except
+        the seconds. None: one.
     verbose : {0, 1, 2}, default=1
         Progress bar: never, on a terminal, always.
 
     Returns
     -------
     comparison : Comparison
-        Whose ``rows`` make a table.
+        The result; its ``rows`` make a table.
 
     Raises
     ------
     ValueError
-        For unusable arguments; a `BlackVIPError` for a file of other runs. A method that refuses the budget has a row
-        that says why, and does not stop the others; any other error does.
+        If an argument is invalid, or if `results` belongs to another comparison (`BlackVIPError`). A method that
+        refuses the budget gets a row that says why, and the other methods still run. Any other error is raised.
 
     Examples
     --------
     >>> import numpy as np
     >>> from blackvip import compare
-    >>> def service(images, class_prompts):  # it takes bright images for days
+    >>> def service(images, class_prompts):  # believes that bright means day
     ...     day = images.mean(axis=(1, 2, 3)) / 255
     ...     return 20 * np.stack([day - 0.5, 0.5 - day], axis=1)
     >>> rng = np.random.default_rng(0)
-    >>> y = np.repeat(["night", "day"], 40)  # all of it far too dark for the service
+    >>> y = np.repeat(["night", "day"], 40)  # every photo is underexposed
     >>> X = rng.uniform(0, 0.3, (80, 16, 16)) + np.where(y == "day", 0.15, 0)[:, None, None]
     >>> found = compare(
     ...     ["zero-shot", "calibrated", "basis"], service, X[::2], y[::2], X[1::2], y[1::2], max_queries=1000, seeds=[0]
@@ -127,7 +136,7 @@ def compare(
     runs = [run for method in prepared(methods, score_fn, class_prompts) for run in _runs(method, budgets, seeds)]
     identity = None if results is None else data_identity(score_fn, class_prompts, X, y, X_test, y_test)
     with ResultsFile(results, identity) as file, _bar(len(runs), verbose) as bar, warnings.catch_warnings():
-        warnings.simplefilter("ignore", PromptNotUsedWarning)  # "prompt_used" says so
+        warnings.simplefilter("ignore", PromptNotUsedWarning)  # the column "prompt_used" tells
         found = {number: file.find(run.key, run.method.identity) for number, run in enumerate(runs)}
         bar.update(sum(rows is not None for rows in found.values()))
         left = {number: runs[number] for number, rows in found.items() if rows is None}
@@ -140,40 +149,44 @@ def compare(
 
 
 def _made(n_jobs: int | None, runs: Mapping[int, _Run], *data: Any) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """The rows of runs, by their numbers, as they end."""
+    """Yield the number and the rows of each run as it ends."""
 
     def make(number: int) -> tuple[int, list[dict[str, Any]]]:
         return number, runs[number].make(*data)
 
     if n_jobs in (None, 1):
-        return map(make, runs)  # in this thread, where Ctrl-C ends a fit
+        # Stay in this thread, so that Ctrl-C ends a fit.
+        return map(make, runs)
     return Parallel(n_jobs, prefer="threads", return_as="generator_unordered")(delayed(make)(number) for number in runs)
 
 
 @dataclass(repr=False)
 class Comparison:
-    """What `compare` has found.
+    """Result of `compare`.
 
     Parameters
     ----------
     rows : list of dict
-        One per run, so that ``pandas.DataFrame(comparison.rows)`` is a table: "method"; "seed", None where a method
-        has none; "max_queries", None where a method's bill does not depend on it; "n_queries", billed by the fit;
-        "n_predict", billed by the predictions of all test images; "accuracy" and "log_loss" (in nats, None where there
-        are no probabilities) on the test images; "price", of the fit, where the service declares one; "seconds", of
-        the fit; "predict_seconds"; "prompt_used", None where there is no such question; and "refused", why a method
-        did not run, whose figures are None then.
+        One row per run; ``pandas.DataFrame(comparison.rows)`` makes a table of them. Its columns are:
+
+        - "method", and "seed" (None for a method without one),
+        - "max_queries" (None for a method whose cost does not depend on it),
+        - "n_queries" and "n_predict": images billed by the fit, and by predicting all test images,
+        - "accuracy" and "log_loss" on the test images (in nats; None without probabilities),
+        - "price" of the fit (None unless the service declares a price), "seconds" of the fit, "predict_seconds",
+        - "prompt_used" (None for a method without a guard),
+        - "refused": why a method did not run (None if it did); all figures are then None.
 
     Notes
     -----
-    Comparisons can be added up, ``a + b`` has the rows of both: for runs whose images differ from seed to seed.
+    ``a + b`` has the rows of both comparisons, for example of runs on different images.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def load(cls, results: str | os.PathLike[str]) -> Comparison:
-        """What is in a file of `compare`, finished or not.
+        """Load the runs in a results file of `compare`, finished or not.
 
         Parameters
         ----------
@@ -183,18 +196,18 @@ class Comparison:
         Returns
         -------
         comparison : Comparison
-            Of all runs that are in it.
+            All runs in the file.
         """
         return cls(read_rows(results))
 
     def summary(self) -> list[dict[str, Any]]:
-        """A row per method and budget.
+        """Average the runs of each method and budget.
 
         Returns
         -------
         rows : list of dict
-            "method", "max_queries", "n_runs"; "accuracy", "least" and "greatest", the mean and the spread over runs;
-            and the means of "n_queries", "n_predict", "price", "seconds"; "refused", where a method did not run.
+            "method", "max_queries", "n_runs"; "accuracy" (mean), "least" and "greatest" over the runs; the means of
+            "n_queries", "n_predict", "price" and "seconds"; and "refused" if the method did not run.
         """
         groups: dict[tuple[str, int | None], list[dict[str, Any]]] = {}
         for row in self.rows:
@@ -202,18 +215,18 @@ class Comparison:
         return [_summed_up(*key, rows) for key, rows in groups.items()]
 
     def plot(self, ax: Any = None) -> Any:
-        """Accuracy on the test images against the images that fits have billed; needs matplotlib.
+        """Plot accuracy on the test images against the images billed by the fits; needs matplotlib.
 
         Parameters
         ----------
         ax : matplotlib Axes or None, default=None
-            Where to draw. None: a new figure.
+            Axes to draw into. None: a new figure.
 
         Returns
         -------
         ax : matplotlib Axes
-            A line for each method with several budgets, a point for each with one, from the least to the greatest
-            accuracy over the seeds; and a horizontal line for each method that bills nothing.
+            The axes, with a line for each method with several budgets, a point for each method with one, and a
+            horizontal line for each method that bills nothing. Bars span the least to the greatest accuracy.
         """
         ax = load_pyplot("Comparison.plot").subplots()[1] if ax is None else ax
         made = [row for row in self.summary() if row["accuracy"] is not None]
@@ -251,7 +264,7 @@ class Comparison:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def _cells(self) -> tuple[list[str], list[list[str]]]:
-        """Names of the columns, and the cells of the summary."""
+        """Column names and cells of the summary."""
         summary = self.summary()
         priced = any(row["price"] is not None for row in summary)
         names = ["method", "budget", "accuracy", "least", "greatest", "runs", "billed", "s", *["price"] * priced]
@@ -299,22 +312,24 @@ def _summed_up(method: str, budget: int | None, rows: list[dict[str, Any]]) -> d
 class _Run:
     method: Method
     limit: int
-    budget: int | None  # what its rows say
+    #: The budget in its rows: None if the cost does not depend on it.
+    budget: int | None
     seed: int | None
 
     @property
     def key(self) -> list[dict[str, Any]]:
-        """Of each row."""
+        """The key of each of its rows."""
         names = self.method.views or [self.method.name]
         return [{"method": name, "seed": self.seed, "max_queries": self.budget} for name in names]
 
     def make(
         self, score_fn: Any, X: Any, y: np.ndarray, X_test: Any, y_test: np.ndarray, class_prompts: Any
     ) -> list[dict[str, Any]]:
-        """Fit and score; a row for each name."""
-        budget = SharedBudget(score_fn, max_queries=self.limit)  # a fit of whatever kind is stopped there
+        """Fit and score; return a row for each view."""
+        # Any estimator is stopped at the limit, whatever it makes of `max_queries`.
+        budget = SharedBudget(score_fn, max_queries=self.limit)
         estimator = with_parameters(self.method.estimator, budget, class_prompts, self.limit, self.seed)
-        white_box = isinstance(estimator, WhiteBoxClassifier)
+        white_box = getattr(estimator, "needs_gradients", False)
         begin = time.perf_counter()
         try:
             estimator.fit(X, y)
@@ -323,7 +338,8 @@ class _Run:
                 raise
             return [{**key, **dict.fromkeys(_FIGURES), "refused": str(error)} for key in self.key]
         if getattr(estimator, "termination_reason_", None) == "interrupted":
-            raise KeyboardInterrupt  # half a run is no figure
+            # Half a run has no result.
+            raise KeyboardInterrupt
         seconds = time.perf_counter() - begin
         n_queries = estimator.n_queries_ if white_box else budget.n_queries
         before = budget.n_queries
@@ -351,7 +367,7 @@ class _Run:
 
 
 def _predictions(estimator: Any, X: Any, views: Mapping[str, View]) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """Labels of images, and where there are any their log probabilities, by each view or the estimator itself."""
+    """Labels and log probabilities (None if there are none) of images, by each view or by the estimator itself."""
     if views:
         log_probas = estimator.log_probas(X, [view.name for view in views.values()])
         found = [log_probas[view.name] for view in views.values()]
@@ -363,7 +379,7 @@ def _predictions(estimator: Any, X: Any, views: Mapping[str, View]) -> list[tupl
 
 
 def _log_loss(log_proba: np.ndarray, classes: np.ndarray, y: np.ndarray) -> float:
-    """Mean negative log probability of the true class, in nats; of a class that was not learned it is that of none."""
+    """Mean negative log probability of the true class, in nats; a class that was not trained has probability zero."""
     place = {label: index for index, label in enumerate(classes.tolist())}
     columns = [place.get(label, -1) for label in y.tolist()]
     losses = [-row[column] if column >= 0 else np.inf for row, column in zip(log_proba, columns)]
@@ -371,7 +387,7 @@ def _log_loss(log_proba: np.ndarray, classes: np.ndarray, y: np.ndarray) -> floa
 
 
 def _runs(method: Method, budgets: Sequence[int], seeds: Sequence[int]) -> Iterator[_Run]:
-    """A run for each budget and each seed that makes a difference."""
+    """Yield a run for each budget and each seed that makes a difference."""
     once = method.costs_the_same
     for limit in [max(budgets)] if once else budgets:
         for seed in seeds if method.has_seed else [None]:
@@ -381,7 +397,7 @@ def _runs(method: Method, budgets: Sequence[int], seeds: Sequence[int]) -> Itera
 def _checked_numbers(values: Any, name: str, least: int) -> list[int]:
     numbers = list(values)
     if not numbers or not all(isinstance(value, Integral) and int(value) >= least for value in numbers):
-        raise ValueError(f"{name}={values!r:.100}; expected whole numbers, {least} at least.")
+        raise ValueError(f"{name}={values!r:.100}; expected whole numbers of at least {least}.")
     return [int(value) for value in dict.fromkeys(numbers)]
 
 

@@ -1,4 +1,4 @@
-"""Methods by name: each a combination of this package's parts, as an estimator that `compare` can fit."""
+"""Methods by name: each combines parts of this package into an estimator that `compare` can fit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..journal.identity import describe, name_of
 from ..scorers.wrappers import innermost
 from . import presets
 from .ares import AReSClassifier
-from .baselines import LabelMappedService, ServiceControls
+from .baselines import LabelMappedService, ServiceBaselines
 from .white_box import WhiteBoxClassifier
 
 __all__ = ["METHODS", "Method", "View", "make_method", "prepared", "with_parameters"]
@@ -24,7 +24,17 @@ _NOT_COMPARED = ("score_fn", "class_prompts", "checkpoint", "max_queries", "rand
 
 @dataclass(frozen=True)
 class View:
-    """One of several predictions of one fit: what the estimator calls it, and what of its bill is owed to it."""
+    """One of several predictions of the same fit.
+
+    Parameters
+    ----------
+    group : str
+        Methods of the same group share a fit.
+    name : str
+        The name of the prediction in the estimator's `log_probas`.
+    bills_fit, bills_predictions : bool, default=True
+        Whether this prediction needs what the fit, or the prediction, has billed.
+    """
 
     group: str
     name: str
@@ -32,17 +42,17 @@ class View:
     bills_predictions: bool = True
 
 
-#: Methods that share a fit.
+#: Methods that share a fit with others.
 _VIEWS = {
-    "zero-shot": View("controls", "zero_shot", bills_fit=False),
-    "calibrated": View("controls", "calibrated_zero_shot"),
-    "local-probe": View("controls", "local_probe", bills_fit=False, bills_predictions=False),
-    "fused": View("controls", "fused_zero_shot"),
+    "zero-shot": View("baselines", "zero_shot", bills_fit=False),
+    "calibrated": View("baselines", "calibrated_zero_shot"),
+    "local-probe": View("baselines", "local_probe", bills_fit=False, bills_predictions=False),
+    "fused": View("baselines", "fused_zero_shot"),
     "ares": View("ares", "local", bills_predictions=False),
     "ares-both": View("ares", "both"),
 }
 _MAPPINGS = ("frequency", "blm", "blm+")
-#: The presets of the papers' methods, and what each is given.
+#: Methods of the papers: a preset and its arguments.
 _PRESETS: dict[str, tuple[Callable[..., dict[str, Any]], dict[str, Any]]] = {
     "vp-spsa-gc": (presets.vp, {}),
     "vp-spsa": (presets.vp, {"optimizer": "spsa"}),
@@ -68,25 +78,27 @@ def make_method(
     dataset: str | None = None,
     encoder: str | Encoder | None = None,
 ) -> Any:
-    """The estimator of a method that is known by name; of a control, the estimator that has it.
+    """Make the estimator of a method that `compare` knows by name.
+
+    The baselines share one estimator, which predicts with each of them.
 
     Parameters
     ----------
     name : str
         One of `METHODS`.
     score_fn : callable
-        As of `BlackVIPClassifier`.
+        Score function, as in `BlackVIPClassifier`.
     class_prompts : str, dict or sequence of str, default="a photo of a {}."
-        As of `BlackVIPClassifier`.
+        Class prompts, as in `BlackVIPClassifier`.
     dataset : str or None, default=None
-        The data set whose settings a preset takes, see ``blackvip.presets.SETTINGS``. None: those that most share.
+        The data set whose settings a preset uses, see ``blackvip.presets.SETTINGS``. None: the most common settings.
     encoder : str, Encoder or None, default=None
-        Of "blackvip" and its kin, see `blackvip.presets.cvpr2023`. None: what the name says.
+        The encoder of "blackvip" and its variants, see `blackvip.presets.cvpr2023`. None: the one in the name.
 
     Returns
     -------
     estimator : estimator
-        Not fitted.
+        The estimator, not fitted.
 
     Raises
     ------
@@ -94,8 +106,8 @@ def make_method(
         If there is no such method.
     """
     if name in _VIEWS:
-        if _VIEWS[name].group == "controls":
-            return ServiceControls(score_fn, class_prompts)
+        if _VIEWS[name].group == "baselines":
+            return ServiceBaselines(score_fn, class_prompts)
         return AReSClassifier(score_fn, class_prompts, inference=_VIEWS[name].name)
     if name in _MAPPINGS:
         return LabelMappedService(score_fn, class_prompts, mapping=name)
@@ -108,37 +120,38 @@ def make_method(
         if encoder is not None and preset is presets.cvpr2023:
             given = {**given, "encoder": encoder}
         return BlackVIPClassifier(score_fn, class_prompts, **preset(dataset, **given))
-    raise ValueError(f"There is no method {name!r}; expected one of {', '.join(METHODS)}, or parameters of your own.")
+    raise ValueError(f"There is no method {name!r}; expected one of {', '.join(METHODS)}, or a dict of parameters.")
 
 
 @dataclass
 class Method:
-    """Methods that one fit serves: several that are views of it, or one of anything else."""
+    """What one fit serves: several views of it, or a single method."""
 
     name: str
     estimator: Any
-    views: dict[str, View] = field(default_factory=dict)  # by the names of their rows
+    #: By the names of their rows; empty for a single method.
+    views: dict[str, View] = field(default_factory=dict)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What its runs depend on besides the data, the service, the budget and the seed, as JSON."""
+        """What its results depend on besides the data, the service, the budget and the seed, as JSON."""
         params = self.estimator.get_params(deep=False)
         relevant = {name: value for name, value in params.items() if name not in _NOT_COMPARED}
         return {"estimator": name_of(self.estimator), **describe(relevant, open_names=False)}
 
     @property
     def costs_the_same(self) -> bool:
-        """Whether what a fit bills does not depend on what it may bill."""
-        return isinstance(self.estimator, (ServiceControls, LabelMappedService, AReSClassifier, WhiteBoxClassifier))
+        """Whether a fit bills the same whatever its budget is."""
+        return getattr(self.estimator, "fixed_cost", False)
 
     @property
     def has_seed(self) -> bool:
-        """Whether it, or a part of it, has a `random_state`."""
+        """Whether the estimator or a part of it has a `random_state`."""
         return any(name.rpartition("__")[2] == "random_state" for name in self.estimator.get_params())
 
 
 def prepared(methods: Sequence[str] | Mapping[str, Any], score_fn: Any, class_prompts: Any) -> list[Method]:
-    """Methods with their estimators; those that share a fit are one, in the place of the first."""
+    """Make the estimators of all methods; methods that share a fit become one, in the place of the first."""
     named = dict(methods) if isinstance(methods, Mapping) else {name: name for name in _checked_names(methods)}
     if not named:
         raise ValueError(f"methods is empty; expected some of {', '.join(METHODS)}.")
@@ -146,7 +159,7 @@ def prepared(methods: Sequence[str] | Mapping[str, Any], score_fn: Any, class_pr
     groups: dict[str, Method] = {}
     for name, value in named.items():
         view = _VIEWS.get(value if isinstance(value, str) else name)
-        if view is not None and isinstance(value, (str, ServiceControls, AReSClassifier)):
+        if view is not None and (isinstance(value, str) or hasattr(value, "log_probas")):
             estimator = make_method(value, score_fn, class_prompts) if isinstance(value, str) else value
             group = view.group + repr(Method(name, estimator).identity | {"inference": None})
             if group not in groups:
@@ -180,19 +193,20 @@ def _checked_estimator(name: str, estimator: Any) -> Any:
 
 
 def _prefixes(estimator: Any) -> list[str]:
-    """Where in an estimator score functions are set: "" in itself, "estimator__" in a part of it."""
+    """Prefixes of the `score_fn` parameters of an estimator: "" for its own, "estimator__" for that of a part."""
     return [name.removesuffix("score_fn") for name in estimator.get_params() if name.rpartition("__")[2] == "score_fn"]
 
 
 def with_parameters(estimator: Any, score_fn: Any, class_prompts: Any, limit: int, seed: int | None) -> Any:
-    """A clone with the service, prompts, budget and seed of a run."""
+    """Return a clone with the service, class prompts, budget and seed of a run."""
     twin = clone(estimator)
-    if isinstance(twin, WhiteBoxClassifier):  # it needs more of the service than its answers
+    if getattr(twin, "needs_gradients", False):
         score_fn = innermost(score_fn)
     known = twin.get_params().keys()
     for prefix in _prefixes(twin):
         wanted = {"score_fn": score_fn, "class_prompts": class_prompts, "verbose": 0, "checkpoint": None}
-        if not prefix:  # parts share the limit
+        if not prefix:
+            # Parts have budgets of their own; the shared budget limits them together.
             wanted["max_queries"] = limit
         if seed is not None:
             wanted["random_state"] = seed

@@ -133,6 +133,9 @@ class WhiteBoxClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
     1.0
     """
 
+    #: `fit` needs the gradients of the service, and bills the same whatever the budget is.
+    fixed_cost = needs_gradients = True
+
     _parameter_constraints = {
         "score_fn": [object],
         "class_prompts": [str, dict, "array-like"],

@@ -1,0 +1,98 @@
+"""Service: a score function with its class prompts, to score images outside of a classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..inputs.images import Images
+from ..scorers import Ledger, ScoreFormat
+from ..scorers.labels.mapping import LabelMapping
+from ..scorers.scoring import Encoding, score_images
+
+__all__ = ["Service", "ServiceAnswer"]
+
+
+class ServiceAnswer(NamedTuple):
+    """What a service returned for some images, and what is known of it since.
+
+    Attributes
+    ----------
+    log_scores : ndarray of shape (n_images, n_class_prompts)
+        Log scores; with a label mapping, of shape (n_images, n_classes).
+    features : ndarray of shape (n_images, n_features) or None
+        Features of the images, if they were encoded on the way.
+    n_queries : int
+        Billed images.
+    score_format : ScoreFormat
+        The format of the scores.
+    """
+
+    log_scores: np.ndarray
+    features: Any
+    n_queries: int
+    score_format: ScoreFormat
+
+
+@dataclass(frozen=True)
+class Service:
+    """A score function, and all that is needed to read its scores.
+
+    Parameters
+    ----------
+    score_fn : callable
+        Score function, see `BlackVIPClassifier`.
+    class_prompts : list of str
+        What the score function is asked for: class prompts, or labels of its own.
+    score_type : {"auto", "logits", "probabilities"}, default="auto"
+        What the scores are.
+    images_per_call : int or None, default=None
+        The most images in one call.
+    score_format : ScoreFormat or None, default=None
+        The format of the scores. None: recognised in the first scores.
+    label_mapping : LabelMapping or None, default=None
+        Maps scores for labels to scores for classes.
+    """
+
+    score_fn: Any
+    class_prompts: list[str]
+    score_type: str = "auto"
+    images_per_call: int | None = None
+    score_format: ScoreFormat | None = None
+    label_mapping: LabelMapping | None = None
+
+    def score(self, images: Images, encode: Encoding | None = None) -> ServiceAnswer:
+        """Score images as they are; bills one image each.
+
+        Parameters
+        ----------
+        images : Images
+            Images to send, at least one.
+        encode : callable or None, default=None
+            Computes features (n, n_features) of pixels (n, 3, height, width), so that each image is read only once.
+
+        Returns
+        -------
+        answer : ServiceAnswer
+            Log scores, features and cost.
+        """
+        ledger = Ledger(
+            self.score_fn,
+            self.class_prompts,
+            max_queries=len(images),
+            images_per_call=self.images_per_call,
+            score_type=self.score_type,
+            score_format=self.score_format,
+            label_mapping=self.label_mapping,
+        )
+        with ledger:
+            _, log_scores, features = zip(*score_images(ledger, images, np.arange(len(images)), encode=encode))
+        return ServiceAnswer(
+            np.concatenate(log_scores),
+            None if encode is None else np.concatenate(features),
+            ledger.n_queries,
+            # If the service returned no score at all, its format is unknown and does not matter.
+            ledger.score_format or ScoreFormat("logits"),
+        )
