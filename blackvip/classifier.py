@@ -16,8 +16,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 
 from .documentation import Documented, pipeline_block
-from .encoders.base import Encoder, TrainableEncoder
-from .encoders.by_name import make_encoder
+from .encoders.base import Encoder
+from .encoders.by_name import make_frozen_encoder
 from .exceptions import BudgetError, FitInterruptedWarning, JournalError, PromptNotUsedWarning
 from .heads.decision import ScoredImages, WithoutPrompt
 from .inputs.class_prompts import make_class_prompts
@@ -586,7 +586,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
             prompter = make_prompter(
                 Coordinator(self.encoder) if self.prompter == "coordinator" else self.prompter
             ).fit_pixels(pixels)
-            self.probe_encoder_ = _frozen_encoder(self.local_encoder).fit_pixels(pixels)
+            self.probe_encoder_ = make_frozen_encoder(self.local_encoder).fit_pixels(pixels)
             w = prompter.initial_parameters(rng)
 
         # prompts -> scores -> losses
@@ -831,13 +831,3 @@ def _seed(random_state: Any) -> int:
     if isinstance(random_state, Integral):
         return int(random_state)
     return int(check_random_state(random_state).randint(2**31))
-
-
-def _frozen_encoder(local_encoder: str | Encoder) -> Encoder:
-    encoder = make_encoder(local_encoder)
-    if isinstance(encoder, TrainableEncoder):
-        raise ValueError(
-            f"local_encoder={local_encoder!r} is trained together with a prompt; expected a frozen one, such as "
-            "'gradients', 'pca' or a timm model's name."
-        )
-    return encoder

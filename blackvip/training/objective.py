@@ -193,12 +193,12 @@ class Objective:
         """
         n_images = int(np.clip(_RMS_PIXELS // math.prod(self.images.size), 8, 64))
         if self._rms_features is None:
-            self._rms_features = self.features(np.arange(min(len(self.y), n_images))).double()
+            self._rms_features = self.features(np.arange(min(len(self.y), n_images))).double()[None]
         start = torch.as_tensor(w, dtype=torch.float64)
-        before = self.prompter.prompts(start[None], self._rms_features)
+        before = self.prompter.prompts(start[None, None], self._rms_features)[0]
         moved = []
         for part in torch.as_tensor(directions).split(max(1, _CHUNK_BYTES // (before.numel() * 8))):
-            moves = self.prompter.prompts(start + part, self._rms_features) - before
+            moves = self.prompter.prompts((start + part)[None], self._rms_features)[0] - before
             moved.append(moves.square_().mean(dim=(1, 2, 3, 4)).sqrt_())
         return self.prompt_scale * torch.cat(moved).numpy()
 

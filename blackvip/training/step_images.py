@@ -51,6 +51,6 @@ class StepImages:
             at_once = max(1, _CHUNK_BYTES // (canvas.numel() * canvas.element_size()))
             for first in range(0, group_size, at_once):
                 places = members[:, first : first + at_once]
-                prompts = prompter.grouped_prompts(candidates[places], features)
+                prompts = prompter.prompts(candidates[places], features)
                 images = prompted(canvas[:, None], prompts, prompt_scale)
                 yield places.reshape(-1), images.flatten(0, 1)
