@@ -69,14 +69,14 @@ def white_box(task, seed, split):
     log_scale = torch.zeros(1, requires_grad=True)  # a temperature, as the default has one
     optimizer.add_param_group({"params": [log_scale]})
     for _ in range(WHITE_BOX_STEPS):
-        drawn = (pixels[0] + basis.prompts(w, features[0])[0]).clamp(0, 1)
+        drawn = (pixels[0] + basis.prompts(w[None], features[0][None])[0, 0]).clamp(0, 1)
         loss = F.cross_entropy(task.network(drawn) * log_scale.exp(), torch.as_tensor(y))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
     with torch.no_grad():
-        drawn = (pixels[1] + basis.prompts(w, features[1])[0]).clamp(0, 1)
+        drawn = (pixels[1] + basis.prompts(w[None], features[1][None])[0, 0]).clamp(0, 1)
         scores = task.score_fn(to_uint8(drawn), None)
     return {"prompt": float((scores.argmax(axis=1) == y_test).mean())}
 

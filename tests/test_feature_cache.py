@@ -50,16 +50,16 @@ def test_an_image_goes_through_the_network_once_and_comes_out_the_same(passes, i
     cached = CachedEncoder(NETWORK, path=tmp_path / "features" if in_file else None)
     pixels = some_pixels()
     first = clone(cached).fit_pixels(pixels[:2])
-    features = first.encode(pixels[[0, 1, 1, 0]])
+    features = first.features(pixels[[0, 1, 1, 0]])
     assert passes == [1, 1]
     other = clone(cached).fit_pixels(pixels[2:])  # a network learns nothing, so that its clones share
-    torch.testing.assert_close(other.encode(pixels)[:2], features[:2], rtol=0, atol=0)
+    torch.testing.assert_close(other.features(pixels)[:2], features[:2], rtol=0, atol=0)
     assert passes == [1] * 6
     expected = clone(NETWORK).fit_pixels(pixels).encode(pixels)
-    torch.testing.assert_close(other.encode(pixels).float(), expected, rtol=1e-4, atol=1e-5)
-    assert other.encode(pixels[:0]).shape == (0, expected.shape[1])
+    torch.testing.assert_close(other.features(pixels).float(), expected, rtol=1e-4, atol=1e-5)
+    assert other.features(pixels[:0]).shape == (0, expected.shape[1])
     before = len(passes)
-    other.encode(pixels.double())  # other numbers are other images
+    other.features(pixels.double())  # other numbers are other images
     assert len(passes) == before + 6
 
 
@@ -82,11 +82,11 @@ def test_what_is_fitted_to_a_fold_is_a_part_of_the_key():
     folds = pixels[:8], pixels[4:]
     for training in folds:
         cached = CachedEncoder(PCAEncoder(5)).fit_pixels(training)
-        expected = PCAEncoder(5).fit_pixels(training).encode(pixels)
-        torch.testing.assert_close(cached.encode(pixels), expected)
-        torch.testing.assert_close(cached.encode(pixels), expected)
+        expected = PCAEncoder(5).fit_pixels(training).features(pixels)
+        torch.testing.assert_close(cached.features(pixels), expected)
+        torch.testing.assert_close(cached.features(pixels), expected)
     wider = CachedEncoder(PCAEncoder(6)).fit_pixels(folds[0])
-    assert wider.encode(pixels).shape == (12, 6)
+    assert wider.features(pixels).shape == (12, 6)
 
 
 def test_a_fit_with_a_cache_is_the_same_whether_the_cache_is_empty_or_full(passes):
@@ -107,16 +107,16 @@ def test_memory_is_bounded_and_what_was_asked_for_last_stays(passes):
     pixels = some_pixels()
     row = 8 * NETWORK.n_features_out_
     cached = CachedEncoder(NETWORK, max_bytes=3 * row + 1).fit_pixels(pixels)
-    cached.encode(pixels[:3])
-    cached.encode(pixels[:1])
-    cached.encode(pixels[3:4])  # instead of the second
+    cached.features(pixels[:3])
+    cached.features(pixels[:1])
+    cached.features(pixels[3:4])  # instead of the second
     assert feature_cache._in_memory.n_bytes == 3 * row
     assert len(passes) == 4
-    cached.encode(pixels[[0, 2, 3]])
+    cached.features(pixels[[0, 2, 3]])
     assert len(passes) == 4
-    cached.encode(pixels[1:2])
+    cached.features(pixels[1:2])
     assert len(passes) == 5
-    cached.set_params(max_bytes=0).encode(pixels)
+    cached.set_params(max_bytes=0).features(pixels)
     assert feature_cache._in_memory.n_bytes == 0
 
 
@@ -129,12 +129,12 @@ from blackvip import CachedEncoder, TimmEncoder
 folder = {str(tmp_path)!r}
 pixels = torch.from_numpy(np.load(folder + "/pixels.npy"))
 cached = CachedEncoder(TimmEncoder("test_resnet.r160_in1k", pretrained=False), folder + "/features").fit_pixels(pixels)
-np.save(folder + "/first.npy", cached.encode(pixels[:2]).numpy())
+np.save(folder + "/first.npy", cached.features(pixels[:2]).numpy())
 """
     cached = CachedEncoder(NETWORK, tmp_path / "features").fit_pixels(pixels)
-    cached.encode(pixels[:1])  # the file is open here, while the other process adds to it
+    cached.features(pixels[:1])  # the file is open here, while the other process adds to it
     subprocess.run([sys.executable, "-c", program], check=True)
-    features = cached.encode(pixels)
+    features = cached.features(pixels)
     assert len(passes) == 2  # the first here and the third; the second was encoded there
     np.testing.assert_array_equal(features[:2].numpy(), np.load(tmp_path / "first.npy"))
 
@@ -150,7 +150,7 @@ def test_pickles_hold_no_features(passes, tmp_path):
 
 
 def test_a_trained_encoder_is_refused():
-    with pytest.raises(ValueError, match="encoder='scratch' is trained, .* expected a frozen one"):
+    with pytest.raises(ValueError, match="encoder='scratch' is trained together .* expected a frozen encoder"):
         CachedEncoder("scratch").fit_pixels(some_pixels())
     with pytest.raises(ValueError, match="The 'max_bytes' parameter"):
         CachedEncoder("pca", max_bytes=-1).fit_pixels(some_pixels())

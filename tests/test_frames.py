@@ -48,7 +48,7 @@ def test_where_a_frame_is(frame, size, hole, n_parameters):
     frame.fit_pixels(pixels)
     assert frame.n_parameters_ == n_parameters
     ones = torch.full((1, n_parameters), 50.0)  # whose sigmoid is one
-    prompt = frame.prompts(ones, frame.features(pixels))[0, 0]
+    prompt = frame.prompts(ones[None], frame.features(pixels)[None])[0, 0, 0]
     expected = torch.ones(3, *size)
     expected[:, hole[0], hole[1]] = 0
     torch.testing.assert_close(prompt > 0, expected > 0)
@@ -62,15 +62,15 @@ def test_a_frame_is_the_same_for_every_image_and_each_parameter_is_one_pixel(fra
     assert features.shape[0] == 4
     rng = np.random.default_rng(0)
     candidates = torch.tensor(rng.normal(size=(3, frame.n_parameters_)))
-    prompts = frame.prompts(candidates, features)
+    prompts = frame.prompts(candidates[None], features[None])[0]
     assert prompts.shape == (3, 4, 3, 12, 9)
     assert (prompts == prompts[:, :1]).all()
     for candidate, of_one in zip(candidates, prompts):
-        torch.testing.assert_close(frame.prompts(candidate[None], features)[0], of_one)
+        torch.testing.assert_close(frame.prompts(candidate[None, None], features[None])[0, 0], of_one)
     for index in rng.choice(frame.n_parameters_, 10, replace=False):
         moved = candidates[:1].clone()
         moved[0, index] += 1
-        assert (frame.prompts(moved, features) != prompts[:1])[0, 0].sum() == 1
+        assert (frame.prompts(moved[None], features[None])[0] != prompts[:1])[0, 0].sum() == 1
 
 
 def test_vp_adds_its_frame_and_leaves_the_middle():
@@ -111,7 +111,7 @@ def test_what_is_trained_is_what_is_predicted_and_no_scale_is_no_frame(frame):
     pixels = some_pixels()
     frame, w = frozen(frame, pixels, prompt_scale=0.5)
     candidates = torch.tensor(w)[None]
-    trained = prompted(frame.canvas(pixels), frame.prompts(candidates, frame.features(pixels)), 0.5)[0]
+    trained = prompted(frame.canvas(pixels), frame.prompts(candidates[None], frame.features(pixels)[None])[0], 0.5)[0]
     torch.testing.assert_close(frame.draw(pixels), trained)
     alone = torch.cat([frame.draw(image[None]) for image in pixels])
     torch.testing.assert_close(alone, trained, atol=1e-9, rtol=0)
@@ -131,11 +131,14 @@ def test_starts():
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
-        (PaddingFrame(width=0), "width=0; expected a number of pixels above 0"),
-        (PaddingFrame(start="one"), "start='one'; expected 'zero' or 'random'"),
-        (ReprogrammingFrame(inner=0), "inner=0; expected a number of pixels above 0, and at most 224"),
-        (ReprogrammingFrame(inner=300), "inner=300; expected"),
-        (ReprogrammingFrame(start="none"), "start='none'; expected"),
+        (PaddingFrame(width=0), "The 'width' parameter of PaddingFrame must be a float in the range .0.0, inf."),
+        (PaddingFrame(start="one"), "The 'start' parameter of PaddingFrame must be a str among"),
+        (
+            ReprogrammingFrame(inner=0),
+            "The 'inner' parameter of ReprogrammingFrame must be a float in the range .0.0, 224.0.",
+        ),
+        (ReprogrammingFrame(inner=300), "The 'inner' parameter .* Got 300 instead"),
+        (ReprogrammingFrame(start="none"), "The 'start' parameter of ReprogrammingFrame must be a str among"),
     ],
 )
 def test_what_a_frame_cannot_be(frame, message):

@@ -56,7 +56,7 @@ def test_cells_are_where_they_are_in_the_image():
     pixels[:, 1, :16, 16:] = 1.0  # the upper right quarter is green
     encoder = GradientEncoder()
     encoder.mean_, encoder.scale_ = 0.0, 1.0
-    features = encoder.encode(pixels)[0].numpy()
+    features = encoder.features(pixels)[0].numpy()
     coarse, fine, colour = np.split(features, [COARSE, COARSE + FINE])
     cells = np.square(fine[: 16 * 16].reshape(2, 8, 4, 4)[0, 0])
     assert cells[3, 0] == cells[2:, :2].max()
@@ -67,7 +67,7 @@ def test_cells_are_where_they_are_in_the_image():
 def test_blocks_of_training_images_are_standardised_to_norm_one():
     pixels = textures(40)
     encoder = GradientEncoder().fit_pixels(pixels)
-    features = encoder.encode(pixels)
+    features = encoder.features(pixels)
     assert features.shape == (40, encoder.n_features_out_) == (40, COARSE + FINE + COLOUR)
     np.testing.assert_allclose(features.mean(dim=0), 0, atol=1e-12)
     for block in features.split(encoder.block_sizes_, dim=1):
@@ -77,25 +77,25 @@ def test_blocks_of_training_images_are_standardised_to_norm_one():
 @pytest.mark.parametrize("pixels", [torch.full((6, 3, 9, 9), 0.3), textures(6, 9, 9)[:1]])
 def test_constant_features_do_not_explode(pixels):
     encoder = GradientEncoder().fit_pixels(pixels)
-    np.testing.assert_allclose(encoder.encode(pixels), 0, atol=1e-9)
-    assert encoder.encode(textures(6, 9, 9, seed=1)).norm(dim=1).max() < 200  # a feature is 0.01 of its units
+    np.testing.assert_allclose(encoder.features(pixels), 0, atol=1e-9)
+    assert encoder.features(textures(6, 9, 9, seed=1)).norm(dim=1).max() < 200  # a feature is 0.01 of its units
 
 
 def test_a_feature_that_was_constant_by_chance_weighs_as_much_as_others():
     pixels = textures(30, 28, 28)
     pixels[..., :14, :] = 0.5
     encoder = GradientEncoder().fit_pixels(pixels)
-    assert encoder.encode(textures(5, 28, 28, seed=1)).norm(dim=1).max() < 20
+    assert encoder.features(textures(5, 28, 28, seed=1)).norm(dim=1).max() < 20
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (5, 3), (64, 64), (65, 200), (300, 130)])
 def test_features_depend_on_the_image_alone_whatever_its_size(size):
     pixels = textures(5, *size)
     encoder = GradientEncoder().fit_pixels(pixels)
-    together = encoder.encode(pixels)
+    together = encoder.features(pixels)
     assert together.dtype == torch.float64
     assert together.isfinite().all()
-    apart = torch.cat([encoder.encode(image[None]) for image in pixels])
+    apart = torch.cat([encoder.features(image[None]) for image in pixels])
     torch.testing.assert_close(apart, together, atol=1e-9, rtol=0)
 
 

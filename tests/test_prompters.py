@@ -32,11 +32,12 @@ def test_contract_of_a_prompter(prompter, pixels):
     start = prompter.initial_parameters(np.random.default_rng(0))
     assert start.shape == (prompter.n_parameters_,)
     some = candidates(prompter)
-    together = prompter.prompts(some, features)
-    assert together.shape == (3, 12, 3, 20, 16)
-    for candidate, prompts in zip(some, together):
-        torch.testing.assert_close(prompter.prompts(candidate[None], features)[0], prompts, atol=1e-5, rtol=1e-4)
-    zero = prompter.prompts(torch.tensor(start, dtype=torch.float32)[None], features)
+    together = prompter.prompts(some[None], features[None])
+    assert together.shape == (1, 3, 12, 3, 20, 16)
+    for candidate, prompts in zip(some, together[0]):
+        alone = prompter.prompts(candidate[None, None], features[None])[0, 0]
+        torch.testing.assert_close(alone, prompts, atol=1e-5, rtol=1e-4)
+    zero = prompter.prompts(torch.tensor(start, dtype=torch.float32)[None, None], features[None])
     assert not zero.any()  # training starts at the zero-shot service
 
 
@@ -45,10 +46,10 @@ def test_groups_of_candidates_are_drawn_as_each_alone(prompter, pixels):
     prompter.fit_pixels(pixels)
     features = torch.stack(prompter.features(pixels).split(4))
     groups = torch.stack(candidates(prompter, p=6).split(2))
-    together = prompter.grouped_prompts(groups, features)
+    together = prompter.prompts(groups, features)
     assert together.shape == (3, 2, 4, 3, 20, 16)
     for drawn, group, of_group in zip(together, groups, features):
-        torch.testing.assert_close(prompter.prompts(group, of_group), drawn, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(prompter.prompts(group[None], of_group[None])[0], drawn, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("prompter", [Coordinator(), Coordinator("scratch"), PromptBasis()])
@@ -64,7 +65,7 @@ def test_frozen_prompter_draws_each_image_alone_and_pickles(prompter, pixels):
     alone = torch.cat([prompter.draw(image[None]) for image in pixels])
     torch.testing.assert_close(alone, whole, atol=1e-9, rtol=0)
     # the statistics of all training images give what batch mode gives on them
-    batch = prompted(pixels.double(), prompter.prompts(w[None], features), 0.7)[0]
+    batch = prompted(pixels.double(), prompter.prompts(w[None, None], features[None])[0], 0.7)[0]
     torch.testing.assert_close(whole, batch, atol=1e-9, rtol=0)
 
     buffer = io.BytesIO()
@@ -99,7 +100,7 @@ def test_basis_equals_its_formula(pixels):
     np.testing.assert_allclose(scaled, phi[:, 5:], atol=2e-5)
     np.testing.assert_allclose(basis.images_ * basis.scale_[:5, None, None, None], phi[0, :5], atol=2e-5)
     w = np.random.default_rng(1).normal(size=(2, 14))
-    prompts = basis.prompts(torch.tensor(w, dtype=torch.float32), basis.features(pixels))
+    prompts = basis.prompts(torch.tensor(w[None], dtype=torch.float32), basis.features(pixels)[None])[0]
     np.testing.assert_allclose(prompts.numpy(), np.einsum("pj,njchw->pnchw", w, phi), atol=1e-4)
 
 
@@ -132,7 +133,7 @@ def test_coordinator_puts_features_before_the_trigger(pixels):
     trigger = torch.arange(772.0)
     w[0, :772] = trigger
     features = coordinator.features(pixels)
-    cells = coordinator._cells(w, features, None)
+    cells = coordinator._cells(w[None], features[None], None)[0]
     assert cells.shape == (1, 12, 16, 49)
     expected = torch.cat([features[5].float(), trigger])
     torch.testing.assert_close(cells[0, 5].flatten(), expected)
@@ -157,18 +158,18 @@ def test_prompt_is_the_centre_of_the_decoders_picture_or_enlarged():
     rng = np.random.default_rng(0)
     small = Coordinator(last_layer="random").fit_pixels(torch.rand(4, 3, 10, 28))
     assert small.decoder_.side == 28
-    w = torch.tensor(small.initial_parameters(rng))[None]
-    features = small.features(torch.rand(4, 3, 10, 28))
+    w = torch.tensor(small.initial_parameters(rng))[None, None]
+    features = small.features(torch.rand(4, 3, 10, 28))[None]
     prompts = small.prompts(w, features)
-    _, _, decoder = w.split(small._sizes(), dim=1)
-    whole = small.decoder_(decoder, small._cells(w, features, None))
-    torch.testing.assert_close(prompts, whole[..., 9:19, :])
+    _, _, decoder = w.split(small._sizes(), dim=2)
+    whole = small.decoder_(decoder[0], small._cells(w, features, None)[0])
+    torch.testing.assert_close(prompts[0], whole[..., 9:19, :])
 
     large = Coordinator(last_layer="random").fit_pixels(torch.rand(2, 3, 300, 448))
     prompts = large.prompts(
-        torch.tensor(large.initial_parameters(rng))[None], large.features(torch.rand(2, 3, 300, 448))
+        torch.tensor(large.initial_parameters(rng))[None, None], large.features(torch.rand(2, 3, 300, 448))[None]
     )
-    assert prompts.shape == (1, 2, 3, 300, 448)
+    assert prompts.shape == (1, 1, 2, 3, 300, 448)
     assert prompts.std() > 0.01
 
 
@@ -179,7 +180,7 @@ def test_pca_features_span_the_subspace_of_scikit_learn(pixels):
     rows = pixels.flatten(1).double().numpy()
     components = PCA(5, svd_solver="full").fit(rows).components_
     np.testing.assert_allclose(encoder.axes_, components, atol=1e-12)
-    features = encoder.encode(pixels).numpy()
+    features = encoder.features(pixels).numpy()
     np.testing.assert_allclose(features, rows @ components.T / np.sqrt(((rows @ components.T) ** 2).mean()), atol=1e-9)
 
 
@@ -219,7 +220,9 @@ def test_scratch_encoder_equals_torch_layers():
     nn.utils.vector_to_parameters(parameters, reference.parameters())
     with torch.no_grad():
         expected = reference(images).view(6, 32, 49)
-    torch.testing.assert_close(encoder.cells(parameters[None], images)[0], expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        encoder.latents(parameters[None, None], images[None])[0, 0].view(6, 32, 49), expected, atol=1e-5, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize(("name", "size"), [("test_vit.r160_in1k", 160), ("resnet10t.c3_in1k", 176)])
@@ -266,8 +269,8 @@ def test_names():
 @pytest.mark.parametrize(
     ("coordinator", "message"),
     [
-        (Coordinator(src_dim=100), "src_dim=100; expected a multiple of 49"),
-        (Coordinator(last_layer="ones"), "last_layer='ones'; expected 'zero' or 'random'"),
+        (Coordinator(src_dim=100), "src_dim=100 was given; expected a multiple of 49"),
+        (Coordinator(last_layer="ones"), "The 'last_layer' parameter of Coordinator must be a str among"),
     ],
 )
 def test_coordinator_errors(coordinator, message, pixels):

@@ -20,10 +20,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ..encoders.base import Encoder, TrainableEncoder
-from ..encoders.by_name import make_encoder
-from ..encoders.pca import PCAEncoder
-from ..encoders.slopes import features_of
+from ..encoders.base import Encoder
+from ..encoders.by_name import make_frozen_encoder
 from ..exceptions import BudgetError
 from ..inputs.class_prompts import make_class_prompts
 from ..inputs.labels import class_indices, labels_of
@@ -238,13 +236,11 @@ class AReSClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
             For unusable parameters, images, labels or prompts.
         """
         y = labels_of(X, y)
-        encoder = make_encoder(self.local_encoder)
-        if isinstance(encoder, TrainableEncoder):
-            raise ValueError(f"local_encoder={self.local_encoder!r} has no features of its own; expected a frozen one.")
-        if isinstance(encoder, PCAEncoder) and self.reprogramming == "padding":
+        encoder = make_frozen_encoder(self.local_encoder)
+        if encoder.is_of_one_size and self.reprogramming == "padding":
             raise ValueError(
-                "reprogramming='padding' makes images larger, and the PCA encoder reads only those of the training "
-                "images' size; expected reprogramming='watermark', or another local_encoder."
+                f"reprogramming='padding' enlarges images, but local_encoder={self.local_encoder!r} takes only images "
+                "of the training images' size; expected reprogramming='watermark', or another local_encoder."
             )
         images, y = self._learn_images(X, y)
         self.classes_ = np.unique(y)
@@ -260,6 +256,11 @@ class AReSClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
         random = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
         pixels = self.image_format_.pixels(images[:])
         self.encoder_ = encoder.fit_pixels(pixels)
+        if not self.encoder_.encode(pixels[:1].clone().requires_grad_()).requires_grad:
+            raise TypeError(
+                f"Gradients do not pass through local_encoder={self.local_encoder!r}; expected an encoder whose "
+                "`encode` uses operations of torch alone."
+            )
         service = Service(self.score_fn, self.class_prompts_, self.score_type, self.images_per_call)
         answer = service.score(images)
         self.score_type_, self._floor = answer.score_format.score_type, answer.score_format.floor
@@ -344,7 +345,8 @@ class AReSClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
 
     def _prime(self, pixels: torch.Tensor, teacher: np.ndarray, random: np.random.Generator) -> None:
         """The first stage: a linear head on the local features learns the service's probabilities."""
-        features = torch.cat([part.detach() for part in map(features_of(self.encoder_), pixels.split(64))]).double()
+        with torch.no_grad():
+            features = torch.cat([self.encoder_.encode(part) for part in pixels.split(64)]).double()
         mean = features.mean(0)
         scale = max(float((features - mean).square().mean().sqrt()), _LEAST_SPREAD)
         z, target = (features - mean) / scale, torch.from_numpy(teacher)
@@ -412,7 +414,7 @@ class AReSClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
 
     def _outputs(self, pixels: torch.Tensor, program: torch.Tensor) -> torch.Tensor:
         """Outputs (n, n_classes) of the primed head for reprogrammed images."""
-        features = features_of(self.encoder_)(_reprogrammed(pixels, program.to(pixels.dtype), self.reprogramming))
+        features = self.encoder_.encode(_reprogrammed(pixels, program.to(pixels.dtype), self.reprogramming))
         coef, intercept = (torch.from_numpy(values).to(features.dtype) for values in (self.coef_, self.intercept_))
         return features @ coef.T + intercept
 

@@ -14,8 +14,8 @@ from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from ..encoders.base import Encoder, TrainableEncoder
-from ..encoders.by_name import make_encoder
+from ..encoders.base import Encoder
+from ..encoders.by_name import make_frozen_encoder
 from ..heads.baselines import fit_baselines
 from ..heads.scored import ScoredImages
 from ..inputs.class_prompts import make_class_prompts
@@ -89,9 +89,7 @@ class ServiceBaselines(_ReadsTrainingSet, BaseEstimator):
     def fit(self, X: Any, y: Any) -> ServiceBaselines:
         """Score each training image once and fit all baselines."""
         images, index = self._training_set(X, y)
-        encoder = make_encoder(self.local_encoder)
-        if isinstance(encoder, TrainableEncoder):
-            raise ValueError(f"local_encoder={self.local_encoder!r} has no features of its own; expected a frozen one.")
+        encoder = make_frozen_encoder(self.local_encoder)
         sample = np.linspace(0, len(images) - 1, min(len(images), most_to_fit(self.image_format_))).astype(int)
         self.probe_encoder_ = encoder.fit_pixels(images.pixels(sample))
         learning = learning_scorer(self.score_fn)

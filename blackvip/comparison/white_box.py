@@ -238,8 +238,8 @@ class WhiteBoxClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
             rows, order = order[:size], order[size:]
             some = pixels[rows]
             known = prompter.features(some) if features is None else features[rows]
-            drawn = prompted(prompter.canvas(some), prompter.prompts(w[None], known), self.prompt_scale)
-            logits = network(drawn[0])
+            prompts = prompter.prompts(w[None, None], known[None])[0, 0]
+            logits = network(prompted(prompter.canvas(some), prompts, self.prompt_scale))
             labels = y[rows].to(logits.device)
             loss = F.cross_entropy(logits.float(), labels)
             (gradient,) = torch.autograd.grad(loss, w)

@@ -1,7 +1,7 @@
-"""Encoders: from images to the features that a Coordinator draws its prompts from, and that local probes read."""
+"""Encoders turn images into the features that the Coordinator and local probes read."""
 
-from .base import Encoder, TrainableEncoder
-from .by_name import make_encoder
+from .base import Encoder
+from .by_name import make_encoder, make_frozen_encoder
 from .cached import CachedEncoder
 from .histograms import GradientEncoder
 from .pca import PCAEncoder
@@ -15,6 +15,6 @@ __all__ = [
     "PCAEncoder",
     "ScratchEncoder",
     "TimmEncoder",
-    "TrainableEncoder",
     "make_encoder",
+    "make_frozen_encoder",
 ]

@@ -1,9 +1,4 @@
-"""What an encoder is: images to the features that prompts and local probes are made from.
-
-A frozen encoder is fitted once to the training images and then only transforms, so each image's features are computed
-once. A trainable one (`ScratchEncoder`) has parameters of its own. For scikit-learn both are transformers of images in
-any form; the training loop uses the methods that take pixels.
-"""
+"""The base class of encoders, which turn images into features for prompters and local probes."""
 
 from __future__ import annotations
 
@@ -16,43 +11,117 @@ import torch
 
 from ..inputs.reading import ImageTransformer, pixel_batches
 
-__all__ = ["Encoder", "TrainableEncoder"]
+__all__ = ["Encoder"]
 
 
 class Encoder(ImageTransformer, ABC):
-    """What a Coordinator needs of an encoder: `fit_pixels` and `encode`. `fit` and `transform` come with them.
+    """Base class of encoders. A subclass needs two methods: `fit_pixels` and `encode`.
+
+    A frozen encoder is fitted once to the training images, and each image's features are computed once. A trained
+    encoder (`ScratchEncoder`) sets `is_frozen` to False and has parameters of its own, which stand in front of the
+    decoder's parameters in every candidate.
+
+    A class statement with a name, such as ``class PCAEncoder(Encoder, name="pca")``, registers that name.
 
     Attributes
     ----------
     n_features_out_ : int
-        Numbers that the decoder gets for an image.
+        Number of features that the decoder gets for each image; `fit_pixels` sets it.
+    is_frozen : bool
+        Whether the features depend on no parameters that are trained with the prompt.
+    is_of_one_size : bool
+        Whether `encode` takes only images of the size that the encoder was fitted to.
     """
 
-    n_features_out_: int
     named: ClassVar[dict[str, type[Encoder]]] = {}  #: Encoders that have a short name, as in ``encoder="pca"``.
+    is_frozen: bool = True
+    is_of_one_size: bool = False
+    n_features_out_: int
 
     def __init_subclass__(cls, name: str | None = None, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         if name is not None:
             Encoder.named[name] = cls
 
-    @property
-    def n_parameters(self) -> int:
-        """Parameters that are trained with the decoder; 0 for a frozen encoder."""
-        return 0
-
     @abstractmethod
     def fit_pixels(self, pixels: torch.Tensor) -> Encoder:
-        """Learn from training images (n, 3, height, width) in [0, 1]; set `n_features_out_`."""
+        """Learn from training images (n, 3, height, width) in [0, 1], and set `n_features_out_`."""
 
     @abstractmethod
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Per-image features of shape (n, ...), which do not depend on trainable parameters."""
+        """Features (n, ...) of images (n, 3, height, width), float32 or float64.
+
+        A frozen encoder computes them in the precision of the pixels, by operations of torch that gradients can pass.
+        """
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Features of images in double precision, without a graph for gradients.
+
+        Parameters
+        ----------
+        pixels : tensor of shape (n, 3, height, width)
+            RGB in [0, 1].
+
+        Returns
+        -------
+        features : tensor of shape (n, ...)
+            They depend on no trained parameters.
+        """
+        with torch.no_grad():
+            return self.encode(pixels.double())
 
     @property
     def block_sizes_(self) -> tuple[int, ...]:
-        """Features of each block of features that a probe of its own may be given: by default one block of all."""
+        """Number of features in each block of features; a local probe is fitted to each block."""
         return (self.n_features_out_,)
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of parameters that are trained with the decoder's; 0 for a frozen encoder."""
+        return 0
+
+    @property
+    def n_statistics(self) -> int:
+        """Length of the vector of batch statistics; 0 for a frozen encoder."""
+        return 0
+
+    def initial_parameters(self, rng: np.random.Generator) -> np.ndarray:
+        """Parameters (n_parameters,) that training starts from."""
+        return np.empty(0)
+
+    def latents(
+        self, parameters: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The decoder's input z of each parameter vector for each image of its group.
+
+        Parameters
+        ----------
+        parameters : tensor of shape (g, p, n_parameters)
+            As many vectors in each group.
+        features : tensor of shape (g, n, ...)
+            Features of the images of each group.
+        statistics : tensor of shape (n_statistics,) or None
+            Result of `batch_statistics`. None: statistics of the batch.
+
+        Returns
+        -------
+        z : tensor of shape (g, p, n, n_features_out_)
+            In the precision of the parameters.
+        """
+        z = features.flatten(2).to(parameters.dtype)
+        return z[:, None].expand(-1, parameters.shape[1], -1, -1)
+
+    def batch_statistics(self, parameters: torch.Tensor, batches: Callable[[], Iterable[torch.Tensor]]) -> torch.Tensor:
+        """Statistics (n_statistics,) with which the z of an image does not depend on the other images.
+
+        Parameters
+        ----------
+        parameters : tensor of shape (n_parameters,)
+            The parameters that will be frozen.
+        batches : callable
+            Returns an iterator over the features of all training images.
+        """
+        return parameters.new_empty(0)
 
     def fit(self, X: Any, y: Any = None) -> Encoder:
         """Learn from training images.
@@ -72,22 +141,22 @@ class Encoder(ImageTransformer, ABC):
         return self.fit_pixels(self._pixels(X))
 
     def transform(self, X: Any) -> np.ndarray:
-        """Features of images.
+        """Compute the features of images.
 
         Parameters
         ----------
         X : images, in any form that `BlackVIPClassifier` takes
-            Of the size that `fit` was given.
+            Images of the size that `fit` was given.
 
         Returns
         -------
         features : ndarray of shape (n_images, n_features), float64
-            A row per image.
+            One row per image.
         """
         return self.encode_batches(pixel_batches(self.image_format_, self._open_images(X)))
 
     def encode_batches(self, batches: Iterable[torch.Tensor]) -> np.ndarray:
-        """Features of batches of pixels, a row per image.
+        """Compute the features of batches of pixels.
 
         Parameters
         ----------
@@ -97,28 +166,10 @@ class Encoder(ImageTransformer, ABC):
         Returns
         -------
         features : ndarray of shape (n_images, n_features), float64
-            Of all batches.
+            One row per image, over all batches.
         """
-        return np.concatenate([self.encode(pixels).flatten(1).double().numpy() for pixels in batches])
+        return np.concatenate([self.features(pixels).flatten(1).double().numpy() for pixels in batches])
 
     @property
     def _n_features_out(self) -> int:
         return self.n_features_out_
-
-
-class TrainableEncoder(Encoder):
-    """An encoder whose parameters are trained: they stand in front of the decoder's in every candidate."""
-
-    @abstractmethod
-    def initial_parameters(self, rng: np.random.Generator) -> np.ndarray:
-        """Parameters of shape (n_parameters,) that training starts from."""
-
-    @abstractmethod
-    def cells(
-        self, parameters: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """The decoder's input (p, n, channels, 49) of each parameter vector (p, n_parameters)."""
-
-    @abstractmethod
-    def batch_statistics(self, parameters: torch.Tensor, batches: Callable[[], Iterable[torch.Tensor]]) -> torch.Tensor:
-        """What `cells` needs so that an image's cells do not depend on the others, as one vector."""

@@ -1,4 +1,4 @@
-"""Encoders by their names: short ones, and those of timm's models."""
+"""Encoders by name: the short names of this package, and the names of timm's models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import difflib
 import timm
 from sklearn.base import clone
 
-from .base import Encoder, TrainableEncoder
+from .base import Encoder
 from .timm import TimmEncoder
 
 __all__ = ["make_encoder", "make_frozen_encoder"]
@@ -20,13 +20,18 @@ def make_encoder(encoder: str | Encoder) -> Encoder:
     ----------
     encoder : {"pca", "gradients", "scratch"}, name of a timm model, or Encoder
         An `Encoder` is cloned.
+
+    Returns
+    -------
+    encoder : Encoder
+        The unfitted encoder.
     """
     names = ", ".join(map(repr, Encoder.named))
     if isinstance(encoder, Encoder):
         return clone(encoder)
     if not isinstance(encoder, str):
         raise TypeError(
-            f"encoder is a {type(encoder).__name__}; expected one of {names}, a timm model's name, or an Encoder."
+            f"encoder is a {type(encoder).__name__}; expected one of {names}, the name of a timm model, or an Encoder."
         )
     if encoder in Encoder.named:
         return Encoder.named[encoder]()
@@ -34,17 +39,35 @@ def make_encoder(encoder: str | Encoder) -> Encoder:
         close = difflib.get_close_matches(encoder, timm.list_models(), n=3)
         raise ValueError(
             f"encoder={encoder!r} is neither one of {names}, nor a model that timm knows"
-            + (f"; similar names: {', '.join(close)}." if close else ". timm.list_models() lists them.")
+            + (f"; similar names: {', '.join(close)}." if close else ". timm.list_models() lists all models.")
         )
     return TimmEncoder(encoder)
 
 
-def make_frozen_encoder(local_encoder: str | Encoder) -> Encoder:
-    """Make an unfitted encoder that has no parameters to train; a trainable one is a ValueError."""
-    encoder = make_encoder(local_encoder)
-    if isinstance(encoder, TrainableEncoder):
+def make_frozen_encoder(encoder: str | Encoder, parameter: str = "local_encoder") -> Encoder:
+    """Make an unfitted encoder that has no trained parameters.
+
+    Parameters
+    ----------
+    encoder : str or Encoder
+        The value that `make_encoder` takes.
+    parameter : str, default="local_encoder"
+        Name of the parameter that holds it, for the error.
+
+    Returns
+    -------
+    encoder : Encoder
+        The unfitted encoder.
+
+    Raises
+    ------
+    ValueError
+        If the encoder is trained together with a prompt.
+    """
+    made = make_encoder(encoder)
+    if not made.is_frozen:
         raise ValueError(
-            f"local_encoder={local_encoder!r} is trained together with a prompt; expected a frozen one, such as "
-            "'gradients', 'pca' or a timm model's name."
+            f"{parameter}={encoder!r} is trained together with a prompt, so its features change at every step; "
+            "expected a frozen encoder, such as 'gradients', 'pca' or the name of a timm model."
         )
-    return encoder
+    return made

@@ -1,4 +1,4 @@
-"""A feature cache: no image goes through an encoder twice, whichever fit, fold or candidate of a search asks for it."""
+"""A cache of features, shared by all fits, folds and candidates of a search."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from sklearn.utils._param_validation import Interval
 
 from .._version import __version__
 from ..journal.journal import Journal
-from .base import Encoder, TrainableEncoder
-from .by_name import make_encoder
+from .base import Encoder
+from .by_name import make_encoder, make_frozen_encoder
 
 __all__ = ["CachedEncoder"]
 
@@ -26,36 +26,37 @@ _IDENTITY = {"kind": "cache of features"}
 
 
 class CachedEncoder(Encoder):
-    """An encoder that remembers the features of every image that it has seen, for all its clones.
+    """Encoder that remembers the features of every image it has seen, for itself and all its clones.
 
-    It is an encoder itself, and takes the place of the one it wraps. Features are found by the pixels, to the bit, and
-    by the encoder with all that it has learned: a frozen network, which learns nothing, is shared by all folds and
-    candidates of a search, while components of other training images are others.
+    It wraps a frozen encoder and takes its place. The key of an image is a digest of its pixels and of the fitted
+    encoder. A frozen network learns nothing, so all folds and candidates of a search share its features. Principal
+    components of other training images have features of their own.
 
     Parameters
     ----------
     encoder : str or Encoder, default="pca"
-        A frozen encoder, as `BlackVIPClassifier` takes it.
+        The frozen encoder: a short name, the name of a timm model, or an `Encoder`.
     path : str, path-like or None, default=None
-        A file that keeps the features, which is made where there is none; several processes on one machine may use it.
-        None: they are kept in the memory of this process, by all cached encoders together.
+        File that keeps the features; it is created if it does not exist. Several processes on one machine may use it.
+        None: the features stay in the memory of this process, in one cache for all cached encoders.
     max_bytes : int, default=2**28
-        Without a file, the most that is kept; of what was not asked for longest, the least is.
+        Limit of the cache in memory, in bytes. The least recently used features are dropped first.
 
     Attributes
     ----------
     encoder_ : Encoder
         The fitted encoder.
     n_features_out_ : int
-        Numbers that the decoder gets for an image.
+        Number of features.
     key_ : str
         Digest of the fitted encoder and of the versions of this package and timm.
 
     Notes
     -----
-    An image that is new goes through the encoder alone, so that its features do not depend on which others were new
-    with it. Caching pays where an encoder is slow, as networks are: finding an image costs a digest of its pixels,
-    about 1 ms at 224 px. It does not pay with augmentation, whose images are all new.
+    Each new image goes through the encoder alone, so its features do not depend on the other images of its batch.
+    Caching pays if the encoder is slow, as networks are: to find an image costs a digest of its pixels, about 1 ms at
+    224 px. It does not pay with augmentation, where every image is new. `encode`, which gradients can pass, uses no
+    cache.
 
     Examples
     --------
@@ -81,23 +82,37 @@ class CachedEncoder(Encoder):
 
     def fit_pixels(self, pixels: torch.Tensor) -> CachedEncoder:
         self._validate_params()
-        encoder = make_encoder(self.encoder)
-        if isinstance(encoder, TrainableEncoder):
-            raise ValueError(
-                f"encoder={self.encoder!r} is trained, so that an image's features change with every step; expected "
-                "a frozen one, such as a timm model's name."
-            )
-        self.encoder_ = encoder.fit_pixels(pixels)
+        self.encoder_ = make_frozen_encoder(self.encoder, "encoder").fit_pixels(pixels)
         self.n_features_out_ = self.encoder_.n_features_out_
         self.key_ = digest_of(self.encoder_)
         return self
 
     @property
     def block_sizes_(self) -> tuple[int, ...]:
-        """Features of each block of the encoder's features."""
+        """Number of features in each block of the encoder's features."""
         return self.encoder_.block_sizes_
 
+    @property
+    def is_of_one_size(self) -> bool:  # type: ignore[override]
+        """Whether the encoder takes only images of the size that it was fitted to."""
+        return make_encoder(self.encoder).is_of_one_size
+
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.encoder_.encode(pixels)
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Features of images in double precision; only new images go through the encoder.
+
+        Parameters
+        ----------
+        pixels : tensor of shape (n, 3, height, width)
+            RGB in [0, 1].
+
+        Returns
+        -------
+        features : tensor of shape (n, n_features), float64
+            One row per image.
+        """
         keys, cache = self._keys(pixels), _cache_of(self.path)
         features = cache.find(keys, self.n_features_out_)
         rows_of_new = {key: row for row, key in enumerate(keys) if key not in features}
@@ -108,7 +123,7 @@ class CachedEncoder(Encoder):
         return torch.from_numpy(found.reshape(-1, self.n_features_out_))
 
     def _encoded(self, image: torch.Tensor) -> np.ndarray:
-        return self.encoder_.encode(image).flatten().double().numpy()
+        return self.encoder_.features(image).flatten().double().numpy()
 
     def _keys(self, pixels: torch.Tensor) -> list[bytes]:
         base = hashlib.sha256(f"{self.key_} {pixels.dtype} {tuple(pixels.shape[1:])}".encode())
@@ -121,12 +136,12 @@ class CachedEncoder(Encoder):
 
 
 def digest_of(encoder: Encoder) -> str:
-    """What tells a fitted encoder, of these releases, from all others."""
+    """Digest of a fitted encoder and of the versions of this package and timm."""
     return str(joblib.hash((type(encoder).__qualname__, vars(encoder), __version__, metadata.version("timm"))))
 
 
 class _InMemory:
-    """The features that were asked for last."""
+    """Least recently used cache of features in memory."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -151,14 +166,15 @@ class _InMemory:
 
 
 class _InFile:
-    """Features in a journal, of which the memory holds the keys alone."""
+    """Cache of features in a file."""
 
     def __init__(self, path: Path):
         self._path = path
         self._journal = self._opened()
 
     def find(self, keys: list[bytes], n_features: int) -> dict[bytes, np.ndarray]:
-        if self._journal.closed:  # as after a fork
+        # A fork closes the file in the child.
+        if self._journal.closed:
             self._journal = self._opened()
         self._journal.refresh()
         places = {key: self._journal.find(key) for key in keys}

@@ -1,4 +1,4 @@
-"""The 7 x 7 cells that a decoder starts from: how often it doubles them, and how its picture fits the image."""
+"""Geometry of the 7 x 7 cells that encoders and the decoder share."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch.nn.functional as F
 __all__ = ["CELLS", "MAX_STAGES", "fit_to_image", "n_stages_for", "split_moments"]
 
 CELLS = 7  #: The decoder starts from CELLS x CELLS positions.
-MAX_STAGES = 5  #: and doubles them this often at most: 7 -> 224 pixels.
+MAX_STAGES = 5  #: Most doublings of the decoder: from 7 to 224 pixels.
 
 
 def n_stages_for(height: int, width: int) -> int:
-    """Number of doublings for an image: the fewest whose 7·2^s px cover it, at least 1 and at most 5."""
+    """Number of doublings s for an image: the fewest whose 7·2^s px cover it, from 1 to 5 (B3)."""
     return min(MAX_STAGES, max(1, math.ceil(math.log2(max(height, width) / CELLS))))
 
 
 def fit_to_image(pictures: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Cut the centre out of square pictures (..., side, side), enlarged first where the image is larger."""
+    """Cut the centre (height, width) out of square pictures (..., side, side); smaller pictures are enlarged first."""
     side = max(height, width)
     if side > pictures.shape[-1]:
         flat = pictures.reshape(-1, 1, *pictures.shape[-2:])
@@ -31,6 +31,6 @@ def fit_to_image(pictures: torch.Tensor, height: int, width: int) -> torch.Tenso
 
 
 def split_moments(statistics: torch.Tensor, widths: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(mean, variance) of each stage, whose width is given, from the vector in which they stand one after another."""
+    """Split the vector of batch statistics into (mean, variance) of stages with these widths."""
     parts = statistics.split([width for width in widths for _ in range(2)])
     return list(zip(parts[::2], parts[1::2]))

@@ -1,4 +1,4 @@
-"""Filters: weighted sums of the pixels around each one, row by row and column by column."""
+"""Separable filters of images, as products with matrices."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ __all__ = ["filtered", "gaussian"]
 
 
 def gaussian(sigma: float) -> torch.Tensor:
-    """The weights of a Gaussian with `sigma` px, cut off at two standard deviations; their sum is 1."""
+    """Weights of a Gaussian of `sigma` px, cut off at two standard deviations; they sum to 1."""
     reach = math.ceil(2 * sigma)
     weights = torch.exp(-torch.arange(-reach, reach + 1, dtype=torch.float64).square() / (2 * sigma**2))
     return weights / weights.sum()
 
 
 def filtered(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Images filtered by two products with matrices, which take a fraction of a convolution's time.
+    """Filter images along rows and columns.
+
+    Two matrix products take a fraction of the time of a convolution.
 
     Parameters
     ----------
     images : tensor of shape (..., height, width)
     rows : tensor of shape (n,), float64
-        Weights of a pixel and of those above and below it, from top to bottom; n is odd. The border goes on as it ends.
+        Weights of the pixels in a column, from top to bottom; n is odd, and the middle weight is the pixel's own.
+        Beyond the border, the nearest pixel of the image counts.
     columns : tensor of shape (m,), float64
-        Weights of a pixel and of those beside it, from left to right.
+        Weights of the pixels in a row, from left to right.
 
     Returns
     -------
@@ -38,8 +41,9 @@ def filtered(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) ->
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # gradients pass through the matrix later, even if it was first needed without a graph
 def _matrix(side: int, weights: tuple[float, ...]) -> torch.Tensor:
-    """The matrix (side, side) that filters a line of pixels."""
+    """Matrix (side, side) that filters a line of pixels."""
     reach = len(weights) // 2
     pixel = torch.arange(side)[:, None]
     seen = (pixel + torch.arange(-reach, reach + 1)).clamp(0, side - 1)

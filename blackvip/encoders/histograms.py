@@ -1,4 +1,4 @@
-"""Gradient features: local descriptors of an image that need no weights, no download and no training."""
+"""Histograms of gradient orientations: image features that need no weights, download or training."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from .filters import filtered, gaussian
 
 __all__ = ["GradientEncoder"]
 
-_SIDE = 64  # px of the shorter side, at most, that gradients are taken at
-_SIGMAS = (1.0, 2.0)  # px, of the Gaussian derivatives
+_SIDE = 64  # px: larger images are shrunk until their shorter side has this length
+_SIGMAS = (1.0, 2.0)  # px: scales of the Gaussian derivatives
 _N_ORIENTATIONS = 8
-_WINDOW = 17  # px: gradients are relative to their mean over such a square
-_FAINT = 0.02  # added to that mean, so that noise on an even ground stays small
-_EMPTY = 1e-6  # added to a histogram before its square root, whose slope at 0 would blow rounding errors up
+_WINDOW = 17  # px: side of the square over which gradient magnitudes are averaged
+_FAINT = 0.02  # is added to that average, so that noise on an even background stays small
+_EMPTY = 1e-6  # is added to a histogram before its square root, whose slope at 0 would amplify rounding errors
 _COARSE, _FINE, _COLOUR = (1, 2), (4, 7), (1, 2, 4)  # sides of the grids
-_AT_ONCE = 16  # images, whose maps a processor's cache holds
-_LEAST = 0.01  # spread that a feature is divided by at least
-_LEAST_SHARE = 0.1  # the same, as a share of the root mean square spread in the feature's block
+_AT_ONCE = 16  # images whose maps fit into a processor's cache
+_MIN_SPREAD = 0.01  # smallest divisor of a feature
+_MIN_SHARE = 0.1  # smallest divisor, as a share of the root mean square spread in the feature's block
 
 
 class GradientEncoder(Encoder, name="gradients"):
-    """Histograms of gradient orientations, and colours: features of an image that nothing was trained for.
+    """Histograms of gradient orientations and mean colours: features of an image that need no training.
 
     There are three blocks of features, in this order:
 
@@ -37,51 +37,55 @@ class GradientEncoder(Encoder, name="gradients"):
     Attributes
     ----------
     mean_ : ndarray of shape (n_features_out_,)
-        Of each feature over the training images.
+        Mean of each feature over the training images.
     scale_ : ndarray of shape (n_features_out_,)
-        Its standard deviation there, but not less than a tenth of what is usual in its block.
+        Standard deviation of each feature over the training images, and at least a tenth of the typical one in its
+        block.
     n_features_out_ : int
-        Features of an image.
+        Number of features.
 
     Notes
     -----
-    Gradients are Gaussian derivatives of the mean of the channels, at scales of 1 and 2 px of an image whose shorter
-    side has 64 px at most; larger images are made smaller first. Their magnitudes are divided by the mean
-    magnitude around them, so that they depend little on contrast, and not at all on brightness. Each goes
-    to the two nearest of eight orientations. Means over cells are square-rooted. At last each feature is standardised
-    and divided by the square root of its block's size: a block of a training image has a norm near 1.
+    Gradients are Gaussian derivatives of the mean of the channels, at scales of 1 and 2 px. Images whose shorter side
+    exceeds 64 px are shrunk first. The magnitude of a gradient is divided by the mean magnitude around it, so features
+    depend little on contrast, and not at all on brightness. Each magnitude is shared by the two nearest of eight
+    orientations. The means over cells are square-rooted. Finally each feature is standardised and divided by the square
+    root of its block's size, so a block of a training image has a norm near 1.
     """
 
     @property
     def block_sizes_(self) -> tuple[int, ...]:
-        """Features of each block: coarse, fine and colour."""
+        """Number of features in each block: coarse, fine and colour."""
         per_cell = len(_SIGMAS) * _N_ORIENTATIONS
         return per_cell * _n_cells(_COARSE), per_cell * _n_cells(_FINE), 3 * _n_cells(_COLOUR)
 
     def fit_pixels(self, pixels: torch.Tensor) -> GradientEncoder:
-        features = _in_parts(pixels)
+        features = _in_parts(pixels, torch.float64).numpy()
         self.mean_ = features.mean(axis=0)
         blocks = np.split(features.std(axis=0), np.cumsum(self.block_sizes_)[:-1])
-        floors = [max(_LEAST, _LEAST_SHARE * math.sqrt(np.square(spread).mean())) for spread in blocks]
+        floors = [max(_MIN_SPREAD, _MIN_SHARE * math.sqrt(np.square(spread).mean())) for spread in blocks]
         self.scale_ = np.concatenate([np.maximum(spread, floor) for spread, floor in zip(blocks, floors)])
         self.n_features_out_ = len(self.mean_)
         return self
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        features = _in_parts(pixels, pixels.dtype)
         sizes = np.repeat(self.block_sizes_, self.block_sizes_)
-        return torch.from_numpy((_in_parts(pixels) - self.mean_) / (self.scale_ * np.sqrt(sizes)))
+        mean, scale = torch.as_tensor(self.mean_), torch.as_tensor(self.scale_ * np.sqrt(sizes))
+        return (features - mean.to(features)) / scale.to(features)  # (B14)
 
 
 def _n_cells(grids: tuple[int, ...]) -> int:
     return sum(side**2 for side in grids)
 
 
-def _in_parts(pixels: torch.Tensor) -> np.ndarray:
-    """Features as they are, of shape (n, n_features) and in double precision, of a bounded number of images at once."""
-    return np.concatenate([_descriptors(part.double()).numpy() for part in pixels.split(_AT_ONCE)])
+def _in_parts(pixels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Features (n, n_features) before they are standardised, computed for a few images at a time."""
+    return torch.cat([_descriptors(part.to(dtype)) for part in pixels.split(_AT_ONCE)])
 
 
 def _descriptors(pixels: torch.Tensor) -> torch.Tensor:
+    """Square roots of orientation histograms, and mean colours: (n, n_features)."""
     grey = _made_smaller(pixels.mean(dim=1, keepdim=True))
     maps = torch.cat([_orientation_maps(grey, sigma) for sigma in _SIGMAS], dim=1)
     histograms = [(_pooled(maps, grids) + _EMPTY).sqrt() for grids in (_COARSE, _FINE)]
@@ -97,31 +101,39 @@ def _made_smaller(images: torch.Tensor) -> torch.Tensor:
 
 
 def _pooled(maps: torch.Tensor, grids: tuple[int, ...]) -> torch.Tensor:
-    """Means over the cells of grids of these sides; where there are fewer pixels than cells, cells share pixels."""
+    """Means over the cells of grids of these sides; cells share pixels if there are fewer pixels than cells."""
     return torch.cat([F.adaptive_avg_pool2d(maps, side).flatten(1) for side in grids], dim=1)
 
 
 def _orientation_maps(grey: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Relative gradient magnitude in each orientation, of shape (n, 8, height, width); the first one is to the right.
+    """Relative gradient magnitude in each orientation; the first orientation points to the right.
 
     Parameters
     ----------
     grey : tensor of shape (n, 1, height, width)
+        Mean of the channels.
     sigma : float
-        Of the Gaussian, in px.
+        Standard deviation of the Gaussian, in px.
+
+    Returns
+    -------
+    maps : tensor of shape (n, 8, height, width)
+        Magnitudes relative to their surroundings.
     """
     smooth = gaussian(sigma)
     at = torch.arange(len(smooth)) - len(smooth) // 2
     slope = at * smooth
-    slope /= (at * slope).sum()  # 1 where brightness rises by 1 a pixel
+    # The derivative is 1 where brightness rises by 1 per pixel.
+    slope /= (at * slope).sum()
     to_right = filtered(grey, rows=smooth, columns=slope)
     down = filtered(grey, rows=slope, columns=smooth)
     magnitude = (to_right.square() + down.square()).sqrt()
     even = torch.full((_WINDOW,), 1 / _WINDOW, dtype=torch.float64)
-    magnitude = magnitude / (filtered(magnitude, rows=even, columns=even) + _FAINT)
+    magnitude = magnitude / (filtered(magnitude, rows=even, columns=even) + _FAINT)  # (B14)
     angle = torch.atan2(down, to_right) * (_N_ORIENTATIONS / (2 * math.pi))
     below = angle.floor()
-    towards = angle - below  # what goes to the next orientation
+    # The share of the magnitude that belongs to the next orientation.
+    towards = angle - below
     nearest = torch.cat([below, below + 1], dim=1).long() % _N_ORIENTATIONS
     shares = torch.cat([magnitude * (1 - towards), magnitude * towards], dim=1)
     n, _, height, width = grey.shape

@@ -1,4 +1,4 @@
-"""Principal components of the training images, BlackVIP-SE's encoder."""
+"""Principal components of the training images: the encoder of BlackVIP-SE."""
 
 from __future__ import annotations
 
@@ -13,29 +13,34 @@ __all__ = ["PCAEncoder"]
 
 
 class PCAEncoder(Encoder, name="pca"):
-    """Principal components of the training images: the statistical encoder of BlackVIP-SE, turned to local features.
+    """Principal components of the training images: the statistical encoder of BlackVIP-SE, rotated to local features.
 
-    A decoder acts on each of its 7 x 7 cells alone, and takes each run of 49 features for one map of the cells. So
-    within the subspace that the leading components span, the axes are turned (which loses nothing) such that each
-    comes as near as possible to the mean brightness of the cell that it is put in, or of a strip of that cell.
+    A decoder acts on each of its 7 x 7 cells alone, and reads each run of 49 features as one map of the cells. The
+    components are therefore rotated within the subspace that they span, which loses nothing. After the rotation each
+    feature is as near as possible to the mean brightness of its cell, or of a strip of that cell.
 
     Parameters
     ----------
     n_components : int, default=98
-        Components to keep; fewer where there are fewer images or pixels. Less than 49 are not turned.
+        Number of components to keep. There are fewer if there are fewer images or pixels. Fewer than 49 components are
+        not rotated.
 
     Attributes
     ----------
     axes_ : ndarray of shape (n_features_out_, 3 * height * width)
-        Orthonormal.
+        Orthonormal axes, one per feature.
     scale_ : float
-        The number that the features are multiplied with.
+        Factor of the features.
+    n_features_out_ : int
+        Number of features.
 
     Notes
     -----
-    The mean image is not subtracted, so that what all images have in common is seen too. Features are divided by one
-    number, so that their root mean square over the training images is 1.
+    The mean image is not subtracted, so the features include what all images have in common. The features have a root
+    mean square of 1 over the training images.
     """
+
+    is_of_one_size = True
 
     def __init__(self, n_components: int = 98):
         self.n_components = n_components
@@ -45,24 +50,22 @@ class PCAEncoder(Encoder, name="pca"):
         n_components = min(self.n_components, *rows.shape)
         # The full solver is exact and draws no random numbers.
         self.axes_ = np.ascontiguousarray(PCA(n_components, svd_solver="full").fit(rows).components_)
-        n_turned = n_components - n_components % CELLS**2
-        if n_turned:
-            templates = _cell_templates(n_turned, *pixels.shape[-2:])
-            # The rotation nearest to the templates (orthogonal Procrustes).
+        n_rotated = n_components - n_components % CELLS**2
+        if n_rotated:
+            # (B4): the rotation nearest to the templates (orthogonal Procrustes).
+            templates = _cell_templates(n_rotated, *pixels.shape[-2:])
             left, _, right = np.linalg.svd(templates @ self.axes_.T)
-            self.axes_ = np.concatenate([left @ right[:n_turned], right[n_turned:]]) @ self.axes_
-        self.scale_ = 1.0
-        self.scale_ = 1 / max(self.encode(pixels).square().mean().sqrt().item(), 1e-12)
+            self.axes_ = np.concatenate([left @ right[:n_rotated], right[n_rotated:]]) @ self.axes_
+        self.scale_ = 1 / max(torch.from_numpy(rows @ self.axes_.T).square().mean().sqrt().item(), 1e-12)
         self.n_features_out_ = n_components
         return self
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        rows = pixels.flatten(1).double().numpy()
-        return torch.from_numpy(rows @ self.axes_.T * self.scale_)
+        return pixels.flatten(1) @ torch.from_numpy(self.axes_).to(pixels.dtype).T * self.scale_
 
 
 def _cell_templates(n_templates: int, height: int, width: int) -> np.ndarray:
-    """Unit vectors, each even over a horizontal strip of one cell of the decoder's picture, in three channels."""
+    """Unit vectors, each constant over a horizontal strip of one cell of the decoder's picture, in all channels."""
     side = CELLS * 2 ** n_stages_for(height, width)
     n_strips = n_templates // CELLS**2
     strip_of = np.arange(side) * CELLS * n_strips // side

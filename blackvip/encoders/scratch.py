@@ -9,31 +9,45 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .base import TrainableEncoder
+from .base import Encoder
 from .cells import CELLS, n_stages_for, split_moments
 
 __all__ = ["ScratchEncoder"]
 
 
-class ScratchEncoder(TrainableEncoder, name="scratch"):
-    """A convolutional encoder that is trained together with the decoder: the paper's variant without weights.
+class ScratchEncoder(Encoder, name="scratch"):
+    """Convolutional encoder that is trained together with the decoder: the paper's variant without weights.
 
-    Stages of a 3x3 convolution, a 2x2 convolution with stride 2, BatchNorm and GELU halve the image down to
-    7 x 7 cells: five for 224 px (3 -> 32 -> 64 -> 64 -> 128 -> 32 channels), fewer for smaller images, whose
-    last stages are then left out but for the final width. Images are resized to 7·2^s pixels.
+    Each stage halves the image by a 3x3 convolution, a 2x2 convolution with stride 2, BatchNorm and GELU, until 7 x 7
+    cells are left. For 224 px there are five stages (3 -> 32 -> 64 -> 64 -> 128 -> 32 channels). Smaller images have
+    fewer stages, and the last one always has 32 channels. Images are resized to 7·2^s pixels first.
+
+    Attributes
+    ----------
+    n_stages_ : int
+        Number of stages s.
+    n_features_out_ : int
+        Number of features that the decoder gets for each image, 1,568.
 
     Notes
     -----
-    It has several hundred thousand parameters at 224 px, all of which SPSA perturbs: a yardstick more than a
-    tool. Its features are the (resized) images.
+    It has several hundred thousand parameters at 224 px, and SPSA perturbs them all. It is a yardstick rather than a
+    tool. Its features are the resized images.
     """
 
-    _widths = (32, 64, 64, 128)
+    is_frozen = False
     n_channels_out = 32
+    _widths = (32, 64, 64, 128)
 
     @property
     def n_parameters(self) -> int:
+        """Number of parameters that are trained with the decoder's."""
         return sum(math.prod(shape) for shape, _ in self._shapes())
+
+    @property
+    def n_statistics(self) -> int:
+        """Length of the vector of batch statistics: mean and variance of each channel after each stage."""
+        return 2 * sum(self._out_widths())
 
     def fit_pixels(self, pixels: torch.Tensor) -> ScratchEncoder:
         self.n_stages_ = n_stages_for(pixels.shape[-2], pixels.shape[-1])
@@ -42,20 +56,21 @@ class ScratchEncoder(TrainableEncoder, name="scratch"):
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         side = CELLS * 2**self.n_stages_
-        return F.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
+        # Images are many times as large as other encoders' features: single precision is enough for them.
+        return F.interpolate(pixels.float(), size=(side, side), mode="bilinear", antialias=True)
 
     def initial_parameters(self, rng: np.random.Generator) -> np.ndarray:
-        """Parameters as torch.nn starts them.
+        """Draw initial parameters as torch.nn does.
 
         Parameters
         ----------
         rng : numpy.random.Generator
-            Where they are drawn from.
+            Generator of random numbers.
 
         Returns
         -------
         parameters : ndarray of shape (n_parameters,)
-            Weights, biases, and BatchNorm's gains and shifts.
+            Weights, biases, and gains and shifts of BatchNorm.
         """
         parts = []
         for index, (shape, fan) in enumerate(self._shapes()):
@@ -66,11 +81,15 @@ class ScratchEncoder(TrainableEncoder, name="scratch"):
                 parts.append(rng.uniform(-1, 1, size) / math.sqrt(fan))
         return np.concatenate(parts)
 
-    def cells(
+    def latents(
         self, parameters: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
     ) -> torch.Tensor:
-        outputs = [self._normalised_stages(self._pieces(w), features, statistics, self.n_stages_) for w in parameters]
-        return torch.stack([output.flatten(2) for output in outputs])
+        outputs = [
+            self._normalised_stages(self._pieces(w), images, statistics, self.n_stages_).flatten(1)
+            for vectors, images in zip(parameters, features.to(parameters.dtype))
+            for w in vectors
+        ]
+        return torch.stack(outputs).unflatten(0, parameters.shape[:2])
 
     def batch_statistics(self, parameters: torch.Tensor, batches: Callable[[], Iterable[torch.Tensor]]) -> torch.Tensor:
         pieces = self._pieces(parameters)
@@ -92,7 +111,7 @@ class ScratchEncoder(TrainableEncoder, name="scratch"):
         return (*self._widths[: self.n_stages_ - 1], self.n_channels_out)
 
     def _shapes(self) -> list[tuple[tuple[int, ...], int | None]]:
-        """Shape of each parameter tensor and the fan of its uniform start (None: constant)."""
+        """Shape of each parameter tensor, and the fan-in that bounds its uniform start (None: constant start)."""
         shapes: list[tuple[tuple[int, ...], int | None]] = []
         widths = (3, *self._out_widths())
         for n_in, n_out in zip(widths[:-1], widths[1:]):
@@ -107,7 +126,7 @@ class ScratchEncoder(TrainableEncoder, name="scratch"):
         return shapes
 
     def _pieces(self, parameters: torch.Tensor) -> list[torch.Tensor]:
-        """The parameter tensors, five of each stage."""
+        """Parameter tensors, five for each stage."""
         shapes = [shape for shape, _ in self._shapes()]
         parts = parameters.split([math.prod(shape) for shape in shapes])
         return [part.view(shape) for part, shape in zip(parts, shapes)]
@@ -115,7 +134,7 @@ class ScratchEncoder(TrainableEncoder, name="scratch"):
     def _normalised_stages(
         self, pieces: list[torch.Tensor], h: torch.Tensor, statistics: torch.Tensor | None, n_stages: int
     ) -> torch.Tensor:
-        """The first `n_stages` stages, with BatchNorm and GELU after each."""
+        """Output of the first `n_stages` stages, each with BatchNorm and GELU."""
         given = None if statistics is None else split_moments(statistics, self._out_widths()[:n_stages])
         for stage in range(n_stages):
             gain, shift = pieces[5 * stage + 3 : 5 * stage + 5]
@@ -131,7 +150,7 @@ class ScratchEncoder(TrainableEncoder, name="scratch"):
 
 
 def _pooled_moments(parts: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Mean and biased variance over all rows of all parts (rows, width), in double precision: (2 * width,)."""
+    """Mean and biased variance (2 * width,) over all rows of all parts (rows, width), in double precision."""
     count, total, square = 0, torch.zeros(()), torch.zeros(())
     for part in parts:
         part = part.double()

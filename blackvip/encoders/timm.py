@@ -1,4 +1,4 @@
-"""Frozen image models of timm."""
+"""Frozen networks of timm as encoders."""
 
 from __future__ import annotations
 
@@ -16,25 +16,30 @@ __all__ = ["TimmEncoder", "network"]
 
 
 class TimmEncoder(Encoder):
-    """Any image model of timm, frozen, by its name: BlackVIP's ViT-MAE is ``vit_base_patch16_224.mae``.
+    """Frozen image model of timm, given by its name. BlackVIP's ViT-MAE is ``vit_base_patch16_224.mae``.
 
     Parameters
     ----------
     model_name : str
-        Name of a timm model, with the tag of its weights. ``resnet50.dino``, whose weights timm does not list, comes
-        from its authors (Caron et al., ICCV 2021).
+        Name of a timm model, with the tag of its weights. ``resnet50.dino`` comes from its authors (Caron et al., ICCV
+        2021), since timm does not list its weights.
     pretrained : bool, default=True
-        Whether to load the weights (from timm's hub, at the first use).
+        Whether to load the weights. They are downloaded from timm's hub at the first use.
     batch_size : int, default=32
         Images in one forward pass.
     device : str, default="cpu"
-        Where the network runs, as torch names it.
+        Device on which the network runs, as torch names it.
+
+    Attributes
+    ----------
+    n_features_out_ : int
+        Length of the network's output.
 
     Notes
     -----
-    The features are the model's pooled output without its classifier. For a ViT whose weights come without
-    a trained pooling (such as ViT-MAE) that is the class token, as in the paper. The network is loaded when
-    it is first needed, once for all encoders of its name; clones and pickles hold the name alone.
+    The features are the model's pooled output, without its classifier. For a ViT this is the class token, as in the
+    paper. The network computes in single precision. It is loaded when it is first needed, once for all encoders of its
+    name. Clones and pickles hold the name alone.
     """
 
     def __init__(self, model_name: str, pretrained: bool = True, batch_size: int = 32, device: str = "cpu"):
@@ -49,39 +54,42 @@ class TimmEncoder(Encoder):
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         model, config = network(self.model_name, self.pretrained, self.device)
-        size = config["input_size"][-2:]
+        size = tuple(config["input_size"][-2:])
         mean, std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
         parts = []
         for part in pixels.split(self.batch_size):
-            if part.shape[-2:] != tuple(size):
+            part = part.float()
+            if part.shape[-2:] != size:
                 part = F.interpolate(part, size=size, mode="bicubic", antialias=True).clamp(0, 1)
-            with torch.inference_mode():
-                parts.append(model(((part - mean) / std).float().to(self.device)).cpu().clone())
-        return torch.cat(parts)
+            parts.append(model(((part - mean) / std).to(self.device)).cpu())
+        return torch.cat(parts).to(pixels.dtype)
 
 
-#: Weights that timm does not list, by the name of its architecture and a tag of our own.
+#: Weights that timm does not list, by the name of the architecture and a tag of our own.
 _ELSEWHERE = {
     "resnet50.dino": "https://dl.fbaipublicfiles.com/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth",
 }
 
 
-@functools.lru_cache(maxsize=2)  # clones, and the candidates of a search, share the prompter's and the probe's network
+@functools.lru_cache(maxsize=2)  # clones and the candidates of a search share two networks: prompter's and probe's
+@torch.inference_mode(False)  # gradients pass through the network later, even if it was first needed without a graph
 def network(model_name: str, pretrained: bool, device: str) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """Network of a model, with frozen weights, and timm's configuration of its input."""
     extra: dict[str, Any] = {"global_pool": "token"} if model_name.startswith("vit_") else {}
     if model_name in _ELSEWHERE:
         extra["pretrained_cfg_overlay"] = {"url": _ELSEWHERE[model_name], "hf_hub_id": None, "num_classes": 0}
         model_name = model_name.split(".")[0]
-    with torch.random.fork_rng(devices=[]):  # weights that are not loaded are drawn from the global state
+    # torch draws weights that are not loaded from its global generator.
+    with torch.random.fork_rng(devices=[]):
         if not pretrained:
             torch.default_generator.manual_seed(0)
         model = timm.create_model(model_name, pretrained=pretrained, num_classes=0, **extra)
-    return model.eval().to(device), resolve_data_config({}, model=model)
+    return model.eval().requires_grad_(False).to(device), resolve_data_config({}, model=model)
 
 
 @functools.lru_cache
 def _n_features(model_name: str, pretrained: bool, device: str) -> int:
-    """The length of the network's output, which models tell in different ways."""
+    """Length of the network's output, which no attribute of timm's models states reliably."""
     model, config = network(model_name, pretrained, device)
     with torch.inference_mode():
         return int(model(torch.zeros(1, *config["input_size"], device=device)).shape[1])

@@ -278,12 +278,9 @@ def _finish_coordinator(prompter: Coordinator) -> None:
         torch.empty(0, 3, height, width)
     )
     prompter.__dict__.update({name: vars(twin)[name] for name in KINDS["Coordinator"].derived})
-    n_statistics = prompter.decoder_.n_statistics
-    if isinstance(encoder, ScratchEncoder):
-        n_statistics += 2 * sum(encoder._out_widths())
     for name, found, expected in (
         ("parameters_", len(prompter.parameters_), prompter.n_parameters_),
-        ("statistics_", len(prompter.statistics_), n_statistics),  # type: ignore[arg-type]
+        ("statistics_", len(prompter.statistics_), prompter.n_statistics),  # type: ignore[arg-type]
     ):
         expect(found == expected, f"{name} has {found} numbers; expected {expected}")
 

@@ -1,4 +1,4 @@
-"""Prompters: from an image's features to the prompt that is added to it, for many candidates at once."""
+"""Prompters make the visual prompts that are added to images."""
 
 from .base import Prompter, make_prompter, prompted
 from .basis import PromptBasis

@@ -1,8 +1,8 @@
-"""Prompters: from an image's features to the prompt that is added to it, for many candidates at once.
+"""The base class of prompters, and the prompted image (eq. 1).
 
-A prompter is fitted to the training images (what is fixed: an encoder, means, scales), makes prompts for any
-number of candidate parameter vectors while an optimizer searches, and at the end is frozen at the vector that
-was found. A frozen prompter stands alone: it turns images into prompted images and pickles by itself.
+A prompter is fitted to the training images, which gives it all that is not trained: an encoder, means, scales. While an
+optimizer searches, it makes the prompts of many candidate parameter vectors at once. Finally it is frozen at the vector
+that was found. A frozen prompter needs no classifier: it turns images into prompted images, and pickles.
 """
 
 from __future__ import annotations
@@ -22,24 +22,27 @@ from ..persistence import Saveable
 
 __all__ = ["FeatureBatches", "Prompter", "at_once", "make_prompter", "prompted"]
 
-_DRAWN_BYTES = 8 * 2**20  # of pixels in double precision, onto which prompts are drawn at once
+_DRAWN_BYTES = 8 * 2**20  # pixels in double precision that get their prompts at once
 
 FeatureBatches = Callable[[], Iterable[torch.Tensor]]
 
 
 class Prompter(Saveable, ImageTransformer, ABC):
-    """What the training loop needs of a prompter, and what a frozen one is to scikit-learn: a transformer of images.
+    """Base class of prompters. A subclass needs `fit_pixels`, `features`, `initial_parameters` and `prompts`.
+
+    To scikit-learn a prompter is a transformer of images. A class statement with a name, such as
+    ``class PromptBasis(Prompter, name="basis")``, registers that name.
 
     Attributes
     ----------
     n_parameters_ : int
-        Length of a candidate, known after `fit_pixels`.
+        Number of parameters of a candidate; `fit_pixels` sets it.
     parameters_ : ndarray of shape (n_parameters_,)
-        The vector at which the prompter is frozen.
+        The parameters at which the prompter is frozen.
     statistics_ : ndarray of shape (n_statistics,) or None
-        The batch statistics that belong to it.
+        The batch statistics that belong to them.
     prompt_scale_ : float
-        The factor of the prompt with which it was frozen.
+        The factor of the prompt; 0 leaves images unmodified.
     """
 
     named: ClassVar[dict[str, type[Prompter]]] = {}  #: Prompters that have a short name, as in ``prompter="basis"``.
@@ -55,45 +58,39 @@ class Prompter(Saveable, ImageTransformer, ABC):
 
     @abstractmethod
     def fit_pixels(self, pixels: torch.Tensor) -> Prompter:
-        """Learn what is fixed from training images (n, 3, height, width) in [0, 1]."""
+        """Learn all that is not trained from images (n, 3, height, width) in [0, 1], and set `n_parameters_`."""
 
     @abstractmethod
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What the prompt of each image is made from, of shape (n, ...)."""
+        """Features (n, ...) from which the prompts of images (n, 3, height, width) are made."""
 
     @abstractmethod
     def initial_parameters(self, rng: np.random.Generator) -> np.ndarray:
-        """The vector of shape (n_parameters_,) that training starts from."""
+        """Parameters (n_parameters_,) that training starts from."""
 
     @abstractmethod
     def prompts(
         self, candidates: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Prompts (p, n, 3, height, width) of candidates (p, n_parameters_) for features (n, ...).
-
-        With `statistics`, as `batch_statistics` gives them, an image's prompt does not depend on the others.
-        """
-
-    def grouped_prompts(self, candidates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        """Prompts (g, p, n, 3, height, width) of groups of candidates (g, p, n_parameters_), each for its own images.
+        """Prompts of groups of candidates; each group has images of its own.
 
         Parameters
         ----------
         candidates : tensor of shape (g, p, n_parameters_)
-            As many in each group.
+            As many parameter vectors in each group.
         features : tensor of shape (g, n, ...)
-            Of the images of each group.
+            Features of the images of each group.
+        statistics : tensor of shape (n_statistics,) or None
+            Result of `batch_statistics`, with which the prompt of an image does not depend on the other images.
 
         Returns
         -------
         prompts : tensor of shape (g, p, n, 3, height, width)
-            As `prompts` makes them of each group; a prompter may be faster for all.
+            In units of the pixel range, not bounded.
         """
-        prompts = [self.prompts(*group) for group in zip(candidates, features)]
-        return torch.stack(prompts) if len(prompts) > 1 else prompts[0][None]
 
     def canvas(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What the prompts are added to: the images as they are, unless a prompter says otherwise.
+        """Pictures that the prompts are added to: the images themselves, unless a subclass says otherwise.
 
         Parameters
         ----------
@@ -107,8 +104,13 @@ class Prompter(Saveable, ImageTransformer, ABC):
         """
         return pixels
 
+    @property
+    def n_statistics(self) -> int:
+        """Length of the vector of batch statistics; 0 if prompts do not depend on the batch."""
+        return 0
+
     def batch_statistics(self, parameters: torch.Tensor, batches: FeatureBatches) -> torch.Tensor | None:
-        """What `prompts` needs so that an image's prompt does not depend on the rest of its batch, if anything.
+        """Statistics with which the prompt of an image does not depend on the other images of its batch.
 
         Parameters
         ----------
@@ -120,23 +122,23 @@ class Prompter(Saveable, ImageTransformer, ABC):
         Returns
         -------
         statistics : tensor of shape (n_statistics,) or None
-            None where prompts do not depend on the batch.
+            None if prompts do not depend on the batch.
         """
         return None
 
     def freeze(
         self, parameters: np.ndarray, statistics: torch.Tensor | None = None, prompt_scale: float = 1.0
     ) -> Prompter:
-        """Fix the parameters, and the batch statistics that belong to them.
+        """Fix the parameters and their batch statistics.
 
         Parameters
         ----------
         parameters : ndarray of shape (n_parameters_,)
-            Kept in float64.
+            They are kept in float64.
         statistics : tensor of shape (n_statistics,) or None
-            As `batch_statistics` gives them.
+            Result of `batch_statistics`.
         prompt_scale : float
-            The factor of the prompt; 0 draws none.
+            The factor of the prompt; 0 leaves images unmodified.
 
         Returns
         -------
@@ -151,23 +153,24 @@ class Prompter(Saveable, ImageTransformer, ABC):
     def frozen_prompts(self, features: torch.Tensor) -> torch.Tensor:
         """Prompts of the frozen parameters.
 
-        Double precision makes the 8-bit image that is sent independent of the batch it was computed in.
+        They are computed in double precision. The 8-bit image that is sent then does not depend on its batch.
 
         Parameters
         ----------
         features : tensor of shape (n, ...)
-            As `features` makes them.
+            Result of `features`.
 
         Returns
         -------
         prompts : tensor of shape (n, 3, height, width), float64
-            In units of the pixel range, not bounded, before `prompt_scale_`.
+            In units of the pixel range, not bounded, not yet multiplied by `prompt_scale_`.
         """
         statistics = None if self.statistics_ is None else torch.from_numpy(self.statistics_)
-        return self.prompts(torch.from_numpy(self.parameters_)[None], features.double(), statistics)[0]
+        candidate = torch.from_numpy(self.parameters_)[None, None]
+        return self.prompts(candidate, features.double()[None], statistics)[0, 0]
 
     def draw(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Prompted images, before they are rounded to 8 bits; no service is called.
+        """Draw prompts onto images, which are not yet rounded to 8 bits; no service is called.
 
         Parameters
         ----------
@@ -189,9 +192,9 @@ class Prompter(Saveable, ImageTransformer, ABC):
         return torch.cat(drawn)
 
     def fit(self, X: Any, y: Any = None) -> Prompter:
-        """Learn what is fixed, and freeze at the parameters that training would start from.
+        """Learn all that is not trained, and freeze at the parameters that training would start from.
 
-        `BlackVIPClassifier` is what trains a prompter; `BlackVIPPrompter` does so within a pipeline.
+        To train a prompter, use `BlackVIPClassifier`, or `BlackVIPPrompter` in a pipeline.
 
         Parameters
         ----------
@@ -212,27 +215,27 @@ class Prompter(Saveable, ImageTransformer, ABC):
         return self.freeze(w, self.batch_statistics(torch.as_tensor(w), batches))
 
     def transform(self, X: Any) -> np.ndarray:
-        """Images with their prompts, as they are sent to a service; no service is called.
+        """Draw prompts onto images, as they are sent to a service; no service is called.
 
         Parameters
         ----------
         X : images, in any form that `BlackVIPClassifier` takes
-            Of the size that `fit` was given, unless it had to resize.
+            Images of the size that `fit` was given, unless it had to resize.
 
         Returns
         -------
         prompted : ndarray of shape (n_images, height, width, 3), uint8
-            RGB. Where X is rows of flattened pixels, of shape (n_images, height * width * 3).
+            RGB. If X has rows of flattened pixels, so has the result: (n_images, height * width * 3).
         """
         return as_output(self, X, self.prompted_images(X))
 
     def prompted_images(self, X: Any) -> np.ndarray:
-        """Images with their prompts, as images whatever X is; no service is called.
+        """Draw prompts onto images; the result has the shape of images, whatever X is.
 
         Parameters
         ----------
         X : images, in any form that `BlackVIPClassifier` takes
-            Of the size that `fit` was given, unless it had to resize.
+            Images of the size that `fit` was given, unless it had to resize.
 
         Returns
         -------
@@ -248,22 +251,46 @@ class Prompter(Saveable, ImageTransformer, ABC):
 
 
 def at_once(pixels: torch.Tensor) -> int:
-    """Images whose prompts are made together, as far as memory goes; features may be many times as large."""
+    """Number of images whose prompts are made together; their features may take many times the memory."""
     return max(1, _DRAWN_BYTES // max(1, pixels[:1].numel() * 8))
 
 
 def prompted(pixels: torch.Tensor, prompts: torch.Tensor, prompt_scale: float) -> torch.Tensor:
-    """clip(x + eps h(x)), BlackVIP eq. 1, in pixels of [0, 1]: (n, ...) and (p, n, ...) -> (p, n, ...).
+    """Prompted images clip(x + eps h(x)) in [0, 1] (eq. 1), where x is the prompter's canvas: the image, for most.
 
-    x is the prompter's `canvas` of the images, which for most is the images.
+    Parameters
+    ----------
+    pixels : tensor of shape (..., n, 3, height, width)
+        The canvas x.
+    prompts : tensor of shape (..., p, n, 3, height, width)
+        The prompts h(x); the shapes are broadcast.
+    prompt_scale : float
+        The factor eps.
+
+    Returns
+    -------
+    prompted : tensor of shape (..., p, n, 3, height, width)
+        RGB in [0, 1].
     """
-    return torch.add(pixels, prompts, alpha=prompt_scale).clamp_(0, 1)
+    return torch.add(pixels, prompts, alpha=prompt_scale).clamp_(0, 1)  # eq. 1
 
 
 def make_prompter(prompter: str | Prompter) -> Prompter:
-    """Make an unfitted prompter from a short name, or clone a `Prompter`."""
+    """Make an unfitted prompter.
+
+    Parameters
+    ----------
+    prompter : str or Prompter
+        A registered name, such as "basis" or "coordinator", or a `Prompter`, which is cloned.
+
+    Returns
+    -------
+    prompter : Prompter
+        The unfitted prompter.
+    """
     if isinstance(prompter, Prompter):
         return clone(prompter)
     if prompter in Prompter.named:
         return Prompter.named[prompter]()
-    raise ValueError(f"prompter={prompter!r}; expected one of {', '.join(map(repr, Prompter.named))}, or a Prompter.")
+    names = ", ".join(map(repr, Prompter.named))
+    raise ValueError(f"prompter={prompter!r}; expected one of {names}, or a Prompter.")

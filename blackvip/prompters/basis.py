@@ -1,50 +1,63 @@
-"""The prompt basis: fourteen parameters that weight fixed images and plain filters of the image itself."""
+"""The prompt basis: a weighted sum of fixed images and simple filters of the image (B1)."""
 
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import numpy as np
 import torch
+from sklearn.utils._param_validation import Interval
 
 from ..encoders.filters import filtered, gaussian
 from .base import Prompter, at_once
 
 __all__ = ["PromptBasis"]
 
-_MEASURED_PIXELS = 2**22  # of training images, on which the size of each phi is measured
+_MEASURED_PIXELS = 2**22  # pixels of training images on which the root mean square of each phi is measured
 
 
 class PromptBasis(Prompter, name="basis"):
-    """A prompt with fourteen parameters: a weighted sum of fixed images and plain filters of the image itself.
+    """Prompt with fourteen parameters: a weighted sum of fixed images and simple filters of the image.
 
-    prompt(x) = sum_j w_j phi_j(x). The phi are the training images' mean, median, 10 % and 90 % quantiles and
-    a constant, which remove or add what all images share; the image and its square (contrast and tone), three
-    Gaussian blurs of it (sharpening, shading), its own mean and median in each channel (fog, lighting, colour of the
-    ground), and its 3 x 3 maximum and minimum (thicker or thinner strokes). What SPSA pays for is the number of
-    parameters, so that this basis trains with far fewer billed images than a decoder.
+    The prompt of an image x is the sum of ``w_j * phi_j(x)``. The phi are:
+
+    - mean, median, 10 % and 90 % quantiles of the training images, and a constant; they remove or add what all images
+      share,
+    - the image and its square, for contrast and tone,
+    - three Gaussian blurs of the image, for sharpness and shading,
+    - the image's own mean and median in each channel, for fog, lighting and the colour of the background,
+    - its 3 x 3 maximum and minimum, for thicker or thinner strokes.
+
+    SPSA needs more billed images the more parameters there are, so the basis trains with far fewer of them than a
+    decoder.
 
     Parameters
     ----------
     rms : float, default=0.3
-        Root mean square over the training images, or a part of them where they are many, to which each phi is scaled,
-        in units of the pixel range.
+        Root mean square over the training images to which each phi is scaled, in units of the pixel range. It is
+        measured on a part of the images if there are many.
 
     Attributes
     ----------
     images_ : ndarray of shape (5, 3, height, width), float32
         The phi that are the same for every image.
     scale_ : ndarray of shape (14,)
-        The factor of each phi.
+        Factor of each phi.
+    n_parameters_ : int
+        Number of weights, 14.
     """
 
+    _parameter_constraints = {"rms": [Interval(Real, 0, None, closed="left")]}
     _sigmas = (1.0, 3.0, 8.0)
 
     def __init__(self, rms: float = 0.3):
         self.rms = rms
 
     def fit_pixels(self, pixels: torch.Tensor) -> PromptBasis:
-        lines = np.moveaxis(pixels.numpy(), 2, 0)  # line by line: of all pixels at once a copy would be made
+        self._validate_params()
+        # Quantiles are taken line by line, since NumPy copies its input.
+        lines = np.moveaxis(pixels.numpy(), 2, 0)
         quantiles = np.stack([np.quantile(line, [0.5, 0.1, 0.9], axis=0) for line in lines], axis=2)
         images = [pixels.mean(0).numpy(), *quantiles, np.ones(pixels.shape[1:])]
         self.images_ = np.stack(images).astype(np.float32)
@@ -55,11 +68,12 @@ class PromptBasis(Prompter, name="basis"):
         for part in some.split(at_once(pixels)):
             squares = self.features(part).double().square_().mean((2, 3, 4))
             power[len(images) :] += squares.sum(0).numpy() / len(some)
+        # (B2)
         self.scale_ = self.rms / np.sqrt(power).clip(min=1e-3)
         return self
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The phi of each image itself.
+        """The phi that depend on the image.
 
         Parameters
         ----------
@@ -69,9 +83,10 @@ class PromptBasis(Prompter, name="basis"):
         Returns
         -------
         phi : tensor of shape (n, 9, 3, height, width)
-            As they are, in units of the pixel range.
+            In units of the pixel range, before they are scaled.
         """
-        x = pixels.double()  # sums in double precision hide in which order a batch was summed
+        # In double precision the order of the sums does not show in the result.
+        x = pixels.double()
         flat = x.flatten(2)
         phi = pixels.new_empty(len(pixels), len(self._sigmas) + 6, *pixels.shape[1:])
         phi[:, 0] = pixels
@@ -92,19 +107,16 @@ class PromptBasis(Prompter, name="basis"):
     def prompts(
         self, candidates: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
     ) -> torch.Tensor:
+        # (B1): fixed images (g, p, d), and phi of each image (g, n, p, d), where d is 3 * height * width
         weights = candidates * torch.from_numpy(self.scale_).to(candidates)
-        of_all, own = weights.split([len(self.images_), len(self._sigmas) + 6], dim=-1)
-        still = of_all @ torch.from_numpy(self.images_).to(candidates).flatten(1)
-        of_each = own.unsqueeze(-3) @ features.to(candidates.dtype).flatten(-3)
-        prompts = of_each.transpose(-3, -2) + still.unsqueeze(-2)
-        return prompts.unflatten(-1, features.shape[-3:])
-
-    def grouped_prompts(self, candidates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        return self.prompts(candidates, features)  # whose products are of each group
+        of_fixed, of_image = weights.split([len(self.images_), len(self._sigmas) + 6], dim=2)
+        fixed = of_fixed @ torch.from_numpy(self.images_).to(candidates).flatten(1)
+        own = of_image[:, None] @ features.to(candidates.dtype).flatten(3)
+        return (own.transpose(1, 2) + fixed[:, :, None]).unflatten(3, features.shape[3:])
 
 
 def _largest_around(pixels: torch.Tensor) -> torch.Tensor:
-    """Maximum of the 3 x 3 pixels around each one."""
+    """Maximum of the 3 x 3 pixels around each pixel."""
     for dim in (-1, -2):
         side = pixels.shape[dim]
         if side > 1:

@@ -1,43 +1,46 @@
-"""Frames: prompts that are the same for every image, as in VP and BAR, the rivals of BlackVIP's paper.
+"""Frames: prompts that are the same for every image, as in VP and BAR.
 
-Their sizes are those of the papers on images of 224 x 224 pixels, and are scaled for others.
+BlackVIP's paper compares itself with both. Their sizes are those of the papers for images of 224 x 224 pixels, and are
+scaled for other images.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from numbers import Real
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from .base import Prompter
 
 __all__ = ["PaddingFrame", "ReprogrammingFrame"]
 
-_SIDE = 224  # pixels of the images for which the papers give sizes
-_STARTS = ("zero", "random")
+_SIDE = 224  # px: side of the images for which the papers give sizes
 
 
 class Frame(Prompter):
-    """A prompter whose parameters are the pixels of a frame, in which a rectangle in the middle is left free."""
+    """Base class of prompters whose parameters are the pixels of a frame around a free rectangle in the middle."""
 
+    _parameter_constraints: ClassVar[dict[str, Any]] = {"start": [StrOptions({"zero", "random"})]}
     start: str
     size_: tuple[int, int]
 
     @abstractmethod
     def _hole(self) -> tuple[slice, slice]:
-        """Rows and columns of the rectangle, for images of `size_`."""
+        """Rows and columns of the free rectangle, for images of `size_`."""
 
     def fit_pixels(self, pixels: torch.Tensor) -> Frame:
-        if self.start not in _STARTS:
-            raise ValueError(f"start={self.start!r}; expected 'zero' or 'random'.")
+        self._validate_params()
         self.size_ = (pixels.shape[-2], pixels.shape[-1])
         self.n_parameters_ = int(self._frame().sum())
         return self
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Nothing: the prompt is the same for every image.
+        """Empty features, since the prompt is the same for every image.
 
         Parameters
         ----------
@@ -47,7 +50,7 @@ class Frame(Prompter):
         Returns
         -------
         features : tensor of shape (n, 0)
-            A row for each image.
+            One empty row per image.
         """
         return pixels.new_empty(len(pixels), 0)
 
@@ -58,49 +61,49 @@ class Frame(Prompter):
         self, candidates: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
     ) -> torch.Tensor:
         frame = self._frame()
-        prompts = candidates.new_zeros(len(candidates), *frame.shape)
-        prompts[:, frame] = self._values(candidates)
-        return prompts[:, None].expand(-1, len(features), -1, -1, -1)
+        prompts = candidates.new_zeros(*candidates.shape[:2], *frame.shape)
+        prompts[:, :, frame] = self._values(candidates)
+        return prompts[:, :, None].expand(-1, -1, features.shape[1], -1, -1, -1)
 
     def _values(self, candidates: torch.Tensor) -> torch.Tensor:
-        """The frame's pixels (p, n_parameters_) from the parameters."""
+        """Pixels of the frame (g, p, n_parameters_) for candidates."""
         return candidates
 
     def _frame(self) -> torch.Tensor:
-        """Where the frame is: bool (3, height, width)."""
+        """Mask of the frame (3, height, width)."""
         frame = torch.ones(3, *self.size_, dtype=torch.bool)
         frame[:, *self._hole()] = False
         return frame
 
 
 class PaddingFrame(Frame):
-    """The frame of visual prompting, VP: pixels around the image that are added to it (Bahng et al., arXiv 2203.17274).
+    """Frame of visual prompting (VP), added to the border of the image (Bahng et al., arXiv 2203.17274).
 
     Parameters
     ----------
     width : float, default=30
-        Of the frame, in pixels of a 224-px image; in others it is as large a share of the shorter side, and one pixel
-        at least.
+        Width of the frame, in pixels of a 224-px image. In other images it is the same share of the shorter side, and
+        at least one pixel.
     start : {"zero", "random"}, default="zero"
-        "zero": training starts from the zero-shot service. "random": from normal random numbers, as the papers do.
+        Initial parameters. "zero": training starts from the zero-shot service. "random": normal random numbers, as in
+        the paper.
 
     Attributes
     ----------
     size_ : tuple of int
         (height, width) of the images.
     n_parameters_ : int
-        69,840 for 224 x 224 pixels.
+        Number of pixels in the frame, over three channels; 69,840 for 224 x 224 pixels.
     """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **Frame._parameter_constraints,
+        "width": [Interval(Real, 0, None, closed="neither")],
+    }
 
     def __init__(self, width: float = 30, start: str = "zero"):
         self.width = width
         self.start = start
-
-    def fit_pixels(self, pixels: torch.Tensor) -> PaddingFrame:
-        if not self.width > 0:
-            raise ValueError(f"width={self.width!r}; expected a number of pixels above 0.")
-        super().fit_pixels(pixels)
-        return self
 
     def _hole(self) -> tuple[slice, slice]:
         width = max(1, round(self.width * min(self.size_) / _SIDE))
@@ -109,41 +112,40 @@ class PaddingFrame(Frame):
 
 
 class ReprogrammingFrame(Frame):
-    r"""BAR's frame: a service is sent a small copy of the image in the middle of a picture that is learned.
+    r"""Frame of BAR: a trained picture with a small copy of the image in its middle.
 
-    An image x becomes :math:`\mathrm{pad}(\mathrm{resize}(x)) + M \odot \sigma(W)`: W are the parameters, M is one in
-    the frame and zero where the copy is (Tsai et al., ICML 2020, arXiv 2007.08714, eq. 1, with the sigmoid of
-    BlackVIP's experiments). So :math:`\mathrm{pad}(\mathrm{resize}(x))` is this prompter's `canvas`, and a
-    `prompt_scale` of 1 gives the frame the whole pixel range.
+    An image x becomes :math:`\mathrm{pad}(\mathrm{resize}(x)) + M \odot \sigma(W)`. W are the parameters. M is one in
+    the frame and zero inside (Tsai et al., ICML 2020, arXiv 2007.08714, eq. 1, with the sigmoid of BlackVIP's
+    experiments). :math:`\mathrm{pad}(\mathrm{resize}(x))` is the `canvas` of this prompter. A `prompt_scale` of 1 gives
+    the frame the whole pixel range.
 
     Parameters
     ----------
     inner : float, default=64
-        Side of the copy, in pixels of a 224-px image; in others it is as large a share of each side, and one pixel at
-        least.
+        Side of the copy, in pixels of a 224-px image, at most 224. In other images it is the same share of each side,
+        and at least one pixel.
     start : {"zero", "random"}, default="zero"
-        Of W. "zero": the frame is grey at first. "random": normal random numbers, as in BAR.
+        Initial W. "zero": the frame is grey at first. "random": normal random numbers, as in BAR.
 
     Attributes
     ----------
     size_ : tuple of int
         (height, width) of the images.
     n_parameters_ : int
-        138,240 for 224 x 224 pixels.
+        Number of pixels in the frame, over three channels; 138,240 for 224 x 224 pixels.
     """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **Frame._parameter_constraints,
+        "inner": [Interval(Real, 0, _SIDE, closed="right")],
+    }
 
     def __init__(self, inner: float = 64, start: str = "zero"):
         self.inner = inner
         self.start = start
 
-    def fit_pixels(self, pixels: torch.Tensor) -> ReprogrammingFrame:
-        if not 0 < self.inner <= _SIDE:
-            raise ValueError(f"inner={self.inner!r}; expected a number of pixels above 0, and at most {_SIDE}.")
-        super().fit_pixels(pixels)
-        return self
-
     def canvas(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Small copies of images, in black.
+        """Small copies of images on black pictures.
 
         Parameters
         ----------
@@ -153,7 +155,7 @@ class ReprogrammingFrame(Frame):
         Returns
         -------
         canvas : tensor of shape (n, 3, height, width)
-            RGB in [0, 1]: what bicubic interpolation overshoots is cut off.
+            RGB in [0, 1]; overshoots of the bicubic interpolation are clipped.
         """
         rows, columns = self._hole()
         canvas = torch.zeros_like(pixels)

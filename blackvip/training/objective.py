@@ -143,11 +143,11 @@ class Objective:
         images = self.features.images
         n_images = int(np.clip(_RMS_PIXELS // math.prod(images.size), 8, 64))
         if self._rms_features is None:
-            self._rms_features = self.features.of(np.arange(min(len(images), n_images))).double()
+            self._rms_features = self.features.of(np.arange(min(len(images), n_images))).double()[None]
         prompter, start = self.features.prompter, torch.as_tensor(w, dtype=torch.float64)
-        before = prompter.prompts(start[None], self._rms_features)
+        before = prompter.prompts(start[None, None], self._rms_features)[0]
         moved = []
         for part in torch.as_tensor(directions).split(max(1, _CHUNK_BYTES // (before.numel() * 8))):
-            moves = prompter.prompts(start + part, self._rms_features) - before
+            moves = prompter.prompts((start + part)[None], self._rms_features)[0] - before
             moved.append(moves.square_().mean(dim=(1, 2, 3, 4)).sqrt_())
         return self.prompt_scale * torch.cat(moved).numpy()

@@ -55,7 +55,7 @@ class StepImages:
             for first in range(0, group_size, at_once):
                 positions = members[:, first : first + at_once]
                 # (g, p, n, 3, h, w)
-                prompts = prompter.grouped_prompts(candidates[positions], features)
+                prompts = prompter.prompts(candidates[positions], features)
                 images = prompted(canvas[:, None], prompts, prompt_scale)
                 yield positions.reshape(-1), images.flatten(0, 1)
 
