@@ -19,8 +19,8 @@ from .exceptions import FitInterruptedWarning, JournalError, PromptNotUsedWarnin
 from .heads.base import Head
 from .heads.decision import Decision, decide, fit_without_prompt
 from .heads.scored import ScoredImages
-from .inputs.labels import check_labels
 from .inputs.class_prompts import make_class_prompts
+from .inputs.labels import check_labels
 from .inputs.reading import most_to_fit
 from .inputs.training_set import TrainingSet, read_training_set
 from .losses import LOSSES, Temperature
@@ -405,7 +405,9 @@ shape (n, n_features); or sequence of images, paths or encoded files
         objective = Objective(features, data, ledger, self.prompt_scale, temperature, augment)
         optimizer = make_optimizer(self.optimizer, a=self.a, c=self.c)
         if continues:
-            optimizer.continue_from(self.optimizer_, w)
+            optimizer.continue_from(self.optimizer_)
+            if optimizer.started and not np.array_equal(optimizer.w, w):
+                optimizer.restart_from(w)
         return prepare(objective, data, probe, optimizer, w, settings, streams)
 
     def _train(

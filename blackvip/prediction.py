@@ -16,13 +16,16 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 
 from .encoders.base import Encoder
 from .heads.base import Head
+from .heads.decision import Decision
 from .heads.judging import HeadResult
 from .heads.scored import ScoredImages
 from .inputs.images import Images
 from .inputs.labels import check_labels
 from .inputs.reading import ReadsImages, pixel_batches
+from .inputs.training_set import TrainingSet
 from .journal.identity import describe
 from .journal.predictions import PredictionsFile
+from .optimizers import Optimizer
 from .persistence import Saveable
 from .prompters.base import Prompter
 from .scorers import CachedScorer, Ledger, ScoreFormat, ScoreReader
@@ -34,7 +37,9 @@ from .scorers.labels.scorer import learning_scorer
 from .scorers.parallel.scorer import spread
 from .scorers.replay import JournaledScorer, Replay
 from .scorers.scoring import Drawing, Encoding, log_scores_of, score_images
+from .training.loop import TrainingResult
 from .training.progress import progress_bar
+from .training.setup import Run
 
 __all__ = ["PromptedClassifier"]
 
@@ -79,6 +84,11 @@ class PromptedClassifier(Saveable, ReadsImages, ClassifierMixin, BaseEstimator):
     classes_: np.ndarray
     class_prompts_: list[str]
     prompter_: Prompter
+    optimizer_: Optimizer
+    history_: list[dict[str, Any]]
+    n_iter_: int
+    n_queries_: int
+    _rng: np.random.Generator
     prompt_used_: bool
     head_: Head
     baselines_: dict[str, HeadResult]

@@ -39,10 +39,21 @@ class WithoutPrompt:
 
 
 class Decision(NamedTuple):
-    """The outcome of a fit: whether the prompt is used, and the head that goes with this choice."""
+    """The outcome of a fit.
+
+    Attributes
+    ----------
+    prompt_used : bool
+        Whether predictions use the prompt.
+    result : HeadResult
+        The head that goes with this choice.
+    comparison : str
+        The log losses without and with the prompt, in words.
+    """
 
     prompt_used: bool
     result: HeadResult
+    comparison: str
 
 
 def fit_without_prompt(scored: ScoredImages, head: Any) -> WithoutPrompt:
@@ -80,11 +91,12 @@ def decide(
         Whether to use the prompt only if it helps, see `prompt_helps`.
     """
     if not np.isfinite(scored.prompted).all():
-        return Decision(False, without.chosen)
+        return Decision(False, without.chosen, "images with it were not scored")
     prompted = choose_head(head, scored.with_prompt(last_answers, without.shared))
+    comparison = f"log loss {prompted.log_loss:.3g} with it, {without.chosen.log_loss:.3g} without"
     if guard and not prompt_helps(without.chosen, prompted, np.flatnonzero(scored.held_out)):
-        return Decision(False, without.chosen)
-    return Decision(True, prompted)
+        return Decision(False, without.chosen, comparison)
+    return Decision(True, prompted, comparison)
 
 
 def choose_head(head: Any, data: LabelledScores, fitted: Mapping[type[Head], HeadResult] | None = None) -> HeadResult:

@@ -233,7 +233,7 @@ class Optimizer(BaseEstimator, ABC):
         """
         self.state["w"] = np.array(w, dtype=np.float64)
 
-    def adapt(self, improvement: float, best_w: np.ndarray) -> None:
+    def adapt(self, improvement: float, best_w: np.ndarray | None) -> None:
         """Correct the step size after a check on held-out images; does nothing by default.
 
         Parameters
@@ -302,8 +302,8 @@ def make_optimizer(optimizer: str | Optimizer, **gains: Any) -> Optimizer:
     ----------
     optimizer : {"spsa-gc", "spsa", "cma-es"} or Optimizer
         Short name of an optimizer in `Optimizer.named`, or an instance, which is cloned.
-    **gains : object
-        Parameters of an optimizer that is given by its name, as far as it has them. An instance has its own.
+    **gains : float or "auto"
+        Values for parameters of the optimizer; "auto" leaves them as they are.
 
     Returns
     -------
@@ -313,13 +313,20 @@ def make_optimizer(optimizer: str | Optimizer, **gains: Any) -> Optimizer:
     Raises
     ------
     ValueError
-        If no optimizer has this name.
+        If no optimizer has this name, or it has no such parameter.
     """
-    if isinstance(optimizer, Optimizer):
-        return clone(optimizer)
-    if optimizer not in Optimizer.named:
-        names = ", ".join(map(repr, Optimizer.named))
-        raise ValueError(f"optimizer={optimizer!r}; expected one of {names}, or an Optimizer.")
-    made = Optimizer.named[optimizer]()
-    own = made.get_params(deep=False)
-    return made.set_params(**{name: value for name, value in gains.items() if name in own})
+    if isinstance(optimizer, str):
+        if optimizer not in Optimizer.named:
+            names = ", ".join(map(repr, Optimizer.named))
+            raise ValueError(f"optimizer={optimizer!r}; expected one of {names}, or an Optimizer.")
+        made = Optimizer.named[optimizer]()
+    else:
+        made = clone(optimizer)
+    given = {name: value for name, value in gains.items() if value != "auto"}
+    unknown = given.keys() - made.get_params(deep=False).keys()
+    if unknown:
+        name = min(unknown)
+        raise ValueError(
+            f"{name}={given[name]!r} was given, but {type(made).__name__} has no parameter {name!r}; expected 'auto'."
+        )
+    return made.set_params(**given)

@@ -303,7 +303,7 @@ class SPSA(Optimizer, name="spsa"):
             search = GainSearch.within(probe.budget, step_cost, len(probe.rows), self.a == "auto")
             self.state = self._measured_gains(probe, w, rng, n_steps, search)
 
-    def adapt(self, improvement: float, best_w: np.ndarray) -> None:
+    def adapt(self, improvement: float, best_w: np.ndarray | None) -> None:
         """Correct a step size that was found, after a check on held-out images (B13).
 
         If the loss is more than a twentieth above its lowest value, training returns to the best parameters with a
@@ -319,7 +319,7 @@ class SPSA(Optimizer, name="spsa"):
         """
         if self.a != "auto" or self.n_steps_ is not None:
             return
-        if improvement < -_NOTICEABLE:
+        if improvement < -_NOTICEABLE and best_w is not None:
             self.restart_from(best_w)
             self.state["a"] /= _BACKOFF
         elif 0 < improvement < _NOTICEABLE:

@@ -126,8 +126,10 @@ class Subspace(Optimizer):
         inner.begin_run(n_steps)
         self.state["inner"] = inner.state
 
-    def adapt(self, improvement: float, best_w: np.ndarray) -> None:
+    def adapt(self, improvement: float, best_w: np.ndarray | None) -> None:
         inner = self._inner()
+        if best_w is None:
+            return
         inner.adapt(improvement, np.linalg.lstsq(self.state["P"], best_w - self.state["origin"])[0])
         self._take(inner)
 

@@ -34,9 +34,7 @@ def limit(gallery_conf, path, when):
     """Sphinx-gallery hook that sets an alarm before an example and cancels it afterwards."""
 
     def stop(signum, frame):
-        raise TimeoutError(
-            f"{path} ran for more than {SECONDS} seconds; expected about a minute on two idle cores."
-        )
+        raise TimeoutError(f"{path} ran for more than {SECONDS} seconds; expected about a minute on two idle cores.")
 
     signal.signal(signal.SIGALRM, stop)
     signal.alarm(SECONDS if when == "before" else 0)
