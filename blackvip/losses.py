@@ -1,4 +1,4 @@
-"""Losses on log scores."""
+"""Losses on log scores, and the temperature at which they are taken."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from scipy.special import log_softmax
 
 __all__ = ["LOSSES", "Temperature", "cross_entropy", "fit_temperature", "focal"]
 
-_WINDOW = 500  # scored images to which a temperature is fitted
-_PRIOR = 1e-3  # of the squared logarithm of a temperature, in nats: it bounds that of a service that is always right
-_NEWTON_STEPS = 4  # after each batch: the temperature was nearly right before it
-_CLOSE = 1e-6  # a step of the logarithm after which Newton's method ends
+_WINDOW = 500  # number of recent scored images that the temperature is fitted to
+_PRIOR = 1e-3  # penalty of the squared log temperature, in nats; keeps it finite if the service is always right
+_NEWTON_STEPS = 4  # after each batch; few are enough, because one batch changes the temperature little
+_CLOSE = 1e-6  # Newton's method stops after a smaller step of the log temperature
 
 
 def cross_entropy(log_scores: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Cross-entropy of the softmax of the scores, image by image.
+    """Cross-entropy of each image's scores, after a softmax (eq. 2).
 
     Parameters
     ----------
@@ -27,7 +27,8 @@ def cross_entropy(log_scores: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    losses : ndarray of shape (..., n_images), in nats
+    losses : ndarray of shape (..., n_images)
+        In nats.
     """
     log_proba = log_softmax(log_scores, axis=-1)
     index = np.broadcast_to(y[:, None], (*log_proba.shape[:-1], 1))
@@ -35,10 +36,10 @@ def cross_entropy(log_scores: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def focal(log_scores: np.ndarray, y: np.ndarray, gamma: float = 2.0) -> np.ndarray:
-    """Focal loss of the softmax of the scores, image by image (Lin et al., ICCV 2017, eq. 4).
+    """Focal loss of each image's scores, after a softmax (Lin et al., ICCV 2017).
 
-    The cross-entropy times (1 - p)^gamma, p being the probability of the true class: images that are already right
-    count for little. BAR's loss, with gamma = 2 (Tsai et al., ICML 2020).
+    The cross-entropy times (1 - p)^gamma, where p is the probability of the true class. Images that are classified
+    correctly count for little. BAR uses it with gamma = 2 (Tsai et al., ICML 2020).
 
     Parameters
     ----------
@@ -47,47 +48,51 @@ def focal(log_scores: np.ndarray, y: np.ndarray, gamma: float = 2.0) -> np.ndarr
     y : ndarray of shape (n_images,)
         Class indices.
     gamma : float, default=2.0
-        0 gives the cross-entropy.
+        Exponent, at least 0; 0 gives the cross-entropy.
 
     Returns
     -------
-    losses : ndarray of shape (..., n_images), in nats
+    losses : ndarray of shape (..., n_images)
+        In nats.
     """
     losses = cross_entropy(log_scores, y)
     return (-np.expm1(-losses)) ** gamma * losses
 
 
-#: What `BlackVIPClassifier` can be told to lower.
+#: The losses that `BlackVIPClassifier` can minimise, by name.
 LOSSES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"cross-entropy": cross_entropy, "focal": focal}
 
 
 def fit_temperature(log_scores: np.ndarray, y: np.ndarray, start: float = 1.0, n_steps: int = 50) -> float:
-    """The temperature at which the softmax of the scores has the lowest cross-entropy (Guo et al., ICML 2017).
+    """Fit the temperature with the lowest cross-entropy of the scores (B5; Guo et al., ICML 2017).
 
     Parameters
     ----------
     log_scores : ndarray of shape (n_images, n_classes)
+        Logits or log probabilities.
     y : ndarray of shape (n_images,)
         Class indices.
-    start : float
-        Where Newton's method starts.
-    n_steps : int
-        Of Newton's method on the logarithm, at most.
+    start : float, default=1.0
+        Initial temperature.
+    n_steps : int, default=50
+        Maximum number of steps of Newton's method on the log temperature.
 
     Returns
     -------
     temperature : float
-        Above 1 for a service that is too sure of itself.
+        Positive; above 1 if the service is overconfident.
     """
     log_t = np.log(start)
-    centred = log_scores - log_scores[np.arange(len(y)), y][:, None]  # the true class scores 0
+    # The true class scores 0.
+    centred = log_scores - log_scores[np.arange(len(y)), y][:, None]
     for _ in range(n_steps):
         scaled = centred * np.exp(-log_t)
         p = np.exp(log_softmax(scaled, axis=1))
         mean = (p * scaled).sum(axis=1)
         variance = (p * scaled**2).sum(axis=1) - mean**2
         slope = -mean.mean() + 2 * _PRIOR * log_t
-        curvature = variance.mean() + abs(mean.mean()) + 2 * _PRIOR  # positive everywhere, unlike the exact one
+        # Positive everywhere, unlike the exact curvature.
+        curvature = variance.mean() + abs(mean.mean()) + 2 * _PRIOR
         step = float(np.clip(slope / curvature, -1, 1))
         log_t -= step
         if abs(step) < _CLOSE:
@@ -96,18 +101,18 @@ def fit_temperature(log_scores: np.ndarray, y: np.ndarray, start: float = 1.0, n
 
 
 class Temperature:
-    """The service's temperature, fitted to the scores that training has paid for last.
+    """Temperature of the training loss, fitted to the most recent scores.
 
-    A service that reads a domain badly is often sure of wrong answers. Its cross-entropy is then lowest where a
-    prompt washes everything out, and an optimizer goes there and stays. At its own best temperature a service that
-    knows nothing costs log(n_classes), and every other prompt less.
+    A service that does not fit the images is often confident and wrong. Its cross-entropy is then lowest for a prompt
+    that washes everything out, and an optimizer finds that prompt. At the best temperature, such a prompt costs
+    log(n_classes), and every prompt that helps the service costs less.
 
     Parameters
     ----------
     fixed : float or None
-        A temperature to keep, such as 1, the paper's. None: it is fitted.
+        A constant temperature; the paper uses 1. None: fit it.
     loss : {"cross-entropy", "focal"}, default="cross-entropy"
-        What is taken at that temperature, which itself is always the one of the lowest cross-entropy.
+        The loss at this temperature. The temperature itself always minimises the cross-entropy.
     """
 
     def __init__(self, fixed: float | None = None, loss: str = "cross-entropy"):
@@ -118,13 +123,13 @@ class Temperature:
         self._y: list[np.ndarray] = []
 
     def losses(self, log_scores: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Losses (n_images,) of log scores (n_images, n_classes) at the temperature so far; then learn them."""
+        """Losses (n_images,) of log scores (n_images, n_classes) at the current temperature, which is then updated."""
         losses = self._loss(log_scores / self.value, y)
         self.learn(log_scores, y)
         return losses
 
     def learn(self, log_scores: np.ndarray, y: np.ndarray) -> None:
-        """Fit the temperature to the last scores, these among them."""
+        """Update the temperature with these log scores (n_images, n_classes)."""
         if self.fixed is not None or not len(y):
             return
         self._log_scores.append(log_scores)
@@ -136,6 +141,6 @@ class Temperature:
         )
 
     def best_losses(self, log_scores: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Losses (n_images,) at the temperature that suits just these scores; nothing is learned."""
+        """Losses (n_images,) at the best temperature for these log scores alone, without an update."""
         value = self.value if self.fixed is not None else fit_temperature(log_scores, y, self.value)
         return self._loss(log_scores / value, y)

@@ -175,12 +175,14 @@ def prompt_helps(plain: HeadResult, prompted: HeadResult, held_out: np.ndarray) 
     uniform guess, so a single confident mistake does not decide.
     """
     chance = np.log(plain.held_out.shape[1])
+    # (B18)
     gain = np.minimum(plain.losses, chance) - np.minimum(prompted.losses, chance)
     weights = plain.weights
     if weights @ gain <= _MIN_GAIN * (weights @ np.minimum(plain.losses, chance)):
         return False
     if not len(held_out):
         return True
+    # (B19)
     gain, weights = gain[held_out], weights[held_out]
     standard_error = gain.std() / np.sqrt(len(gain))
     return bool(np.average(gain, weights=weights) > -standard_error)

@@ -64,7 +64,7 @@ class HeadResult:
         Returns
         -------
         is_worse : bool
-            Whether this head gets fewer images right, and its log loss is higher by more than the margin.
+            Whether this head gets fewer images right, and its log loss is higher by more than the margin (B17).
         """
         weights, excess = self.weights[rows], (self.losses - other.losses)[rows]
         standard_error = excess.std() / np.sqrt(len(rows))
