@@ -6,13 +6,15 @@ from conftest import ToyService, make_stripes
 
 from blackvip import CMAES, RGF, SPSA, SPSAGC, PromptBasis, Subspace
 from blackvip.inputs.images import ImageFormat
+from blackvip.inputs.training_set import TrainingSet
 from blackvip.losses import Temperature
 from blackvip.optimizers.gains import BUDGET_SHARE, noise_tolerance
 from blackvip.scorers import Ledger
 from blackvip.training.batches import Batches
+from blackvip.training.features import TrainingFeatures
 from blackvip.training.gains import TrainingProbe
 from blackvip.training.objective import Objective
-from blackvip.training.plan import Plan
+from blackvip.training.plan import RunBudget
 
 
 class Count:
@@ -113,7 +115,7 @@ def test_gains_bill_what_was_said(a, c, budget, shared, d):
     optimizer = SPSA(a=a, c=c, n_directions=2, share_batch=shared)
     batches = Batches(np.arange(100), 16, np.random.default_rng(0))
     cost = optimizer.gain_cost(d, batches.n_rows_each(optimizer), 100, budget)
-    assert cost == Plan.make(optimizer, d, batches, 0, budget).gains
+    assert cost == RunBudget.of(optimizer, d, batches, budget).gains
     start(optimizer, objective, batches, budget, d)
     assert objective.ledger.n_queries == cost <= BUDGET_SHARE * budget
     assert (cost > 0) == ("auto" in (a, c) and not (a == "auto" and d == SIGNAL))
@@ -148,7 +150,8 @@ def test_annealed_gains_move_prompts_by_set_sizes(c):
     image_format, images = ImageFormat.learn(X)
     prompter = PromptBasis().fit_pixels(image_format.pixels(images[:]))
     ledger = Ledger(ToyService(), list("abc"))
-    objective = Objective(prompter, images, y, np.ones(30), ledger, 0.8, Temperature())
+    data = TrainingSet(images, y, np.ones(30), np.arange(3))
+    objective = Objective(TrainingFeatures(prompter, images), data, ledger, 0.8, Temperature())
     optimizer = SPSAGC(a="auto", c=c, clip="auto", n_directions=4)
     batches = Batches(np.arange(30), 8, np.random.default_rng(0))
     start(optimizer, objective, batches, 1_600, d=14)

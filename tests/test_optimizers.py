@@ -529,11 +529,12 @@ def test_optimizers_have_short_names():
     made = {name: type(make_optimizer(name)) for name in ("spsa-gc", "spsa", "cma-es")}
     assert made == {"spsa-gc": SPSAGC, "spsa": SPSA, "cma-es": CMAES}
     assert made.items() <= Optimizer.named.items()
-    named = make_optimizer("spsa", a=0.1, momentum=0.5)  # it has no momentum
-    assert named.get_params() == SPSA(a=0.1).get_params()
+    assert make_optimizer("spsa", a=0.1, c="auto").get_params() == SPSA(a=0.1).get_params()
+    with pytest.raises(ValueError, match="momentum=0.5 was given, but SPSA has no parameter 'momentum'"):
+        make_optimizer("spsa", momentum=0.5)
     own = started(SPSA(a=0.2, c=0.1), np.zeros(2))
-    made = make_optimizer(own, a=0.1)
-    assert (made.a, made.started) == (0.2, False)
+    assert (make_optimizer(own, a="auto").a, make_optimizer(own, a=0.1).a, own.a) == (0.2, 0.1, 0.2)
+    assert not make_optimizer(own).started
     with pytest.raises(ValueError, match="optimizer='sgd'; expected one of .*'spsa-gc'.*, or an Optimizer"):
         make_optimizer("sgd")
 

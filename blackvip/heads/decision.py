@@ -17,6 +17,7 @@ __all__ = ["Decision", "WithoutPrompt", "choose_head", "decide", "fit_without_pr
 
 _MIN_IMAGES = 2  # of each class, for head="auto" to consider any head but the service's own
 _MIN_GAIN = 1e-3  # relative gain in log loss: two fits to the same scores may differ by less
+_MIN_NATS = 1e-4  # the same, absolute: where all images are right, relative differences say nothing
 
 
 @dataclass
@@ -178,7 +179,8 @@ def prompt_helps(plain: HeadResult, prompted: HeadResult, held_out: np.ndarray) 
     # (B18)
     gain = np.minimum(plain.losses, chance) - np.minimum(prompted.losses, chance)
     weights = plain.weights
-    if weights @ gain <= _MIN_GAIN * (weights @ np.minimum(plain.losses, chance)):
+    loss = np.average(np.minimum(plain.losses, chance), weights=weights)
+    if np.average(gain, weights=weights) <= max(_MIN_GAIN * loss, _MIN_NATS):
         return False
     if not len(held_out):
         return True
