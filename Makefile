@@ -30,6 +30,7 @@ lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports
 
 # Every warning is an error, and is shown before make stops. Examples that have not changed are not run again.
 docs: $(READY)

@@ -35,11 +35,13 @@ from torch.nn.functional import cross_entropy
 from blackvip import BlackVIPClassifier, Coordinator, PromptBasis, TimmEncoder
 from blackvip.encoders.timm import network
 from blackvip.inputs.images import ImageFormat
+from blackvip.inputs.training_set import TrainingSet
 from blackvip.losses import Temperature
 from blackvip.optimizers import SPSAGC
 from blackvip.prompters.decoder import Decoder
 from blackvip.scorers.ledger import Ledger
 from blackvip.scorers.open_clip import OpenCLIPScorer
+from blackvip.training.features import TrainingFeatures
 from blackvip.training.objective import Objective
 
 HERE = pathlib.Path(__file__).parent
@@ -162,13 +164,18 @@ def flat_order(decoder):
     return torch.cat(order)
 
 
+def objective_of(prompter, images, y, ledger):
+    data = TrainingSet(images, y, np.ones(len(y)), np.unique(y))
+    return Objective(TrainingFeatures(prompter, images), data, ledger, 1.0, Temperature(1.0))
+
+
 def step(args):
     scorer = random_vit()
     n = args.batch
     images, y = noisy_images(n, 224), np.arange(n) % len(PROMPTS)
     image_format, opened = ImageFormat.learn(images)
     coordinator = Coordinator(TimmEncoder(ENCODER, pretrained=False)).fit_pixels(image_format.pixels(images))
-    objective = Objective(coordinator, opened, y, np.ones(n), Ledger(scorer, PROMPTS), 1.0, Temperature(1.0))
+    objective = objective_of(coordinator, opened, y, Ledger(scorer, PROMPTS))
     optimizer = SPSAGC(a=0.01, c=0.01, n_directions=5)
     rng = np.random.default_rng(0)
     optimizer.start(
@@ -179,7 +186,7 @@ def step(args):
     ours, theirs = objective.candidate_losses(candidates, np.arange(n)), reference.losses(candidates)
     difference = np.abs(ours - theirs).max()
     assert difference < 1e-4, difference
-    pixels = objective.pixels(np.arange(n))
+    pixels = opened.pixels(np.arange(n))
     clocks = in_turns(
         args.repetitions,
         ours=lambda: objective.candidate_losses(candidates, np.arange(n)),
@@ -348,7 +355,7 @@ def step_alone(prompter, case, args):
     prompter.fit_pixels(image_format.pixels(opened[:]))
     prompts = [str(number) for number in range(case["classes"])]
     y = np.arange(n) % case["classes"]
-    objective = Objective(prompter, opened, y, np.ones(n), Ledger(nothing, prompts), 1.0, Temperature(1.0))
+    objective = objective_of(prompter, opened, y, Ledger(nothing, prompts))
     optimizer = SPSAGC(a=0.01, c=0.01, n_directions=case["candidates"] // 2)
     rng = np.random.default_rng(0)
     optimizer.start(prompter.initial_parameters(rng), rng)

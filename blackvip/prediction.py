@@ -17,14 +17,16 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 
 from .encoders.base import ENCODER, Encoder
 from .heads.base import Head
+from .heads.decision import Decision
 from .heads.judging import HeadResult
 from .heads.scored import ScoredImages
 from .inputs.images import IMAGE_SHAPE, Images
 from .inputs.labels import check_labels
 from .inputs.reading import ReadsImages, pixel_batches
+from .inputs.training_set import TrainingSet
 from .journal.identity import describe
 from .journal.predictions import PredictionsFile
-from .optimizers.base import Optimizer
+from .optimizers import Optimizer
 from .persistence import SaveableEstimator
 from .persistence.arrays import Generator as GeneratorField
 from .persistence.arrays import Labels
@@ -41,7 +43,9 @@ from .scorers.labels.scorer import learning_scorer
 from .scorers.parallel.scorer import spread
 from .scorers.replay import JournaledScorer, Replay
 from .scorers.scoring import Drawing, Encoding, log_scores_of, score_images
+from .training.loop import TrainingResult
 from .training.progress import progress_bar
+from .training.setup import Run
 
 __all__ = ["PromptedClassifier"]
 
@@ -101,7 +105,12 @@ class PromptedClassifier(SaveableEstimator, ReadsImages, ClassifierMixin, BaseEs
     score_type: str
     classes_: np.ndarray
     class_prompts_: list[str]
-    coordinator_: Prompter
+    prompter_: Prompter
+    optimizer_: Optimizer
+    history_: list[dict[str, Any]]
+    n_iter_: int
+    n_queries_: int
+    _rng: np.random.Generator
     prompt_used_: bool
     head_: Head
     baselines_: dict[str, HeadResult]
@@ -114,7 +123,6 @@ class PromptedClassifier(SaveableEstimator, ReadsImages, ClassifierMixin, BaseEs
     not_saved = ("score_fn", "n_jobs", "checkpoint")
     saved_parameters = {
         "class_prompts": OneOf(text(), Pairs(LABEL, text()), ListOf(text())),
-        "encoder": ENCODER,
         "local_encoder": ENCODER,
         "head": OneOf(NONE, text(), Object(Head, fitted="no")),
         "image_shape": IMAGE_SHAPE,
@@ -123,7 +131,7 @@ class PromptedClassifier(SaveableEstimator, ReadsImages, ClassifierMixin, BaseEs
     saved_attributes = {
         "classes_": Labels(),
         "class_prompts_": ListOf(text()),
-        "coordinator_": Object(Prompter),
+        "prompter_": Object(Prompter),
         "prompt_used_": BOOL,
         "head_": Object(Head),
         "optimizer_": Object(Optimizer, fitted="maybe"),
@@ -146,7 +154,7 @@ class PromptedClassifier(SaveableEstimator, ReadsImages, ClassifierMixin, BaseEs
 
     def _finish_loading(self) -> None:
         super()._finish_loading()
-        n_classes, mapping, prompter = len(self.classes_), self.label_mapping_, self.coordinator_
+        n_classes, mapping, prompter = len(self.classes_), self.label_mapping_, self.prompter_
         in_order = n_classes >= 2 and np.array_equal(np.unique(self.classes_), self.classes_)
         expect(in_order, "classes_ are not sorted, or few")
         n_prompts = len(self.class_prompts_)
@@ -154,7 +162,7 @@ class PromptedClassifier(SaveableEstimator, ReadsImages, ClassifierMixin, BaseEs
         expect(
             mapping is None or mapping.class_prompts == self.class_prompts_, "label_mapping_ is for other class prompts"
         )
-        expect(prompter.image_format_ == self.image_format_, "coordinator_ was made for images of another format")
+        expect(prompter.image_format_ == self.image_format_, "prompter_ was made for images of another format")
         expect(
             self.prompt_used_ == (prompter.prompt_scale_ > 0), "prompt_used_ and prompt_scale_ contradict each other"
         )
@@ -166,7 +174,6 @@ class PromptedClassifier(SaveableEstimator, ReadsImages, ClassifierMixin, BaseEs
         if "state" in vars(optimizer):
             n_parameters = prompter.n_parameters_
             expect(len(optimizer.w) == n_parameters, f"optimizer_ has not {n_parameters} parameters")
-            expect(optimizer.rng is self._rng, "optimizer_ has another random number generator")
 
     def _check_loaded_heads(self, n_classes: int) -> None:
         """Raise a `PersistenceError` if the heads, the encoder and the scored images do not fit one another."""
@@ -185,6 +192,11 @@ class PromptedClassifier(SaveableEstimator, ReadsImages, ClassifierMixin, BaseEs
             result.head.check_layout(n_classes, 0 if name == "local_probe" else n_classes, block_sizes)
             fits = result.held_out.shape == (n_images, n_classes)
             expect(fits, f"baselines_ has another number of images in {name}")
+
+    @property
+    def coordinator_(self) -> Prompter:
+        """The fitted prompter, an alias of `prompter_`."""
+        return self.prompter_
 
     def predict(self, X: Any) -> np.ndarray:
         """Class labels of images; bills one image each.
@@ -331,7 +343,7 @@ class PromptedClassifier(SaveableEstimator, ReadsImages, ClassifierMixin, BaseEs
         features = self._features(images) if heads else None
         n_queries, seconds = 0, 0.0
         if isinstance(scores, str):
-            draws = [None, self.coordinator_.draw] if self.prompt_used_ else [None]
+            draws = [None, self.prompter_.draw] if self.prompt_used_ else [None]
             rows, budget = np.arange(len(images)), len(draws) * len(images)
             with self._keeping() as score_fn, self._ledger(budget, self._score_format, score_fn) as ledger:
                 found = [log_scores_of(ledger, images, rows, draw) for draw in draws]
@@ -376,7 +388,7 @@ class PromptedClassifier(SaveableEstimator, ReadsImages, ClassifierMixin, BaseEs
     def _log_probas(self, images: Images, rows: np.ndarray) -> Generator[np.ndarray, None, None]:
         """Log probabilities of images, portion by portion."""
         encode = self._encode if self.head_.needs_features else None
-        for _, log_scores, features in self._answers(images, rows, self.coordinator_.draw, encode):
+        for _, log_scores, features in self._answers(images, rows, self.prompter_.draw, encode):
             yield self.head_.predict_log_proba_of(log_scores, features, len(self.classes_))
 
     def _answers(
@@ -396,7 +408,7 @@ class PromptedClassifier(SaveableEstimator, ReadsImages, ClassifierMixin, BaseEs
         n_scores, n_features = len(self.classes_), sum(self.probe_encoder_.block_sizes_)
         features = np.zeros((n_scores, n_features))
         answers = self.head_.predict_log_proba_of(-np.eye(n_scores), features, n_scores).round(6)
-        prompter = self.coordinator_
+        prompter = self.prompter_
         parts = [prompter.parameters_, prompter.statistics_, prompter.prompt_scale_, answers, self.class_prompts_]
         return hashlib.sha256(json.dumps(describe(parts)).encode()).hexdigest()[:12]
 
@@ -413,6 +425,36 @@ class PromptedClassifier(SaveableEstimator, ReadsImages, ClassifierMixin, BaseEs
     def _score_format(self) -> ScoreFormat:
         """What `fit` has found the scores to be."""
         return ScoreFormat(self.score_type_, self.score_floor_)
+
+    def _store(self, run: Run, result: TrainingResult, decision: Decision, adds: bool) -> None:
+        """Set the fitted attributes that a run leaves; with `adds`, behind those of earlier runs."""
+        ledger = run.objective.ledger
+        self.prompt_used_, self.head_ = decision.prompt_used, decision.result.head
+        self.prompter_ = run.prompted.freeze(result.w, None if decision.prompt_used else 0.0)
+        self.prompter_._adopt_reading(self)
+        self.probe_encoder_ = run.probe
+        self.optimizer_, self.a_, self.c_ = result.optimizer, result.a, result.optimizer.c_
+        # A service may have given no score to a single image.
+        score_format = ledger.score_format or ScoreFormat("logits")
+        self.score_type_, self.score_floor_ = score_format.score_type, score_format.floor
+        self.seconds_per_image_ = ledger.seconds_per_image
+        n_iter, n_queries = (self.n_iter_, self.n_queries_ - ledger.n_queries) if adds else (0, 0)
+        history = [
+            {**row, "n_iter": row["n_iter"] + n_iter, "n_queries": row["n_queries"] + n_queries}
+            for row in result.history
+        ]
+        self.history_ = (self.history_ if adds else []) + history
+        self.n_iter_ = n_iter + result.n_iter
+        self.termination_reason_ = result.termination_reason
+
+    def _map_labels(self, plain: np.ndarray, data: TrainingSet, judged: np.ndarray, ledger: Ledger) -> np.ndarray:
+        """Log scores for classes; those for a service's own labels first teach the mapping, once."""
+        learning = learning_scorer(self.score_fn)
+        if learning is None or ledger.reader.label_mapping is not None:
+            return plain
+        mapping = learning.fit_labels(plain, data.y[judged], self.class_prompts_, data.weights[judged])
+        self.label_mapping_ = ledger.reader.label_mapping = mapping
+        return mapping.log_scores(plain)
 
     def _ledger(
         self, max_queries: int, score_format: ScoreFormat | None, score_fn: Any, replay: Replay | None = None

@@ -9,7 +9,7 @@ from conftest import ToyService, make_stripes
 from sklearn.base import clone
 
 import blackvip
-from blackvip import BlackVIPClassifier, Coordinator, PaddingFrame, PCAEncoder
+from blackvip import SPSAGC, BlackVIPClassifier, Coordinator, PaddingFrame, PCAEncoder
 from blackvip.training.augmentation import _crop, crop_and_flip
 
 
@@ -50,8 +50,15 @@ def test_views_show_a_part_of_the_image_at_its_size_half_of_them_mirrored():
 
 def fitted(service, **parameters):
     X, y = make_stripes(n=8)
-    defaults = dict(prompter=PaddingFrame(), a=1e-9, c=1e-9, max_queries=16 + 5 * 80, batch_size=8, n_directions=5)
-    defaults.update(share_batch=True, head=None, guard=False, random_state=0, verbose=0, augment="crop-flip")
+    defaults = dict(prompter=PaddingFrame(), a=1e-9, c=1e-9, max_queries=16 + 5 * 80, batch_size=8)
+    defaults.update(
+        optimizer=SPSAGC(n_directions=5, share_batch=True),
+        head=None,
+        guard=False,
+        random_state=0,
+        verbose=0,
+        augment="crop-flip",
+    )
     return BlackVIPClassifier(service, "{}", **{**defaults, **parameters}).fit(X, y), X
 
 

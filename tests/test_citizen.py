@@ -18,14 +18,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.svm import LinearSVC
 
-from blackvip import BlackVIPClassifier, BlackVIPPrompter, BudgetError, Coordinator, PCAEncoder, PromptBasis
+from blackvip import SPSAGC, BlackVIPClassifier, BlackVIPPrompter, BudgetError, Coordinator, PCAEncoder, PromptBasis
 from blackvip.documentation import documentation_url
 
 pytestmark = pytest.mark.filterwarnings("ignore::blackvip.PromptNotUsedWarning")
 
 
 def make_classifier(service=None, **parameters):
-    defaults = dict(prompter="basis", max_queries=600, n_directions=2, random_state=0, verbose=0)
+    defaults = dict(prompter="basis", max_queries=600, optimizer=SPSAGC(n_directions=2), random_state=0, verbose=0)
     return BlackVIPClassifier(service or ToyService(), "stripe {}", **{**defaults, **parameters})
 
 
@@ -177,7 +177,7 @@ def test_warm_start_goes_on_with_a_new_budget(prompter, is_searched, stripes):
     X, y = stripes
     service = ToyService(glare=0.7, gain=10)  # which leaves something to be learned
     clf = make_classifier(service, prompter=prompter, warm_start=True, max_queries=1_000).fit(X, y)
-    k, a, w, sent = clf.optimizer_.state["k"], clf.optimizer_.a, clf.coordinator_.parameters_, service.n_images
+    k, a, w, sent = clf.optimizer_.state["k"], clf.optimizer_.a_, clf.coordinator_.parameters_, service.n_images
     clf.set_params(max_queries=500).fit(X, y)
     assert clf.n_queries_ == service.n_images - sent <= 500
     # Gains that fall to the end of a run start from the top again in the next one.
@@ -401,10 +401,10 @@ class Uncopyable(ToyService):
 def test_a_clone_shares_the_service_and_copies_everything_else():
     service = Uncopyable()
     encoder = PCAEncoder(7)
-    clf = make_classifier(service, encoder=encoder)
+    clf = make_classifier(service, prompter=Coordinator(encoder))
     twin = clone(clf)
     assert twin.score_fn is service
-    assert twin.encoder is not encoder
-    assert twin.encoder.n_components == 7
+    assert twin.prompter.encoder is not encoder
+    assert twin.prompter.encoder.n_components == 7
     assert clf.score_fn is service
     assert copy.copy(clf).score_fn is service

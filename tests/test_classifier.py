@@ -20,6 +20,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from blackvip import (
     SPSA,
+    SPSAGC,
     BlackVIPClassifier,
     BudgetError,
     CalibratedHead,
@@ -223,7 +224,8 @@ def test_the_papers_settings_and_what_a_step_of_them_bills(stripes):
 
 @pytest.mark.parametrize(("share_batch", "billed"), [(False, 2 * 16), (True, 2 * 4 * 16)])
 def test_a_step_bills_its_batch_once_or_for_each_direction(share_batch, billed, stripes):
-    clf = make_classifier(ToyService(), a=0.02, c=0.1, guard=False, head=None, share_batch=share_batch, max_queries=500)
+    clf = make_classifier(ToyService(), a=0.02, c=0.1, guard=False, head=None, max_queries=500)
+    clf.set_params(optimizer=SPSAGC(share_batch=share_batch))
     clf.fit(*stripes)
     assert (np.diff([row["n_queries"] for row in clf.history_]) == billed).all()
     assert len(clf.history_) == (500 - 80) // billed
@@ -477,7 +479,9 @@ def test_coordinator_pickles_alone(service, stripes, tmp_path):
 def test_pipeline_cross_validation_and_search(stripes):
     X, y = stripes
     rows = X[..., 0].reshape(len(X), -1) / 255.0
-    clf = make_classifier(ToyService(), image_shape=(8, 8), max_queries=600, n_directions=2, batch_size=8)
+    clf = make_classifier(
+        ToyService(), image_shape=(8, 8), max_queries=600, optimizer=SPSAGC(n_directions=2), batch_size=8
+    )
     pipeline = make_pipeline(FunctionTransformer(np.sqrt), clf)
     assert cross_val_score(pipeline, rows, y, cv=3).mean() > 0.9
     search = GridSearchCV(clf, {"a": [0.01, 0.1], "c": [0.05, "auto"]}, cv=2).fit(rows, y)

@@ -10,7 +10,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 
-from blackvip import AReSClassifier, BlackVIPClassifier, BlackVIPError, Comparison, compare
+from blackvip import SPSAGC, AReSClassifier, BlackVIPClassifier, BlackVIPError, Comparison, compare
 from blackvip.comparison.methods import METHODS, make_method
 from blackvip.comparison.white_box import WhiteBoxClassifier
 from blackvip.scorers.labels.scorer import LabelMappedScorer
@@ -82,7 +82,9 @@ def test_figures_are_those_of_the_fit_by_itself(service, data):
     X, y, X_test, y_test = data
     row = compared({"mine": {"n_directions": 2}}, service, data, seeds=[3]).rows[0]
     counter = ToyService(glare=1.0)
-    clf = BlackVIPClassifier(counter, "{}", n_directions=2, max_queries=500, random_state=3, verbose=0).fit(X, y)
+    clf = BlackVIPClassifier(
+        counter, "{}", optimizer=SPSAGC(n_directions=2), max_queries=500, random_state=3, verbose=0
+    ).fit(X, y)
     assert row["n_queries"] == clf.n_queries_ == counter.n_images
     assert row["accuracy"] == clf.score(X_test, y_test)
     assert row["n_predict"] == 30

@@ -12,6 +12,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from blackvip import (
+    SPSAGC,
     BlackVIPClassifier,
     CachedEncoder,
     Coordinator,
@@ -70,7 +71,7 @@ def test_a_search_over_folds_and_candidates_encodes_each_image_once(passes, prom
     X, y = make_stripes(36)
     clf = BlackVIPClassifier(
         ToyService(glare=2), "{}", prompter=prompter, local_encoder=CachedEncoder(NETWORK), a=0.05, max_queries=500,
-        batch_size=4, n_directions=2, random_state=0, verbose=0,
+        batch_size=4, optimizer=SPSAGC(n_directions=2), random_state=0, verbose=0,
     )  # fmt: skip
     search = GridSearchCV(clf, {"prompt_scale": [0.3, 1.0], "c": [0.05, 0.1]}, cv=3).fit(X, y)
     search.score(X, y)
@@ -93,7 +94,7 @@ def test_a_fit_with_a_cache_is_the_same_whether_the_cache_is_empty_or_full(passe
     X, y = make_stripes(24)
     clf = BlackVIPClassifier(
         ToyService(glare=2), "{}", prompter=Coordinator(CachedEncoder(NETWORK)), a=0.05, c=0.05, max_queries=500,
-        batch_size=4, n_directions=2, random_state=0, verbose=0,
+        batch_size=4, optimizer=SPSAGC(n_directions=2), random_state=0, verbose=0,
     )  # fmt: skip
     CachedEncoder(NETWORK).fit(X).transform(X[5:15][::-1])
     half_full = clone(clf).fit(X, y)

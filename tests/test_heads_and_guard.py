@@ -15,6 +15,7 @@ from blackvip.heads.baselines import fit_baselines
 from blackvip.heads.decision import decide, fit_without_prompt, prompt_helps
 from blackvip.heads.judging import judge
 from blackvip.heads.scored import LabelledScores, ScoredImages
+from blackvip.inputs.training_set import TrainingSet
 from blackvip.losses import Temperature, cross_entropy
 from blackvip.training.validation import Validation, judged_rows, split_held_out
 
@@ -228,21 +229,25 @@ def test_of_many_images_a_share_of_each_class_is_judged():
 
 
 class Fixed:
-    """An objective whose held-out scores are as good as its parameter says; it counts what it bills."""
+    """Prompted images whose scores are as good as the parameter says; it counts what it bills."""
 
-    def __init__(self, y, temperature=1.0):
-        self.y, self.weights, self.billed = y, np.ones(len(y)), 0
-        self.temperature = Temperature(temperature)
+    def __init__(self, y):
+        self.y, self.billed = y, 0
 
     def log_scores(self, w, rows):
         self.billed += len(rows)
         return w[0] * np.eye(3)[self.y[rows]]
 
 
+def validation_of(prompted, temperature, judged_rows, rows, **limits):
+    data = TrainingSet(None, prompted.y, np.ones(len(prompted.y)), np.unique(prompted.y))
+    return Validation(prompted, data, temperature, judged_rows, rows, **limits)
+
+
 def test_validation_remembers_the_best_and_bills_no_image_twice():
     y = np.arange(12) % 3
-    objective = Fixed(y)
-    validation = Validation(objective, np.arange(12), np.array([0, 4, 8]), n_checks=4, patience=2)
+    prompted = Fixed(y)
+    validation = validation_of(prompted, Temperature(1.0), np.arange(12), np.array([0, 4, 8]), n_checks=4, patience=2)
     validation.spread_over(10)
     assert [k for k in range(1, 11) if validation.is_due(k)] == [3, 6, 9, 10]
     assert validation.cost == 12
@@ -255,12 +260,12 @@ def test_validation_remembers_the_best_and_bills_no_image_twice():
     assert figures["validation_loss"] == pytest.approx(np.log(1 + 2 * np.exp(-2)))
     assert not validation.exhausted
     np.testing.assert_array_equal(validation.best_w, [3.0])
-    before = objective.billed
-    log_scores = validation.completed_log_scores(validation.best_w)
-    assert objective.billed - before == 9
+    before = prompted.billed
+    log_scores = validation.judged_log_scores(validation.best_w)
+    assert prompted.billed - before == 9
     np.testing.assert_array_equal(log_scores, 3 * np.eye(3)[y])
-    validation.completed_log_scores(np.array([5.0]))
-    assert objective.billed - before == 9 + 12
+    validation.judged_log_scores(np.array([5.0]))
+    assert prompted.billed - before == 9 + 12
     validation.check(np.array([1.0]))
     assert validation.exhausted
 
@@ -269,16 +274,16 @@ def test_validation_judges_scores_at_their_own_temperature():
     """A prompt is not the better one for making a service less sure of the same answers."""
     scores, y = scores_with(1.5)
     for temperature, same in ((None, True), (1.0, False)):
-        objective = Fixed(y, temperature)
-        objective.log_scores = lambda w, rows: w[0] * scores[rows]
-        validation = Validation(objective, np.arange(90), np.arange(0, 90, 2), n_checks=4)
+        prompted, learned = Fixed(y), Temperature(temperature)
+        prompted.log_scores = lambda w, rows: w[0] * scores[rows]
+        validation = validation_of(prompted, learned, np.arange(90), np.arange(0, 90, 2), n_checks=4)
         sure, unsure = (validation.check(np.array([w]))["validation_loss"] for w in (10.0, 1.0))
         assert (sure == pytest.approx(unsure, abs=0.02)) == same
-        assert objective.temperature.value == 1  # checks teach it nothing
+        assert learned.value == 1  # checks teach it nothing
 
 
 def test_without_rows_nothing_is_due():
-    validation = Validation(Fixed(np.arange(3)), np.arange(3), np.array([], dtype=int), n_checks=0)
+    validation = validation_of(Fixed(np.arange(3)), Temperature(1.0), np.arange(3), np.array([], dtype=int), n_checks=0)
     validation.spread_over(5)
     assert not any(validation.is_due(k) for k in range(1, 6))
     assert not validation.exhausted
@@ -324,6 +329,6 @@ def test_the_decision_is_for_a_prompt_and_its_own_head(better, guard):
     scored = ScoredImages(y, np.ones(90), np.arange(90) % 4 == 0, features_with(1.0, y), BLOCKS, plain, prompted)
     for head, name in ((None, "zero_shot"), ("calibrated", "calibrated_zero_shot"), ("fused", "fused_zero_shot")):
         without = fit_without_prompt(scored, head)
-        used, shipped = decide(without, scored, None, head, guard)
+        used, shipped, _ = decide(without, scored, None, head, guard)
         assert used == (better is not None and (better or not guard))
         assert (shipped is without.baselines[name]) == (not used)

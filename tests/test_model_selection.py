@@ -28,7 +28,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.tree import DecisionTreeClassifier
 
-from blackvip import BlackVIPClassifier, BlackVIPPrompter
+from blackvip import SPSAGC, BlackVIPClassifier, BlackVIPPrompter
 from blackvip.model_selection import SearchCost, search_cost
 
 pytestmark = pytest.mark.filterwarnings("ignore::blackvip.PromptNotUsedWarning")
@@ -39,7 +39,14 @@ SLACK = STEP + 2 * 10  # a fit leaves less: a step, and checks that do not fit i
 
 def make_classifier(service=None, **parameters):
     defaults = dict(
-        prompter="basis", head=None, a=0.01, c=0.1, n_directions=2, batch_size=4, max_queries=300, random_state=0
+        prompter="basis",
+        head=None,
+        a=0.01,
+        c=0.1,
+        optimizer=SPSAGC(n_directions=2),
+        batch_size=4,
+        max_queries=300,
+        random_state=0,
     )
     return BlackVIPClassifier(service or ToyService(), ["left", "right"], verbose=0, **{**defaults, **parameters})
 

@@ -24,6 +24,7 @@ from sklearn.linear_model import LogisticRegression
 
 import blackvip
 from blackvip import (
+    SPSAGC,
     BlackVIPClassifier,
     BlackVIPPrompter,
     CachedEncoder,
@@ -45,7 +46,9 @@ X, Y = make_stripes(n=24)
 
 
 def fitted(service=None, y=Y, **parameters):
-    defaults = dict(prompter="basis", max_queries=800, n_directions=2, guard=False, random_state=0, verbose=0)
+    defaults = dict(
+        prompter="basis", max_queries=800, optimizer=SPSAGC(n_directions=2), guard=False, random_state=0, verbose=0
+    )
     return BlackVIPClassifier(service or ToyService(), "{}", **{**defaults, **parameters}).fit(X, y)
 
 
@@ -135,7 +138,9 @@ def test_a_prompt_that_is_not_used_is_not_used_later(tmp_path):
 def test_a_fit_that_the_service_ended(fail_at, tmp_path):
     service = ToyService()
     service.fail_at = fail_at  # while step sizes are looked for, and while training
-    clf = BlackVIPClassifier(service, prompter="basis", max_queries=800, n_directions=2, random_state=0, verbose=0)
+    clf = BlackVIPClassifier(
+        service, prompter="basis", max_queries=800, optimizer=SPSAGC(n_directions=2), random_state=0, verbose=0
+    )
     with pytest.raises(RuntimeError, match="the service is down"):
         clf.fit(X, Y)
     service.fail_at = None
@@ -166,7 +171,9 @@ def test_labels_come_back_as_they_were(labels, tmp_path):
 
 def test_feature_names_transformers_and_prompters(tmp_path):
     table = pd.DataFrame(X.reshape(24, -1)).add_prefix("p")
-    clf = BlackVIPClassifier(ToyService(), prompter="basis", max_queries=800, image_shape=(8, 8, 3), n_directions=2)
+    clf = BlackVIPClassifier(
+        ToyService(), prompter="basis", max_queries=800, image_shape=(8, 8, 3), optimizer=SPSAGC(n_directions=2)
+    )
     clf.fit(table, Y).save(tmp_path / "table")
     np.testing.assert_array_equal(blackvip.load(tmp_path / "table").feature_names_in_, table.columns)
     clf = fitted(prompter="coordinator")

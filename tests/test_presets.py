@@ -55,8 +55,9 @@ def test_hyperparameters_of_a_data_set(name):
     epochs, beta, gamma, c, p_eps = ROWS[name]
     for preset in (presets.cvpr2023, presets.blackvip_se):
         found = preset(name)
-        assert (found["a"], found["alpha"], found["stability"], found["n_directions"]) == (0.01, 0.4, 1.0, 5)
-        assert (found["momentum"], found["gamma"], found["c"]) == (beta, gamma, c)
+        optimizer = found["optimizer"]
+        assert (found["a"], optimizer.alpha, optimizer.stability, optimizer.n_directions) == (0.01, 0.4, 1.0, 5)
+        assert (optimizer.momentum, optimizer.gamma, found["c"]) == (beta, gamma, c)
         assert found["prompt_scale"] == pytest.approx(0.27 * p_eps)
     assert presets.paper_queries(name, 1280) == epochs * 10 * 1280 + 2 * 1280
 
@@ -67,7 +68,7 @@ def test_the_other_settings():
     )
     assert presets.cvpr2023("biased_0.8")["c"] == 0.01
     biased, one, four = (presets.cvpr2023(name) for name in ("biased_0.9", "loc_1:1", "loc_1:4"))
-    assert [(p["momentum"], p["c"], p["alpha"], p["a"]) for p in (biased, one, four)] == [
+    assert [(p["optimizer"].momentum, p["c"], p["optimizer"].alpha, p["a"]) for p in (biased, one, four)] == [
         (0.9, 0.01, 0.4, 0.01),
         (0.9, 0.005, 0.5, 0.01),
         (0.95, 0.01, 0.5, 0.02),
@@ -78,9 +79,14 @@ def test_the_other_settings():
         found = [preset(name)["augment"] for name in ("svhn", "imagenet", "biased_0.8", "loc_1:4", None)]
         assert found == ["crop-flip", "crop-flip", None, None, None]
     shared = presets.cvpr2023()
-    assert (shared["c"], shared["gamma"], shared["prompt_scale"]) == (0.01, 0.1, 0.27)
-    assert (shared["batch_size"], shared["share_batch"], shared["temperature"]) == (128, True, 1.0)
-    assert (shared["loss"], shared["head"], shared["guard"], shared["clip"]) == ("cross-entropy", None, False, None)
+    assert (shared["c"], shared["optimizer"].gamma, shared["prompt_scale"]) == (0.01, 0.1, 0.27)
+    assert (shared["batch_size"], shared["optimizer"].share_batch, shared["temperature"]) == (128, True, 1.0)
+    assert (shared["loss"], shared["head"], shared["guard"], shared["optimizer"].clip) == (
+        "cross-entropy",
+        None,
+        False,
+        None,
+    )
 
 
 def test_rivals_have_the_gains_of_the_authors_configuration():
@@ -95,15 +101,12 @@ def test_rivals_have_the_gains_of_the_authors_configuration():
         (None, (10.0, 0.01, 0.4, 0.9), (10.0, 0.1), (40.0, 1000)),
     ):
         vp, bar = presets.vp(name), presets.bar(name)["optimizer"]
-        assert (vp["a"], vp["c"], vp["alpha"], vp["momentum"]) == gains
+        assert (vp["a"], vp["c"], vp["optimizer"].alpha, vp["optimizer"].momentum) == gains
         assert (bar.a, bar.a_end) == rates
         white_box = make_method("vp-white-box", ToyService(), dataset=name)
         assert (white_box.learning_rate, white_box.n_epochs) == white
-    assert [presets.vp("eurosat", a=3.0, c=0.1, momentum=0.0)[gain] for gain in ("a", "c", "momentum")] == [
-        3.0,
-        0.1,
-        0.0,
-    ]
+    other = presets.vp("eurosat", a=3.0, c=0.1, momentum=0.0)
+    assert (other["a"], other["c"], other["optimizer"].momentum) == (3.0, 0.1, 0.0)
 
 
 def test_bar_is_that_of_its_paper():
@@ -222,7 +225,7 @@ def test_bar_can_be_told_to_move_pixels_by_one_level():
     # of three colours d are in the frame.
     d = clf.coordinator_.n_parameters_
     expected = 4 / 255 * d**0.5 * (192 / d) ** 0.5
-    assert clf.c_ == clf.optimizer_.c == pytest.approx(expected, rel=0.01)
+    assert clf.c_ == clf.optimizer_.c_ == pytest.approx(expected, rel=0.01)
     assert clf.get_params()["optimizer"].c == "auto"
 
 

@@ -15,7 +15,7 @@ from sklearn.base import clone
 from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
-from blackvip import BlackVIPClassifier, BudgetError
+from blackvip import SPSAGC, BlackVIPClassifier, BudgetError
 from blackvip.model_selection import search_cost
 from blackvip.scorers import SharedBudget
 
@@ -45,7 +45,9 @@ class FileService(ToyService):
 
 
 def make_classifier(service, **parameters):
-    defaults = dict(prompter="basis", head=None, a=0.01, c=0.1, n_directions=2, batch_size=4, max_queries=300)
+    defaults = dict(
+        prompter="basis", head=None, a=0.01, c=0.1, optimizer=SPSAGC(n_directions=2), batch_size=4, max_queries=300
+    )
     return BlackVIPClassifier(service, PROMPTS, verbose=0, random_state=0, **{**defaults, **parameters})
 
 

@@ -20,11 +20,15 @@ from blackvip import (
 )
 from blackvip.exceptions import ImageError, PromptNotUsedWarning
 from blackvip.inputs.images import ImageFormat, to_uint8
+from blackvip.inputs.training_set import TrainingSet
 from blackvip.losses import Temperature, cross_entropy
 from blackvip.scorers import Ledger
+from blackvip.scorers.scoring import log_scores_of
 from blackvip.training.batches import Batches
+from blackvip.training.features import TrainingFeatures
 from blackvip.training.objective import Objective
-from blackvip.training.plan import Plan
+from blackvip.training.plan import RunBudget
+from blackvip.training.prompted_images import PromptedImages
 
 
 def make_objective(prompter=None, temperature=1.0, weights=None):
@@ -33,7 +37,8 @@ def make_objective(prompter=None, temperature=1.0, weights=None):
     prompter = (prompter or PromptBasis()).fit_pixels(image_format.pixels(images[:]))
     weights = np.ones(30) if weights is None else weights
     ledger = Ledger(ToyService(), list("abc"))
-    return Objective(prompter, images, y, weights, ledger, 0.8, Temperature(temperature))
+    data = TrainingSet(images, y, weights, np.arange(3))
+    return Objective(TrainingFeatures(prompter, images), data, ledger, 0.8, Temperature(temperature))
 
 
 @pytest.fixture
@@ -48,8 +53,8 @@ def test_losses_are_those_of_prompted_rounded_images(temperature):
     candidates = np.random.default_rng(0).normal(0, 0.3, (5, 14))
     losses = objective.candidate_losses(candidates, rows)
     assert objective.ledger.n_queries == 20
-    x = objective.images.pixels(rows).double()
-    basis = objective.prompter
+    x = objective.features.images.pixels(rows).double()
+    basis = objective.features.prompter
     same = torch.from_numpy(basis.images_).expand(4, -1, -1, -1, -1)
     phi = torch.cat([same, basis.features(x)], dim=1) * torch.from_numpy(basis.scale_)[:, None, None, None]
     for candidate, loss in zip(candidates, losses):
@@ -65,7 +70,7 @@ def test_candidates_with_rows_of_their_own_lose_as_if_each_were_scored_alone(pro
     weights = np.random.default_rng(1).uniform(0.5, 2, 30)
     objective = make_objective(prompter, weights=weights)
     rng = np.random.default_rng(0)
-    start = objective.prompter.initial_parameters(rng)
+    start = objective.features.prompter.initial_parameters(rng)
     candidates = start + rng.normal(0, 0.1, (6, len(start)))
     rows = np.array([[3, 8, 21, 22], [9, 1, 2, 0], [3, 8, 21, 22], [0, 1, 2, 9], [9, 1, 2, 0], [29, 5, 17, 8]])
     together = objective.candidate_losses(candidates, rows)
@@ -94,18 +99,10 @@ def test_chunks_and_uncached_features_change_nothing(objective, monkeypatch):
     candidates = np.random.default_rng(0).normal(0, 0.3, (5, 14))
     whole = objective.candidate_losses(candidates, rows)
     monkeypatch.setattr("blackvip.training.step_images._CHUNK_BYTES", 1)
-    monkeypatch.setattr("blackvip.training.objective._CACHE_BYTES", 1)
-    uncached = Objective(
-        objective.prompter,
-        objective.images,
-        objective.y,
-        objective.weights,
-        objective.ledger,
-        0.8,
-        Temperature(1.0),
-    )
-    uncached.make_features(uncached._aside)
-    assert uncached._coming is None
+    monkeypatch.setattr("blackvip.training.features._CACHE_BYTES", 1)
+    uncached = make_objective()
+    assert objective.features.kept
+    assert not uncached.features.kept
     np.testing.assert_allclose(uncached.candidate_losses(candidates, rows), whole, atol=0.01)
 
 
@@ -128,13 +125,13 @@ def test_the_next_images_are_read_while_the_service_answers():
     objective = make_objective()
     candidates, batches = np.random.default_rng(0).normal(0, 0.3, (2, 14)), np.array([[[3, 8]] * 2, [[21, 4]] * 2])
     expected = [objective.candidate_losses(candidates, rows) for rows in batches]
-    objective.images = files = FilesOnDisk(objective.images)
+    objective.features.images = files = FilesOnDisk(objective.features.images)
     first = objective.candidate_losses(candidates, batches[0], batches[1])
-    objective._ahead[1].result()  # whatever the service takes
+    objective.reader._ahead[1].result()  # whatever the service takes
     assert [rows for _, rows in files.reads] == [[3, 8], [21, 4]]
     assert files.reads[1][0] != threading.current_thread().name
     second = objective.candidate_losses(candidates, batches[1], batches[0])
-    objective._ahead[1].result()
+    objective.reader._ahead[1].result()
     other = objective.candidate_losses(candidates, batches[1])  # not what was read ahead
     np.testing.assert_array_equal([first, second, other], [*expected, expected[1]])
     # The thread reads the one, this thread the other, in any order.
@@ -144,8 +141,8 @@ def test_the_next_images_are_read_while_the_service_answers():
 def test_what_cannot_be_read_ahead_ends_the_step_that_needs_it():
     objective = make_objective()
     candidates, rows = np.zeros((2, 14)), np.array([[3, 8]] * 2)
-    objective.features(rows[0])  # all are made once
-    objective.images = files = FilesOnDisk(objective.images)
+    objective.features.of(rows[0])  # all are computed once
+    objective.features.images = files = FilesOnDisk(objective.features.images)
     files.broken_after = 1
     objective.candidate_losses(candidates, rows, rows)
     with pytest.raises(ImageError, match="Image 3"):
@@ -154,11 +151,12 @@ def test_what_cannot_be_read_ahead_ends_the_step_that_needs_it():
 
 
 def test_start_costs_what_plain_images_cost(objective):
-    plain = cross_entropy(objective.plain_log_scores(np.arange(30)), objective.y).mean()
-    assert objective.candidate_losses(np.zeros((1, 14)), np.arange(30))[0] == pytest.approx(plain)
-    np.testing.assert_array_equal(
-        objective.log_scores(np.zeros(14), np.arange(30)), objective.plain_log_scores(np.arange(30))
-    )
+    rows = np.arange(30)
+    plain = log_scores_of(objective.ledger, objective.features.images, rows)
+    loss = cross_entropy(plain, objective.y).mean()
+    assert objective.candidate_losses(np.zeros((1, 14)), rows)[0] == pytest.approx(loss)
+    prompted = PromptedImages(objective.features, objective.ledger, 0.8)
+    np.testing.assert_array_equal(prompted.log_scores(np.zeros(14), rows), plain)
 
 
 def test_batches_use_every_image_once_before_any_twice():
@@ -187,18 +185,18 @@ class OnMeta(ToyService):
 @pytest.mark.parametrize(
     ("prompter", "optimizer"),
     [
-        (PromptBasis(), "spsa-gc"),
-        (PromptBasis(), "cma-es"),
-        (Coordinator(), "spsa-gc"),
-        (PaddingFrame(), "spsa-gc"),
-        (ReprogrammingFrame(), "spsa-gc"),
+        (PromptBasis(), SPSAGC(a=0.01, c=0.01)),
+        (PromptBasis(), CMAES()),
+        (Coordinator(), SPSAGC(a=0.01, c=0.01)),
+        (PaddingFrame(), SPSAGC(a=0.01, c=0.01)),
+        (ReprogrammingFrame(), SPSAGC(a=0.01, c=0.01)),
     ],
 )
 def test_images_of_a_step_are_drawn_on_the_scorers_device(prompter, optimizer):
     X, y = make_stripes(n=24, n_classes=3)
     service = OnMeta()
     clf = BlackVIPClassifier(
-        service, list("abc"), prompter=prompter, optimizer=optimizer, a=0.01, c=0.01, max_queries=500, random_state=0
+        service, list("abc"), prompter=prompter, optimizer=optimizer, max_queries=500, random_state=0
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptNotUsedWarning)
@@ -235,15 +233,15 @@ def test_both_sides_of_a_direction_get_the_same_rows_and_other_directions_others
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "shared", "shape"),
+    ("optimizer", "shape"),
     [
-        (SPSAGC(n_directions=4), True, (8, 8)),
-        (SPSA(n_directions=4, sides=1), False, (5, 8)),  # all are compared with the same candidate
-        (CMAES(population_size=6), False, (6, 8)),
+        (SPSAGC(n_directions=4, share_batch=True), (8, 8)),
+        (SPSA(n_directions=4, sides=1), (5, 8)),  # all are compared with the same candidate
+        (CMAES(population_size=6), (6, 8)),
     ],
 )
-def test_what_is_compared_with_all_others_gets_all_rows(optimizer, shared, shape):
-    batches = Batches(np.arange(100, 124), 8, np.random.default_rng(0), shared)
+def test_what_is_compared_with_all_others_gets_all_rows(optimizer, shape):
+    batches = Batches(np.arange(100, 124), 8, np.random.default_rng(0))
     assert batches.n_rows_each(optimizer) == 8
     steps = [batches.for_step(optimizer) for _ in range(3)]
     for rows in steps:
@@ -257,7 +255,7 @@ def test_a_step_bills_what_the_plan_says(batch_size, each):
     optimizer = SPSA(a=0.1, c=0.1, n_directions=4)
     batches = Batches(np.arange(24), batch_size, np.random.default_rng(0))
     assert batches.n_rows_each(optimizer) == each  # a row for each direction at least
-    plan = Plan.make(optimizer, 14, batches, validation_cost=30, budget=1000)
+    plan = RunBudget.of(optimizer, 14, batches, 970)
     assert plan.step == batches.for_step(optimizer).size == 8 * each
-    assert (plan.n_steps, plan.gains, plan.budget) == (970 // plan.step, 0, 970)
-    assert Plan.make(optimizer, 14, batches, 30, 1000, max_steps=3).n_steps == 3
+    assert (plan.n_steps, plan.gains, plan.total) == (970 // plan.step, 0, 970)
+    assert RunBudget.of(optimizer, 14, batches, 970, max_steps=3).n_steps == 3

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..encoders.base import Encoder
-from ..optimizers import RGF
+from ..optimizers import RGF, SPSA, SPSAGC
 from ..prompters.coordinator import Coordinator
 from ..prompters.frames import PaddingFrame, ReprogrammingFrame
 
@@ -252,7 +252,7 @@ def cvpr2023(
     --------
     >>> from blackvip import presets
     >>> parameters = presets.cvpr2023("eurosat", encoder="vit-mae")
-    >>> parameters["c"], parameters["gamma"], round(parameters["prompt_scale"], 3)
+    >>> parameters["c"], parameters["optimizer"].gamma, round(parameters["prompt_scale"], 3)
     (0.005, 0.2, 0.108)
     >>> parameters["prompter"]
     Coordinator(encoder='vit_base_patch16_224.mae', last_layer='random')
@@ -415,7 +415,6 @@ def _published(used: Setting) -> dict[str, Any]:
     """What all methods of the paper have in common."""
     return {
         "batch_size": BATCH_SIZE,
-        "share_batch": True,
         "temperature": 1.0,
         "loss": "cross-entropy",
         "augment": "crop-flip" if used.augmented else None,
@@ -431,17 +430,10 @@ def _gains(
     names = (*also, "spsa-gc", "spsa")
     if optimizer not in names:
         raise ValueError(f"optimizer={optimizer!r}; expected {', '.join(map(repr, names[:-1]))} or {names[-1]!r}.")
-    return {
-        "optimizer": optimizer,
-        "a": a,
-        "c": c,
-        "alpha": alpha,
-        "gamma": gamma,
-        "stability": 1.0,
-        "momentum": momentum,
-        "n_directions": N_DIRECTIONS,
-        "clip": None,
-    }
+    settings: dict[str, Any] = {"alpha": alpha, "gamma": gamma, "stability": 1.0, "n_directions": N_DIRECTIONS}
+    settings.update(clip=None, share_batch=True)
+    made = SPSAGC(momentum=momentum, **settings) if optimizer == "spsa-gc" else SPSA(**settings)
+    return {"optimizer": made, "a": a, "c": c}
 
 
 def _checked_start(start: str) -> str:

@@ -17,6 +17,7 @@ __all__ = ["Decision", "WithoutPrompt", "choose_head", "decide", "fit_without_pr
 
 _MIN_IMAGES = 2  # of each class, for head="auto" to consider any head but the service's own
 _MIN_GAIN = 1e-3  # relative gain in log loss: two fits to the same scores may differ by less
+_MIN_NATS = 1e-4  # the same, absolute: where all images are right, relative differences say nothing
 
 
 @dataclass
@@ -39,10 +40,21 @@ class WithoutPrompt:
 
 
 class Decision(NamedTuple):
-    """The outcome of a fit: whether the prompt is used, and the head that goes with this choice."""
+    """The outcome of a fit.
+
+    Attributes
+    ----------
+    prompt_used : bool
+        Whether predictions use the prompt.
+    result : HeadResult
+        The head that goes with this choice.
+    comparison : str
+        The log losses without and with the prompt, in words.
+    """
 
     prompt_used: bool
     result: HeadResult
+    comparison: str
 
 
 def fit_without_prompt(scored: ScoredImages, head: Any) -> WithoutPrompt:
@@ -80,11 +92,12 @@ def decide(
         Whether to use the prompt only if it helps, see `prompt_helps`.
     """
     if not np.isfinite(scored.prompted).all():
-        return Decision(False, without.chosen)
+        return Decision(False, without.chosen, "images with it were not scored")
     prompted = choose_head(head, scored.with_prompt(last_answers, without.shared))
+    comparison = f"log loss {prompted.log_loss:.3g} with it, {without.chosen.log_loss:.3g} without"
     if guard and not prompt_helps(without.chosen, prompted, np.flatnonzero(scored.held_out)):
-        return Decision(False, without.chosen)
-    return Decision(True, prompted)
+        return Decision(False, without.chosen, comparison)
+    return Decision(True, prompted, comparison)
 
 
 def choose_head(head: Any, data: LabelledScores, fitted: Mapping[type[Head], HeadResult] | None = None) -> HeadResult:
@@ -166,7 +179,8 @@ def prompt_helps(plain: HeadResult, prompted: HeadResult, held_out: np.ndarray) 
     # (B18)
     gain = np.minimum(plain.losses, chance) - np.minimum(prompted.losses, chance)
     weights = plain.weights
-    if weights @ gain <= _MIN_GAIN * (weights @ np.minimum(plain.losses, chance)):
+    loss = np.average(np.minimum(plain.losses, chance), weights=weights)
+    if np.average(gain, weights=weights) <= max(_MIN_GAIN * loss, _MIN_NATS):
         return False
     if not len(held_out):
         return True

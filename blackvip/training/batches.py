@@ -12,42 +12,37 @@ __all__ = ["Batches"]
 class Batches:
     """Mini-batches of rows: every row once in random order, then all again in another order.
 
+    The rows of a step are divided among the groups of candidates that an optimizer compares with one another.
+
     Parameters
     ----------
     rows : ndarray of int
+        Training images.
     batch_size : int
-        Rows of a step, no more than ``len(rows)``.
+        Rows of a step, at most ``len(rows)``. Each group gets at least one.
     rng : numpy.random.Generator
-    shared : bool
-        Whether all candidates of a step get all its rows. If not, they are divided among the groups of candidates that
-        an optimizer compares with one another, a row for each at least.
     """
 
-    def __init__(self, rows: np.ndarray, batch_size: int, rng: np.random.Generator, shared: bool = False):
-        self.rows, self.batch_size, self.rng, self.shared = rows, batch_size, rng, shared
+    def __init__(self, rows: np.ndarray, batch_size: int, rng: np.random.Generator):
+        self.rows, self.batch_size, self.rng = rows, batch_size, rng
         self.left = np.empty(0, dtype=int)
 
     def n_rows_each(self, optimizer: Optimizer) -> int:
         """Rows that each candidate of a step gets, and is billed for."""
-        return self.batch_size if self.shared else max(1, self.batch_size // optimizer.n_comparisons)
+        return max(1, self.batch_size // optimizer.n_comparisons)
 
     def n_rows(self, optimizer: Optimizer) -> int:
-        """Rows of a step, over all candidates."""
-        return self.n_rows_each(optimizer) * (1 if self.shared else optimizer.n_comparisons)
+        """Different rows of a step."""
+        return self.n_rows_each(optimizer) * optimizer.n_comparisons
 
     def for_step(self, optimizer: Optimizer) -> np.ndarray:
         """The rows of each candidate of the next step, of shape (n_candidates, n)."""
         return self._divided(self.next(self.n_rows(optimizer)), optimizer)
 
     def upcoming(self, optimizer: Optimizer) -> np.ndarray | None:
-        """What `for_step` will return; None where that needs another order, which is drawn when it is needed."""
+        """What `for_step` will return next; None if that needs another random order, which is drawn only then."""
         n_rows = self.n_rows(optimizer)
         return self._divided(self.left[:n_rows], optimizer) if len(self.left) >= n_rows else None
-
-    def _divided(self, rows: np.ndarray, optimizer: Optimizer) -> np.ndarray:
-        if self.shared:
-            return np.tile(rows, (optimizer.n_candidates, 1))
-        return rows.reshape(optimizer.n_comparisons, -1)[optimizer.comparisons]
 
     def next(self, n_rows: int) -> np.ndarray:
         """The next rows."""
@@ -55,3 +50,6 @@ class Batches:
             self.left = np.concatenate([self.left, self.rng.permutation(self.rows)])
         rows, self.left = self.left[:n_rows], self.left[n_rows:]
         return rows
+
+    def _divided(self, rows: np.ndarray, optimizer: Optimizer) -> np.ndarray:
+        return rows.reshape(optimizer.n_comparisons, -1)[optimizer.comparisons]

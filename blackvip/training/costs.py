@@ -1,24 +1,27 @@
-"""What a fit will send, take and cost, before it sends anything."""
+"""Costs: how many images a fit will bill, how long it waits for them and what they cost, before it sends any."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import ceil
-from typing import NamedTuple
+from numbers import Integral
+from typing import Any
 
 import numpy as np
+from sklearn.base import _fit_context
 
-from ..optimizers import Optimizer
-from .batches import Batches
-from .objective import Objective
-from .plan import Plan
-from .validation import Validation
+from ..scorers import check_rate
+from .setup import Run, generator_of
 
-__all__ = ["Cost", "CostPlan", "Run", "cost_plan", "duration"]
+__all__ = ["Cost", "CostPlan", "PlansCosts", "cost_plan", "duration"]
+
+# The most images that `plan` sends when it is asked to measure.
+_MEASURED_IMAGES = 8
 
 _TITLES = {
-    "controls": "controls",
+    "baselines": "baselines",
     "gains": "step size",
     "steps": "training steps",
     "checks": "checks",
@@ -26,33 +29,20 @@ _TITLES = {
 }
 
 
-class Run(NamedTuple):
-    """All that a run of training needs, before its first image is sent; as `train` takes it."""
-
-    objective: Objective
-    optimizer: Optimizer
-    w: np.ndarray
-    batches: Batches
-    validation: Validation
-    plan: Plan
-    rng: np.random.Generator
-    adaptive: bool
-
-
 @dataclass(frozen=True)
 class Cost:
-    """What some images cost.
+    """The cost of some images.
 
     Parameters
     ----------
     images : int
-        That are sent, each of which is billed.
+        Billed images.
     calls : int
-        Of the score function.
+        Calls of the score function.
     seconds : float or None
-        Spent waiting for answers; None where it is not known how long one takes.
+        Time spent waiting for scores; None if the time of one image is not known.
     price : float or None
-        In the currency of the price per image; None where there is none.
+        In the currency of the price per image; None if there is no price.
     """
 
     images: int
@@ -71,22 +61,22 @@ class Cost:
 
 @dataclass(frozen=True, repr=False)
 class CostPlan:
-    """What `fit` will send at most, and what for; printed, it is a table.
+    """The most that `fit` will bill, and what for; printed, it is a table.
 
     Parameters
     ----------
-    controls : Cost
-        Scoring the training images as they are; of more than 2,000, a share of each class.
+    baselines : Cost
+        Scoring the training images without a prompt; a share of each class if there are more than 2,000.
     gains : Cost
-        Finding the step and perturbation size, where they are "auto". Its calls are an estimate.
+        Finding the step and perturbation size, if they are "auto". The number of calls is an estimate.
     steps : Cost
         Training.
     checks : Cost
-        Scoring the held-out images now and then.
+        Scoring the held-out images during training.
     final : Cost
-        Scoring the training images with their prompts, save those that a check has scored.
+        Scoring the training images with the trained prompt, except those that a check has scored.
     predict : Cost
-        Predicting as many images as were asked about.
+        Predicting the images that were asked about.
 
     Notes
     -----
@@ -94,7 +84,7 @@ class CostPlan:
     those of the service alone; what is computed locally comes on top.
     """
 
-    controls: Cost
+    baselines: Cost
     gains: Cost
     steps: Cost
     checks: Cost
@@ -104,7 +94,7 @@ class CostPlan:
     @property
     def fit(self) -> Cost:
         """The whole fit."""
-        return self.controls + self.gains + self.steps + self.checks + self.final
+        return self.baselines + self.gains + self.steps + self.checks + self.final
 
     @property
     def total(self) -> Cost:
@@ -141,16 +131,15 @@ def cost_plan(
     Parameters
     ----------
     run : Run
-        It is used up: its `validation` goes through the motions of the run.
     n_predict : int
         Images that will be predicted afterwards.
     price_per_image : float or None
         In any currency.
     seconds_per_image : float or None
     """
-    plan, n_known, n_held_out = run.plan, len(run.validation.known), len(run.validation.rows)
+    budget, n_judged, n_held_out = run.budget, len(run.judged_rows), len(run.validation.rows)
     images_per_call = run.objective.ledger.images_per_call
-    n_checks = _n_checks(run)
+    n_checks = run.validation.n_checks_due(run.optimizer.started, budget.n_steps)
 
     def cost(requests: Iterable[int]) -> Cost:
         sizes = list(requests)
@@ -159,25 +148,13 @@ def cost_plan(
         return Cost(n, calls, seconds, price)
 
     return CostPlan(
-        controls=cost([n_known]),
-        gains=cost(_portions(plan.gains, plan.step)),
-        steps=cost([plan.step] * plan.n_steps),
+        baselines=cost([n_judged]),
+        gains=cost(_portions(budget.gains, budget.step)),
+        steps=cost([budget.step] * budget.n_steps),
         checks=cost([n_held_out] * n_checks),
-        final=cost([n_known - n_held_out * bool(n_checks)]),
+        final=cost([n_judged - n_held_out * bool(n_checks)]),
         predict=cost([n_predict]),
     )
-
-
-def _n_checks(run: Run) -> int:
-    """Checks that the run will make: one at the start of a run that goes on, the others where they are due."""
-    validation = run.validation
-    if not validation.checks_left or not len(validation.rows):
-        return 0
-    at_start = int(run.optimizer.started)
-    validation.checks_left -= at_start
-    validation.spread_over(run.plan.n_steps)
-    due = sum(validation.is_due(n_iter) for n_iter in range(1, run.plan.n_steps + 1))
-    return at_start + min(validation.checks_left, due)
 
 
 def _portions(n: int, size: int) -> Iterator[int]:
@@ -190,3 +167,104 @@ def duration(seconds: float | None) -> str:
     if seconds < 100:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:,.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
+
+
+class PlansCosts:
+    """Mixin of classifiers that tell what a fit will bill."""
+
+    _read: Any
+    _set_up: Any
+    _settings: Any
+    _ledger: Any
+    _rng: Any
+    score_fn: Any
+    random_state: Any
+    max_queries: int
+    warm_start: bool
+    classes_: np.ndarray
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def plan(
+        self,
+        X: Any,
+        y: Any,
+        n_predict: int = 0,
+        price_per_image: float | None = None,
+        seconds_per_image: float | None = None,
+        *,
+        sample_weight: Any = None,
+        measure: bool = False,
+    ) -> CostPlan:
+        """Tell what `fit` on these images will bill at most; unless it measures, it sends nothing.
+
+        It prepares a fit as `fit` does, and refuses what `fit` would refuse. The estimator does not change.
+
+        Parameters
+        ----------
+        X : images, in any form that `fit` takes
+            Training images.
+        y : array-like of shape (n,)
+            Labels of two or more classes.
+        n_predict : int, default=0
+            Images that will be predicted afterwards.
+        price_per_image : float or None, default=None
+            In any currency. None: what `score_fn` declares, if anything.
+        seconds_per_image : float or None, default=None
+            Time that the service takes for an image. None: what the last fit measured, if there was one.
+        sample_weight : array-like of shape (n,) or None, default=None
+            Weights of the images; those of weight zero are not sent.
+        measure : bool, default=False
+            Whether to measure `seconds_per_image` with the first training images, at most eight. They are billed in
+            addition to the plan.
+
+        Returns
+        -------
+        plan : CostPlan
+            Images, calls, and if known seconds and price, of each part of the fit and of the predictions.
+
+        Raises
+        ------
+        ValueError
+            For whatever `fit` would refuse, such as a budget that does not pay for one step (`BudgetError`).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from blackvip import BlackVIPClassifier
+        >>> def service(images, class_prompts):
+        ...     return images.mean(axis=(1, 2))
+        >>> X, y = np.random.default_rng(0).uniform(size=(60, 8, 8)), np.arange(60) % 3
+        >>> BlackVIPClassifier(service, max_queries=2000).plan(X, y, n_predict=1000, price_per_image=0.0015)
+                          images  calls  price
+        fit, at most       1,976     60   2.96
+          baselines           60      1   0.09
+          step size            0      0   0.00
+          training steps   1,856     58   2.78
+          checks               0      0   0.00
+          final scores        60      1   0.09
+        predictions        1,000     16   1.50
+        all                2,976     76   4.46
+        """
+        if not isinstance(n_predict, Integral) or n_predict < 0:
+            raise ValueError(f"n_predict={n_predict!r}; expected a whole number of images, at least 0.")
+        if measure and seconds_per_image is not None:
+            raise ValueError(f"seconds_per_image={seconds_per_image!r} and measure=True were given; expected only one.")
+        price = check_rate(price_per_image, "price_per_image")
+        seconds = check_rate(seconds_per_image, "seconds_per_image")
+        continues = self.warm_start and hasattr(self, "optimizer_")
+        # Reading images learns their format, which must not stay: a shallow copy learns it.
+        reader = copy.copy(self)
+        data = reader._read(X, y, sample_weight, self.classes_ if continues else None, continues)
+        rng = copy.deepcopy(self._rng) if continues else generator_of(copy.deepcopy(self.random_state))
+        run = reader._set_up(data, self._settings(self.max_queries), rng, continues)
+        ledger = run.objective.ledger
+        with ledger:  # a shared budget must have as many images left
+            pass
+        if measure:
+            n_measured = min(_MEASURED_IMAGES, ledger.images_per_call, len(data))
+            with reader._ledger(n_measured, ledger.score_format, self.score_fn) as measuring:
+                measuring.log_scores(measuring.as_sent(data.images.pixels(np.arange(n_measured))))
+            seconds = measuring.seconds_per_image
+        elif seconds is None:
+            seconds = getattr(self, "seconds_per_image_", None)
+        return cost_plan(run, int(n_predict), ledger.price_per_image if price is None else price, seconds)

@@ -1,4 +1,4 @@
-"""The training loop: ask, score and tell, within a budget."""
+"""The training loop: ask for candidates, score them, tell their losses."""
 
 from __future__ import annotations
 
@@ -8,24 +8,22 @@ from typing import Any
 import numpy as np
 
 from ..optimizers import Optimizer
-from .batches import Batches
-from .gains import adapt_step_size, set_gains
+from ..scorers.replay import Replay
+from .gains import TrainingProbe
 from .monitoring import Monitor
-from .objective import Objective
-from .plan import Plan
-from .validation import Validation
+from .setup import Run
 
-__all__ = ["TrainingResult", "train"]
+__all__ = ["TrainingResult", "judged_log_scores", "train"]
 
 
 @dataclass
 class TrainingResult:
-    """What a training run leaves.
+    """Result of a training run.
 
     Attributes
     ----------
     w : ndarray of shape (d,)
-        The best parameter vector by the held-out loss, or the last one where nothing was held out.
+        The vector with the lowest held-out loss, or the last one if nothing was held out.
     optimizer : Optimizer
         With its gains and its last state.
     a : float or None
@@ -34,7 +32,7 @@ class TrainingResult:
         Steps made.
     termination_reason : {"budget", "no_improvement", "callback", "interrupted", "error"}
     error : BaseException or None
-        What ended the training before its time.
+        What ended the training early.
     history : list of dict
         A row per step; see `BlackVIPClassifier.history_`.
     """
@@ -48,65 +46,45 @@ class TrainingResult:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def train(
-    objective: Objective,
-    optimizer: Optimizer,
-    w: np.ndarray,
-    batches: Batches,
-    validation: Validation,
-    plan: Plan,
-    rng: np.random.Generator,
-    adaptive: bool,
-    monitor: Monitor | None = None,
-) -> TrainingResult:
-    """Ask, score and tell until the plan is carried out, nothing improves any more, or something stops it.
+def train(run: Run, monitor: Monitor | None = None) -> TrainingResult:
+    """Train until the budget is spent, nothing improves any more, or something stops it.
 
     Parameters
     ----------
-    objective : Objective
-    optimizer : Optimizer
-        One that has not started starts at `w`; gains that are "auto" are found first. One that has goes on.
-    w : ndarray of shape (d,)
-        Where to start.
-    batches : Batches
-    validation : Validation
-    plan : Plan
-    rng : numpy.random.Generator
-    adaptive : bool
-        Whether the step size is corrected after each check of the held-out images.
-    monitor : Monitor or None
-        Is told each step; training ends where it says so.
+    run : Run
+        If its optimizer has not started, the gains that are "auto" are found first.
+    monitor : Monitor or None, default=None
+        Is told each step, and may end the training.
 
     Returns
     -------
     result : TrainingResult
-        Also when `KeyboardInterrupt` or an error of the score function ended the training, which is in its
-        `error` then.
+        Also if `KeyboardInterrupt` or an error of the score function ended the training; it is in `error` then.
     """
-    result = TrainingResult(w, optimizer)
+    optimizer, batches, validation = run.optimizer, run.batches, run.validation
+    result = TrainingResult(run.w, optimizer)
     try:
         if optimizer.started:
-            validation.start_from(w)
+            validation.start_from(run.w)
         else:
-            set_gains(objective, optimizer, w, batches, rng, plan.budget)
-            optimizer.start(w, rng)
-        validation.spread_over(plan.n_steps)
-        result.a = getattr(optimizer, "a", None)
-        for _ in range(plan.n_steps):
+            optimizer.find_gains(TrainingProbe(run.objective, batches, run.budget.total), run.w, run.rng)
+            optimizer.start(run.w, run.rng)
+        validation.spread_over(run.budget.n_steps)
+        result.a = optimizer.a_
+        for n_iter in range(1, run.budget.n_steps + 1):
             if monitor is not None:
                 monitor.begin_step()
             candidates, rows = optimizer.ask(), batches.for_step(optimizer)
-            losses = objective.candidate_losses(candidates, rows, batches.upcoming(optimizer))
+            losses = run.objective.candidate_losses(candidates, rows, batches.upcoming(optimizer))
             optimizer.tell(losses)
-            result.w = optimizer.w
-            result.n_iter += 1
-            loss, accuracy = float(losses.mean()), objective.last_accuracy
-            row = {"n_iter": result.n_iter, "loss": loss, "accuracy": accuracy, **optimizer.figures()}
-            if validation.is_due(result.n_iter):
+
+            result.w, result.n_iter = optimizer.w, n_iter
+            row = {"n_iter": n_iter, "loss": float(losses.mean()), "accuracy": run.objective.last_accuracy}
+            row.update(optimizer.figures())
+            if validation.is_due(n_iter):
                 row.update(validation.check(optimizer.w))
-                if adaptive:
-                    adapt_step_size(optimizer, validation)
-            row["n_queries"] = objective.ledger.n_queries
+                optimizer.adapt(validation.improvement, validation.best_w)
+            row["n_queries"] = run.objective.ledger.n_queries
             result.history.append(row)
             if monitor is not None and monitor.end_step(row, optimizer.w):
                 result.termination_reason = "callback"
@@ -116,8 +94,30 @@ def train(
                 break
     except KeyboardInterrupt as error:
         result.termination_reason, result.error = "interrupted", error
-    except Exception as error:  # whatever a stranger's score function raises: what is paid for must not be lost
+    # A stranger's score function may raise anything, and what is paid for must not be lost.
+    except Exception as error:
         result.termination_reason, result.error = "error", error
     if validation.best_w is not None:
         result.w = validation.best_w
     return result
+
+
+def judged_log_scores(result: TrainingResult, run: Run, replay: Replay | None = None) -> np.ndarray:
+    """Log scores (n_judged, n_classes) of the judged images with the trained prompt; NaN where it was not scored.
+
+    An error of the service is added to `result`.
+    """
+    unknown = np.full((len(run.judged_rows), run.objective.ledger.n_classes), np.nan)
+    if replay is not None:
+        replay.off_path = result.termination_reason in ("callback", "interrupted")
+        # `fit` will resume: a prompt from halfway is not worth its price.
+        if isinstance(result.error, Exception):
+            return unknown
+    if not result.n_iter:
+        return unknown
+    try:
+        return run.validation.judged_log_scores(result.w)
+    # The service still fails: the plain scores are all there is.
+    except (KeyboardInterrupt, Exception) as error:
+        result.error = result.error or error
+        return unknown

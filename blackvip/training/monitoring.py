@@ -1,25 +1,20 @@
-"""What watches a fit: the progress bar, the log, and the estimator's callbacks."""
+"""Monitoring: the progress bar, the log and the estimator's callbacks are told what a fit does."""
 
 from __future__ import annotations
 
 import copy
 import logging
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..heads.base import ServiceHead
 from ..inputs.images import to_uint8
 from ..scorers.cached import PaidAnswers
-from ..scorers.formats import FLOOR
 from .callbacks import fit_task
 from .progress import ProgressBar
-
-if TYPE_CHECKING:
-    from .objective import Objective
-    from .plan import Plan
-    from .validation import Validation
+from .setup import Run
 
 __all__ = ["Monitor"]
 
@@ -27,45 +22,41 @@ logger = logging.getLogger("blackvip")
 
 
 class Monitor:
-    """Tells the steps of a run to all who watch it.
+    """Tells the steps of a run to the progress bar, the log and the callbacks.
 
     Parameters
     ----------
     estimator : BlackVIPClassifier
-    objective : Objective
-    validation : Validation
-    plan : Plan
+    run : Run
 
     Notes
     -----
-    A callback that scores the estimator bills nothing: it is given the held-out images at each check, with an
-    estimator that knows the service's answers for them, and no estimator at other steps.
+    A callback that scores the estimator bills nothing. At each check it is given the held-out images, with an
+    estimator that has the service's scores for them; at other steps it is given no estimator.
     """
 
-    def __init__(self, estimator: Any, objective: Objective, validation: Validation, plan: Plan):
+    def __init__(self, estimator: Any, run: Run):
         self.estimator = estimator
-        self.objective = objective
-        self.validation = validation
-        self.plan = plan
+        self.run = run
         self._open = ExitStack()
 
     def __enter__(self) -> Monitor:
-        ledger, estimator = self.objective.ledger, self.estimator
+        run, ledger, estimator = self.run, self.run.objective.ledger, self.estimator
         self._bar = ProgressBar(int(ledger.remaining), estimator.verbose)
         self._open.callback(self._bar.close)
         ledger.on_queries = self._bar.on_queries
         logger.info(
             "fit: %d images of %d classes, %d of them held out; %d parameters; at most %d images to send, %d steps",
-            *(len(self.objective.y), len(estimator.classes_), len(self.validation.rows)),
-            *(self.objective.prompter.n_parameters_, ledger.remaining, self.plan.n_steps),
+            *(len(run.objective.y), len(estimator.classes_), len(run.validation.rows)),
+            *(len(run.w), ledger.remaining, run.budget.n_steps),
         )
-        self._task = self._open.enter_context(fit_task(estimator, self.plan.n_steps))
+        self._task = self._open.enter_context(fit_task(estimator, run.budget.n_steps))
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._open.__exit__(*error)
         if error[0] is None:
-            logger.info("fit: ended with %d images sent", self.objective.ledger.n_queries)
+            logger.info("fit: ended with %d images sent", self.run.objective.ledger.n_queries)
 
     def begin_step(self) -> None:
         """Tell that a step begins."""
@@ -74,7 +65,7 @@ class Monitor:
             self._step.call_on_fit_task_begin(estimator=self.estimator)
 
     def end_step(self, row: dict[str, Any], w: np.ndarray) -> bool:
-        """Tell a step's row of the history and the parameters after it; True where a callback asks to stop."""
+        """Tell a step's row of the history and the parameters after it; True if a callback asks to stop."""
         self._bar.on_step(row)
         checked = "validation_loss" in row
         logger.log(logging.INFO if checked else logging.DEBUG, "step %s", row)
@@ -82,13 +73,13 @@ class Monitor:
             return False
         if not checked:
             return bool(self._step.call_on_fit_task_end(estimator=self.estimator))
-        rows = self.validation.rows
+        objective, rows = self.run.objective, self.run.validation.rows
         return bool(
             self._step.call_on_fit_task_end(
                 estimator=self.estimator,
-                X=lambda: self.objective.images[rows],
-                y=lambda: self.estimator.classes_[self.objective.y[rows]],
-                metadata={"sample_weight": self.objective.weights[rows]},
+                X=lambda: objective.features.images[rows],
+                y=lambda: self.estimator.classes_[objective.y[rows]],
+                metadata={"sample_weight": objective.weights[rows]},
                 reconstruction_attributes=lambda: self._as_if_ended(w),
             )
         )
@@ -99,17 +90,16 @@ class Monitor:
 
     def _as_if_ended(self, w: np.ndarray) -> dict[str, Any]:
         """The fitted attributes that the estimator would have with these parameters and no head."""
-        prompter = copy.copy(self.objective.frozen(w, self.estimator.prompt_scale))
+        run, validation = self.run, self.run.validation
+        prompter = copy.copy(run.prompted.freeze(w))
         prompter._adopt_reading(self.estimator)
-        sent = to_uint8(prompter.draw(self.objective.pixels(self.validation.rows)))
-        answers = PaidAnswers(sent, self.validation.last_log_scores)
-        head = ServiceHead().fit(self.validation.last_log_scores, None)
+        sent = to_uint8(prompter.draw(run.objective.features.images.pixels(validation.rows)))
         return {
-            "score_fn": answers,
+            "score_fn": PaidAnswers(sent, validation.last_log_scores),
             "checkpoint": None,
-            "label_mapping_": None,  # what it knows is for classes already
+            # The paid answers are for classes already.
+            "label_mapping_": None,
             "score_type_": "logits",
-            "score_floor_": FLOOR,
-            "coordinator_": prompter,
-            "head_": head,
+            "prompter_": prompter,
+            "head_": ServiceHead().fit(validation.last_log_scores, None),
         }

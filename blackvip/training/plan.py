@@ -1,4 +1,4 @@
-"""The plan of a run: what it may spend, and on what, before the first image is sent."""
+"""The budget of a run: what it will spend on finding gains and on steps, before the first image is sent."""
 
 from __future__ import annotations
 
@@ -6,43 +6,36 @@ from dataclasses import dataclass
 
 from ..optimizers import Optimizer
 from .batches import Batches
-from .gains import gain_cost
 
-__all__ = ["Plan"]
+__all__ = ["RunBudget"]
 
 
-@dataclass
-class Plan:
-    """What a run may spend, and how much of it on what; all of it is known before the first image is sent.
+@dataclass(frozen=True)
+class RunBudget:
+    """Billed images of a run, by what they are spent on.
 
     Attributes
     ----------
     n_steps : int
-        Steps that will be made.
-    step, gains : int
-        Images that one step, and finding the gains, bill.
-    budget : int
-        Images that training may bill in this run and those to come, by which the gains are chosen.
+        Steps that the run makes.
+    step : int
+        Images that one step bills.
+    gains : int
+        Images that finding the gains bills.
+    total : int
+        Images that training may bill in this run and later ones, by which the gains are chosen.
     """
 
     n_steps: int
     step: int
     gains: int
-    budget: int
+    total: int
 
     @classmethod
-    def make(
-        cls,
-        optimizer: Optimizer,
-        d: int,
-        batches: Batches,
-        validation_cost: int,
-        budget: int,
-        max_steps: int | None = None,
-    ) -> Plan:
-        """The plan of a run in `d` parameters that may bill `budget` images, and makes `max_steps` steps at most."""
-        step = optimizer.n_candidates_for(d) * batches.n_rows_each(optimizer)
-        budget -= validation_cost
-        gains = 0 if optimizer.started else gain_cost(optimizer, d, batches, budget)
-        n_steps = max(0, (budget - gains) // step)
-        return cls(n_steps if max_steps is None else min(n_steps, max_steps), step, gains, budget)
+    def of(cls, optimizer: Optimizer, d: int, batches: Batches, total: int, max_steps: int | None = None) -> RunBudget:
+        """The budget of a run in `d` parameters that may bill `total` images and makes at most `max_steps` steps."""
+        n_rows_each = batches.n_rows_each(optimizer)
+        step = optimizer.n_candidates_for(d) * n_rows_each
+        gains = 0 if optimizer.started else optimizer.gain_cost(d, n_rows_each, len(batches.rows), total)
+        n_steps = max(0, (total - gains) // step)
+        return cls(n_steps if max_steps is None else min(n_steps, max_steps), step, gains, total)

@@ -1,24 +1,20 @@
-"""The guard: nothing ships that is worse than what was free.
-
-Some labelled images are held out from the prompt's training. They choose among the prompts of a run, end a run
-that no longer improves, and at the end decide between the best prompt and none.
-"""
+"""Validation during training: held-out images choose among the prompts of a run, and end it when nothing improves."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .objective import Objective
+from ..inputs.training_set import TrainingSet
+from ..losses import Temperature
+from .prompted_images import PromptedImages
 
 __all__ = ["Validation", "judged_rows", "split_held_out"]
 
 
 def judged_rows(y: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    """Rows, in order, that are scored before and after training: all, or of more than `most` a share of each class."""
+    """Sorted rows that are scored before and after training: all, or a share of each class if more than `most`."""
     if len(y) <= most:
         return np.arange(len(y))
     of_classes = [rng.permutation(np.flatnonzero(y == label)) for label in np.unique(y)]
@@ -26,7 +22,7 @@ def judged_rows(y: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarra
 
 
 def split_held_out(y: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    """Positions in y, in order, that are held out: of each class the share `fraction`, rounded down."""
+    """Sorted positions in y that are held out: the share `fraction` of each class, rounded down."""
     of_classes = [
         rng.permutation(np.flatnonzero(y == label))[: int(fraction * np.sum(y == label))] for label in np.unique(y)
     ]
@@ -34,32 +30,35 @@ def split_held_out(y: np.ndarray, fraction: float, rng: np.random.Generator) -> 
 
 
 class Validation:
-    """Held-out images that choose among the parameter vectors of a run, and end it when nothing improves.
+    """Checks of the held-out images during a run.
 
     Parameters
     ----------
-    objective : Objective
-    known : ndarray of int
-        Images that are scored before and after training, in order.
+    prompted : PromptedImages
+    data : TrainingSet
+    temperature : Temperature
+        Of the service. Checks teach it nothing.
+    judged_rows : ndarray of int
+        Sorted rows of the images that are scored before and after training.
     rows : ndarray of int
-        Those of them that are held out, in order; with none, nothing is checked.
+        Those of them that are held out, sorted. If there are none, nothing is checked.
     n_checks : int
-        Checks over a whole run.
-    patience : int or None
-        Checks without an improvement after which `exhausted` is true; None: never.
+        Checks in a whole run, at most.
+    patience : int or None, default=None
+        Checks without an improvement after which `exhausted` is true. None: never.
 
     Attributes
     ----------
     best_w : ndarray of shape (d,) or None
         The vector with the lowest held-out loss.
     best_loss, start_loss : float
-        The lowest held-out loss of a check, and that before training.
+        The lowest held-out loss of a check, and the one before training.
     improvement : float
-        By what share of the lowest loss before it the last check's loss is lower; negative where it is higher.
+        How far the last check's loss is below the lowest one before it, as a share of that; negative if it is above.
     best_log_scores : ndarray of shape (len(rows), n_classes) or None
         The held-out images' log scores at `best_w`.
     last_log_scores : ndarray of shape (len(rows), n_classes)
-        Those of the last check.
+        Their log scores at the last check.
     """
 
     best_w: np.ndarray | None
@@ -68,11 +67,20 @@ class Validation:
     last_log_scores: np.ndarray
 
     def __init__(
-        self, objective: Objective, known: np.ndarray, rows: np.ndarray, n_checks: int, patience: int | None = None
+        self,
+        prompted: PromptedImages,
+        data: TrainingSet,
+        temperature: Temperature,
+        judged_rows: np.ndarray,
+        rows: np.ndarray,
+        n_checks: int,
+        patience: int | None = None,
     ):
-        self.objective = objective
-        self.known = known
+        self.prompted = prompted
+        self.temperature = temperature
+        self.judged_rows = judged_rows
         self.rows = rows
+        self.y, self.weights = data.y[rows], data.weights[rows]
         self.n_checks = n_checks
         self.patience = patience
         self.interval = self.n_steps = 1
@@ -87,18 +95,18 @@ class Validation:
         """Images that all checks together bill at most."""
         return self.n_checks * len(self.rows)
 
+    @property
+    def is_held_out(self) -> np.ndarray:
+        """Which of the judged images are held out, of shape (n_judged,)."""
+        return np.isin(self.judged_rows, self.rows)
+
     def set_start(self, log_scores: np.ndarray) -> None:
-        """Tell the log scores (n_known, n_classes) before training, to which the first check is compared."""
+        """Take the judged images' log scores (n_judged, n_classes) before training, for the first comparison."""
         if len(self.rows):
             self.start_loss = self._loss(log_scores[self.is_held_out])
 
-    @property
-    def is_held_out(self) -> np.ndarray:
-        """Which of the known images are held out, of shape (n_known,)."""
-        return np.isin(self.known, self.rows)
-
     def start_from(self, w: np.ndarray) -> None:
-        """Make the first check now: where training goes on from an earlier run, that run's prompt is one to beat."""
+        """Make the first check now: a run that continues an earlier one has that one's prompt to beat."""
         if self.checks_left and len(self.rows):
             self.check(w)
 
@@ -108,14 +116,27 @@ class Validation:
         self.n_steps = n_steps
 
     def is_due(self, n_iter: int) -> bool:
+        """Whether the held-out images are checked after step `n_iter`."""
         if not self.checks_left or not len(self.rows):
             return False
         return n_iter % self.interval == 0 or n_iter == self.n_steps
 
+    def n_checks_due(self, continues: bool, n_steps: int) -> int:
+        """Checks that a run of `n_steps` steps will make: one at once if it continues another, and those that are due.
+
+        It changes nothing, so that a run can be planned.
+        """
+        if not self.checks_left or not len(self.rows):
+            return 0
+        left = self.checks_left - continues
+        interval = max(1, math.ceil(n_steps / max(1, left)))
+        due = sum(n_iter % interval == 0 or n_iter == n_steps for n_iter in range(1, n_steps + 1))
+        return continues + min(left, due)
+
     def check(self, w: np.ndarray) -> dict[str, float]:
-        """Score the held-out images at `w`, remember it if it is the best, and return the figures."""
+        """Score the held-out images at `w`, keep it if it is the best, and return the figures for the history."""
         self.checks_left -= 1
-        self.last_log_scores = log_scores = self.objective.log_scores(w, self.rows)
+        self.last_log_scores = log_scores = self.prompted.log_scores(w, self.rows)
         loss = self._loss(log_scores)
         before = min(self.best_loss, self.start_loss)
         self.improvement = (before - loss) / max(before, 1e-12) if np.isfinite(before) else 1.0
@@ -123,24 +144,25 @@ class Validation:
         if loss < self.best_loss:
             self.best_loss, self.best_w, self.best_log_scores = loss, w.copy(), log_scores
             self.checks_since_best = 0
-        hits = log_scores.argmax(axis=1) == self.objective.y[self.rows]
-        accuracy = float(np.average(hits, weights=self.objective.weights[self.rows]))
+        hits = log_scores.argmax(axis=1) == self.y
+        accuracy = float(np.average(hits, weights=self.weights))
         return {"validation_loss": loss, "validation_accuracy": accuracy}
 
-    def _loss(self, log_scores: np.ndarray) -> float:
-        losses = self.objective.temperature.best_losses(log_scores, self.objective.y[self.rows])
-        return float(np.average(losses, weights=self.objective.weights[self.rows]))
-
-    def completed_log_scores(self, w: np.ndarray) -> np.ndarray:
-        """Log scores (n_known, n_classes) at `w`; bills those that are not known from the best check."""
+    def judged_log_scores(self, w: np.ndarray) -> np.ndarray:
+        """Log scores (n_judged, n_classes) at `w`; bills the images that the best check has not scored at `w`."""
         if self.best_w is None or self.best_log_scores is None or not np.array_equal(w, self.best_w):
-            return self.objective.log_scores(w, self.known)
+            return self.prompted.log_scores(w, self.judged_rows)
         held_out = self.is_held_out
-        log_scores = np.empty((len(self.known), self.best_log_scores.shape[1]))
+        log_scores = np.empty((len(self.judged_rows), self.best_log_scores.shape[1]))
         log_scores[held_out] = self.best_log_scores
-        log_scores[~held_out] = self.objective.log_scores(w, self.known[~held_out])
+        log_scores[~held_out] = self.prompted.log_scores(w, self.judged_rows[~held_out])
         return log_scores
 
     @property
     def exhausted(self) -> bool:
+        """Whether `patience` is used up."""
         return self.patience is not None and self.checks_since_best >= self.patience
+
+    def _loss(self, log_scores: np.ndarray) -> float:
+        losses = self.temperature.best_losses(log_scores, self.y)
+        return float(np.average(losses, weights=self.weights))

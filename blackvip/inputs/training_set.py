@@ -1,0 +1,81 @@
+"""The training set: images, class indices and weights, read from X, y and sample weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .images import Images
+from .labels import check_labels, class_indices, labels_of, training_weights
+from .reading import ReadsImages
+from .sources import select
+
+__all__ = ["TrainingSet", "read_training_set"]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Labelled images, ready for training.
+
+    Attributes
+    ----------
+    images : Images
+        Without those that could not be read.
+    y : ndarray of shape (n_images,)
+        Class indices.
+    weights : ndarray of shape (n_images,)
+        Positive weights of the images.
+    classes : ndarray of shape (n_classes,)
+        Sorted class labels.
+    n_skipped : int
+        Images that could not be read.
+    """
+
+    images: Images
+    y: np.ndarray
+    weights: np.ndarray
+    classes: np.ndarray
+    n_skipped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+def read_training_set(
+    reader: ReadsImages, X: Any, y: Any, sample_weight: Any, class_weight: Any, classes: Any = None, known: bool = False
+) -> TrainingSet:
+    """Read a training set; images of weight zero are left out.
+
+    Parameters
+    ----------
+    reader : ReadsImages
+        Learns the format of the images, unless it is known already.
+    X : images, in any form that `BlackVIPClassifier` takes
+    y : array-like of shape (n,)
+        Labels.
+    sample_weight : array-like of shape (n,) or None
+    class_weight : dict, "balanced" or None
+    classes : array-like of shape (n_classes,) or None, default=None
+        All class labels. None: those in y.
+    known : bool, default=False
+        Whether the images are read in the format that `reader` has learned before.
+
+    Raises
+    ------
+    ValueError
+        If images, labels and weights do not fit together, or there are fewer than two classes.
+    """
+    y = labels_of(X, y)
+    weights = training_weights(sample_weight, class_weight, y)
+    if not weights.all():
+        used = np.flatnonzero(weights)
+        X, y, weights = select(X, used), y[used], weights[used]
+    images, y = (reader._open_images(X), y) if known else reader._learn_images(X, y)
+    n_skipped = len(y) - len(images.kept)
+    y, weights = y[images.kept], weights[images.kept]
+    classes = np.unique(y if classes is None else check_labels(classes))
+    if len(classes) < 2:
+        raise ValueError(f"y has 1 class, {classes.tolist()[0]!r}; expected at least two classes.")
+    return TrainingSet(images, class_indices(y, classes), weights, classes, n_skipped)

@@ -1,0 +1,40 @@
+"""Training images with a candidate's prompt, drawn and scored as a prediction would be."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ..prompters.base import Prompter
+from ..scorers.ledger import Ledger
+from ..scorers.scoring import log_scores_of
+from .features import TrainingFeatures
+
+__all__ = ["PromptedImages"]
+
+
+class PromptedImages:
+    """The training images with the prompts of any parameter vector.
+
+    Parameters
+    ----------
+    features : TrainingFeatures
+    ledger : Ledger
+    prompt_scale : float
+        Factor of the prompt, in units of the pixel range.
+    """
+
+    def __init__(self, features: TrainingFeatures, ledger: Ledger, prompt_scale: float):
+        self.features = features
+        self.ledger = ledger
+        self.prompt_scale = prompt_scale
+
+    def freeze(self, w: np.ndarray, prompt_scale: float | None = None) -> Prompter:
+        """The prompter, frozen at the parameter vector `w` with the batch statistics of the training images."""
+        prompter = self.features.prompter
+        statistics = prompter.batch_statistics(torch.as_tensor(w, dtype=torch.float64), self.features.batches)
+        return prompter.freeze(w, statistics, self.prompt_scale if prompt_scale is None else prompt_scale)
+
+    def log_scores(self, w: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Log scores (len(rows), n_classes) with the prompts of `w`; bills len(rows) images."""
+        return log_scores_of(self.ledger, self.features.images, rows, self.freeze(w).draw)
