@@ -644,7 +644,8 @@ shape (n, n_features); or sequence of images, paths or encoded files
                 ).after(earlier)
                 without_prompt = aside.submit(fit_without_prompt, scored, self.head)
                 run = train(*prepared, monitor)
-                scored.prompted[-len(known) :], error = self._completed_log_scores(run, validation, plain.shape)
+                prompted, error = self._completed_log_scores(run, validation, plain.shape, replay)
+                scored.prompted[-len(known) :] = prompted
             finally:
                 self.n_queries_ = ledger.n_queries + (self.n_queries_ if earlier else 0)
             self._settle(scored, without_prompt.result(), validation, run, added=earlier is not None)
@@ -655,9 +656,9 @@ shape (n, n_features); or sequence of images, paths or encoded files
     def _with_labels_mapped(self, plain: np.ndarray, y: np.ndarray, weights: np.ndarray, ledger: Ledger) -> np.ndarray:
         """Log scores for classes; those for a service's labels teach the mapping that makes them so, once."""
         learning = learning_scorer(self.score_fn)
-        if learning is None or ledger.label_mapping is not None:
+        if learning is None or ledger.reader.label_mapping is not None:
             return plain
-        self.label_mapping_ = ledger.label_mapping = learning.fit_labels(plain, y, self.class_prompts_, weights)
+        self.label_mapping_ = ledger.reader.label_mapping = learning.fit_labels(plain, y, self.class_prompts_, weights)
         return self.label_mapping_.log_scores(plain)
 
     def _refuse_checkpoint(self, what: str) -> None:
@@ -758,12 +759,11 @@ shape (n, n_features); or sequence of images, paths or encoded files
         )
 
     def _completed_log_scores(
-        self, run: TrainingResult, validation: Validation, shape: tuple[int, ...]
+        self, run: TrainingResult, validation: Validation, shape: tuple[int, ...], replay: Replay | None
     ) -> tuple[np.ndarray, BaseException | None]:
         """Log scores of the training images with the trained prompt, NaN where there are none; and what went wrong."""
-        replay = validation.objective.ledger.replay
         if replay is not None:
-            replay.aside = run.termination_reason in ("callback", "interrupted")
+            replay.off_path = run.termination_reason in ("callback", "interrupted")
             if isinstance(run.error, Exception):  # `fit` will go on: a prompt from halfway is not worth its price
                 return np.full(shape, np.nan), run.error
         if run.n_iter:

@@ -32,14 +32,14 @@ from .persistence.fields import BOOL, LABEL, NONE, ListOf, Maybe, OneOf, Pairs, 
 from .persistence.format import expect
 from .persistence.objects import Object
 from .prompters.base import Prompter
-from .scorers import CachedScorer, Ledger, ScoreFormat
+from .scorers import CachedScorer, Ledger, ScoreFormat, ScoreReader
 from .scorers.checkpoint import predictions_path
 from .scorers.contract import check_scores
 from .scorers.formats import FLOOR, SCORE_TYPES
 from .scorers.labels.mapping import LabelMapping
 from .scorers.labels.scorer import learning_scorer
 from .scorers.parallel.scorer import spread
-from .scorers.replay import Replay
+from .scorers.replay import JournaledScorer, Replay
 from .scorers.scoring import Drawing, Encoding, log_scores_of, score_images
 from .training.progress import progress_bar
 
@@ -424,16 +424,11 @@ class PromptedClassifier(SaveableEstimator, ReadsImages, ClassifierMixin, BaseEs
                 "blackvip.load(path, score_fn) or set_params(score_fn=score_fn)."
             )
         asked = spread(score_fn, self.n_jobs, self.images_per_call)
-        return Ledger(
-            asked,
-            self._asked_for,
-            max_queries=max_queries,
-            images_per_call=self.images_per_call if asked is score_fn else None,  # what is spread is cut there
-            score_type=self.score_type,
-            score_format=score_format,
-            replay=replay,
-            label_mapping=self.label_mapping_,
-        )
+        images_per_call = self.images_per_call if asked is score_fn else None  # what is spread is cut there
+        reader = ScoreReader.of(asked, self.score_type, score_format=score_format, label_mapping=self.label_mapping_)
+        if replay is not None:
+            asked, images_per_call = JournaledScorer(asked, replay, reader, images_per_call), None
+        return Ledger(asked, self._asked_for, max_queries=max_queries, images_per_call=images_per_call, reader=reader)
 
     @property
     def _asked_for(self) -> list[str]:

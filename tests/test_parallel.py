@@ -14,8 +14,8 @@ from sklearn.model_selection import GridSearchCV
 
 from blackvip import BlackVIPClassifier
 from blackvip.scorers import CachedScorer, LabelMappedScorer, Ledger, ParallelScorer, SharedBudget
+from blackvip.scorers.cached import PaidAnswers
 from blackvip.scorers.http import HTTPScorer, KServe
-from blackvip.scorers.known import PaidAnswers
 from blackvip.scorers.parallel.packing import PickledScorer
 from blackvip.scorers.parallel.scorer import spread
 

@@ -10,7 +10,7 @@ from scipy.special import softmax
 
 import blackvip
 from blackvip import BlackVIPClassifier, BudgetError, ScoreError
-from blackvip.scorers import Ledger, ScoreFormat, SharedBudget, check_scores, report_not_sent, score_noise
+from blackvip.scorers import Ledger, ScoreFormat, ScoreReader, SharedBudget, check_scores, report_not_sent, score_noise
 from blackvip.scorers.formats import FLOOR
 
 IMAGES = np.zeros((5, 2, 2, 3), np.uint8)
@@ -145,7 +145,11 @@ def test_a_ledger_recognises_the_format_of_the_first_images_and_keeps_it():
     assert ledger.score_format == ScoreFormat("probabilities", 0.005)
     assert first.min() == np.log(0.005)
     assert ledger.log_scores(images[:5]).min() == np.log(0.005)
-    later = Ledger(lambda images, prompts: np.zeros((5, 10)), list("abcdefghij"), score_format=ledger.score_format)
+    later = Ledger(
+        lambda images, prompts: np.zeros((5, 10)),
+        list("abcdefghij"),
+        reader=ScoreReader(score_format=ledger.score_format),
+    )
     np.testing.assert_array_equal(later.log_scores(images[:5]), ledger.log_scores(images[:5]))
 
 
@@ -157,7 +161,10 @@ def test_a_service_that_gives_nothing_at_all_is_an_error_and_an_image_without_sc
     with pytest.raises(ScoreError, match="no score at all for 5 images"):
         ledger.log_scores(IMAGES)
     np.testing.assert_array_equal(np.ptp(ledger.log_scores(IMAGES[:1])), 0)
-    assert (ledger.score_type, ledger.score_format) == ("auto", None)  # which tells nothing of what it gives otherwise
+    assert (ledger.reader.score_type, ledger.score_format) == (
+        "auto",
+        None,
+    )  # which tells nothing of what it gives otherwise
     images = IMAGES.copy()
     images[3] = 255
     log_scores = Ledger(bright_ones, ["a", "b"], images_per_call=images_per_call).log_scores(images)
@@ -259,7 +266,7 @@ def test_declarations_of_a_scorer_are_used():
     ledger = Ledger(Scorer(), ["a", "b"])
     np.testing.assert_array_equal(ledger.log_scores(IMAGES), np.full((5, 2), 0.5))
     assert ledger.images_per_call == 3
-    assert Ledger(Scorer(), ["a", "b"], images_per_call=1, score_type="probabilities").score_type == "probabilities"
+    assert ScoreReader.of(Scorer(), "probabilities").score_type == "probabilities"
     Scorer.score_type = "percent"
     with pytest.raises(ValueError, match="declares score_type='percent'"):
         Ledger(Scorer(), ["a", "b"])

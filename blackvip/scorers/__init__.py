@@ -3,7 +3,7 @@
 from .answers import report_not_sent
 from .cached import CachedScorer
 from .contract import ScoreFunction, check_rate, check_scores
-from .formats import ScoreFormat
+from .formats import ScoreFormat, ScoreReader
 from .labels.mapping import LabelMapping
 from .labels.scorer import LabelMappedScorer
 from .ledger import Ledger
@@ -22,6 +22,7 @@ __all__ = [
     "ParallelScorer",
     "ScoreFormat",
     "ScoreFunction",
+    "ScoreReader",
     "SharedBudget",
     "check_rate",
     "check_scores",

@@ -1,8 +1,9 @@
-"""Answers as they come in, from score functions of both kinds, and images that turned out not to be sent."""
+"""Answers as they arrive, from both kinds of score function, and the count of images that were not sent."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from contextvars import ContextVar
 from typing import Any
 
@@ -10,55 +11,62 @@ import numpy as np
 
 from ..exceptions import ScoreError
 
-__all__ = ["IMAGES_PER_CALL", "Metered", "scores_of", "report_not_sent"]
+__all__ = ["IMAGES_PER_CALL", "Metered", "report_not_sent", "report_paid_before", "scores_of"]
 
-IMAGES_PER_CALL = 64  #: Where neither the user nor the score function says how many.
+#: Images in one call if neither the user nor the score function sets a limit.
+IMAGES_PER_CALL = 64
 
-Scored = tuple[np.ndarray, Any]  # rows, and their scores as the score function returned them
+#: Rows, and their scores as the score function returned them.
+Scored = tuple[np.ndarray, Any]
 
 
 def scores_of(
     score_fn: Any, images: Any, class_prompts: Sequence[str], images_per_call: int | None = None
 ) -> Generator[Scored]:
-    """What a score function answers, in pieces of (rows, scores): by its ``answers``, or else call by call.
+    """Yield the scores of images in pieces: from the score function's ``answers`` if it has them, else call by call.
 
     Parameters
     ----------
     score_fn : callable
         See `blackvip.scorers.contract`.
-    images : ndarray or tensor, of n images
+    images : ndarray or tensor of shape (n, ...)
     class_prompts : sequence of str
-    images_per_call : int or None
-        The most in one call; None: what `score_fn` declares, else 64.
+    images_per_call : int or None, default=None
+        The most images in one call. None: what `score_fn` declares, else 64; or all images at once if it has
+        ``answers``.
 
     Yields
     ------
     rows : ndarray of int
-        Indices into `images`. In the end each image came once.
+        Indices into `images`. Each image comes exactly once.
     scores : object
-        Not checked yet.
+        The scores of these rows, not checked yet.
 
     Raises
     ------
     ScoreError
-        If an image comes twice, or does not come.
+        If an image comes twice, or not at all.
     """
-    if hasattr(score_fn, "answers"):
-        yield from _checked(score_fn.answers(images, list(class_prompts)), len(images))
-        return
-    size = images_per_call or getattr(score_fn, "images_per_call", None) or IMAGES_PER_CALL
-    n_sent = 0
+    streams = hasattr(score_fn, "answers")
+    declared = len(images) if streams else getattr(score_fn, "images_per_call", None) or IMAGES_PER_CALL
+    size = images_per_call or declared
+    n_begun = 0
     try:
-        while n_sent < len(images):
-            part = images[n_sent : n_sent + size]
-            rows = np.arange(n_sent, n_sent + len(part))
-            n_sent += len(part)
-            yield rows, score_fn(np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part, [*class_prompts])
+        while n_begun < len(images):
+            first, part = n_begun, images[n_begun : n_begun + size]
+            n_begun += len(part)
+            if not streams:
+                sent = np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part
+                yield np.arange(first, n_begun), score_fn(sent, [*class_prompts])
+                continue
+            with closing(_checked(score_fn.answers(part, [*class_prompts]), len(part))) as pieces:
+                for rows, scores in pieces:
+                    yield first + rows, scores
     finally:
-        report_not_sent(len(images) - n_sent)
+        report_not_sent(len(images) - n_begun)
 
 
-def _checked(pieces: Any, n_images: int) -> Iterator[Scored]:
+def _checked(pieces: Any, n_images: int) -> Generator[Scored]:
     open_rows = np.ones(n_images, bool)
     try:
         for rows, scores in pieces:
@@ -66,8 +74,8 @@ def _checked(pieces: Any, n_images: int) -> Iterator[Scored]:
             fits = rows.ndim == 1 and len(rows) and rows.dtype.kind in "iu"
             if not fits or rows.min() < 0 or rows.max() >= n_images or not open_rows[rows].all():
                 raise ScoreError(
-                    f"The answers of the score function came with the rows {rows.tolist()!s:.100}; expected indices of "
-                    f"the {n_images} images that it was sent, each of them once."
+                    f"The score function's answers came with the rows {rows.tolist()!s:.100}; expected indices of "
+                    f"the {n_images} images that it was given, each of them once."
                 )
             open_rows[rows] = False
             yield rows, scores
@@ -76,68 +84,80 @@ def _checked(pieces: Any, n_images: int) -> Iterator[Scored]:
             pieces.close()
     if open_rows.any():
         raise ScoreError(
-            f"The answers of the score function ended without those of {open_rows.sum()} of {n_images} images, the "
-            f"first of them {open_rows.argmax()}; expected one for each, or an error that says why there is none."
+            f"The score function's answers ended without those of {open_rows.sum()} of {n_images} images, the "
+            f"first of them {open_rows.argmax()}; expected one for each image, or an error that explains the gap."
         )
 
 
 class _Count:
-    n = 0
+    n_not_sent = 0
+    n_paid_before = 0
 
 
-_NOT_SENT: ContextVar[_Count | None] = ContextVar("not_sent", default=None)
+_COUNT: ContextVar[_Count | None] = ContextVar("blackvip_count", default=None)
 
 
 def report_not_sent(n_images: int) -> None:
-    """Tell whoever counts that of the images that a score function was given, so many more were not sent.
+    """Report that a score function did not send some of the images it was given, so that they are not counted.
 
-    An image counts as sent as soon as a score function has it. One that answers it from a cache, or gives up before
-    it has sent it, says so by this, in the thread that called it.
+    An image counts as sent as soon as a score function has it. A score function that answers it from a cache, or
+    fails before it has sent it, reports this in the thread that called it.
 
     Parameters
     ----------
     n_images : int
-        Not told before.
+        Number of images that were not reported before.
     """
-    count = _NOT_SENT.get()
+    count = _COUNT.get()
     if count is not None:
-        count.n += n_images
+        count.n_not_sent += n_images
+
+
+def report_paid_before(n_images: int) -> None:
+    """Report images that a journal answered: an earlier process paid for them, so they count, but took no time."""
+    count = _COUNT.get()
+    if count is not None:
+        count.n_paid_before += n_images
 
 
 class Metered:
-    """Pieces of answers, and how many images were not sent for them.
+    """Iterator over the pieces of `scores_of` that counts what is reported while they are made.
 
     Parameters
     ----------
-    pieces : iterator of (rows, scores)
-        As of `scores_of`.
+    pieces : generator of (rows, scores)
 
     Attributes
     ----------
     n_not_sent : int
-        Images that are reported as not sent so far. Whoever counts around this is told too.
+        Images reported by `report_not_sent` so far. An enclosing `Metered` counts them too.
+    n_paid_before : int
+        Images reported by `report_paid_before` so far.
     """
 
     def __init__(self, pieces: Any):
         self._pieces = pieces
         self.n_not_sent = 0
+        self.n_paid_before = 0
 
-    def __iter__(self) -> Metered:
+    def __iter__(self) -> Iterator[Scored]:
         return self
 
     def __next__(self) -> Scored:
         return self._counted(lambda: next(self._pieces))
 
     def close(self) -> None:
-        """End it; nothing more is sent."""
+        """End the iteration; nothing more is sent."""
         self._counted(self._pieces.close)
 
     def _counted(self, act: Callable[[], Any]) -> Any:
         count = _Count()
-        token = _NOT_SENT.set(count)
+        token = _COUNT.set(count)
         try:
             return act()
         finally:
-            _NOT_SENT.reset(token)
-            self.n_not_sent += count.n
-            report_not_sent(count.n)
+            _COUNT.reset(token)
+            self.n_not_sent += count.n_not_sent
+            self.n_paid_before += count.n_paid_before
+            report_not_sent(count.n_not_sent)
+            report_paid_before(count.n_paid_before)

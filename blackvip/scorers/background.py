@@ -1,4 +1,4 @@
-"""Aside: work that asks no service, done in a thread while the service answers."""
+"""Work in a background thread, done while the service answers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 class BackgroundThread(ThreadPoolExecutor):
-    """One thread, in which scikit-learn is configured as in the one that submits."""
+    """One thread, with scikit-learn's configuration of the thread that submits the work."""
 
     def __init__(self) -> None:
-        super().__init__(1, "blackvip-aside")
+        super().__init__(1, "blackvip-background")
 
     def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         config = get_config()
@@ -30,11 +30,11 @@ class BackgroundThread(ThreadPoolExecutor):
         return super().submit(configured, *args, **kwargs)
 
 
-def prefetch(things: Iterable[T]) -> Iterator[T]:
-    """Things, each of which is made in a thread while the one before it is in use."""
-    source, end = iter(things), object()
-    with BackgroundThread() as aside:
-        coming: Future[Any] = aside.submit(next, source, end)
-        while (thing := coming.result()) is not end:
-            coming = aside.submit(next, source, end)
-            yield thing
+def prefetch(items: Iterable[T]) -> Iterator[T]:
+    """Yield items, each of which is made in a thread while the caller uses the one before it."""
+    source, end = iter(items), object()
+    with BackgroundThread() as background:
+        upcoming: Future[Any] = background.submit(next, source, end)
+        while (item := upcoming.result()) is not end:
+            upcoming = background.submit(next, source, end)
+            yield item

@@ -1,52 +1,50 @@
-"""A response cache: what was answered once is not asked for again."""
+"""Score functions that return answers that were paid for before."""
 
 from __future__ import annotations
 
-import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
 
+from ..exceptions import BudgetError
 from ..journal.journal import Journal
 from .answers import Metered, Scored, report_not_sent, scores_of
 from .contract import ScoreFunction, check_scores
 from .replay import ContentKeys
-from .wrappers import ScorerWrapper, service_identity
+from .wrappers import WrapperEstimator, scorer_name, service_identity
 
-__all__ = ["CachedScorer"]
+__all__ = ["CachedScorer", "PaidAnswers"]
 
 _IDENTITY = {"kind": "cache of answers"}
 
 
-class CachedScorer(ScorerWrapper, BaseEstimator):
-    """A score function that keeps its answers in a file, and asks for nothing twice.
+class CachedScorer(WrapperEstimator):
+    """A score function that keeps its answers in a file and never asks for the same one twice.
 
     It is a score function itself and takes the place of the one it wraps. An answer is found by the service, the class
-    prompts and the image as it is sent, to the bit. It is on disk before it is used. Images that the cache answers are
-    not counted as sent, neither by ``n_queries_`` nor by a `SharedBudget` around it.
+    prompts and the exact pixels that are sent. It is on disk before it is used. Images that the cache answers do not
+    count as sent, neither in ``n_queries_`` nor in a `SharedBudget` around the cache.
 
     Parameters
     ----------
     score_fn : callable
-        ``score_fn(images, class_prompts) -> scores``, see `BlackVIPClassifier`. What it declares as attributes
-        is passed on.
+        ``score_fn(images, class_prompts) -> scores``, see `BlackVIPClassifier`. The cache declares what it declares.
     path : str or path-like
-        The file, which is made where there is none. Several services, and several processes on one machine, may use
-        one file.
+        The file; it is created if it does not exist. Several services, and several processes on one machine, may share
+        a file.
 
     Notes
     -----
-    The service is told apart by its name and by the parameters that its ``get_params`` gives, secrets left out, see
-    `blackvip.scorers.contract`. A plain function is known by its name alone: when what it does has changed, delete the
-    file. A service that answers one image differently each time is remembered by its first answer.
+    A service is identified by its name and by the parameters that its ``get_params`` returns, without secrets, see
+    `blackvip.scorers.contract`. A plain function is identified by its name alone: delete the file when the function
+    changes. If a service answers the same image differently each time, the cache keeps its first answer.
 
-    A cache is for one service that is asked again and again, as in a search over parameters. For a fit that may be
-    interrupted, use the `checkpoint` of `BlackVIPClassifier`, which remembers each answer, and says so if it belongs
-    to another fit.
+    A cache is meant for a service that is called again and again, as in a search over parameters. For a fit that may
+    be interrupted, use the `checkpoint` of `BlackVIPClassifier`: it keeps every answer, and raises an error if it
+    belongs to another fit.
 
     Examples
     --------
@@ -54,15 +52,18 @@ class CachedScorer(ScorerWrapper, BaseEstimator):
     >>> import numpy as np
     >>> from blackvip import CachedScorer
     >>> def service(images, class_prompts):
-    ...     print("asked for", len(images))
+    ...     print("received", len(images))
     ...     return images.mean(axis=(1, 2))
     >>> cached = CachedScorer(service, os.path.join(tempfile.mkdtemp(), "service.cache"))
     >>> images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
     >>> scores = cached(images[:3], ["a", "b", "c"])
-    asked for 3
+    received 3
     >>> scores = cached(images, ["a", "b", "c"])
-    asked for 2
+    received 2
     """
+
+    _live_attributes = ("_journal",)
+    _journal: Journal | None = None
 
     def __init__(self, score_fn: ScoreFunction, path: str | os.PathLike[str]):
         self.score_fn = score_fn
@@ -75,29 +76,28 @@ class CachedScorer(ScorerWrapper, BaseEstimator):
         return scores
 
     def answers(self, images: Any, class_prompts: list[str]) -> Iterator[Scored]:
-        """Answers as they come: first those of the cache, and then the others, of equal images once.
+        """Yield scores as they arrive: first those in the cache, then the others, with equal images sent once.
 
         Parameters
         ----------
         images : ndarray of shape (n, height, width, 3), uint8, or tensor
-            As the score function takes them.
+            Images in the form that the score function takes.
         class_prompts : list of str
-            One for each class, as the score function is asked.
 
         Yields
         ------
         rows : ndarray of int
             Indices into `images`.
-        scores : ndarray of shape (len(rows), n_classes), float64
-            NaN where the service gave none.
+        scores : ndarray of shape (len(rows), n_prompts), float64
+            NaN where the service returned no score.
         """
-        journal, n_classes = self._opened(), len(class_prompts)
+        journal, n_prompts = self._opened(), len(class_prompts)
         keys = ContentKeys(service_identity(self.score_fn), class_prompts).of(images)
         places = [journal.find(key) for key in keys]
         known = np.array([row for row, place in enumerate(places) if place is not None], int)
         report_not_sent(len(known))
         if len(known):
-            yield known, np.stack([journal.scores(place, n_classes) for place in places if place is not None])
+            yield known, np.stack([journal.scores(place, n_prompts) for place in places if place is not None])
         rows_of: dict[bytes, list[int]] = {}
         for row, (key, place) in enumerate(zip(keys, places)):
             if place is None:
@@ -118,25 +118,43 @@ class CachedScorer(ScorerWrapper, BaseEstimator):
             pieces.close()
 
     def close(self) -> None:
-        """Close the file, until it is needed again."""
-        journal: Journal | None = getattr(self, "_journal", None)
-        if journal is not None:
-            journal.close()
+        """Close the file. The next call opens it again."""
+        if self._journal is not None:
+            self._journal.close()
 
     def _opened(self) -> Journal:
-        """The journal, with what others have added; a process that was forked, or gets a copy, opens it anew."""
-        journal: Journal | None = getattr(self, "_journal", None)
+        """Return the journal with what others have added; a forked process or a copy opens its own."""
+        journal = self._journal
         if journal is None or journal.closed or journal.path != Path(self.path).expanduser():
             journal = self._journal = Journal(self.path, _IDENTITY, shared=True)
         journal.refresh()
         return journal
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name != "_journal"}
-
-    def __sklearn_clone__(self) -> CachedScorer:
-        return copy.copy(self)
-
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
-        name = getattr(self.score_fn, "__name__", type(self.score_fn).__name__)  # its repr might tell a secret
-        return f"CachedScorer({name}, path={os.fspath(self.path)!r})"
+        return f"CachedScorer({scorer_name(self.score_fn)}, path={os.fspath(self.path)!r})"
+
+
+class PaidAnswers:
+    """A score function that knows the log scores of some images and calls no service.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n, height, width, 3), uint8
+    log_scores : ndarray of shape (n, n_classes)
+    """
+
+    score_type = "logits"
+    # There is no service whose calls could be spread.
+    asks_concurrently = True
+
+    def __init__(self, images: np.ndarray, log_scores: np.ndarray):
+        self._answers = {image.tobytes(): scores for image, scores in zip(images, log_scores)}
+
+    def __call__(self, images: np.ndarray, class_prompts: Sequence[str]) -> np.ndarray:
+        unknown = sum(image.tobytes() not in self._answers for image in images)
+        if unknown:
+            raise BudgetError(
+                f"{unknown} of {len(images)} images were never sent to the service, and a callback may not send any "
+                "during a fit. Score the X and y that the hook is given."
+            )
+        return np.stack([self._answers[image.tobytes()] for image in images])

@@ -1,4 +1,4 @@
-"""How much a service contradicts itself."""
+"""The noise of a service: how much it contradicts itself."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ __all__ = ["score_noise"]
 
 
 def score_noise(log_scores_a: np.ndarray, log_scores_b: np.ndarray, y: np.ndarray) -> float:
-    """The standard deviation of the loss of one answer, from two answers to the same images; bills nothing.
+    """Return the standard deviation of the loss of one answer, from two answers to the same images; bills nothing.
 
-    Two answers of which each has the variance s^2 differ by 2 s^2 on the average.
+    Two answers whose losses have the variance s^2 each differ by 2 s^2 in the mean square.
 
     Parameters
     ----------
     log_scores_a, log_scores_b : ndarray of shape (n_images, n_classes)
-        Of the same images, sent twice.
+        Log scores of the same images, sent twice.
     y : ndarray of shape (n_images,)
         Class indices.
 
     Returns
     -------
     noise : float
-        Of the cross-entropy of one image, in nats; 0 for a service that always answers alike.
+        Standard deviation of the cross-entropy of one image, in nats; 0 for a service that always answers alike.
 
     Examples
     --------
@@ -34,4 +34,5 @@ def score_noise(log_scores_a: np.ndarray, log_scores_b: np.ndarray, y: np.ndarra
     0.0
     """
     difference = cross_entropy(log_scores_a, y) - cross_entropy(log_scores_b, y)
+    # (B24)
     return float(np.sqrt(np.mean(difference**2) / 2))

@@ -1,29 +1,35 @@
-"""A fit again: what it has paid for already is answered from its journal."""
+"""The journal of a fit as a wrapper around its score function: answers that were paid for are not asked for again."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..exceptions import JournalError
 from ..journal.journal import Journal
+from .answers import Metered, Scored, report_not_sent, report_paid_before, scores_of
+from .contract import ScoreFunction
+from .formats import ScoreReader
+from .wrappers import ScorerWrapper
 
-__all__ = ["ContentKeys", "JournalHit", "Replay"]
+__all__ = ["ContentKeys", "JournalHit", "JournaledScorer", "Replay"]
 
 
 class ContentKeys:
-    """The keys of answers: digests of the service, the class prompts and an image as it is sent.
+    """Keys of answers: digests of the service, the class prompts and an image as it is sent.
 
     Parameters
     ----------
     service : object
-        See `service_identity`.
+        JSON that `service_identity` returned.
     class_prompts : iterable of str
     """
 
@@ -31,7 +37,7 @@ class ContentKeys:
         self._base = hashlib.sha256(json.dumps([service, list(class_prompts)]).encode())
 
     def of(self, images: Any) -> list[bytes]:
-        """A key of 32 bytes for each image of an array or tensor (n, ...)."""
+        """Return a key of 32 bytes for each image of an array or tensor (n, ...)."""
         pixels = images if isinstance(images, np.ndarray) else images.detach().cpu().numpy()
         base = self._base.copy()
         base.update(f"{pixels.dtype.str} {pixels.shape[1:]}".encode())
@@ -44,16 +50,18 @@ class ContentKeys:
 
 
 class JournalHit(NamedTuple):
-    """What a journal knows of some images.
+    """What a journal knows about some images.
 
     Attributes
     ----------
     keys : list of bytes
-    scores : ndarray of shape (n_images, n_classes)
-        NaN where nothing is known.
+        Keys under which the answers of these images are kept.
+    scores : ndarray of shape (n_images, n_prompts)
+        NaN for images without an answer.
     known : ndarray of shape (n_images,), bool
+        Whether the journal has an answer.
     n_billed : int
-        How many of the known ones were billed.
+        Number of known answers that were billed.
     """
 
     keys: list[bytes]
@@ -63,49 +71,57 @@ class JournalHit(NamedTuple):
 
 
 class Replay:
-    """The journal of a fit, as its ledger uses it: the k-th time that an image is asked for gets the k-th answer.
+    """The journal of a fit, read in the order of the fit: the k-th request for an image gets its k-th answer.
 
-    A fit asks for the same images each time that it is run. So it does not matter in which order answers came, and a
-    service that answers one image differently each time is remembered so.
+    A fit requests the same images each time it runs. So the order in which answers arrived does not matter, and a
+    service that answers the same image differently each time is replayed faithfully.
 
     Parameters
     ----------
     journal : Journal
     service : object
-        See `service_identity`.
+        JSON that `service_identity` returned.
     seed : int
-        Of the fit.
+        Seed of the fit.
 
     Attributes
     ----------
-    aside : bool
-        Whether what is asked for from now on is no part of what the fit does when nothing interrupts it.
+    off_path : bool
+        Set this to True when the requests that follow would not be made by an uninterrupted fit.
+    n_known : int
+        Images that were billed and need not be billed again.
     """
 
     def __init__(self, journal: Journal, service: Any, seed: int):
         self.journal = journal
         self.service = service
         self.seed = seed
-        self.aside = False
-        self.n_known = journal.n_answers - journal.n_free  # that were billed, and need not be billed again
-        self._n_left = journal.n_answers - journal.n_aside  # that the fit has not asked for yet
-        self._asked: Counter[bytes] = Counter()
-        self._records: set[int] = set()  # of which anything was recalled
+        self.off_path = False
+        self.n_known = journal.n_answers - journal.n_free
+        # Answers on the fit's path that it has not requested yet.
+        self._n_left = journal.n_answers - journal.n_aside
+        self._n_requests: Counter[bytes] = Counter()
+        # Records of which some answer was recalled.
+        self._records: set[int] = set()
 
     def recall(self, images: Any, class_prompts: Sequence[str]) -> JournalHit:
-        """What is known of images that are asked for.
+        """Look up images that are about to be sent.
 
         Parameters
         ----------
-        images : ndarray or tensor, of n images
-            As they would be sent.
+        images : ndarray or tensor of shape (n, ...)
+            Images as they would be sent.
         class_prompts : sequence of str
+
+        Returns
+        -------
+        hit : JournalHit
 
         Raises
         ------
         JournalError
-            If some would have to be sent, and the journal has answers for others that the fit did not ask for: then
-            it asks for other images than the last time, and would pay for all of them again.
+            If some images would have to be sent although the journal has answers that the fit did not request. The
+            fit then makes other images than before, and would pay for all of them again.
         """
         keys = [self._next_key(content) for content in ContentKeys(self.service, class_prompts).of(images)]
         places = [self.journal.find(key) for key in keys]
@@ -117,7 +133,8 @@ class Replay:
                 continue
             scores[row] = self.journal.scores(place, len(class_prompts))
             self._n_left -= not self.journal.is_aside(place)
-            if place.record not in self._records:  # those that came together are asked for together
+            # Answers that arrived together are requested together.
+            if place.record not in self._records:
                 self._records.add(place.record)
                 n_billed -= self.journal.free_in(place.record)
         if not known.all():
@@ -126,19 +143,116 @@ class Replay:
         return JournalHit(keys, scores, known, max(0, n_billed))
 
     def keep(self, keys: Sequence[bytes], scores: np.ndarray, n_free: int) -> None:
-        """Write down answers that came, of which `n_free` were not billed; they are on disk when this returns."""
-        self.journal.add(keys, scores, n_free, self.aside)
+        """Write new answers, `n_free` of them not billed; they are on disk when this returns."""
+        self.journal.add(keys, scores, n_free, self.off_path)
 
     def _next_key(self, content: bytes) -> bytes:
-        number = self._asked[content]
-        self._asked[content] += 1
+        number = self._n_requests[content]
+        self._n_requests[content] += 1
         return hashlib.sha256(content + number.to_bytes(8, "little")).digest()
 
     def _check_path(self) -> None:
-        if self._n_left > 0 and not self.aside:
+        if self._n_left > 0 and not self.off_path:
             raise JournalError(
                 f"The journal {os.fspath(self.journal.path)!r} has answers for {self._n_left} images that this fit "
-                "does not ask for: its prompts are computed otherwise than when they were paid for, as after an update "
-                "of torch or NumPy, on another machine or with another number of threads. Nothing more was sent. Go on "
-                "where it was made, or give another checkpoint to pay anew."
+                "does not request. Its prompts are computed differently from those that were paid for, as after an "
+                "update of torch or NumPy, on another machine, or with another number of threads. Nothing more was "
+                "sent. Continue where the journal was made, or give another checkpoint to pay again."
             )
+
+
+class JournaledScorer(ScorerWrapper):
+    """A score function that answers from a fit's journal first, and writes every new answer to it.
+
+    Images that an earlier process of the fit paid for count as sent, so that a resumed fit reports what it cost in all.
+
+    Parameters
+    ----------
+    score_fn : callable
+        ``score_fn(images, class_prompts) -> scores``, see `blackvip.scorers.contract`.
+    replay : Replay
+    reader : ScoreReader
+        Checks answers before they are written. Share it with the ledger, which recognises their format.
+    images_per_call : int or None, default=None
+        The most images in one call. None: what `score_fn` declares.
+    """
+
+    def __init__(
+        self, score_fn: ScoreFunction, replay: Replay, reader: ScoreReader, images_per_call: int | None = None
+    ):
+        self.score_fn = score_fn
+        self._replay = replay
+        self._reader = reader
+        self._images_per_call = images_per_call
+        self._lease: Any = None
+        self._n_leased = 0
+
+    @property
+    def images_per_call(self) -> int | None:
+        """The most images in one call."""
+        return self._images_per_call or super().images_per_call
+
+    @property
+    def streams(self) -> bool:
+        """Whether the score function inside makes its own calls."""
+        return hasattr(self.score_fn, "answers")
+
+    @contextmanager
+    def lease(self, n_images: int) -> Iterator[JournaledScorer]:
+        """Reserve the images that the journal does not have, if the score function inside shares a budget."""
+        lease = getattr(self.score_fn, "lease", None)
+        if lease is None:
+            yield self
+            return
+        twin = copy.copy(self)
+        twin._n_leased = max(0, n_images - self._replay.n_known)
+        with lease(twin._n_leased) as twin._lease:
+            yield twin
+
+    def __call__(self, images: Any, class_prompts: list[str]) -> np.ndarray:
+        scores = np.empty((len(images), len(class_prompts)))
+        for rows, found in self.answers(images, class_prompts):
+            scores[rows] = found
+        return scores
+
+    def answers(self, images: Any, class_prompts: list[str]) -> Iterator[Scored]:
+        """Yield known answers first, then the others as they arrive; see `blackvip.scorers.contract`."""
+        n_left = len(images)
+        try:
+            hit = self._replay.recall(images, class_prompts)
+            known = np.flatnonzero(hit.known)
+            n_left -= len(known)
+            report_not_sent(len(known) - hit.n_billed)
+            report_paid_before(hit.n_billed)
+            if len(known):
+                yield known, hit.scores[known]
+            # Calls have the same boundaries whatever is known, so that a local model gets the same batches.
+            declared = None if self.streams else self.images_per_call
+            size = self._images_per_call or declared or len(images)
+            for first in range(0, len(images), size):
+                rows = first + np.flatnonzero(~hit.known[first : first + size])
+                if len(rows):
+                    n_left -= len(rows)
+                    yield from self._sent(images, rows, hit, class_prompts)
+        finally:
+            report_not_sent(n_left)
+
+    def _sent(self, images: Any, rows: np.ndarray, hit: JournalHit, class_prompts: list[str]) -> Iterator[Scored]:
+        """Send ``images[rows]``, write what arrives, and yield it."""
+        part = images if len(rows) == len(images) else images[rows]
+        # What goes beyond the lease reserves its own images.
+        leased = self._lease is not None and len(rows) <= self._n_leased
+        pieces = Metered(
+            scores_of(self._lease if leased else self.score_fn, part, class_prompts, self._images_per_call)
+        )
+        n_free = 0
+        self._n_leased -= len(rows) * leased
+        try:
+            for answered, answer in pieces:
+                n_free, n_free_before = pieces.n_not_sent, n_free
+                scores = self._reader.check(answer, len(answered), class_prompts)
+                self._replay.keep([hit.keys[row] for row in rows[answered]], scores, n_free - n_free_before)
+                yield rows[answered], scores
+        finally:
+            pieces.close()
+            self._n_leased += pieces.n_not_sent * leased

@@ -1,4 +1,4 @@
-"""Asking: images, with or without prompts, to the service's log scores, a bounded number at once."""
+"""Scoring: from images, with or without prompts, to the service's log scores, a bounded number at once."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from ..inputs.reading import BATCH
 from .background import prefetch
 from .ledger import Ledger
 
-__all__ = ["Drawing", "Encoding", "score_images", "log_scores_of"]
+__all__ = ["Drawing", "Encoding", "log_scores_of", "score_images"]
 
 Drawing = Callable[[torch.Tensor], torch.Tensor]
 Encoding = Callable[[torch.Tensor], np.ndarray]
 
-_MOST_BATCHES, _MOST_BYTES = 16, 64 * 2**20  # that are asked for together
+# Limits of what a streaming score function is given at once.
+_MOST_BATCHES, _MOST_BYTES = 16, 64 * 2**20
 
 
 def score_images(
@@ -28,18 +29,18 @@ def score_images(
     draw: Drawing | None = None,
     encode: Encoding | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
-    """Log scores of images, portion by portion; the next is read and drawn while the service answers.
+    """Yield log scores of images, batch by batch; the next batch is read and drawn while the service answers.
 
     Parameters
     ----------
     ledger : Ledger
     images : Images
     rows : ndarray of int
-        Those that are sent.
+        Rows of the images that are sent.
     draw : callable or None, default=None
-        Draws prompts onto pixels (n, 3, height, width). None: images are sent as they are.
+        Draws prompts onto pixels (n, 3, height, width). None: images are sent without a prompt.
     encode : callable or None, default=None
-        Makes features (n, n_features) of the pixels as they are, so that an image is read once for both.
+        Computes features (n, n_features) of the pixels without a prompt, so that an image is read once for both.
 
     Yields
     ------
@@ -48,36 +49,36 @@ def score_images(
     features : ndarray of shape (n, n_features) or None
     """
 
-    def made(portion: np.ndarray) -> tuple[np.ndarray, Any, Any]:
+    def made(batch: np.ndarray) -> tuple[np.ndarray, Any, Any]:
         sent, features = [], []
-        for part in np.split(portion, range(BATCH, len(portion), BATCH)):
+        for part in np.split(batch, range(BATCH, len(batch), BATCH)):
             pixels = images.pixels(part)
             sent.append(ledger.as_sent(pixels if draw is None else draw(pixels)))
             if encode is not None:
                 features.append(encode(pixels))
-        return portion, ledger.joined(sent), np.concatenate(features) if features else None
+        return batch, ledger.joined(sent), np.concatenate(features) if features else None
 
-    for portion, sent, features in prefetch(map(made, _portions(ledger, images, rows))):
-        yield portion, ledger.log_scores(sent), features
+    for batch, sent, features in prefetch(map(made, _batches(ledger, images, rows))):
+        yield batch, ledger.log_scores(sent), features
 
 
 def log_scores_of(ledger: Ledger, images: Images, rows: np.ndarray, draw: Drawing | None = None) -> np.ndarray:
-    """Log scores (len(rows), n_classes) of images; see `score_images`."""
+    """Return the log scores (len(rows), n_classes) of images; see `score_images`."""
     parts = [log_scores for _, log_scores, _ in score_images(ledger, images, rows, draw)]
     return np.concatenate(parts) if parts else np.empty((0, ledger.n_classes))
 
 
-def _portions(ledger: Ledger, images: Images, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Rows that are asked for together: those of a call; more and more, where a score function makes its own calls.
+def _batches(ledger: Ledger, images: Images, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the rows that are sent together: those of a call, or growing batches if the score function streams.
 
-    So one that makes many requests at a time is seldom without an image to send.
+    Growing batches keep a score function that makes many requests at a time supplied with images.
     """
     height, width = images.size
     bound = max(1, _MOST_BYTES // (height * width * 3 * (4 if ledger.takes_tensors else 1)))
     size = BATCH if ledger.streams else ledger.images_per_call
     while len(rows):
-        taken = min(size, bound)
-        yield rows[:taken]
-        rows = rows[taken:]
+        n_taken = min(size, bound)
+        yield rows[:n_taken]
+        rows = rows[n_taken:]
         if ledger.streams:
             size = min(2 * size, _MOST_BATCHES * BATCH)

@@ -1,78 +1,111 @@
-"""Score functions that pass on the answers of another one."""
+"""Score functions around another score function."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any, Self
+from typing import Any, ClassVar, Self
+
+from sklearn.base import BaseEstimator
 
 from ..journal.identity import describe
 
-__all__ = ["ForwardsAttributes", "ScorerWrapper", "innermost", "service_identity"]
+__all__ = [
+    "ForwardsAttributes",
+    "LeavesOutLive",
+    "ScorerWrapper",
+    "WrapperEstimator",
+    "innermost",
+    "scorer_name",
+    "service_identity",
+]
+
+
+class LeavesOutLive:
+    """Base of estimators whose pickles and copies leave out what is open or loaded, such as files and models."""
+
+    _live_attributes: ClassVar[tuple[str, ...]] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: Any = super().__getstate__()
+        return {name: value for name, value in state.items() if name not in self._live_attributes}
 
 
 class ForwardsAttributes:
-    """Base of score functions that ask another one, their `score_fn`: what that one declares, they declare."""
+    """Base of score functions that call another one, `score_fn`, and declare what that one declares."""
 
     score_fn: Any
 
     @property
     def images_per_call(self) -> int | None:
-        """The most images in one call, as the score function declares."""
+        """The most images in one call, as the score function inside declares."""
         return getattr(self.score_fn, "images_per_call", None)
 
     @property
     def score_type(self) -> str:
-        """What the scores are, as the score function declares."""
+        """Type of the scores, as the score function inside declares."""
         return getattr(self.score_fn, "score_type", "auto")
 
     @property
     def price_per_image(self) -> float | None:
-        """What an image costs, as the score function declares, in any currency."""
+        """Price of an image in any currency, as the score function inside declares."""
         return getattr(self.score_fn, "price_per_image", None)
 
     @property
     def takes_tensors(self) -> bool:
-        """Whether images are float tensors, as the score function declares."""
+        """Whether images are float tensors, as the score function inside declares."""
         return getattr(self.score_fn, "takes_tensors", False)
 
     @property
     def tensor_device(self) -> str:
-        """Where tensors are best made, as the score function declares."""
+        """Device on which tensors are best made, as the score function inside declares."""
         return getattr(self.score_fn, "tensor_device", "cpu")
 
-
-class ScorerWrapper(ForwardsAttributes):
-    """Base of score functions whose answers are those of their `score_fn`."""
-
-    def around(self, score_fn: Any) -> Self:
-        """The same around another score function.
+    def with_scorer(self, score_fn: Any) -> Self:
+        """Return this score function around another one.
 
         Parameters
         ----------
         score_fn : callable
-            What it asks instead of its own.
+            The score function that it calls instead of its own.
 
         Returns
         -------
         twin : score function
-            It counts and keeps what this one does.
+            It shares this one's counts and files.
         """
         twin = copy.copy(self)
         twin.score_fn = score_fn
         return twin
 
 
+class ScorerWrapper(ForwardsAttributes):
+    """Base of score functions that return the scores of their `score_fn` unchanged."""
+
+
+class WrapperEstimator(LeavesOutLive, ScorerWrapper, BaseEstimator):
+    """Base of wrappers that are estimators: their clones share the score function instead of copying it."""
+
+    def __sklearn_clone__(self) -> Self:
+        return copy.copy(self)
+
+
 def innermost(score_fn: Any) -> Any:
-    """The score function behind those that only pass its answers on."""
+    """Return the score function inside all wrappers that leave scores unchanged."""
     while isinstance(score_fn, ScorerWrapper):
         score_fn = score_fn.score_fn
     return score_fn
 
 
-def service_identity(score_fn: Any) -> Any:
-    """A score function as JSON: its name, and the parameters on which its answers depend.
+def scorer_name(score_fn: Any) -> str:
+    """Return a name for a score function. Its repr may contain a secret."""
+    return getattr(score_fn, "__name__", type(score_fn).__name__)
 
-    Those are what it declares as ``identity_params``, else all that its ``get_params`` gives. What only passes answers
-    on is looked through. A plain function, and an object that is no estimator, are known by their name alone.
+
+def service_identity(score_fn: Any) -> Any:
+    """Return the identity of a score function as JSON: its name and the parameters on which its scores depend.
+
+    These parameters are the ones that it names as ``identity_params``, else all that its ``get_params`` returns.
+    Wrappers that leave scores unchanged are skipped. A plain function, or an object that is no estimator, is
+    identified by its name alone.
     """
     return describe(innermost(score_fn), open_names=False)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..heads.base import ServiceHead
 from ..inputs.images import to_uint8
-from ..scorers.known import PaidAnswers
+from ..scorers.cached import PaidAnswers
 from .callbacks import fit_task
 from .progress import ProgressBar
 

@@ -128,21 +128,6 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
             return [str(number) for number in range(self.labels)]
         return [str(label) for label in self.labels]
 
-    def around(self, score_fn: ScoreFunction) -> LabelMappedScorer:
-        """The same around another score function.
-
-        Parameters
-        ----------
-        score_fn : callable
-            What it asks instead of its own.
-
-        Returns
-        -------
-        twin : LabelMappedScorer
-            With the same labels and mapping.
-        """
-        return type(self)(**{**self.get_params(deep=False), "score_fn": score_fn})
-
     def fit_labels(
         self,
         log_scores: np.ndarray,

@@ -284,9 +284,9 @@ def spread(score_fn: Any, n_jobs: int | None, images_per_call: int | None) -> An
     """
     if isinstance(score_fn, ParallelScorer):
         return score_fn.for_one_run(images_per_call)
-    if hasattr(score_fn, "around"):
+    if hasattr(score_fn, "with_scorer"):
         inner = spread(score_fn.score_fn, n_jobs, images_per_call)
-        return score_fn if inner is score_fn.score_fn else score_fn.around(inner)
+        return score_fn if inner is score_fn.score_fn else score_fn.with_scorer(inner)
     if getattr(score_fn, "asks_concurrently", False):
         return score_fn
     parallel = ParallelScorer(score_fn, n_jobs, images_per_part=images_per_call)

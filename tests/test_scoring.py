@@ -8,7 +8,7 @@ from conftest import ToyService, make_stripes
 from sklearn import config_context, get_config
 
 from blackvip.inputs.images import ImageFormat
-from blackvip.scorers import Ledger
+from blackvip.scorers import Ledger, ScoreReader
 from blackvip.scorers.background import BackgroundThread, prefetch
 from blackvip.scorers.scoring import log_scores_of, score_images
 
@@ -35,7 +35,7 @@ def test_scores_are_those_of_one_call(service, images_per_call, sizes):
     X, _ = make_stripes(n=100)
     _, images = ImageFormat.learn(X)
     rows = np.random.default_rng(0).permutation(100)
-    ledger = Ledger(service, PROMPTS, images_per_call=images_per_call, score_type="logits")
+    ledger = Ledger(service, PROMPTS, images_per_call=images_per_call, reader=ScoreReader("logits"))
     scores = log_scores_of(ledger, images, rows, lambda pixels: 1 - pixels)
     assert [len(sent) for sent, _ in service.calls] == sizes
     np.testing.assert_array_equal(scores, ToyService()(255 - X[rows], PROMPTS))
@@ -48,14 +48,14 @@ def test_more_and_more_are_asked_for_at_once_as_far_as_memory_goes(monkeypatch):
     for most, sizes in ((64 * 2**20, [64, 128, 256, 512, 40]), (8 * 8 * 3 * 100, [64, *[100] * 9, 36])):
         monkeypatch.setattr("blackvip.scorers.scoring._MOST_BYTES", most)
         service = Streaming()
-        log_scores_of(Ledger(service, PROMPTS, score_type="logits"), images, np.arange(1000))
+        log_scores_of(Ledger(service, PROMPTS, reader=ScoreReader("logits")), images, np.arange(1000))
         assert service.asked == sizes
 
 
 def test_features_are_of_the_images_as_they_are():
     X, _ = make_stripes(n=100)
     _, images = ImageFormat.learn(X)
-    ledger = Ledger(ToyService(), PROMPTS, score_type="logits")
+    ledger = Ledger(ToyService(), PROMPTS, reader=ScoreReader("logits"))
     parts = list(score_images(ledger, images, np.arange(100), lambda pixels: 0 * pixels, lambda x: x.numpy()))
     np.testing.assert_array_equal(np.concatenate([rows for rows, _, _ in parts]), np.arange(100))
     np.testing.assert_array_equal(np.concatenate([features for _, _, features in parts]), images.pixels(slice(None)))
@@ -104,11 +104,11 @@ def test_a_data_set_is_read_by_one_thread_at_a_time():
 
     X, _ = make_stripes(n=40)
     _, images = ImageFormat.learn(Touchy(list(X)))
-    with BackgroundThread() as aside:
-        other = aside.submit(images.pixels, slice(None))
+    with BackgroundThread() as background:
+        other = background.submit(images.pixels, slice(None))
         np.testing.assert_array_equal(images.pixels(slice(None)), other.result())
 
 
-def test_what_is_done_aside_has_the_configuration_of_who_asks():
-    with BackgroundThread() as aside, config_context(assume_finite=True):
-        assert aside.submit(get_config).result()["assume_finite"]
+def test_background_work_has_the_configuration_of_its_caller():
+    with BackgroundThread() as background, config_context(assume_finite=True):
+        assert background.submit(get_config).result()["assume_finite"]
