@@ -104,7 +104,7 @@ def test_torchserve_with_class_prompts_for_labels(service):
     seen = service.counts()["seen"]
     assert seen["path"] == "/predictions/m/2.0"
     assert seen["headers"]["content-type"] == "image/jpeg"
-    with pytest.raises(ScoreError, match="'alpha' for image 0, which is no class prompt"):
+    with pytest.raises(ScoreError, match="'alpha' for image 0, which is not a class prompt"):
         scorer_of(service, adapter, "")(IMAGES, PROMPTS)
 
 

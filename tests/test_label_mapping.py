@@ -135,7 +135,7 @@ def test_texts_match_from_the_same_to_contained_words():
 def test_a_class_without_any_matching_text_is_an_error_that_names_near_labels():
     service = lambda images, labels: np.zeros((len(images), 3))
     scorer = LabelMappedScorer(service, ["Persian cat", "beagle", "tabby"], mapping="text")
-    with pytest.raises(ClassPromptError, match="No label's text matches .*'a photo of a dog.'; near it are .*blm"):
+    with pytest.raises(ClassPromptError, match="No label's text matches .*'a photo of a dog.'; the closest are .*blm"):
         scorer(IMAGES, ["a photo of a cat.", "a photo of a dog."])
 
 
@@ -260,7 +260,7 @@ def test_learn_finds_the_labels_and_the_mapping_and_bills_each_image_once(as_dic
         assert (np.array(["cat", "dog"])[scores.argmax(axis=1)] == y_new).mean() >= (
             0.6 if mapping == "frequency" else 1
         )
-    with pytest.raises(ClassPromptError, match="was learned for .*cat.* and was asked for .*bird"):
+    with pytest.raises(ClassPromptError, match="was learned for .*cat.* but the class prompts are .*bird"):
         learned(X_new, [CAT, "a photo of a bird."])
 
 
@@ -281,7 +281,7 @@ def test_images_for_which_nothing_is_recognised_have_no_scores():
 def test_errors_say_what_to_do():
     scorer = LabelMappedScorer(LabelService(), LABELS)
     with pytest.raises(
-        NotFittedError, match="mapping='blm.', which is learned from labelled images. BlackVIPClassifier"
+        NotFittedError, match="mapping='blm.', which must first be learned from labelled images. BlackVIPClassifier"
     ):
         scorer(IMAGES, [CAT, DOG])
     with pytest.raises(ValueError, match="labels=None, but the mapping is learned from scores for known labels"):

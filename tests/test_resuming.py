@@ -115,7 +115,7 @@ def test_a_fit_goes_on_after_each_failure_and_ends_as_if_there_was_none(paramete
         except RuntimeError as error:
             notes = error.__notes__
     assert len(services) > 1
-    assert notes == [f"The answers so far are in '{journal}': fit again, and it goes on from there."]
+    assert notes == [f"The answers so far are in '{journal}'. Call fit again to resume from there."]
     assert same_fit(clf, expected)
     n_failed = sum(len(service.calls[-1][0]) for service in services[:-1])  # without an answer, and asked for again
     assert sum(service.n_images for service in services) - n_failed == expected.n_queries_
@@ -327,7 +327,7 @@ def test_a_fit_that_asks_for_other_images_than_the_last_time_does_not_pay_again(
         make_classifier(first, prompter=Drifting(), checkpoint=journal).fit(*data)
     monkeypatch.setattr(Drifting, "shift", 0.02)
     service = blinded()
-    with pytest.raises(JournalError, match=r"has answers for \d+ images that this fit does not ask for.*Nothing more"):
+    with pytest.raises(JournalError, match=r"has answers for \d+ images that this fit does not request.*Nothing more"):
         make_classifier(service, prompter=Drifting(), checkpoint=journal).fit(*data)
     assert service.n_images == 0
 
@@ -359,7 +359,7 @@ def test_unusable_checkpoints(data, tmp_path):
     for checkpoint, message in (
         (tmp_path / "notes.txt", "is no journal of blackvip"),
         (tmp_path / "none" / "run.journal", "cannot be opened: No such file"),
-        (f"{tmp_path}/notes.txt/", "cannot be made"),
+        (f"{tmp_path}/notes.txt/", "cannot be created"),
     ):
         with pytest.raises(JournalError, match=message):
             make_classifier(blinded(), checkpoint=checkpoint).fit(*data)

@@ -1,4 +1,4 @@
-"""Checkpoints: which file keeps the answers of a fit, and which those of its predictions."""
+"""Checkpoints: the files that keep the answers of a fit and of its predictions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from .wrappers import service_identity
 
 __all__ = ["predictions_path", "replayed"]
 
-_NOT_COMPARED = ("score_fn", "class_prompts", "checkpoint", "n_jobs", "verbose")  # the first two in another form
+# Parameters that do not identify a fit. The first two are compared in another form.
+_NOT_COMPARED = ("score_fn", "class_prompts", "checkpoint", "n_jobs", "verbose")
 _LARGEST_SEED = 2**128
 
 
@@ -31,23 +32,23 @@ _LARGEST_SEED = 2**128
 def replayed(
     clf: Any, images: Images, y: np.ndarray, weights: np.ndarray, draw_seed: Callable[[Any], int]
 ) -> Iterator[Replay | None]:
-    """A block in which a fit has its journal for itself; None where it has no checkpoint.
+    """Open the journal of a fit for the time of a ``with`` block; the value is None if there is no checkpoint.
 
     Parameters
     ----------
     clf : BlackVIPClassifier
-        What it learns from the training set is known.
+        It has learned the classes and the class prompts from the training set.
     images : Images
     y : ndarray of shape (n_images,)
         Class indices.
     weights : ndarray of shape (n_images,)
     draw_seed : callable
-        Makes a seed of `random_state`, which a new journal remembers.
+        Makes a seed from `random_state`; a new journal keeps it.
 
     Raises
     ------
     JournalError
-        If the journal belongs to another fit, or is in use.
+        If the journal belongs to another fit, or another process uses it.
     """
     if clf.checkpoint is None:
         yield None
@@ -59,12 +60,12 @@ def replayed(
             yield Replay(journal, service_identity(clf.score_fn), _seed(journal))
         except Exception as error:
             if journal.n_answers and not isinstance(error, JournalError):
-                error.add_note(f"The answers so far are in {os.fspath(path)!r}: fit again, and it goes on from there.")
+                error.add_note(f"The answers so far are in {os.fspath(path)!r}. Call fit again to resume from there.")
             raise
 
 
 def fit_identity(clf: Any, images: Images, y: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
-    """All on which the images that a fit sends depend, and the answers, as JSON."""
+    """Return everything that determines the images a fit sends and their answers, as JSON."""
     pixels = hashlib.sha256()
     for first in range(0, len(images), BATCH):
         block = images[first : first + BATCH]
@@ -83,7 +84,7 @@ def fit_identity(clf: Any, images: Images, y: np.ndarray, weights: np.ndarray) -
 
 
 def predictions_path(checkpoint: str | os.PathLike[str]) -> Path:
-    """The file that keeps the answers of predictions."""
+    """Return the path of the file that keeps the answers of predictions."""
     if _is_folder(checkpoint):
         return _folder(checkpoint) / "predictions.journal"
     path = Path(checkpoint).expanduser()
@@ -108,7 +109,7 @@ def _folder(checkpoint: str | os.PathLike[str]) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise JournalError(
-            f"The folder {os.fspath(path)!r} of checkpoint cannot be made: {error.strerror or error}."
+            f"checkpoint: the folder {os.fspath(path)!r} cannot be created ({error.strerror or error})."
         ) from error
     return path
 
@@ -118,6 +119,6 @@ def _seed(journal: Journal) -> int:
     seed = int(text) if text.isascii() and text.isdigit() and len(text) < 40 else _LARGEST_SEED
     if seed >= _LARGEST_SEED:
         raise JournalError(
-            f"The journal {os.fspath(journal.path)!r} has no seed that blackvip wrote. Give another checkpoint."
+            f"The journal {os.fspath(journal.path)!r} does not hold a seed written by blackvip. Use another checkpoint."
         )
     return seed

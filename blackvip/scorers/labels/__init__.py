@@ -1,4 +1,4 @@
-"""Services with labels of their own: their scores become scores for the user's classes."""
+"""Label mapping: scores for a service's own labels become scores for the user's classes."""
 
 from .mapping import LabelMapping
 from .scorer import LabelMappedScorer

@@ -1,19 +1,19 @@
-"""Services with labels of their own: their scores for m labels become scores for k classes.
+"""Label mappings: from scores for the m labels of a service to scores for k classes.
 
-A label mapping is a matrix of weights (m, k) whose columns sum to 1. The probability of class t is then, up to the
-service's normalisation,
+A label mapping is a matrix of weights (m, k) whose columns sum to 1. The probability of class t is, up to
+normalisation,
 
-    P(t | image) = sum_s weights[s, t] P(s | image).                                                            (1)
+    P(t | image) = sum_s weights[s, t] P(s | image).                                                           (B22)
 
-Frequency mapping gives each class one label, the one that the service answers most often for its images (Chen et al.,
+Frequency mapping gives each class one label, the one that the service returns most often for its images (Chen et al.,
 CVPR 2023). Bayesian-guided label mapping (BLM; Cai et al., NeurIPS 2024) spreads a class over all labels. With
-C[s, t] counting the images of class t for which label s is the first,
+C[s, t] the number of images of class t for which label s has the highest score,
 
-    weights[s, t] ~ C[s, t] / (sum_t C[s, t] + smoothing),                                                      (2)
+    weights[s, t] ~ C[s, t] / (sum_t C[s, t] + smoothing),                                                     (B23)
 
 and BLM+ counts the probabilities of an image's top labels instead of 1 for the first. All of it is learned from
-answers that a fit pays for anyway. Unlike the papers' code, (1) mixes probabilities rather than logits: on the tasks
-of `tests/test_label_mapping.py` that is better by 3 to 20 points of accuracy.
+answers that a fit pays for anyway. Unlike the papers' code, (B22) mixes probabilities and not logits, which is 3 to 20
+points of accuracy better on the tasks of `tests/test_label_mapping.py`.
 """
 
 from __future__ import annotations
@@ -40,18 +40,19 @@ def label_counts(
     n_top: int | None = None,
     sample_weight: np.ndarray | None = None,
 ) -> np.ndarray:
-    """How often images of each class were given each label.
+    """Count how often images of each class were given each label.
 
     Parameters
     ----------
     log_scores : ndarray of shape (n_images, n_labels)
-        Log scores, whose softmax is what the service believes. An image whose scores are all the same counts nowhere.
+        Log scores; their softmax is the service's belief. An image whose scores are all equal is not counted.
     y : ndarray of shape (n_images,)
         Class indices.
     n_classes : int
     n_top : int or None, default=None
-        None: 1 for the first label of an image. Else the probabilities of its first `n_top` labels.
+        None: the first label of an image counts 1. Otherwise its first `n_top` labels count their probabilities.
     sample_weight : ndarray of shape (n_images,) or None, default=None
+        Weights of the images. None: all count alike.
 
     Returns
     -------
@@ -71,25 +72,30 @@ def label_counts(
 
 
 def frequency_weights(counts: np.ndarray, tie_break: np.ndarray | None = None) -> np.ndarray:
-    """One label for each class, no two the same: pairs in the order of their counts.
+    """Give each class a label of its own, by taking pairs in the order of their counts.
 
     Parameters
     ----------
     counts : ndarray of shape (n_labels, n_classes)
-        Of `label_counts`.
+        Counts from `label_counts`.
     tie_break : ndarray of shape (n_labels, n_classes) or None, default=None
-        Which of several pairs with the same count comes first: that with more of these.
+        Among pairs with equal counts, the one with the higher value here comes first.
 
     Returns
     -------
     weights : ndarray of shape (n_labels, n_classes)
-        A single 1 in each column.
+        Each column contains a single 1.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer labels than classes.
     """
     n_labels, n_classes = counts.shape
     if n_labels < n_classes:
         raise ValueError(
-            f"mapping='frequency' gives each of {n_classes} classes a label of its own, and there are {n_labels} "
-            "labels; use mapping='blm+'."
+            f"mapping='frequency' gives each of {n_classes} classes a label of its own, but there are only "
+            f"{n_labels} labels; use mapping='blm+'."
         )
     second = np.zeros_like(counts) if tie_break is None else tie_break
     order = np.lexsort((-second.ravel(), -counts.ravel()))
@@ -103,40 +109,41 @@ def frequency_weights(counts: np.ndarray, tie_break: np.ndarray | None = None) -
 
 
 def bayesian_weights(counts: np.ndarray, smoothing: float = 1.0) -> np.ndarray:
-    """BLM's weights, equation (2).
+    """Return the weights of BLM or BLM+, (B23).
 
     Parameters
     ----------
     counts : ndarray of shape (n_labels, n_classes)
-        Of `label_counts`: of first labels for BLM, of the probabilities of top labels for BLM+.
+        Counts from `label_counts`: of first labels for BLM, of the probabilities of top labels for BLM+.
     smoothing : float, default=1.0
-        Images that are added to those of each label, so that labels that were seen often count more.
+        Images added to the count of each label, so that labels that were seen often count more.
 
     Returns
     -------
     weights : ndarray of shape (n_labels, n_classes)
-        Columns sum to 1. A class for which nothing was counted has the same weight for all labels.
+        Columns sum to 1. A class without any count has equal weights for all labels.
     """
     totals = counts.sum(axis=1, keepdims=True) + smoothing
-    conditional = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)  # (2)
+    # (B23)
+    conditional = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
     sums = conditional.sum(axis=0)
     return np.where(sums > 0, conditional / np.where(sums > 0, sums, 1), 1 / len(counts))
 
 
 class LabelMapping(Saveable, BaseEstimator):
-    """A mapping that was learned; `LabelMappedScorer.fit_labels` makes one.
+    """A learned label mapping, as `LabelMappedScorer.fit_labels` returns it.
 
     Parameters
     ----------
     labels : list of str
-        Of the service, m of them.
+        The service's m labels.
     class_prompts : list of str
-        Of the classes, k of them.
+        The class prompts of the k classes.
     weights : ndarray of shape (m, k)
         Columns sum to 1.
     score_type : {"logits", "probabilities"}, default="logits"
     floor : float, default=1e-6
-        What the service's scores are, see `ScoreFormat`; read by `LabelMappedScorer` where it maps them itself.
+        Format of the service's scores, see `ScoreFormat`. `LabelMappedScorer` uses it when it maps scores itself.
     """
 
     saved_parameters = {
@@ -166,35 +173,36 @@ class LabelMapping(Saveable, BaseEstimator):
         self.floor = floor
 
     def log_scores(self, log_scores: np.ndarray) -> np.ndarray:
-        """Log scores of the classes, from those of the labels.
+        """Return the log scores of the classes.
 
         Parameters
         ----------
         log_scores : ndarray of shape (n_images, n_labels)
-            Whose softmax is what the service believes.
+            Log scores of the labels; their softmax is the service's belief.
 
         Returns
         -------
         log_scores : ndarray of shape (n_images, n_classes)
-            Logarithms of probabilities that sum to 1, but for a floor.
+            Logarithms of probabilities that sum to 1, apart from a floor of 1e-6.
         """
-        probabilities = softmax(log_scores, axis=1) @ self.weights  # (1)
+        # (B22): (n, m) @ (m, k)
+        probabilities = softmax(log_scores, axis=1) @ self.weights
         total = probabilities.sum(axis=1, keepdims=True)
         shares = np.divide(probabilities, total, out=np.full_like(probabilities, 1.0), where=total > 0)
         return np.log(np.maximum(shares, FLOOR))
 
     def top_labels(self, n_labels: int = 3) -> dict[str, dict[str, float]]:
-        """The labels with the greatest weights, by class prompt.
+        """Return the labels with the largest weights for each class prompt.
 
         Parameters
         ----------
         n_labels : int, default=3
-            The most for each class.
+            Maximal number of labels for each class.
 
         Returns
         -------
         labels : dict of str to dict
-            From class prompt to labels and their weights, the greatest first.
+            From class prompt to its labels and their weights, largest first.
         """
         order = np.argsort(-self.weights, axis=0, kind="stable")[:n_labels]
         return {

@@ -1,4 +1,4 @@
-"""A service with labels of its own as a score function for classes. How one becomes the other: see `label_weights`."""
+"""A service with its own labels as a score function for classes; `mapping` has the formulas."""
 
 from __future__ import annotations
 
@@ -21,50 +21,52 @@ from ...inputs.reading import pixel_batches
 from ..answers import Scored, scores_of
 from ..contract import ScoreFunction, check_anything_given, check_scores
 from ..formats import ScoreFormat
-from ..wrappers import ForwardsAttributes, ScorerWrapper
+from ..wrappers import ForwardsAttributes, innermost
 from .mapping import LabelMapping, bayesian_weights, frequency_weights, label_counts
 from .texts import text_matches
 
 __all__ = ["LabelMappedScorer", "LabelMapping", "learning_scorer"]
 
-_TOP_SHARE, _LEAST_TOP = 0.15, 5  # of the number of classes: an image's labels that BLM+ counts, and at least so many
+# BLM+ counts this share of the number of classes of an image's top labels, and at least so many.
+_TOP_SHARE, _LEAST_TOP = 0.15, 5
 
 
 class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
-    """A score function for classes, around a service that knows labels of its own.
+    """A score function for classes around a service that has its own labels.
 
     Parameters
     ----------
     score_fn : callable
-        ``score_fn(images, labels) -> scores``: scores for the service's labels, an array (n, m), or a list of dicts
-        from label to score. Most services do not read the second argument. One that is asked by text is asked for
-        `labels`. What it declares as attributes is passed on.
+        ``score_fn(images, labels) -> scores``: scores for the service's labels, an array (n, m) or a list of dicts
+        from label to score. Most services ignore the second argument; one that scores texts is given `labels`. The
+        scorer declares what `score_fn` declares.
     labels : sequence of str, int or None, default=None
-        The service's labels, in the order of its scores; or how many scores there are, without names. In dicts, other
-        labels are ignored. None: not known; with ``mapping="text"`` they need not be, and `learn` finds those that
-        occur.
+        The service's labels in the order of its scores, or the number of scores if they have no names. Other labels
+        in dicts are ignored. None: the labels are not known. ``mapping="text"`` does not need them, and `learn` finds
+        those that occur.
     mapping : {"blm+", "blm", "frequency", "text"} or LabelMapping, default="blm+"
-        How labels become classes, see `blackvip.scorers.label_weights`. "text": a class's score is the highest among
-        the labels whose texts match its prompt; nothing is learned. A `LabelMapping`: as it was learned before.
+        How labels become classes, see `blackvip.scorers.labels.mapping`. "text": a class gets the highest score of the
+        labels whose texts match its prompt, and nothing is learned. A `LabelMapping`: one that was learned before.
     smoothing : float, default=1.0
-        Of "blm" and "blm+", see `bayesian_weights`.
+        Smoothing of "blm" and "blm+", in images, see `bayesian_weights`.
     n_top : int or "auto", default="auto"
-        Labels of an image that "blm+" counts. "auto": 15 % of the number of classes, as in the paper, at least 5.
+        Number of an image's top labels that "blm+" counts. "auto": 15 % of the number of classes, as in the paper,
+        and at least 5.
     text_weight : float, default=1.0
-        Where a label's text matches a class prompt, it counts like so many images of the class that were given this
-        label. 0: texts are not read.
+        A label whose text matches a class prompt counts as much as this number of images of the class that were given
+        the label. 0: texts are ignored.
 
     Notes
     -----
-    Asked for its own labels, it returns the service's scores for them. So `BlackVIPClassifier` asks it, learns the
-    mapping from the scores of the training images, which it pays for in any case, and maps what comes later.
-    Wrap it directly around the service; `CachedScorer` and `SharedBudget` go around it.
+    Called with its own labels, the scorer returns the service's scores for them. `BlackVIPClassifier` does so, learns
+    the mapping from the scores of the training images, which it pays for in any case, and maps all later scores.
+    Wrap this scorer directly around the service, and `CachedScorer` and `SharedBudget` around this scorer.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from blackvip.scorers.label_mapping import LabelMappedScorer
-    >>> def service(images, labels):  # it knows what it knows, whatever it is asked for
+    >>> from blackvip.scorers import LabelMappedScorer
+    >>> def service(images, labels):  # its labels are fixed
     ...     return [{"Domestic cat": 0.7, "Sofa": 0.2}, {"Dog": 0.6, "Food": 0.3}]
     >>> scorer = LabelMappedScorer(service, mapping="text")
     >>> scorer(np.zeros((2, 8, 8, 3), np.uint8), ["a photo of a cat.", "a photo of a dog."])
@@ -100,18 +102,18 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
 
     @property
     def score_type(self) -> str:
-        """What the scores are: probabilities where they are mixed, else what the score function declares."""
+        """Type of the scores: probabilities if they are mixed, else what the score function declares."""
         mixed = isinstance(self.mapping, LabelMapping)
         return "probabilities" if mixed else super().score_type
 
     @property
     def learns(self) -> bool:
-        """Whether a mapping has to be learned from labelled images before classes can be asked for."""
+        """Whether a mapping must be learned from labelled images before classes can be scored."""
         return isinstance(self.mapping, str) and self.mapping != "text"
 
     @property
     def service_labels(self) -> list[str]:
-        """The service's labels.
+        """The service's labels, in the order of its scores.
 
         Raises
         ------
@@ -121,8 +123,8 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
         if self.labels is None:
             raise ValueError(
                 "LabelMappedScorer has labels=None, but the mapping is learned from scores for known labels; expected "
-                "the service's labels, or their number. `scorer.learn(X, y, class_prompts).labels` finds those that "
-                "it gives to some images."
+                "the service's labels, or their number. `scorer.learn(X, y, class_prompts).labels` finds the labels "
+                "that occur in answers."
             )
         if isinstance(self.labels, (int, np.integer)):
             return [str(number) for number in range(self.labels)]
@@ -135,23 +137,23 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
         class_prompts: Sequence[str],
         sample_weight: np.ndarray | None = None,
     ) -> LabelMapping:
-        """Learn a mapping from answers; this asks nothing, and changes nothing in the scorer.
+        """Learn a mapping from log scores; calls no service and does not change the scorer.
 
         Parameters
         ----------
         log_scores : ndarray of shape (n_images, n_labels)
-            Of training images, for `service_labels`; their softmax is what the service believes.
+            Log scores of training images for `service_labels`; their softmax is the service's belief.
         y : ndarray of shape (n_images,)
             Class indices.
         class_prompts : sequence of str
-            In the order of the class indices.
+            Class prompts in the order of the class indices.
         sample_weight : ndarray of shape (n_images,) or None, default=None
-            Weights of the images. None: they count alike.
+            Weights of the images. None: all count alike.
 
         Returns
         -------
         mapping : LabelMapping
-            Of `service_labels` to `class_prompts`.
+            A mapping from `service_labels` to `class_prompts`.
         """
         self._validate_params()
         labels, n_classes = self.service_labels, len(class_prompts)
@@ -166,45 +168,45 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
         return LabelMapping(labels, list(class_prompts), weights)
 
     def learn(self, X: Any, y: Any, class_prompts: Any = "a photo of a {}.") -> LabelMappedScorer:
-        """A scorer that has learned its mapping, and its labels where they were not known; bills one image each.
+        """Return a scorer that has learned its mapping, and its labels if they were unknown; bills one image each.
 
-        For a service whose labels nobody has a list of. Else leave it to `BlackVIPClassifier`, which does not pay for
-        the images a second time, and learns from the training images of each fit alone.
+        Use this for a service that publishes no list of labels. Otherwise leave it to `BlackVIPClassifier`, which does
+        not pay for the images a second time, and learns from the training images of each fit only.
 
         Parameters
         ----------
         X : images, in any form that `BlackVIPClassifier.fit` takes
             Training images.
         y : array-like of shape (n_images,)
-            Their labels, as of the classifier.
+            Class labels of the images.
         class_prompts : str, dict or sequence of str, default="a photo of a {}."
-            As of the classifier.
+            Class prompts, as for the classifier.
 
         Returns
         -------
         scorer : LabelMappedScorer
-            With `labels` and a `LabelMapping`, for these class prompts.
+            A scorer with known `labels` and a `LabelMapping` for these class prompts.
         """
         self._validate_params()
         y = check_labels(y)
         check_consistent_length(X, y)
         classes = np.unique(y)
         prompts = make_class_prompts(class_prompts, classes)
-        asked = prompts if self.labels is None else self.service_labels
+        sent_prompts = prompts if self.labels is None else self.service_labels
         image_format, images = ImageFormat.learn(X, None, "crop", "raise")
         answers: list[Any] = []
         for pixels in pixel_batches(image_format, images):
             sent = pixels.float() if self.takes_tensors else to_uint8(pixels)
             batch: list[Any] = [None] * len(sent)
-            for rows, answer in scores_of(self.score_fn, sent, asked):
+            for rows, answer in scores_of(self.score_fn, sent, sent_prompts):
                 if len(answer) != len(rows):
                     raise ScoreError(
-                        f"The service gave {len(answer)} answers for {len(rows)} images; expected as many."
+                        f"The service returned {len(answer)} answers for {len(rows)} images; expected one for each."
                     )
                 for row, scores in zip(np.asarray(rows).tolist(), answer):
                     batch[row] = scores
             answers += batch
-        labels = _labels_in(answers) if self.labels is None else asked
+        labels = _labels_in(answers) if self.labels is None else sent_prompts
         scores = _label_scores(answers, len(answers), labels)
         check_anything_given(scores)
         score_format = ScoreFormat.recognise(scores, getattr(self.score_fn, "score_type", "auto"))
@@ -214,27 +216,27 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
         return known.set_params(mapping=mapping)
 
     def __call__(self, images: Any, class_prompts: Sequence[str]) -> np.ndarray:
-        """Scores of images for class prompts, or for the labels if the class prompts are these.
+        """Return scores of images for class prompts, or for the service's labels if those are given.
 
         Parameters
         ----------
         images : ndarray of shape (n, height, width, 3), uint8, or tensor
-            As the score function takes them.
+            Images in the form that the score function takes.
         class_prompts : sequence of str
 
         Returns
         -------
         scores : ndarray of shape (n, n_classes), float64
-            NaN where there is none.
+            NaN for missing scores.
 
         Raises
         ------
         NotFittedError
-            If a mapping is still to be learned.
+            If the mapping has not been learned yet.
         ScoreError
-            If the service's answer is not one of scores for its labels.
+            If the service's answer does not consist of scores for its labels.
         ClassPromptError
-            If the mapping is not for these class prompts.
+            If the mapping was learned for other class prompts.
         """
         scores = np.empty((len(images), len(class_prompts)))
         for rows, found in self.answers(images, class_prompts):
@@ -242,88 +244,89 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
         return scores
 
     def answers(self, images: Any, class_prompts: Sequence[str]) -> Iterator[Scored]:
-        """Scores as answers come, see `blackvip.scorers.contract`.
+        """Yield scores as they arrive, see `blackvip.scorers.contract`.
 
         Parameters
         ----------
         images : ndarray of shape (n, height, width, 3), uint8, or tensor
-            As the score function takes them.
+            Images in the form that the score function takes.
         class_prompts : sequence of str
-            Or the labels.
+            Class prompts, or the service's labels.
 
         Yields
         ------
         rows : ndarray of int
             Indices into `images`; each comes once.
         scores : ndarray of shape (len(rows), n_classes), float64
-            As a call would return them for ``images[rows]``.
+            What a call would return for ``images[rows]``.
         """
         self._validate_params()
-        asked = list(class_prompts) if self.labels is None else self.service_labels
-        self._check_can_map(class_prompts, asked)
-        pieces = scores_of(self.score_fn, images, asked)
+        sent_prompts = list(class_prompts) if self.labels is None else self.service_labels
+        self._check_can_map(class_prompts, sent_prompts)
+        pieces = scores_of(self.score_fn, images, sent_prompts)
         try:
             for rows, answer in pieces:
-                yield rows, self._mapped(answer, len(rows), asked, class_prompts)
+                yield rows, self._mapped(answer, len(rows), sent_prompts, class_prompts)
         finally:
             pieces.close()
 
-    def _check_can_map(self, class_prompts: Sequence[str], asked: list[str]) -> None:
+    def _check_can_map(self, class_prompts: Sequence[str], sent_prompts: list[str]) -> None:
         if isinstance(self.mapping, LabelMapping):
             if list(self.mapping.class_prompts) != list(class_prompts):
                 raise ClassPromptError(
-                    f"The label mapping was learned for {list(self.mapping.class_prompts)!s:.200}, and was asked for "
-                    f"{list(class_prompts)!s:.200}. Learn one for these class prompts."
+                    f"The label mapping was learned for {list(self.mapping.class_prompts)!s:.200}, but the "
+                    f"class prompts are {list(class_prompts)!s:.200}. Learn a mapping for these class prompts."
                 )
-        elif self.learns and (self.labels is None or list(class_prompts) != asked):
+        elif self.learns and (self.labels is None or list(class_prompts) != sent_prompts):
             raise NotFittedError(
-                f"LabelMappedScorer has mapping={self.mapping!r}, which is learned from labelled images. "
-                "BlackVIPClassifier does that if `labels` are known; `learn(X, y, class_prompts)` does it before."
+                f"LabelMappedScorer has mapping={self.mapping!r}, which must first be learned from labelled "
+                "images. BlackVIPClassifier does so if `labels` are known; otherwise call `learn(X, y, class_prompts)`."
             )
         elif self.mapping == "text" and self.labels is not None:
-            _check_all_matched(asked, class_prompts)
+            _check_all_matched(sent_prompts, class_prompts)
 
-    def _mapped(self, answer: Any, n_images: int, asked: list[str], class_prompts: Sequence[str]) -> np.ndarray:
+    def _mapped(self, answer: Any, n_images: int, sent_prompts: list[str], class_prompts: Sequence[str]) -> np.ndarray:
         if isinstance(self.mapping, LabelMapping):
             scores = _label_scores(answer, n_images, self.mapping.labels)
             log_scores = ScoreFormat(self.mapping.score_type, self.mapping.floor).log_scores(scores)
             probabilities = np.exp(self.mapping.log_scores(log_scores))
-            probabilities[~np.isfinite(scores).any(axis=1)] = np.nan  # nothing was recognised
+            # Images in which nothing was recognised.
+            probabilities[~np.isfinite(scores).any(axis=1)] = np.nan
             return probabilities
         if self.learns:
-            return _label_scores(answer, n_images, asked)
+            return _label_scores(answer, n_images, sent_prompts)
         if self.labels is not None:
-            return _matched(_label_scores(answer, n_images, asked), asked, class_prompts)
+            return _matched(_label_scores(answer, n_images, sent_prompts), sent_prompts, class_prompts)
         if not all(isinstance(row, Mapping) for row in answer):
             raise ScoreError(
-                f"The service answered with a {type(answer).__name__} of scores without names; expected dicts from "
-                "label to score, where labels=None. Give LabelMappedScorer the labels."
+                f"The service returned a {type(answer).__name__} of scores without names; with labels=None, expected "
+                "dicts from label to score. Pass the labels to LabelMappedScorer."
             )
-        named = [(_labels_in([row]), row) for row in answer]  # each image by itself, whatever comes with it
+        # Each image is matched by itself, so that its scores do not depend on the others of the call.
+        named = [(_labels_in([row]), row) for row in answer]
         rows = [_matched(_label_scores([row], 1, labels), labels, class_prompts) for labels, row in named]
         return np.concatenate(rows)
 
 
 def learning_scorer(score_fn: Any) -> LabelMappedScorer | None:
-    """The scorer whose labels are to be mapped by what `fit_labels` learns from a fit's first answers.
+    """Return the scorer whose mapping a fit must learn from its first answers, if there is one.
 
     Parameters
     ----------
     score_fn : object
-        A score function, which may pass on the answers of another one.
+        A score function, possibly inside wrappers.
 
     Returns
     -------
     scorer : LabelMappedScorer or None
-        It is asked for its `service_labels` then. None: class prompts are asked for, as ever.
+        The scorer, to be called with its `service_labels`. None: the service is called with class prompts.
     """
-    while isinstance(score_fn, ScorerWrapper):
-        score_fn = score_fn.score_fn
-    return score_fn if isinstance(score_fn, LabelMappedScorer) and score_fn.learns else None
+    scorer = innermost(score_fn)
+    return scorer if getattr(scorer, "learns", False) else None
 
 
 def _matched(scores: np.ndarray, labels: Sequence[str], class_prompts: Sequence[str]) -> np.ndarray:
-    """The highest score (n_images, n_classes) among the labels that mean a class; NaN where there is none."""
+    """Return the highest score (n_images, n_classes) among the labels that match a class; NaN if there is none."""
     mapped = np.full((len(scores), len(class_prompts)), np.nan)
     for column, of_class in enumerate(text_matches(labels, class_prompts).T):
         if of_class.any():
@@ -336,20 +339,20 @@ def _check_all_matched(labels: Sequence[str], class_prompts: Sequence[str]) -> N
         prompt = class_prompts[int(column)]
         near = difflib.get_close_matches(prompt, labels, n=3, cutoff=0.3) or list(labels[:3])
         raise ClassPromptError(
-            f"No label's text matches the class prompt {prompt!r}; near it are {', '.join(map(repr, near))}. Use "
+            f"No label's text matches the class prompt {prompt!r}; the closest are {', '.join(map(repr, near))}. Use "
             "mapping='blm+', which learns from labelled images, or a class prompt that names a label."
         )
 
 
 def _labels_in(answer: Any) -> list[str]:
-    """The labels that occur in dicts, sorted; or the numbers of the columns of an array."""
+    """Return the labels that occur in dicts, sorted, or the column numbers of an array."""
     if all(isinstance(row, Mapping) for row in answer):
         return sorted({str(label) for row in answer for label in row})
     return [str(number) for number in range(np.shape(answer)[-1])]
 
 
 def _label_scores(answer: Any, n_images: int, labels: Sequence[str]) -> np.ndarray:
-    """Scores (n_images, n_labels) in an answer. Of dicts, labels that are not asked for are left out."""
+    """Return the scores (n_images, n_labels) in an answer; other labels in dicts are ignored."""
     if isinstance(answer, (list, tuple)) and any(isinstance(row, Mapping) for row in answer):
         wanted = set(labels)
         answer = [

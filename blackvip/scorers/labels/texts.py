@@ -1,4 +1,4 @@
-"""Which of a service's labels mean a class, told by their texts."""
+"""Match a service's labels with class prompts by their texts."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ __all__ = ["text_matches"]
 
 Words = tuple[str, ...]
 
-_SAME, _EQUAL, _CONTAINED, _IN_PROMPT = 4, 3, 2, 1  # how well a label's text matches
+# How well a label's text matches.
+_SAME, _EQUAL, _CONTAINED, _IN_PROMPT = 4, 3, 2, 1
 _ARTICLES = frozenset({"a", "an", "the"})
 
 
 def text_matches(labels: Sequence[str], class_prompts: Sequence[str]) -> np.ndarray:
-    """Which labels mean which classes.
+    """Return which labels match which classes.
 
-    In this order: a label is a class prompt; it has the same words but for case, accents, punctuation and the plural;
-    its words contain those of the class or are contained in them; its words are in the class prompt. The words of a
-    class are those of its prompt without what all prompts begin and end with. A label may be several names, with
-    commas or slashes between them. It means the class that it matches best, and none where several are as good. Of
-    the labels of a class only those are taken that match it best.
+    From the best match to the worst: the label equals the class prompt; it has the same words apart from case,
+    accents, punctuation and the plural; its words contain those of the class, or the other way round; its words occur
+    in the class prompt. The words of a class are those of its prompt, without the words that all prompts begin and
+    end with. A label may consist of several names, separated by commas or slashes. It matches its best class, or none
+    if several classes tie. A class keeps only the labels that match it best.
 
     Parameters
     ----------
@@ -60,7 +61,7 @@ def _text_matches(labels: Words, class_prompts: Words) -> np.ndarray:
 
 
 class _Index:
-    """Classes by their texts and words."""
+    """Index of classes by their texts and words."""
 
     def __init__(self, class_prompts: Words):
         prompts = [_words(prompt) for prompt in class_prompts]
@@ -72,7 +73,7 @@ class _Index:
         self._by_prompt_part = _inverted(_parts(prompt) for prompt in prompts)
 
     def qualities(self, label: str) -> dict[int, float]:
-        """How well a label matches classes; of two that contain each other, more words in common are better."""
+        """Return how well a label matches classes; if one contains the other, more common words are better."""
         found: dict[int, float] = {}
 
         def note(classes: Iterable[int], quality: float) -> None:
@@ -95,7 +96,7 @@ _index_of = functools.lru_cache(maxsize=8)(_Index)
 
 
 def _words(text: str) -> Words:
-    """Words without case, accents, punctuation, outer articles and the plural's s."""
+    """Split a text into words without case, accents, punctuation, leading articles and the plural's s."""
     plain = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     words = re.findall(r"[^\W_]+", plain.casefold())
     while words and words[0] in _ARTICLES:
@@ -104,7 +105,7 @@ def _words(text: str) -> Words:
 
 
 def _without_template(prompts: list[Words]) -> list[Words]:
-    """Prompts without the words that all of them begin and end with, as far as something is left of each."""
+    """Remove the words that all prompts begin and end with, as long as something is left of each prompt."""
     names = list(prompts)
     for first, rest in ((0, slice(1, None)), (-1, slice(None, -1))):
         while len(names) > 1 and all(len(name) > 1 for name in names) and len({name[first] for name in names}) == 1:
@@ -113,13 +114,14 @@ def _without_template(prompts: list[Words]) -> list[Words]:
 
 
 def _parts(words: Words) -> set[Words]:
-    """All runs of words within these."""
+    """Return all contiguous runs of these words."""
     return {words[i:j] for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
 
 
 def _inverted(keys_of_classes: Iterable[Iterable[object]]) -> dict[object, set[int]]:
     classes: dict[object, set[int]] = {}
     for column, keys in enumerate(keys_of_classes):
-        for key in filter(None, keys):  # a text without words is like no other
+        # A text without words matches nothing.
+        for key in filter(None, keys):
             classes.setdefault(key, set()).add(column)
     return classes

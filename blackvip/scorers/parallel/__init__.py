@@ -1,4 +1,4 @@
-"""Score functions that are spread over threads, processes or machines."""
+"""Score functions spread over threads, processes or machines."""
 
 from .scorer import ParallelScorer
 

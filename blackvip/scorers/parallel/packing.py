@@ -1,4 +1,4 @@
-"""Where the workers of a pool get their score function from, each of which is used by one call at a time."""
+"""How the workers of a pool get their score function: shared, one per device, or pickled."""
 
 from __future__ import annotations
 
@@ -18,22 +18,38 @@ from ..contract import ScoreFunction
 
 __all__ = ["Shared", "PerDevice", "PickledScorer", "Source", "UnknownScorerError"]
 
-_MOST_KEPT = 4  # score functions that a process keeps while nobody uses them, each as often as it was used at a time
-_SMALL_BYTES = 2**16  # of a parcel that every task carries
+# Unpacked score functions that a process keeps while they are idle.
+_MOST_KEPT = 4
+# A pickled scorer of at most this size travels with every task.
+_SMALL_BYTES = 2**16
 
 
 class Source(Protocol):
-    """Hands out a score function for the time of a call."""
+    """Lends a score function for the time of a call."""
+
+    #: Whether tasks go to another process, so that what they carry is pickled.
+    is_remote: bool
+
+    @property
+    def for_every_task(self) -> Source:
+        """What a task carries at first."""
 
     def borrow(self) -> Any:
-        """A context manager whose value is the score function."""
+        """Return a context manager whose value is the score function."""
 
 
 class Shared:
-    """The score function itself, as threads of one process share it."""
+    """A score function that the threads of one process share."""
+
+    is_remote = False
 
     def __init__(self, score_fn: ScoreFunction):
         self.score_fn = score_fn
+
+    @property
+    def for_every_task(self) -> Shared:
+        """Itself."""
+        return self
 
     @contextmanager
     def borrow(self) -> Iterator[Any]:
@@ -41,15 +57,22 @@ class Shared:
 
 
 class PerDevice:
-    """One copy of a score function for each device, each of which is used by one call at a time.
+    """One copy of a score function for each device; each copy serves one call at a time.
 
     Parameters
     ----------
     score_fn : estimator
-        With a parameter `device`.
+        An estimator with the parameter `device`.
     devices : sequence of str
-        As the score function takes them.
+        Values of `device`.
+
+    Raises
+    ------
+    TypeError
+        If the score function has no parameter `device`.
     """
+
+    is_remote = False
 
     def __init__(self, score_fn: Any, devices: Sequence[str]):
         if "device" not in getattr(score_fn, "get_params", dict)():
@@ -62,6 +85,11 @@ class PerDevice:
         for device in devices:
             self._free.put(clone(score_fn).set_params(device=device))
 
+    @property
+    def for_every_task(self) -> PerDevice:
+        """Itself."""
+        return self
+
     @contextmanager
     def borrow(self) -> Iterator[Any]:
         score_fn = self._free.get()
@@ -72,27 +100,29 @@ class PerDevice:
 
 
 class UnknownScorerError(KeyError):
-    """A parcel came without its content, and this process does not have it."""
+    """A pickled scorer came without its content, and this process does not have it."""
 
 
 @dataclass(frozen=True)
 class PickledScorer:
-    """A score function on its way to another process, which unpacks it once and keeps it.
+    """A pickled score function for another process, which unpacks it once and keeps it.
 
     Parameters
     ----------
     token : str
-        A digest of the content, by which a process knows what it has.
+        A digest of the content, which identifies it.
     content : bytes or None
         The pickled score function. None: the process is expected to have it.
     """
+
+    is_remote = True
 
     token: str
     content: bytes | None
 
     @classmethod
     def of(cls, score_fn: Any) -> PickledScorer:
-        """Pack a score function.
+        """Pickle a score function.
 
         Raises
         ------
@@ -101,29 +131,29 @@ class PickledScorer:
         """
         try:
             content = cloudpickle.dumps(score_fn)
-        except Exception as error:  # whatever a stranger's `__getstate__` raises
+        except Exception as error:  # a user's `__getstate__` may raise anything
             raise TypeError(
                 f"The score function, a {type(score_fn).__name__}, cannot be sent to another process: {error!s:.200}. "
-                "Make open clients, locks and loaded models at the first call, and leave them out of `__getstate__`; "
-                "or ask from threads, with joblib.parallel_config('threading'), or with n_jobs=1."
+                "Create clients, locks and models at the first call, and leave them out of `__getstate__`; or use "
+                "threads, with joblib.parallel_config('threading'), or n_jobs=1."
             ) from error
         return cls(hashlib.sha256(content).hexdigest(), content)
 
     @property
     def for_every_task(self) -> PickledScorer:
-        """What a task carries at first: the content too only where it is small."""
+        """What a task carries at first: the content is included only if it is small."""
         return (
             self if self.content is not None and len(self.content) <= _SMALL_BYTES else PickledScorer(self.token, None)
         )
 
     @contextmanager
     def borrow(self) -> Iterator[Any]:
-        """The score function, unpacked unless this process has one of this token that nobody uses.
+        """Lend the score function; it is unpacked unless this process has an idle one.
 
         Raises
         ------
         UnknownScorerError
-            If it has none, and there is no content to unpack.
+            If the process has none and there is no content to unpack.
         """
         score_fn = _KEPT.take(self)
         try:
@@ -133,25 +163,26 @@ class PickledScorer:
 
 
 class _Kept:
-    """The score functions that this process has unpacked and that are not in use."""
+    """The idle score functions that this process has unpacked."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._free: OrderedDict[str, list[Any]] = OrderedDict()  # by token, the one that was used last behind
+        # By token, the last used at the end.
+        self._free: OrderedDict[str, list[Any]] = OrderedDict()
 
-    def take(self, parcel: PickledScorer) -> Any:
+    def take(self, packed: PickledScorer) -> Any:
         with self._lock:
-            free = self._free.get(parcel.token)
+            free = self._free.get(packed.token)
             if free:
                 return free.pop()
-        if parcel.content is None:
-            raise UnknownScorerError(parcel.token)
-        return cloudpickle.loads(parcel.content)
+        if packed.content is None:
+            raise UnknownScorerError(packed.token)
+        return cloudpickle.loads(packed.content)
 
-    def give_back(self, parcel: PickledScorer, score_fn: Any) -> None:
+    def give_back(self, packed: PickledScorer, score_fn: Any) -> None:
         with self._lock:
-            self._free.setdefault(parcel.token, []).append(score_fn)
-            self._free.move_to_end(parcel.token)
+            self._free.setdefault(packed.token, []).append(score_fn)
+            self._free.move_to_end(packed.token)
             while len(self._free) > _MOST_KEPT:
                 self._free.popitem(last=False)
 

@@ -1,4 +1,4 @@
-"""Workers that joblib's context offers: threads, processes, or a cluster's; and whether this runs in one of them."""
+"""Pools of workers from joblib's context: threads, processes or a cluster; and whether this code runs in a worker."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ __all__ = ["DaskPool", "JoblibPool", "Pool", "in_worker", "in_worker_process", "
 
 
 class JoblibPool:
-    """The workers of a backend of joblib, which are kept until it is closed.
+    """The workers of a joblib backend, kept until the pool is closed.
 
     Parameters
     ----------
     n_jobs : int or None
-        As of `joblib.Parallel`.
-    threads : bool
-        Whether they are threads, whatever the context says.
+        Number of workers, as for `joblib.Parallel`.
+    threads : bool, default=False
+        Whether to use threads whatever the context says.
 
     Attributes
     ----------
     shares_memory : bool
-        Whether what they get is not copied.
+        Whether workers get the caller's objects and not copies.
     """
 
     def __init__(self, n_jobs: int | None, threads: bool = False):
@@ -43,20 +43,21 @@ class JoblibPool:
                 return_as="generator_unordered" if self._streams else "list",
                 batch_size=1,
                 pre_dispatch="all",
-                max_nbytes=None,  # else large images would come as files that cannot be written to
+                # Otherwise large images would arrive as read-only memory maps.
+                max_nbytes=None,
             )
             self._n_workers = joblib.effective_n_jobs(n_jobs)
         self._entered = False
 
     def n_workers(self) -> int:
-        """How many there are now."""
+        """Return the current number of workers."""
         return self._n_workers
 
     def results(self, function: Callable[[Any], Any], tasks: Iterator[Any]) -> Generator[Any]:
-        """What a function returns for each task, as soon as it is done.
+        """Yield what a function returns for each task, as soon as it is done.
 
-        They are begun by rounds, of a task for each worker: joblib would begin another before it is known here that
-        one has failed.
+        Tasks start in rounds of one per worker. Otherwise joblib would start another task before the caller knows
+        that one has failed.
         """
         if not self._entered:
             self._parallel.__enter__()
@@ -67,29 +68,30 @@ class JoblibPool:
                 yield from results
             finally:
                 if self._streams:
-                    with warnings.catch_warnings():  # of results that nobody uses: an error in their use says why
+                    # joblib warns of unused results, but the error that left them unused says why.
+                    with warnings.catch_warnings():
                         warnings.simplefilter("ignore")
                         results.close()
 
     def close(self) -> None:
-        """End the workers, or give them back."""
+        """End the workers, or return them to the context."""
         if self._entered:
             self._entered = False
             self._parallel.__exit__(None, None, None)
 
 
 class DaskPool:
-    """The workers of a dask cluster, which is asked directly.
+    """The workers of a dask cluster, used directly.
 
-    joblib's own way to it is for computations that cost nothing to repeat: when a worker ends, it lets the cluster
-    compute again what has been answered already, and it waits forever for a task that the cluster gives up.
+    joblib's dask backend assumes that tasks cost nothing to repeat: when a worker ends, the cluster repeats finished
+    tasks, which would be billed again, and the backend waits forever for a task that the cluster has given up.
 
     Parameters
     ----------
     backend : joblib.parallel.ParallelBackendBase
-        joblib's, for dask: it has the client.
+        joblib's backend for dask, which holds the client.
     n_jobs : int or None
-        The most tasks at a time; None, or less than 0: one for each thread of the cluster.
+        Maximal number of concurrent tasks. None or a negative number: one for each thread of the cluster.
     """
 
     shares_memory = False
@@ -100,16 +102,17 @@ class DaskPool:
         self._most = n_jobs if n_jobs is not None and n_jobs > 0 else None
 
     def n_workers(self) -> int:
-        """How many threads the cluster has now; it is waited for if it has none."""
+        """Return the current number of threads of the cluster; waits while it has none."""
         n_threads: int = self._backend.effective_n_jobs(-1)
         return n_threads if self._most is None else min(self._most, n_threads)
 
     def results(self, function: Callable[[Any], Any], tasks: Iterator[Any]) -> Generator[Any]:
-        """What a function returns for each task, as soon as it is done; no more are begun than there are workers."""
+        """Yield what a function returns for each task, as soon as it is done; never starts more tasks than workers."""
         from distributed import as_completed
 
         def begun(n: int) -> list[Any]:
-            with warnings.catch_warnings():  # of large images in a task: what is scattered ends with one worker
+            # dask advises to scatter large images, but scattered data are lost with the worker that holds them.
+            with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
                 return [self._client.submit(function, task, pure=False) for task in itertools.islice(tasks, n)]
 
@@ -117,21 +120,22 @@ class DaskPool:
         try:
             for future in running:
                 result = future.result()
-                future.release()  # or the cluster would compute it again if its worker ended
+                # Otherwise the cluster would repeat it if its worker ended.
+                future.release()
                 yield result
                 running.update(begun(1))
         finally:
             self._client.cancel(list(running.futures))
 
     def close(self) -> None:
-        """Nothing: the cluster stays its owner's."""
+        """Do nothing: the cluster belongs to the user."""
 
 
 Pool = JoblibPool | DaskPool
 
 
 def pool_of_context(n_jobs: int | None) -> Pool | None:
-    """The workers that `n_jobs` and joblib's ``parallel_config`` ask for; None for a single one in this process."""
+    """Return the pool that `n_jobs` and joblib's ``parallel_config`` select; None for this process alone."""
     if n_jobs == 1:
         return None
     backend, n_of_context = get_active_backend()
@@ -141,10 +145,11 @@ def pool_of_context(n_jobs: int | None) -> Pool | None:
 
 
 def in_worker() -> bool:
-    """Whether this runs in a worker, as in a search that is spread."""
+    """Return whether this code runs in a worker, as in a parallel search."""
     if get_active_backend()[0].nesting_level:
         return True
-    distributed = sys.modules.get("distributed")  # joblib counts no levels there
+    # joblib does not count nesting levels in dask's workers.
+    distributed = sys.modules.get("distributed")
     if distributed is None:
         return False
     try:
@@ -155,6 +160,6 @@ def in_worker() -> bool:
 
 
 def in_worker_process() -> bool:
-    """Whether this runs in a worker that is a process of its own, and no thread of one that has many."""
+    """Return whether this code runs in a worker process, and not in one thread of several."""
     is_process = multiprocessing.parent_process() is not None or threading.current_thread() is threading.main_thread()
     return is_process and in_worker()

@@ -7,7 +7,6 @@ worker, loses only what was with the workers.
 
 from __future__ import annotations
 
-import copy
 import pickle
 import threading
 import traceback
@@ -18,45 +17,44 @@ from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.base import BaseEstimator
 
 from ..answers import IMAGES_PER_CALL, Metered, Scored, report_not_sent, scores_of
 from ..contract import ScoreFunction
-from ..wrappers import ScorerWrapper
+from ..wrappers import ScorerWrapper, WrapperEstimator, scorer_name
 from .packing import PerDevice, PickledScorer, Shared, Source, UnknownScorerError
 from .pools import JoblibPool, Pool, in_worker, in_worker_process, pool_of_context
 
 __all__ = ["ParallelScorer", "spread"]
 
 
-class ParallelScorer(ScorerWrapper, BaseEstimator):
-    """A score function that is asked in several threads or processes, also on other machines.
+class ParallelScorer(WrapperEstimator):
+    """A score function that runs in several threads or processes, also on other machines.
 
-    `BlackVIPClassifier` makes one by itself, where its `n_jobs`, or joblib's ``parallel_config``, says so. One of your
-    own is for several GPUs, and for a score function that asks concurrently by itself and is to be spread all the same.
-    It goes directly around the service, and `LabelMappedScorer`, `CachedScorer` and `SharedBudget` around it.
+    `BlackVIPClassifier` makes one by itself if its `n_jobs` or joblib's ``parallel_config`` selects several workers.
+    Make your own for several GPUs, or to spread a score function that already makes concurrent requests. Wrap it
+    directly around the service, and `LabelMappedScorer`, `CachedScorer` and `SharedBudget` around it.
 
     Parameters
     ----------
     score_fn : callable
-        ``score_fn(images, class_prompts) -> scores``, see `BlackVIPClassifier`. What it declares as attributes is
-        passed on. Processes get it pickled, once each, and keep it; threads share it.
+        ``score_fn(images, class_prompts) -> scores``, see `BlackVIPClassifier`. The scorer declares what it declares.
+        Each process gets it pickled, once, and keeps it; threads share it.
     n_jobs : int or None, default=None
-        Workers, as in scikit-learn: None is 1 unless a ``joblib.parallel_config`` says otherwise, -1 is one for each
-        core. Backends that are clusters use all their workers. Not used with `devices`.
+        Number of workers, as in scikit-learn: None means 1 unless ``joblib.parallel_config`` sets another number, -1
+        means one for each core. Cluster backends use all their workers. Ignored if `devices` is given.
     images_per_part : int or None, default=None
-        The images of a part, which are one call of a plain function. With a number, calls are the same whatever the
-        number of workers. None: an even share of what is asked for, no more than the score function takes in a call.
+        Images in one part, which is one call of a plain function. A number makes the calls independent of the number
+        of workers. None: an even share of the images, at most what the score function takes in a call.
     devices : sequence of str or None, default=None
-        For several GPUs in one machine: a copy of `score_fn` for each, with its parameter `device` set to it, and as
-        many threads. No copy is called twice at a time.
+        For several GPUs in one machine: one copy of `score_fn` and one thread for each device, with the copy's
+        parameter `device` set to it. Each copy serves one call at a time.
 
     Notes
     -----
-    In a worker of a search that is spread, it asks from that worker alone.
+    Inside a worker of a parallel search, it runs in that worker alone.
 
-    Scores do not depend on the number of workers where a score depends on its image alone. A local model may round
-    otherwise in a batch of another size; set `images_per_part` for that.
+    Scores do not depend on the number of workers if each score depends on its own image alone. A local model may round
+    differently in batches of another size; set `images_per_part` to avoid this.
 
     Examples
     --------
@@ -70,7 +68,8 @@ class ParallelScorer(ScorerWrapper, BaseEstimator):
     True
     """
 
-    _kept: _Asking | None = None
+    _live_attributes = ("_kept", "_copies")
+    _kept: _Workers | None = None
     _copies: PerDevice | None = None
 
     def __init__(
@@ -88,16 +87,16 @@ class ParallelScorer(ScorerWrapper, BaseEstimator):
 
     @property
     def images_per_call(self) -> int | None:
-        """The most images in one call: `images_per_part`, or what the score function declares."""
+        """The most images in one call: `images_per_part`, else what the score function declares."""
         return self.images_per_part or super().images_per_call
 
     @property
     def tensor_device(self) -> str:
-        """The CPU: what is drawn goes to several workers, each with a device of its own."""
+        """The CPU, since prompted images go to several workers with devices of their own."""
         return "cpu"
 
     def __call__(self, images: Any, class_prompts: list[str]) -> Any:
-        """The scores of all images, as the score function returns them."""
+        """Return the scores of all images in the form that the score function returns."""
         rows: list[Any] = [None] * len(images)
         is_array = True
         for places, scores in self.answers(images, class_prompts):
@@ -109,47 +108,46 @@ class ParallelScorer(ScorerWrapper, BaseEstimator):
         return np.stack(rows) if is_array else rows
 
     def answers(self, images: Any, class_prompts: list[str]) -> Iterator[Scored]:
-        """Answers as they come, see `blackvip.scorers.contract`.
+        """Yield scores as they arrive, see `blackvip.scorers.contract`.
 
-        After an error no other part is begun; what is under way is still waited for and given, and then the error is
+        After an error, no new part starts. Parts under way are still completed and yielded, and then the error is
         raised.
 
         Parameters
         ----------
         images : ndarray of shape (n, height, width, 3), uint8, or tensor
-            As the score function takes them.
+            Images in the form that the score function takes.
         class_prompts : list of str
-            One for each class.
 
         Yields
         ------
         rows : ndarray of int
             Indices into `images`; each comes once.
         scores : object
-            As the score function returns them for ``images[rows]``.
+            What the score function returns for ``images[rows]``.
 
         Raises
         ------
         TypeError
-            If the score function counts or keeps what it answers, or cannot be sent to another process.
+            If the score function counts or keeps answers, or cannot be sent to another process.
         """
-        pool, source = self._kept or self._asking()
+        pool, source = self._kept or self._workers()
         if pool is None:
-            yield from self._answers_here(images, list(class_prompts), source)
+            yield from self._score_here(images, list(class_prompts), source)
             return
         try:
-            yield from self._answers_of(pool, images, list(class_prompts), source)
+            yield from self._score_in_pool(pool, images, list(class_prompts), source)
         finally:
             if self._kept is None:
                 pool.close()
 
     def for_one_run(self, images_per_part: int | None = None) -> ParallelScorer:
-        """A copy that keeps its workers from one call to the next, until it is deleted.
+        """Return a copy that keeps its workers from one call to the next, until it is deleted.
 
         Parameters
         ----------
         images_per_part : int or None, default=None
-            None: as it is.
+            The copy's `images_per_part`. None: unchanged.
 
         Returns
         -------
@@ -158,33 +156,33 @@ class ParallelScorer(ScorerWrapper, BaseEstimator):
         Raises
         ------
         TypeError
-            If the score function cannot be asked by others; nothing is sent then.
+            If the score function cannot run in the workers; nothing is sent then.
         """
         twin = ParallelScorer(**self.get_params(deep=False))
         if images_per_part is not None:
             twin.images_per_part = images_per_part
         if self.devices is not None:
             twin._copies = self._device_copies()
-        twin._kept = twin._asking()
+        twin._kept = twin._workers()
         if twin._kept.pool is not None:
             weakref.finalize(twin, twin._kept.pool.close).atexit = False
         return twin
 
-    def _asking(self) -> _Asking:
-        """Who is asked, and where they have the score function from, by joblib's context of now."""
+    def _workers(self) -> _Workers:
+        """Return the workers, by joblib's current context, and where they get their score function."""
         if isinstance(self.score_fn, ScorerWrapper):
             name = type(self.score_fn).__name__
             raise TypeError(
-                f"ParallelScorer is around a {name}, which has to count or keep answers in one process; expected the "
-                f"service itself. Put the {name} around the ParallelScorer."
+                f"ParallelScorer wraps a {name}, which must count or keep answers in one process; expected the "
+                f"service itself. Wrap the {name} around the ParallelScorer instead."
             )
         if self.devices is not None:
-            return _Asking(JoblibPool(len(self.devices), threads=True), self._device_copies())
+            return _Workers(JoblibPool(len(self.devices), threads=True), self._device_copies())
         if in_worker():
-            return _Asking(None, PickledScorer.of(self.score_fn) if in_worker_process() else Shared(self.score_fn))
+            return _Workers(None, PickledScorer.of(self.score_fn) if in_worker_process() else Shared(self.score_fn))
         pool = pool_of_context(self.n_jobs)
         shared = pool is None or pool.shares_memory
-        return _Asking(pool, Shared(self.score_fn) if shared else PickledScorer.of(self.score_fn))
+        return _Workers(pool, Shared(self.score_fn) if shared else PickledScorer.of(self.score_fn))
 
     def _device_copies(self) -> PerDevice:
         with _MAKING:
@@ -192,8 +190,8 @@ class ParallelScorer(ScorerWrapper, BaseEstimator):
                 self._copies = PerDevice(self.score_fn, self.devices or ())
             return self._copies
 
-    def _answers_here(self, images: Any, class_prompts: list[str], source: Source) -> Iterator[Scored]:
-        """Answers of parts that are asked for one after another in this thread."""
+    def _score_here(self, images: Any, class_prompts: list[str], source: Source) -> Iterator[Scored]:
+        """Score one part after another in this thread."""
         n_left = len(images)
         try:
             for part in _parts(len(images), self.images_per_part or len(images)):
@@ -207,12 +205,13 @@ class ParallelScorer(ScorerWrapper, BaseEstimator):
         finally:
             report_not_sent(n_left)
 
-    def _answers_of(self, pool: Pool, images: Any, class_prompts: list[str], source: Source) -> Iterator[Scored]:
-        """Answers of parts that workers are asked for, in the order in which they are done."""
+    def _score_in_pool(self, pool: Pool, images: Any, class_prompts: list[str], source: Source) -> Iterator[Scored]:
+        """Score parts in the pool's workers, and yield them in the order in which they are done."""
         most = super().images_per_call or IMAGES_PER_CALL
         size = self.images_per_part or _even_share(len(images), pool.n_workers(), most)
         waiting = dict(enumerate(_parts(len(images), size)))
-        n_begun: dict[int, int] = {}  # images of each part that a worker has or had
+        # Number of images of each part that a worker has or had.
+        n_begun: dict[int, int] = {}
         error: Exception | None = None
 
         def tasks(source: Source) -> Generator[_Task]:
@@ -220,15 +219,16 @@ class ParallelScorer(ScorerWrapper, BaseEstimator):
                 if error is not None:
                     return
                 n_begun[number] = part.stop - part.start
-                yield _Task(number, source, _for_others(images[part], source), class_prompts)
+                yield _Task(number, source, _for_workers(images[part], source), class_prompts)
 
-        carried = source.for_every_task if isinstance(source, PickledScorer) else source
+        carried = source.for_every_task
         try:
             while waiting and error is None:
-                with closing(tasks(carried)) as asked, closing(pool.results(_answer, asked)) as results:
+                with closing(tasks(carried)) as begun, closing(pool.results(_score_part, begun)) as results:
                     for result in results:
-                        if result.lacks_parcel:
-                            del n_begun[result.number]  # it is asked again, with what it lacks
+                        if result.lacks_scorer:
+                            # The next round sends it again, with the scorer.
+                            del n_begun[result.number]
                             continue
                         part = waiting.pop(result.number)
                         report_not_sent(result.n_not_sent)
@@ -242,40 +242,34 @@ class ParallelScorer(ScorerWrapper, BaseEstimator):
             try:
                 raise error
             finally:
-                error = None  # its traceback holds this frame
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name not in ("_kept", "_copies")}
-
-    def __sklearn_clone__(self) -> ParallelScorer:
-        return copy.copy(self)
+                # The error's traceback holds this frame.
+                error = None
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
-        name = getattr(self.score_fn, "__name__", type(self.score_fn).__name__)  # its repr might tell a secret
-        return f"ParallelScorer({name}, n_jobs={self.n_jobs!r})"
+        return f"ParallelScorer({scorer_name(self.score_fn)}, n_jobs={self.n_jobs!r})"
 
 
-class _Asking(NamedTuple):
-    """Workers, None for this thread alone, and where they have their score function from."""
+class _Workers(NamedTuple):
+    """A pool, None for this thread alone, and where its workers get their score function."""
 
     pool: Pool | None
     source: Source
 
 
 def spread(score_fn: Any, n_jobs: int | None, images_per_call: int | None) -> Any:
-    """A score function whose service is asked in parallel, where joblib's context, or `n_jobs`, says so.
+    """Spread the service inside a score function over the workers that `n_jobs` or joblib's context selects.
 
     Parameters
     ----------
     score_fn : callable
-        What counts, keeps or maps answers stays in this process, and the service behind it is spread.
+        Wrappers that count, keep or map answers stay in this process; the service inside them is spread.
     n_jobs, images_per_call : int or None
-        As of `BlackVIPClassifier`.
+        As for `BlackVIPClassifier`.
 
     Returns
     -------
     score_fn : callable
-        The same object where nothing is to be spread: there is one worker, or it asks concurrently by itself.
+        The same object if nothing is to be spread: there is one worker, or it makes concurrent requests by itself.
 
     Raises
     ------
@@ -295,13 +289,14 @@ def spread(score_fn: Any, n_jobs: int | None, images_per_call: int | None) -> An
     if not in_worker_process():
         return score_fn
     try:
-        return parallel.for_one_run()  # this process may have it already, from an earlier fit
+        # This process may have the scorer already, from an earlier fit.
+        return parallel.for_one_run()
     except TypeError:
         return score_fn
 
 
 class _Task(NamedTuple):
-    """A part of the images that are asked for."""
+    """A part of the images, to be scored by a worker."""
 
     number: int
     source: Source
@@ -309,40 +304,40 @@ class _Task(NamedTuple):
     class_prompts: list[str]
 
 
-class _Answer(NamedTuple):
-    """What a worker makes of a part: answers, and the error that ended them."""
+class _Result(NamedTuple):
+    """The scores of a part, and the error that ended it, if any."""
 
     number: int
     pieces: list[Scored]
     n_not_sent: int = 0
     error: Exception | None = None
-    lacks_parcel: bool = False
+    lacks_scorer: bool = False
 
 
-def _answer(task: _Task) -> _Answer:
-    """What a worker does."""
+def _score_part(task: _Task) -> _Result:
+    """Score a part, in a worker."""
     pieces: list[Scored] = []
     error: Exception | None = None
-    goes_far = isinstance(task.source, PickledScorer)
     try:
         with task.source.borrow() as score_fn:
             answers = Metered(scores_of(score_fn, task.images, task.class_prompts, len(task.images)))
             try:
                 for rows, scores in answers:
-                    if goes_far and hasattr(scores, "detach"):  # a tensor, which may be on a device of that machine
+                    # A tensor may be on a device of the worker's machine.
+                    if task.source.is_remote and hasattr(scores, "detach"):
                         scores = scores.detach().cpu().numpy()
                     pieces.append((rows, scores))
             except Exception as raised:
-                error = _portable(raised) if goes_far else raised
+                error = _portable(raised) if task.source.is_remote else raised
             finally:
                 answers.close()
-            return _Answer(task.number, pieces, answers.n_not_sent, error)
+            return _Result(task.number, pieces, answers.n_not_sent, error)
     except UnknownScorerError:
-        return _Answer(task.number, [], lacks_parcel=True)
+        return _Result(task.number, [], lacks_scorer=True)
 
 
 def _portable(error: Exception) -> Exception:
-    """An error as another process can get it, with a note of where it was raised."""
+    """Return an error that can be pickled, with a note about where it was raised."""
     lines = traceback.format_exception(error)
     try:
         portable: Exception = pickle.loads(pickle.dumps(error))
@@ -353,7 +348,7 @@ def _portable(error: Exception) -> Exception:
 
 
 def _even_share(n_images: int, n_workers: int, most: int) -> int:
-    """Images in a part such that all workers have as many parts, of at most so many images each."""
+    """Return the size of a part, at most `most`, such that all workers get equally many parts."""
     n_parts = n_workers * ceil(n_images / (n_workers * most))
     return ceil(n_images / max(1, n_parts))
 
@@ -362,10 +357,11 @@ def _parts(n_images: int, size: int) -> Iterator[slice]:
     return (slice(first, min(first + size, n_images)) for first in range(0, n_images, max(1, size)))
 
 
-def _for_others(images: Any, source: Source) -> Any:
-    """Images as they can be sent to workers that have their score function from `source`."""
-    if isinstance(source, PickledScorer) and hasattr(images, "detach"):
-        return images.detach().cpu().clone()  # of a slice, pickle would write the whole tensor
+def _for_workers(images: Any, source: Source) -> Any:
+    """Return images in a form that can be sent to workers with this source."""
+    if source.is_remote and hasattr(images, "detach"):
+        # pickle would write the whole tensor of a slice.
+        return images.detach().cpu().clone()
     return images
 
 
