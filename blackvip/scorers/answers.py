@@ -11,7 +11,7 @@ import numpy as np
 
 from ..exceptions import ScoreError
 
-__all__ = ["IMAGES_PER_CALL", "Metered", "report_not_sent", "report_paid_before", "scores_of"]
+__all__ = ["IMAGES_PER_CALL", "Metered", "collected", "report_not_sent", "report_paid_before", "scores_of"]
 
 #: Images in one call if neither the user nor the score function sets a limit.
 IMAGES_PER_CALL = 64
@@ -64,6 +64,19 @@ def scores_of(
                     yield first + rows, scores
     finally:
         report_not_sent(len(images) - n_begun)
+
+
+def collected(pieces: Iterator[Scored], n_images: int, n_prompts: int) -> Any:
+    """Return the scores of all images, in their order, from pieces: an array, or a list if the pieces are lists."""
+    rows: list[Any] = [None] * n_images
+    is_array = True
+    for places, scores in pieces:
+        is_array = not isinstance(scores, list)
+        for place, row in zip(places.tolist(), scores):
+            rows[place] = row
+    if not rows:
+        return np.empty((0, n_prompts))
+    return np.stack(rows) if is_array else rows
 
 
 def _checked(pieces: Any, n_images: int) -> Generator[Scored]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..exceptions import BudgetError
 from ..journal.journal import Journal
-from .answers import Metered, Scored, report_not_sent, scores_of
+from .answers import Metered, Scored, collected, report_not_sent, scores_of
 from .contract import ScoreFunction, check_scores
 from .replay import ContentKeys
 from .wrappers import WrapperEstimator, scorer_name, service_identity
@@ -70,9 +70,7 @@ class CachedScorer(WrapperEstimator):
         self.path = path
 
     def __call__(self, images: Any, class_prompts: list[str]) -> np.ndarray:
-        scores = np.empty((len(images), len(class_prompts)))
-        for rows, found in self.answers(images, class_prompts):
-            scores[rows] = found
+        scores: np.ndarray = collected(self.answers(images, class_prompts), len(images), len(class_prompts))
         return scores
 
     def answers(self, images: Any, class_prompts: list[str]) -> Iterator[Scored]:

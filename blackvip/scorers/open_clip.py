@@ -1,4 +1,4 @@
-"""OpenCLIP on this machine as a score function."""
+"""OpenCLIP models on this machine as score functions."""
 
 from __future__ import annotations
 
@@ -22,55 +22,58 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..exceptions import ClassPromptError, ImageError
+from .wrappers import LeavesOutLive
 
 __all__ = ["OpenCLIPScorer", "resized_for_model"]
 
 _SCHEMAS = ("hf-hub:", "local-dir:")
-_MOST_PROMPTS = 10_000  # whose embeddings are kept; about 20 MB
-_CPU_PIXELS = 8 * 224 * 224  # of the images of a forward pass, beyond which a CPU's caches are too small for it
+# Class prompts whose embeddings are kept; about 20 MB.
+_MOST_PROMPTS = 10_000
+# Pixels of a forward pass on a CPU. More of them exceed its caches and are slower.
+_CPU_PIXELS = 8 * 224 * 224
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class OpenCLIPScorer(BaseEstimator):
-    """The logits of an OpenCLIP model: the cosine of image and class prompt, times the model's scale.
+class OpenCLIPScorer(LeavesOutLive, BaseEstimator):
+    """A score function that returns the logits of an OpenCLIP model: scaled cosines of image and class prompt.
 
-    It is loaded at the first call, once for all scorers that ask for the same: a clone or a pickle holds its
-    parameters alone. Images stay where they are: a tensor on the model's device never leaves it.
+    The model is loaded at the first call, once for all scorers that use the same one. A clone or a pickle holds the
+    parameters alone. A tensor on the model's device never leaves it.
 
     Parameters
     ----------
     model_name : str
-        As ``open_clip.list_models()`` has it, such as "ViT-B-32"; or where open_clip finds a model and its weights:
-        "hf-hub:organisation/name", or "local-dir:path" of a folder with an open_clip_config.json (open_clip 3).
+        A name from ``open_clip.list_models()``, such as "ViT-B-32"; or a source of a model with its weights:
+        "hf-hub:organisation/name", or "local-dir:path" for a folder with an open_clip_config.json (open_clip 3).
     pretrained : str, path-like or None, default=None
-        Weights of a named model: a tag, see ``open_clip.list_pretrained()``, or the path of a checkpoint. None: what
-        `model_name` brings; a model for which open_clip has no weights gets random ones, the same each time.
+        Weights of a named model: a tag from ``open_clip.list_pretrained()``, or the path of a checkpoint. None: the
+        weights that come with `model_name`. A model for which open_clip has no weights gets reproducible random ones.
     templates : sequence of str, str or None, default=None
-        A prompt ensemble: texts in which ``{}`` becomes the class prompt, whose normalised embeddings are averaged.
-        Class prompts are best the bare names then: ``BlackVIPClassifier(scorer, class_prompts="{}")``. None: class
-        prompts as they are.
+        A prompt ensemble: texts in which ``{}`` is replaced by the class prompt, and whose normalised embeddings are
+        averaged. Use bare names as class prompts then: ``BlackVIPClassifier(scorer, class_prompts="{}")``. None: class
+        prompts are used unchanged.
     device : str, default="auto"
-        Where the model runs, as torch names it. "auto": a GPU where there is one.
+        Torch device on which the model runs. "auto": a GPU if there is one.
     batch_size : int, default=64
-        Images of a call, and images or texts of a forward pass, at most; on a CPU a pass takes no more images than
-        eight of 224 px, which is faster.
+        Maximal number of images in a call, and of images or texts in a forward pass. On a CPU a pass takes at most as
+        many pixels as eight images of 224 px, which is faster.
     precision : {"auto", "fp32", "bf16", "fp16"}, default="auto"
-        Of the image tower; "bf16" and "fp16" are mixed precision. "auto": "fp16" on an NVIDIA or AMD GPU, which
-        rounds eight times finer than "bf16"; else "fp32". Where "fp16" overflows, a batch is repeated in "fp32".
-        Texts, which are embedded once, are always "fp32".
+        Precision of the image tower; "bf16" and "fp16" are mixed precision. "auto": "fp16" on an NVIDIA or AMD GPU,
+        which rounds eight times finer than "bf16"; else "fp32". If "fp16" overflows, the batch is repeated in "fp32".
+        Texts are embedded once, always in "fp32".
     cache_dir : str, path-like or None, default=None
-        Where downloaded weights are kept. None: where open_clip and Hugging Face keep them.
+        Folder for downloaded weights. None: the default of open_clip and Hugging Face.
 
     Notes
     -----
-    Weights whose listing asks for QuickGELU get it, whatever the model's own setting is. Images of another size than
-    the model's are resized, cut or padded as the model's own preprocessing does. Some models have a tokenizer or a
-    text tower of the package ``transformers``, which has to be installed for them.
+    Weights that are listed with QuickGELU use it, whatever the model's own setting. Images of another size are resized,
+    cropped or padded as in the model's own preprocessing. Some models use a tokenizer or a text tower of the package
+    ``transformers``, which must be installed for them.
 
     Examples
     --------
     >>> import open_clip
-    >>> from blackvip.scorers.open_clip import OpenCLIPScorer
+    >>> from blackvip.scorers import OpenCLIPScorer
     >>> scorer = OpenCLIPScorer("ViT-B-32", "laion2b_s34b_b79k")
     >>> ensemble = [template("{}") for template in open_clip.SIMPLE_IMAGENET_TEMPLATES]
     >>> scorer = OpenCLIPScorer("ViT-B-16-SigLIP", "webli", templates=ensemble)
@@ -79,6 +82,7 @@ class OpenCLIPScorer(BaseEstimator):
     score_type = "logits"
     takes_tensors = True
     identity_params = ("model_name", "pretrained", "templates", "precision")
+    _live_attributes = ("_loaded",)
     _loaded: tuple[Any, _Tower] | None = None
 
     _parameter_constraints = {
@@ -117,17 +121,17 @@ class OpenCLIPScorer(BaseEstimator):
 
     @property
     def tensor_device(self) -> str:
-        """Where images are best drawn: a GPU that has double precision, else the CPU."""
+        """Device on which prompts are best drawn: a GPU with double precision, else the CPU."""
         device = _device(self.device)
         return "cpu" if device.type == "mps" else str(device)
 
     def __call__(self, images: np.ndarray | torch.Tensor, class_prompts: Sequence[str]) -> np.ndarray:
-        """Logits of images for class prompts.
+        """Return the logits of images for class prompts.
 
         Parameters
         ----------
         images : ndarray of shape (n, height, width, 3), uint8, or tensor of shape (n, 3, height, width)
-            A tensor is of floats in [0, 1], on any device.
+            A tensor holds floats in [0, 1], on any device.
         class_prompts : sequence of str
 
         Returns
@@ -137,7 +141,7 @@ class OpenCLIPScorer(BaseEstimator):
         Raises
         ------
         ValueError
-            If open_clip knows no such model or weights.
+            If open_clip does not know the model or the weights.
         """
         self._validate_params()
         templates = _checked_templates(self.templates)
@@ -152,32 +156,28 @@ class OpenCLIPScorer(BaseEstimator):
             return torch.cat([tower.logits(part, texts, dtype) for part in parts]).cpu().numpy()
 
     def _tower(self) -> _Tower:
-        """The model, loaded unless this scorer or another one has it."""
+        """Return the model; it is loaded unless this scorer or another one has it."""
         wanted = (self.model_name, self.pretrained, self.device, self.cache_dir)
         loaded = self._loaded
         if loaded is None or loaded[0] != wanted:
             loaded = self._loaded = (wanted, _tower_of(*wanted))
         return loaded[1]
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        return {name: value for name, value in state.items() if name != "_loaded"}
-
 
 def resized_for_model(images: torch.Tensor, preprocessing: dict[str, Any]) -> torch.Tensor:
-    """Images in a model's size, by its own way of resizing; those that have it already are returned as they are.
+    """Resize images to a model's size by its own method; images of that size are returned unchanged.
 
     Parameters
     ----------
     images : tensor of shape (n, 3, height, width)
-        In [0, 1].
+        Values in [0, 1].
     preprocessing : dict
-        Of the model, as ``open_clip.get_model_preprocess_cfg`` returns it.
+        The model's preprocessing, from ``open_clip.get_model_preprocess_cfg``.
 
     Returns
     -------
     images : tensor of shape (n, 3, model_height, model_width)
-        In [0, 1]: what bicubic interpolation overshoots is cut off.
+        Values in [0, 1]; the overshoot of bicubic interpolation is clipped.
     """
     target = _input_size(preprocessing)
     height, width = images.shape[-2:]
@@ -186,7 +186,8 @@ def resized_for_model(images: torch.Tensor, preprocessing: dict[str, Any]) -> to
     mode = preprocessing.get("resize_mode") or "shortest"
     if mode == "squash":
         inner = target
-    elif mode == "shortest" and target[0] == target[1]:  # torchvision's Resize, which rounds down
+    elif mode == "shortest" and target[0] == target[1]:
+        # torchvision's Resize, which rounds down.
         short = min(height, width)
         inner = (target[0] * height // short, target[0] * width // short)
     else:
@@ -194,7 +195,8 @@ def resized_for_model(images: torch.Tensor, preprocessing: dict[str, Any]) -> to
         inner = (round(height / ratio), round(width / ratio))
     interpolation = preprocessing.get("interpolation") or "bicubic"
     if interpolation != "bilinear":
-        interpolation = "bicubic"  # as open_clip does for "random"
+        # open_clip does the same for "random".
+        interpolation = "bicubic"
     images = F.interpolate(images, inner, mode=interpolation, antialias=True).clamp(0, 1)
     missing = [max(0, wanted - had) for wanted, had in zip(target, inner)]
     if any(missing):
@@ -206,13 +208,13 @@ def resized_for_model(images: torch.Tensor, preprocessing: dict[str, Any]) -> to
 
 
 def _input_size(preprocessing: dict[str, Any]) -> tuple[int, int]:
-    """(height, width) of a model's images."""
+    """Return the height and width of a model's images."""
     size = preprocessing["size"]
     return (size, size) if isinstance(size, int) else (size[0], size[-1])
 
 
 class _Tower:
-    """A loaded model on its device, with the embeddings of the class prompts that it was asked for last."""
+    """A loaded model on its device, with the embeddings of the class prompts that were used last."""
 
     def __init__(self, model: Any, tokenizer: Any, preprocessing: dict[str, Any], device: torch.device):
         self.device = device
@@ -221,19 +223,20 @@ class _Tower:
         self._preprocessing = preprocessing
         mean, std = (torch.tensor(preprocessing[name], dtype=torch.float32) for name in ("mean", "std"))
         self._mean, self._std = (values.view(-1, 1, 1).to(device) for values in (mean, std))
-        self._lock = threading.Lock()  # of what follows
+        # Guards the attributes below.
+        self._lock = threading.Lock()
         self._embeddings: OrderedDict[tuple[str, tuple[str, ...]], torch.Tensor] = OrderedDict()
         self._last: tuple[Any, torch.Tensor] = (None, torch.empty(0))
 
     @property
     def most_images(self) -> int:
-        """Images that a forward pass takes, at most."""
+        """Maximal number of images in a forward pass."""
         if self.device.type != "cpu":
             return sys.maxsize
         return max(1, _CPU_PIXELS // math.prod(_input_size(self._preprocessing)))
 
     def logits(self, pixels: torch.Tensor, texts: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-        """Logits (n, n_classes) of pixels (n, 3, height, width) for embeddings of class prompts."""
+        """Return the logits (n, n_classes) of pixels (n, 3, height, width) for embeddings of class prompts."""
         pixels = pixels.to(self.device)
         pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
         pixels = (resized_for_model(pixels, self._preprocessing) - self._mean) / self._std
@@ -246,16 +249,16 @@ class _Tower:
         return logits if bias is None else logits + bias
 
     def text_embeddings(self, prompts: list[str], templates: tuple[str, ...], batch_size: int) -> torch.Tensor:
-        """Normalised embeddings (n_classes, n_features) of class prompts, from the cache as far as it has them."""
-        asked = (tuple(prompts), templates)
+        """Return the normalised embeddings (n_classes, n_features) of class prompts, from the cache if possible."""
+        wanted = (tuple(prompts), templates)
         with self._lock:
-            if self._last[0] != asked:
+            if self._last[0] != wanted:
                 new = [prompt for prompt in dict.fromkeys(prompts) if (prompt, templates) not in self._embeddings]
                 for prompt, embedding in zip(new, self._embedded(new, templates, batch_size)):
                     self._embeddings[prompt, templates] = embedding
                 for prompt in prompts:
                     self._embeddings.move_to_end((prompt, templates))
-                self._last = asked, torch.stack([self._embeddings[prompt, templates] for prompt in prompts])
+                self._last = wanted, torch.stack([self._embeddings[prompt, templates] for prompt in prompts])
                 while len(self._embeddings) > _MOST_PROMPTS:
                     self._embeddings.popitem(last=False)
             return self._last[1]
@@ -273,7 +276,8 @@ class _Tower:
 
 
 _loading = threading.Lock()
-_loaded_towers: WeakValueDictionary[Any, _Tower] = WeakValueDictionary()  #: Those that some scorer holds.
+#: Towers that some scorer holds.
+_loaded_towers: WeakValueDictionary[Any, _Tower] = WeakValueDictionary()
 
 
 def _tower_of(model_name: str, pretrained: Any, device: str, cache_dir: Any) -> _Tower:
@@ -287,7 +291,7 @@ def _tower_of(model_name: str, pretrained: Any, device: str, cache_dir: Any) -> 
 
 
 def _stamp(model_name: str, pretrained: Any) -> Any:
-    """What changes when local weights are overwritten."""
+    """Return a value that changes when local weights are overwritten."""
     place = Path(model_name.removeprefix("local-dir:") if pretrained is None else pretrained)
     files = sorted(place.iterdir()) if place.is_dir() else [place] * place.is_file()
     return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
@@ -303,55 +307,57 @@ def _load(model_name: str, pretrained: Any, device: torch.device, cache_dir: Any
         listing = _listing(model_name, weights)
     elif weights is not None:
         raise ValueError(
-            f"pretrained={weights!r} was given with model_name={model_name!r}, which brings its own weights; leave "
-            "pretrained out."
+            f"pretrained={weights!r} was given with model_name={model_name!r}, which has its own weights; leave out "
+            "pretrained."
         )
     elif not hasattr(open_clip.factory, "LOCAL_DIR_PREFIX") and model_name.startswith("local-dir:"):
-        raise ValueError(f"model_name={model_name!r} needs open_clip_torch 3 or newer; it is {open_clip.__version__}.")
+        raise ValueError(f"model_name={model_name!r} needs open_clip_torch 3 or newer; found {open_clip.__version__}.")
     cache = None if cache_dir is None else os.fspath(cache_dir)
     try:
-        with torch.random.fork_rng(devices=[]):  # weights that are not loaded are drawn from the global state
+        # Weights that are not loaded are drawn from the global random state.
+        with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             model = open_clip.create_model(
                 model_name,
                 pretrained=weights,
                 device=device,
-                force_quick_gelu=bool(listing.get("quick_gelu")),  # else open_clip warns, and uses the wrong one
+                # Otherwise open_clip warns and uses the wrong activation.
+                force_quick_gelu=bool(listing.get("quick_gelu")),
                 cache_dir=cache,
             )
         tokenizer = open_clip.get_tokenizer(model_name, cache_dir=cache)
     except ImportError as error:
         raise ImportError(
-            f"{model_name} needs the package {error.name or 'transformers'}, which is not installed; install it with "
+            f"{model_name} needs the package {error.name or 'transformers'}, which is not installed. Run "
             "`pip install transformers sentencepiece`."
         ) from error
     return _Tower(model, tokenizer, open_clip.get_model_preprocess_cfg(model), device)
 
 
 def _listing(model_name: str, weights: str | None) -> dict[str, Any]:
-    """What open_clip has listed about weights; nothing about a file. An error where there are no such weights."""
+    """Return what open_clip lists about weights, nothing for a file; raises an error if they do not exist."""
     import open_clip
 
     if model_name not in open_clip.list_models():
         near = difflib.get_close_matches(model_name, open_clip.list_models(), n=3, cutoff=0.5)
-        hint = f"near it: {', '.join(near)}" if near else "open_clip.list_models() has its models"
+        hint = f"the closest: {', '.join(near)}" if near else "open_clip.list_models() lists its models"
         raise ValueError(f"open_clip {open_clip.__version__} knows no model {model_name!r}; {hint}.")
     tags = open_clip.list_pretrained_tags_by_model(model_name)
     if weights is None:
         if tags:
             raise ValueError(
-                f"{model_name} was asked for without weights, and would answer at random; expected the path of a "
-                f"checkpoint, or pretrained to be one of {', '.join(tags)}."
+                f"{model_name} was given no weights, and its scores would be random; expected pretrained to be the path "
+                f"of a checkpoint, or one of {', '.join(tags)}."
             )
         return {}
     listing = open_clip.get_pretrained_cfg(model_name, weights)
     if listing or os.path.isfile(weights):
         return listing
     near = difflib.get_close_matches(weights, tags, n=3, cutoff=0.5) or tags
-    hint = f"{'near them are' if len(near) < len(tags) else 'it has'} {', '.join(near)}" if near else "it has none"
+    hint = f"{'the closest are' if len(near) < len(tags) else 'it has'} {', '.join(near)}" if near else "it has none"
     raise ValueError(
         f"open_clip has no weights {weights!r} for {model_name}, and there is no such file; {hint}. "
-        "open_clip.list_pretrained() has all pairs."
+        "open_clip.list_pretrained() lists all pairs."
     )
 
 
@@ -364,7 +370,7 @@ def _device(device: str) -> torch.device:
 
 
 def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """In which the image tower runs; None: as its weights are."""
+    """Return the dtype in which the image tower runs; None for that of its weights."""
     if precision == "auto":
         return torch.float16 if device.type == "cuda" else None
     return _DTYPES[precision]
@@ -375,18 +381,18 @@ def _checked_templates(templates: Sequence[str] | str | None) -> tuple[str, ...]
         return ("{}",)
     checked = (templates,) if isinstance(templates, str) else tuple(templates)
     if not checked:
-        raise ClassPromptError("templates is empty; expected texts with '{}', or None for class prompts as they are.")
+        raise ClassPromptError("templates is empty; expected texts with '{}', or None to use class prompts unchanged.")
     for template in checked:
         if not isinstance(template, str) or "{}" not in template:
             raise ClassPromptError(
-                f"The template {template!r} is no text with '{{}}', where the class prompt goes; every class would "
-                "get the same text."
+                f"The template {template!r} is not a text with '{{}}' in place of the class prompt; every class "
+                "would get the same text."
             )
     return checked
 
 
 def _as_pixels(images: Any) -> torch.Tensor:
-    """Images as a tensor (n, 3, height, width): 8 bits, or floats in [0, 1]."""
+    """Return images as a tensor (n, 3, height, width) of 8 bits, or of floats in [0, 1]."""
     if isinstance(images, torch.Tensor):
         if images.ndim == 4 and images.shape[1] == 3 and images.is_floating_point():
             return images

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..exceptions import JournalError
 from ..journal.journal import Journal
-from .answers import Metered, Scored, report_not_sent, report_paid_before, scores_of
+from .answers import Metered, Scored, collected, report_not_sent, report_paid_before, scores_of
 from .contract import ScoreFunction
 from .formats import ScoreReader
 from .wrappers import ScorerWrapper
@@ -210,9 +210,7 @@ class JournaledScorer(ScorerWrapper):
             yield twin
 
     def __call__(self, images: Any, class_prompts: list[str]) -> np.ndarray:
-        scores = np.empty((len(images), len(class_prompts)))
-        for rows, found in self.answers(images, class_prompts):
-            scores[rows] = found
+        scores: np.ndarray = collected(self.answers(images, class_prompts), len(images), len(class_prompts))
         return scores
 
     def answers(self, images: Any, class_prompts: list[str]) -> Iterator[Scored]:

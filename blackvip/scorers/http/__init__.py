@@ -1,4 +1,4 @@
-"""Services over HTTP as score functions. Needs ``pip install "blackvip[http]"``."""
+"""Score functions for services over HTTP. They need ``pip install "blackvip[http]"``."""
 
 try:
     import httpx  # noqa: F401

@@ -1,4 +1,4 @@
-"""What a protocol is, in two functions: images to a request, and its answer to scores."""
+"""The base of all protocols: from images to a request, and from its answer to scores."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class Request:
     Parameters
     ----------
     path : str, default=""
-        What is appended to the service's url after a slash, if anything; already percent-encoded.
+        Path below the service's url, percent-encoded.
     json : object, default=None
-        The body as what becomes JSON, in which bytes become text in base64; not read where `content` is given.
+        A body to be encoded as JSON; bytes in it become base64 text. Ignored if `content` is given.
     content : bytes or None, default=None
-        The body as it is. Name its type in `headers`.
+        A body to be sent unchanged. Give its type in `headers`.
     headers : dict, default={}
-        No keys: those are given by `Adapter.authorize`.
+        Headers without secrets. `Adapter.authorize` adds the key.
     params : dict, default={}
-        Of the url's query.
+        Fields of the url's query.
     method : str, default="POST"
-        In capitals.
+        HTTP method, in capitals.
     """
 
     path: str = ""
@@ -45,25 +45,25 @@ class Request:
 
 
 class Adapter(BaseEstimator):
-    """Base of all adapters. One for a service of your own has two methods, `request` and `scores`.
+    """Base of all adapters. An adapter for your own service needs two methods, `request` and `scores`.
 
-    A parameter of ``__init__`` is assigned to an attribute of the same name, as in every scikit-learn estimator.
-    Several threads use one adapter at the same time: its methods, `prepare` aside, may not change it.
+    Each parameter of ``__init__`` is stored as an attribute of the same name, as in every scikit-learn estimator.
+    Several threads share one adapter, so its methods must not change it, except for `prepare`.
 
     Attributes
     ----------
     images_per_request : int or None, default=1
-        The most images in one request; None: any number.
+        Maximal number of images in a request; None: no limit.
     image_format : {"png", "jpeg", "raw"}, default="png"
-        What the images are that `request` is given: files of that type, or for "raw" pixels. A service that takes
-        one type of file may be sent the other, see `HTTPScorer`.
+        Format of the images that `request` receives: files of that type, or pixels for "raw". `HTTPScorer` can replace
+        one type of file by the other.
     min_size, max_size : int or None, default=None
-        The least and the greatest height and width that the service takes, in pixels. None: any.
+        Smallest and largest height and width that the service takes, in pixels. None: no limit.
     score_type : {"auto", "logits", "probabilities"}, default="auto"
-        What the scores are.
+        Type of the scores.
     fixed_labels : bool, default=False
-        Whether the service has labels of its own, which are not the class prompts. Its scores are passed on as they
-        are then, for `LabelMappedScorer`.
+        Whether the service has its own labels instead of the class prompts. Its scores are then returned unchanged, for
+        `LabelMappedScorer`.
 
     Examples
     --------
@@ -89,65 +89,63 @@ class Adapter(BaseEstimator):
     fixed_labels: bool = False
 
     def prepare(self, get: Callable[[str], Any]) -> None:
-        """Called once before the first request, by one thread. It may ask the service, and keep what it learns.
+        """Prepare for requests. One thread calls it once before the first request; it may store what it learns.
 
         Parameters
         ----------
         get : callable
-            ``get(path)``: the answer to a GET request at the service's url and the path, parsed.
+            ``get(path)`` sends a GET request to the service's url and the path, and returns the parsed answer.
         """
 
     def request(self, images: Images, class_prompts: list[str]) -> Any:
-        """The request for some images.
+        """Build the request for some images.
 
         Parameters
         ----------
         images : list of bytes, or ndarray of shape (n, height, width, 3), uint8
-            Files, or for ``image_format="raw"`` pixels; at most `images_per_request`.
+            Files, or pixels for ``image_format="raw"``; at most `images_per_request`.
         class_prompts : list of str
-            One for each class.
 
         Returns
         -------
         request : Request or object
-            What is no `Request` is the JSON body of a POST request to the service's url. Bytes in it become text in
-            base64.
+            Any other object is the JSON body of a POST request to the service's url. Bytes in it become base64 text.
         """
         raise NotImplementedError(f"{type(self).__name__} has no method request(images, class_prompts).")
 
     def scores(self, answer: Any, class_prompts: list[str]) -> Any:
-        """The scores in an answer.
+        """Read the scores from an answer.
 
         Parameters
         ----------
         answer : object
-            As `parse` returns it.
+            The answer as `parse` returns it.
         class_prompts : list of str
-            Those of the request.
+            Class prompts of the request.
 
         Returns
         -------
         scores : array-like of shape (n, n_classes), or list
-            A row for each image of the request, in their order: numbers, NaN where there is none; or a dict from
-            class prompt to score; or a `ServiceError`, if the service answered for the others but not for this one.
-            With `fixed_labels` the columns are the service's labels, and dicts are from label to score.
+            One row for each image of the request, in their order: numbers, with NaN for missing ones; a dict from
+            class prompt to score; or a `ServiceError` if the service failed for this image only. With `fixed_labels`,
+            columns are the service's labels, and dicts go from label to score.
 
         Raises
         ------
         ServiceError
-            If the answer is an error, or is no answer to the request.
+            If the answer is an error, or does not answer the request.
         """
         raise NotImplementedError(f"{type(self).__name__} has no method scores(answer, class_prompts).")
 
     def parse(self, content: bytes, headers: Mapping[str, str]) -> Any:
-        """The answer as `scores` takes it. Strict JSON, unless it is overridden.
+        """Parse an answer for `scores`. The default takes strict JSON.
 
         Parameters
         ----------
         content : bytes
-            The body of an answer with status 2xx, not compressed.
+            Decompressed body of an answer with a status 2xx.
         headers : mapping
-            From name, in any case, to value.
+            Header names, in any case, to values.
 
         Returns
         -------
@@ -157,44 +155,44 @@ class Adapter(BaseEstimator):
         Raises
         ------
         ServiceError
-            If it is not what was expected; with `retry` where it only ended too early.
+            If the answer is malformed; with `retry` if it is merely truncated.
         """
         return parse_json(content, headers.get("content-type", ""))
 
     def is_passing(self, status: int, content: bytes) -> bool:
-        """Whether an error with a status that is final as a rule may pass, as its body says.
+        """Return whether an error is temporary, as its body says, although its status usually is not.
 
         Parameters
         ----------
         status : int
-            From 400 to 499, but none that is asked again in any case.
+            From 400 to 499, without those that are always retried.
         content : bytes
-            The beginning of the body.
+            Beginning of the body.
 
         Returns
         -------
         passing : bool
-            False unless it is overridden.
+            False by default.
         """
         return False
 
     def authorize(self, request: Request, url: str, body: bytes, key: str | None) -> dict[str, str]:
-        """Headers that prove who asks; called for every attempt, as late as possible.
+        """Return the headers that authorize a request. It is called for every attempt, just before it is sent.
 
         Parameters
         ----------
         request : Request
-            What `request` returned.
+            The request that `request` returned.
         url : str
-            The whole address that is asked, query included.
+            Full url of the request, with its query.
         body : bytes
-            What is sent.
+            Body of the request.
         key : str or None
-            None where no key is set.
+            The key; None if there is none.
 
         Returns
         -------
         headers : dict
-            From name to value. No error shows the values.
+            Header names to values. The values are redacted in errors.
         """
         return {} if key is None else {"Authorization": f"Bearer {key}"}

@@ -1,4 +1,4 @@
-"""One HTTP request within limits: of time, of size, of where it may go."""
+"""An HTTP client that limits a request's time, its size and where it may go."""
 
 from __future__ import annotations
 
@@ -24,41 +24,46 @@ from .retrying import UnreachableError
 
 __all__ = ["Client", "Message", "trusted_authorities", "whole_url"]
 
-_RETRIED = (408, 409, 425, 429)  # besides 5xx
-_REDIRECTS = (301, 302, 307, 308)  # 303 asks for a GET, which is no answer to a request with images
+# Retried statuses, in addition to 5xx.
+_RETRIED = (408, 409, 425, 429)
+# Without 303, which asks for a GET and so cannot answer a request with images.
+_REDIRECTS = (301, 302, 307, 308)
 _MAX_REDIRECTS = 3
 _HEADERS = {"accept": "*/*", "accept-encoding": "gzip", "user-agent": "blackvip"}
-_IDLE = 60.0  # seconds after which a connection is not used again
-_ERROR_BYTES = 65_536  # of the body of an error that are read
+# Seconds after which an idle connection is not reused.
+_IDLE = 60.0
+# Bytes that are read of an error's body.
+_ERROR_BYTES = 65_536
 _ADVICE = {
-    401: " Is the key the right one?",
+    401: " Is the key correct?",
     403: " Is the key allowed to use this service?",
-    404: " Is the url right, and the model's name?",
-    413: " Send fewer images in a request, or smaller ones (max_size, image_format='jpeg').",
+    404: " Are the url and the model's name correct?",
+    413: " Send fewer images per request, or smaller ones (max_size, image_format='jpeg').",
 }
 
 
 @dataclass(frozen=True)
 class Message:
-    """What is sent: a whole url, a body and all headers."""
+    """A message to be sent: a full url, a body and all headers."""
 
     method: str
     url: str
-    headers: Mapping[str, str] = field(repr=False)  # with the key
+    # The headers contain the key.
+    headers: Mapping[str, str] = field(repr=False)
     content: bytes | None = field(repr=False)
 
 
 class Client:
-    """A connection to one service, which is kept.
+    """A persistent connection to one service.
 
     Parameters
     ----------
     url : str
-        The service's, which tells whether it is reached by the proxy that the environment names.
+        The service's url. It decides whether the environment's proxy is used.
     timeout : float
-        Seconds to connect, to wait for the next piece of an answer, and for the whole of it.
+        Time limit in seconds to connect, to wait for the next piece of an answer, and to receive the whole answer.
     max_response_bytes : int
-        Of an answer, as it comes and decompressed.
+        Maximal size of an answer, both as received and decompressed.
     trusted : SSLContext
         See `trusted_authorities`.
     is_passing : callable
@@ -77,7 +82,7 @@ class Client:
         self._is_passing = is_passing
         self.max_response_bytes = max_response_bytes
         limits = httpx.Limits(max_connections=1, keepalive_expiry=_IDLE)
-        # Without httpx.Client around it: no cookies, no redirects, and half the time of a request.
+        # A transport without httpx.Client has no cookies and no redirects, and takes half the time per request.
         self._transport = httpx.HTTPTransport(verify=trusted, limits=limits, proxy=_proxy(url))
         self._extensions = {"timeout": httpx.Timeout(timeout).as_dict()}
 
@@ -86,22 +91,22 @@ class Client:
         self._transport.close()
 
     def send(self, message: Message) -> tuple[bytes, Mapping[str, str]]:
-        """The body and the headers of the answer to one attempt.
+        """Send a message once and return the body and the headers of the answer.
 
         Raises
         ------
         ServiceError
-            If there is no answer, or it is an error. `retry` is True where the same message may fare better later.
+            If there is no answer, or it is an error. `retry` is True if the same message may succeed later.
         """
         for _ in range(1 + _MAX_REDIRECTS):
             answer = self._exchange(message)
             if not isinstance(answer, Message):
                 return answer
             message = answer
-        raise ServiceError(f"The service redirects more than {_MAX_REDIRECTS} times; expected an answer.")
+        raise ServiceError(f"The service redirected the request more than {_MAX_REDIRECTS} times; expected an answer.")
 
     def _exchange(self, message: Message) -> tuple[bytes, Mapping[str, str]] | Message:
-        """An answer, or where a redirect leads."""
+        """Return an answer, or the message for the target of a redirect."""
         deadline = time.monotonic() + self.timeout
         kind, failure = ServiceError, ("", True)
         try:
@@ -121,21 +126,23 @@ class Client:
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             kind = UnreachableError
             if _is_untrusted(error):
-                failure = f"has no certificate that this machine trusts ({error})", False
+                failure = f"has a certificate that this machine does not trust ({error})", False
             else:
                 failure = f"cannot be reached ({error})", True
         except httpx.TimeoutException:
             failure = f"did not answer within {self.timeout:g} s", True
-        except httpx.RequestError as error:  # its text never holds a header's value
+        except httpx.RequestError as error:
+            # Its text never contains a header's value.
             retry = not isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError))
             failure = f"broke the connection ({type(error).__name__}: {error})", retry
         host = urlsplit(message.url).netloc
-        raise kind(f"The service at {host} {failure[0]}.", retry=failure[1])  # here: without httpx's context
+        # Raised outside the except blocks, without httpx's error as its context.
+        raise kind(f"The service at {host} {failure[0]}.", retry=failure[1])
 
     def _body(self, response: httpx.Response, limit: int, deadline: float, cut: bool = False) -> bytes:
-        """The body, decompressed piece by piece, so that no more than `limit` bytes are ever held.
+        """Return the body, decompressed piece by piece so that at most `limit` bytes are held in memory.
 
-        With `cut`, a longer body is cut off; else it is an error.
+        A longer body is cut off if `cut` is True, and otherwise raises an error.
         """
         encoding = response.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("identity", "", "gzip", "x-gzip", "deflate"):
@@ -144,20 +151,20 @@ class Client:
         body = bytearray()
         for piece in response.iter_raw():
             if time.monotonic() > deadline:
-                raise ServiceError(f"The service did not end its answer within {self.timeout:g} s.", retry=True)
+                raise ServiceError(f"The service did not finish its answer within {self.timeout:g} s.", retry=True)
             try:
                 body += piece if inflate is None else inflate.decompress(piece, limit + 1 - len(body))
             except zlib.error:
-                raise ServiceError("The service's answer is broken where it is compressed.", retry=True) from None
+                raise ServiceError("The service's answer cannot be decompressed.", retry=True) from None
             if len(body) > limit:
                 if cut:
                     return bytes(body[:limit])
                 raise ServiceError(
                     f"The service's answer has more than {limit} bytes; expected scores. Raise max_response_bytes if "
-                    "it may be so long."
+                    "such long answers are valid."
                 )
         if inflate is not None and not inflate.eof:
-            raise ServiceError("The service's answer ends too early where it is compressed.", retry=True)
+            raise ServiceError("The service's compressed answer is truncated.", retry=True)
         return bytes(body)
 
     def _error(self, response: httpx.Response, deadline: float) -> ServiceError:
@@ -172,11 +179,12 @@ class Client:
         retry = status in _RETRIED or status >= 500
         if retry:
             return ServiceError(message, True, _retry_after(response.headers), status)
-        if status >= 400 and self._is_passing(status, content):  # some services throttle with 400
+        # Some services throttle with a 400.
+        if status >= 400 and self._is_passing(status, content):
             return ServiceError(message, True, _retry_after(response.headers), 429)
         if 300 <= status < 400:
             target = shortened(response.headers.get("location", ""), 200)
-            return ServiceError(f"{message} It leads to {target!r}, which is not followed.", status=status)
+            return ServiceError(f"{message} The redirect to {target!r} was not followed.", status=status)
         return ServiceError(message + _ADVICE.get(status, ""), status=status)
 
 
@@ -192,18 +200,18 @@ def _proxy(url: str) -> str | None:
 
 
 def _redirected(message: Message, location: str) -> Message:
-    """The same message to where a redirect leads, on the same host and no less safe."""
+    """Return the same message for the target of a redirect, which must be on the same host and no less secure."""
     try:
         url = urljoin(message.url, location)
         old, new = urlsplit(message.url), urlsplit(url)
         same = (new.hostname, new.scheme, new.port) == (old.hostname, old.scheme, old.port)
     except ValueError:
-        raise ServiceError(f"The service redirects to {shortened(location, 200)!r}, which is no url.") from None
+        raise ServiceError(f"The service redirects to {shortened(location, 200)!r}, which is not a url.") from None
     safer = new.hostname == old.hostname and (old.scheme, new.scheme, new.port) == ("http", "https", None)
     if not (same or safer):
         raise ServiceError(
             f"The service redirects from {old.scheme}://{old.netloc} to {new.scheme}://{shortened(new.netloc, 100)}, "
-            "and images and keys are not sent elsewhere. Give the new url if you trust it."
+            "but images and keys are only sent to the given url. Use the new url if you trust it."
         )
     return Message(message.method, url, message.headers, message.content)
 
@@ -217,7 +225,7 @@ def _is_untrusted(error: BaseException | None) -> bool:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the service asks to wait, as a number or a date; None where it says nothing that can be read."""
+    """Return the seconds that the service asks to wait, given as a number or a date; None if there are none."""
     value = headers.get("retry-after", "").strip()
     try:
         seconds = float(value)
@@ -231,7 +239,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def trusted_authorities(verify: bool | str) -> ssl.SSLContext:
-    """Whose certificates are believed: True, those whom httpx trusts; a path, those in that file; False, anyone's."""
+    """Return the trusted authorities: httpx's for True, those in a file for a path, no check at all for False."""
     if isinstance(verify, str):
         return ssl.create_default_context(cafile=verify)
     return httpx.create_ssl_context(verify=verify)
@@ -239,7 +247,7 @@ def trusted_authorities(verify: bool | str) -> ssl.SSLContext:
 
 @lru_cache(maxsize=64)
 def whole_url(url: str, path: str, params: tuple[tuple[str, str], ...]) -> str:
-    """The address of a path below a service's url, with a query."""
+    """Return the address of a path below a service's url, with a query."""
     parts = urlsplit(url)
     joined = f"{parts.path.rstrip('/')}/{path.lstrip('/')}" if path else parts.path
     query = "&".join(filter(None, [parts.query, urlencode(params)]))

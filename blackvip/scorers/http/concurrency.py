@@ -1,4 +1,4 @@
-"""Requests side by side: threads that ask for pieces of a set of images, and the places they take turns for."""
+"""Concurrent requests: threads that work on pieces of a set of images, and the slots that they share."""
 
 from __future__ import annotations
 
@@ -18,27 +18,30 @@ __all__ = ["Gate", "gather"]
 Deliver = Callable[[Any], None]
 Begin = Callable[[], None]
 
-_DONE = "done"  # a piece, all of whose answers stand before this
-_LOOK = 0.2  # seconds after which a waiting thread looks whether all is over
+# Marks the end of a piece in the queue, after all of its answers.
+_DONE = "done"
+# Seconds between a waiting thread's checks for cancellation.
+_POLL = 0.2
 
 
 class Gate:
-    """So many places for requests, each with a connection that it keeps.
+    """A fixed number of slots for requests, each with a connection of its own.
 
     Parameters
     ----------
     make_client : callable
-        Called without arguments when a place is first taken. One pool of connections for all places would be searched
-        through for each request.
-    n_places : int
+        Called without arguments when a slot is first used. A common pool of connections would be searched for each
+        request.
+    n_slots : int
     per_second : float or None
-        The most requests that begin in a second, evenly spaced. None: any number.
+        Maximal number of requests that start in a second, evenly spaced. None: no limit.
     """
 
-    def __init__(self, make_client: Callable[[], Client], n_places: int, per_second: float | None):
+    def __init__(self, make_client: Callable[[], Client], n_slots: int, per_second: float | None):
         self._make_client = make_client
-        self._free: queue.LifoQueue[Client | None] = queue.LifoQueue()  # the last used has the freshest connection
-        for _ in range(n_places):
+        # Last in, first out: the last one used has the freshest connection.
+        self._free: queue.LifoQueue[Client | None] = queue.LifoQueue()
+        for _ in range(n_slots):
             self._free.put(None)
         self._clients: list[Client] = []
         self._interval = 0.0 if per_second is None else 1 / per_second
@@ -46,8 +49,8 @@ class Gate:
         self._next = 0.0
 
     @contextmanager
-    def place(self, cancelled: threading.Event) -> Iterator[Client]:
-        """A place for one request, when its turn comes or it need not be sent any more."""
+    def slot(self, cancelled: threading.Event) -> Iterator[Client]:
+        """Wait for a slot for one request, until its turn comes or the request is cancelled."""
         client = self._free.get()
         try:
             if client is None:
@@ -69,24 +72,25 @@ class Gate:
 
 
 def gather(
-    ask: Callable[[Any, threading.Event, Deliver, Begin], None], pieces: Sequence[Any], n_threads: int, n_open: int
+    request: Callable[[Any, threading.Event, Deliver, Begin], None], pieces: Sequence[Any], n_threads: int, n_open: int
 ) -> Generator[list[Any]]:
-    """What is delivered for all pieces, in lists of what has come since the last.
+    """Yield the answers to all pieces, in lists of those that arrived since the last list.
 
-    A list is done with when the next one is asked for: who keeps answers has them on disk by then. No more than
-    `n_open` pieces are ever begun and not done with, so that no more are lost with the process.
+    A list counts as processed when the caller takes the next one; a caller that keeps answers has written them to
+    disk by then. At most `n_open` pieces are started and not yet processed, so no more are lost with the process.
 
-    After an error, or Ctrl-C, no other piece is begun; what is under way is still delivered, and then the error is
-    raised. A second Ctrl-C is raised at once. When the iterator is closed, nothing is waited for.
+    After an error or Ctrl-C, no other piece starts; pieces under way are still delivered, and then the error is raised.
+    A second Ctrl-C is raised at once. Closing the iterator waits for nothing.
 
     Parameters
     ----------
-    ask : callable
-        ``ask(piece, cancelled, deliver, begin)``: calls ``begin`` once, which waits for its turn, before it sends
-        anything, and ``deliver`` with each answer. `cancelled` is an Event.
+    request : callable
+        ``request(piece, cancelled, deliver, begin)`` calls ``begin`` once before it sends anything, which waits for
+        its turn, and ``deliver`` with each answer. `cancelled` is an Event.
     pieces : sequence
     n_threads : int
     n_open : int
+        Maximal number of pieces that are started and not yet processed.
     """
     waiting = deque(pieces)
     delivered: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -94,7 +98,7 @@ def gather(
     turns = threading.Semaphore(n_open)
 
     def begin() -> None:
-        while not (cancelled.is_set() or turns.acquire(timeout=_LOOK)):
+        while not (cancelled.is_set() or turns.acquire(timeout=_POLL)):
             pass
 
     def work() -> None:
@@ -104,7 +108,7 @@ def gather(
                     piece = waiting.popleft()
                 except IndexError:
                     break
-                ask(piece, cancelled, lambda answer: delivered.put((answer, None)), begin)
+                request(piece, cancelled, lambda answer: delivered.put((answer, None)), begin)
                 delivered.put(_DONE)
         except CancelledError:
             pass
@@ -142,14 +146,16 @@ def gather(
             raise first_error
     finally:
         cancelled.set()
-        first_error = None  # its traceback holds this frame
+        # The error's traceback holds this frame.
+        first_error = None
 
 
 def _available(events: queue.SimpleQueue[Any]) -> list[Any]:
-    """Waits for one event, and takes all that are there."""
+    """Wait for one event, and return all that are in the queue."""
     while True:
         try:
-            taken = [events.get(timeout=1.0)]  # Windows does not interrupt a wait without an end
+            # Windows does not interrupt a wait without a timeout.
+            taken = [events.get(timeout=1.0)]
             break
         except queue.Empty:
             continue

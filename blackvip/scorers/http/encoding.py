@@ -1,4 +1,4 @@
-"""Images as services take them: PNG and JPEG files, tensors, base64, and the sizes that are allowed."""
+"""Images in the form that services take: PNG and JPEG files, tensors, base64, and allowed sizes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,21 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 def encode_image(
     image: np.ndarray, image_format: str = "png", jpeg_quality: int = 95, compressed: bool = True
 ) -> bytes:
-    """An image as a file.
+    """Encode an image as a file.
 
     Parameters
     ----------
     image : ndarray of shape (height, width, 3), uint8
     image_format : {"png", "jpeg"}, default="png"
-        PNG keeps every pixel as it is.
+        PNG is lossless.
     jpeg_quality : int, default=95
-        From 1 to 100.
+        JPEG quality, from 1 to 100.
     compressed : bool, default=True
-        Whether PNG is compressed. That takes most of the time, and what it saves matters on a network alone.
+        Whether PNG is compressed. Compression takes most of the time and only pays off on a network.
+
+    Returns
+    -------
+    file : bytes
     """
     if image_format == "png":
         return _png(image, compressed)
@@ -41,28 +45,28 @@ def encode_image(
 
 
 def to_base64(image: bytes) -> str:
-    """A file in base64, for what is no JSON value of its own, such as a data url.
+    """Encode a file in base64, for use inside a text such as a data url.
 
     Parameters
     ----------
     image : bytes
-        As `Adapter.request` is given it.
+        A file that `Adapter.request` received.
 
     Returns
     -------
     text : str
-        ASCII.
+        ASCII text.
     """
     return base64.b64encode(image).decode("ascii")
 
 
 def media_type(image: bytes) -> str:
-    """What a file is, as HTTP calls it.
+    """Return the media type of a file.
 
     Parameters
     ----------
     image : bytes
-        As `Adapter.request` is given it.
+        A file that `Adapter.request` received.
 
     Returns
     -------
@@ -78,7 +82,7 @@ def to_tensor(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
 ) -> np.ndarray:
-    """Pixels as a model takes them.
+    """Convert pixels to a tensor for a model.
 
     Parameters
     ----------
@@ -86,7 +90,11 @@ def to_tensor(
     dtype : dtype, default=float32
         Integers stay between 0 and 255; floats are between 0 and 1 before `mean` and `std`.
     mean, std : tuple of float or None, default=None
-        What is subtracted from each channel of floats, and by what it is divided then. None: 0 and 1.
+        Subtracted from each channel of floats, and then divided by. None: 0 and 1.
+
+    Returns
+    -------
+    tensor : ndarray of shape (n, height, width, 3)
     """
     if not np.issubdtype(dtype, np.floating):
         return images.astype(dtype)
@@ -99,19 +107,24 @@ def to_tensor(
 
 
 def allowed_size(size: tuple[int, int], min_size: int | None = None, max_size: int | None = None) -> tuple[int, int]:
-    """The height and width in which an image is sent: its own where allowed, else the nearest of its shape.
+    """Return the height and width in which an image is sent: its own if allowed, else the nearest in its aspect ratio.
 
     Parameters
     ----------
     size : tuple of int
         Height and width, in pixels.
     min_size, max_size : int or None, default=None
-        The least and the greatest height and width that the service takes.
+        Smallest and largest height and width that the service takes. None: no limit.
+
+    Returns
+    -------
+    size : tuple of int
+        Height and width, in pixels.
 
     Raises
     ------
     ImageError
-        If no image of this shape is within both.
+        If no image of this aspect ratio satisfies both limits.
     """
     low, high = min_size or 1, max_size or math.inf
     if min(size) >= low and max(size) <= high:
@@ -120,14 +133,14 @@ def allowed_size(size: tuple[int, int], min_size: int | None = None, max_size: i
     height, width = (max(low, round(side * scale)) for side in size)
     if max(height, width) > high or min(height, width) < low:
         raise ImageError(
-            f"The images are {size[0]} x {size[1]} pixels (height x width), and the service takes at least {low} and "
-            f"at most {high} pixels of both; no enlarging or reducing fits. Set image_shape to another shape."
+            f"The images are {size[0]} x {size[1]} pixels (height x width), but the service takes at least {low} and "
+            f"at most {high} pixels of both, and no size of this aspect ratio fits. Set image_shape to another shape."
         )
     return height, width
 
 
 def resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Images (n, height, width, 3), uint8, in another height and width, by antialiased bicubic interpolation."""
+    """Resize images (n, height, width, 3), uint8, by antialiased bicubic interpolation."""
     if images.shape[1:3] == size:
         return images
     return np.stack(
@@ -136,9 +149,9 @@ def resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _png(image: np.ndarray, compressed: bool) -> bytes:
-    """Several times as fast as Pillow's, at no larger files: one filter for all rows, and runs as the only matches.
+    """Encode a PNG several times as fast as Pillow, in files that are no larger.
 
-    Each row is the difference from the row above (filter type 2).
+    Every row is stored as its difference from the row above (filter type 2), and only runs are compressed.
     """
     height, width = image.shape[:2]
     rows = image.reshape(height, -1)
@@ -148,7 +161,8 @@ def _png(image: np.ndarray, compressed: bool) -> bytes:
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
     deflate = zlib.compressobj(int(compressed), zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
     pixels = [deflate.compress(filtered.data), deflate.flush()]
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
+    # 8 bits, RGB.
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"".join([_PNG, *_chunk(b"IHDR", header), *_chunk(b"IDAT", *pixels), *_chunk(b"IEND")])
 
 

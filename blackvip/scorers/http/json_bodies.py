@@ -1,4 +1,4 @@
-"""JSON bodies: requests with files in them, and answers that are strictly JSON."""
+"""JSON bodies: requests that contain files, and answers in strict JSON."""
 
 from __future__ import annotations
 
@@ -12,25 +12,31 @@ from ...exceptions import ServiceError
 
 __all__ = ["parse_json", "shortened", "to_json"]
 
-_PLACE = uuid.uuid4().hex  # no text has it by chance
-_SHOWN = 300  # characters of an answer that an error shows
+# Placeholder for a file; no text contains it by chance.
+_PLACE = uuid.uuid4().hex
+# Characters of an answer that an error shows.
+_SHOWN = 300
 
 
 def to_json(value: Any) -> bytes:
-    """A value as JSON, in which bytes are text in base64.
+    """Encode a value as JSON, with bytes as base64 text.
 
-    A file of a hundred kilobytes is put in when all else is encoded: JSON's encoder would look at each of its letters.
+    Files are inserted after everything else is encoded, since JSON's encoder would inspect each of their characters.
 
     Parameters
     ----------
     value : object
-        What the module `json` takes, and bytes. NaN and infinity are errors.
+        Anything that the module `json` takes, and bytes. NaN and infinity raise errors.
+
+    Returns
+    -------
+    body : bytes
     """
     files = []
 
     def place(item: Any) -> str:
         if not isinstance(item, bytes):
-            raise TypeError(f"A request has a {type(item).__name__} in its JSON; expected what JSON knows, or bytes.")
+            raise TypeError(f"A request has a {type(item).__name__} in its JSON; expected JSON types or bytes.")
         files.append(base64.b64encode(item))
         return _PLACE
 
@@ -39,45 +45,50 @@ def to_json(value: Any) -> bytes:
 
 
 def parse_json(content: bytes, content_type: str = "") -> Any:
-    """The value that an answer's body holds.
+    """Parse the body of an answer.
 
     Parameters
     ----------
     content : bytes
-        UTF-8.
+        UTF-8 text.
     content_type : str, default=""
-        What the answer calls itself. Only HTML is told by it: many services name their JSON something else.
+        Declared type of the answer. It is only used to detect HTML, since many services declare a wrong type for JSON.
+
+    Returns
+    -------
+    value : object
 
     Raises
     ------
     ServiceError
-        If the body is HTML, no JSON, holds NaN, infinity or a number too large for a float, names a key twice, or is
-        nested too deep. Where it merely ends too early, `retry` is True.
+        If the body is HTML or not JSON, contains NaN, infinity or a number too large for a float, has a key twice, or
+        is nested too deep. `retry` is True if it is merely truncated.
     """
     text = _decoded(content)
     if "html" in content_type.lower() or text[:1] == "<":
         raise ServiceError(
             f"The service answered with a web page, {shortened(text)!r}; expected JSON. Is the url that of its "
-            "interface, and is no login page or proxy in between?"
+            "API, without a login page or proxy in between?"
         )
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         torn = error.msg != "Extra data" and _ends_early(text, error.pos)
-        ending = "ends too early" if torn else f"is no JSON ({error.msg} at character {error.pos})"
+        ending = "is truncated" if torn else f"is not JSON ({error.msg} at character {error.pos})"
         raise ServiceError(f"The service's answer {ending}: {shortened(text)!r}; expected JSON.", retry=torn) from None
     except RecursionError:
         raise ServiceError(f"The service's answer is nested too deep: {shortened(text)!r}; expected scores.") from None
     except ServiceError:
         raise
-    except ValueError:  # an integer of thousands of digits
+    # An integer with thousands of digits.
+    except ValueError:
         raise ServiceError(
-            f"The service's answer holds an integer that is too long: {shortened(text)!r}; expected scores."
+            f"The service's answer contains an integer that is too long: {shortened(text)!r}; expected scores."
         ) from None
 
 
 def shortened(value: Any, length: int = _SHOWN) -> str:
-    """The beginning of a text, or of an object's JSON, with its white space collapsed."""
+    """Return the beginning of a text, or of an object's repr, with white space collapsed."""
     text = value if isinstance(value, str) else repr(value)
     text = re.sub(r"\s+", " ", text[: 10 * length]).strip()
     return text if len(text) <= length else text[:length] + " ..."
@@ -89,14 +100,14 @@ def _decoded(content: bytes) -> str:
     except UnicodeDecodeError as error:
         torn = error.reason == "unexpected end of data"
         raise ServiceError(
-            f"The service's answer is not UTF-8: {content[:40]!r}; expected JSON. Does the adapter override parse, if "
-            "its answers are binary?",
+            f"The service's answer is not UTF-8: {content[:40]!r}; expected JSON. An adapter for binary answers must "
+            "override parse.",
             retry=torn,
         ) from None
 
 
 def _ends_early(text: str, position: int) -> bool:
-    """Whether a text that is no JSON is the beginning of one, as far as can be told."""
+    """Return whether a text that is not JSON may be truncated JSON."""
     closing = {"{": "}", "[": "]", '"': '"'}.get(text[:1])
     return not text or (closing is not None and (position >= len(text) or not text.endswith(closing)))
 
@@ -106,21 +117,23 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ServiceError(f"The service's answer names {shortened(twice)!r} twice in one object; expected it once.")
+        raise ServiceError(
+            f"The service's answer has the key {shortened(twice)!r} twice in one object; expected it once."
+        )
     return members
 
 
 def _constant(token: str) -> NoReturn:
     raise ServiceError(
-        f"The service's answer holds {token}, which is no JSON; expected finite numbers, and null or nothing where "
-        "there is no score."
+        f"The service's answer contains {token}, which is not JSON; expected finite numbers, and null or nothing "
+        "for a missing score."
     )
 
 
 def _float(digits: str) -> float:
     number = float(digits)
     if number - number != 0:
-        raise ServiceError(f"The service's answer holds {shortened(digits, 40)}, which is too large for a float.")
+        raise ServiceError(f"The service's answer contains {shortened(digits, 40)}, which is too large for a float.")
     return number
 
 

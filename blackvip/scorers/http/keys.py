@@ -1,4 +1,4 @@
-"""Keys: known by the name of an environment variable or from a function, and shown to nobody."""
+"""Keys: given by the name of an environment variable or by a function, and never shown."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ Key = str | Callable[[], str] | None
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _USUAL_NAME = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
-_LONG = 16  # from which a word without an underscore looks like a key
+# A word of this length without an underscore looks like a key.
+_LONG = 16
 _SECRET_FIELD = re.compile(r"(^|[-_.])(api)?(key|token|secret|password|signature|sig|credential)s?$", re.IGNORECASE)
-_SECRET = 6  # characters from which a part of a key is blotted out by itself
+# Parts of a key with at least this many characters are redacted on their own.
+_SECRET = 6
 
 
 def check_key(key: Key) -> None:
-    """Raise an error, which does not show it, where `key` is neither a variable's name nor a function.
+    """Raise an error if `key` is neither the name of an environment variable nor a function. It never shows the key.
 
-    A name is one that the environment has, or that looks like one: capitals, digits and underscores.
+    A name either exists in the environment or looks like one: capitals, digits and underscores.
     """
     if key is None or isinstance(key, FunctionType):
         return
@@ -35,9 +37,9 @@ def check_key(key: Key) -> None:
         if _NAME.fullmatch(key) and (usual or key in os.environ):
             return
         raise ValueError(
-            "The key that was given is not shown here, since it does not look like the name of an environment "
-            "variable; expected such a name, as in key='SERVICE_KEY'. Put the key itself into the environment, or give "
-            "a function that returns it."
+            "The key does not look like the name of an environment variable, and is redacted here in case it is the "
+            "key itself; expected such a name, as in key='SERVICE_KEY'. Store the key in the environment, or pass a "
+            "function that returns it."
         )
     raise TypeError(
         f"key is a {type(key).__name__}; expected the name of an environment variable, a function without arguments "
@@ -46,35 +48,41 @@ def check_key(key: Key) -> None:
 
 
 def read_key(key: Key) -> str | None:
-    """The key itself, at this moment."""
+    """Return the current value of the key.
+
+    Raises
+    ------
+    ServiceError
+        If there is none, or no header can contain it.
+    """
     if key is None:
         return None
     if isinstance(key, str):
         value, source = os.environ.get(key), f"the environment variable {key}"
     else:
-        value, source = key(), "the function that was given as key"
+        value, source = key(), "the function given as key"
     if not isinstance(value, str) or not value.strip():
-        raise ServiceError(f"There is no key in {source}; expected one. Set it, then call again.")
+        raise ServiceError(f"There is no key in {source}; expected one. Set it and call again.")
     value = value.strip()
     if not (value.isascii() and value.isprintable()):
         raise ServiceError(
-            f"The key in {source} has characters that no HTTP header can hold; expected printable ASCII."
+            f"The key in {source} has characters that are not allowed in an HTTP header; expected printable ASCII."
         )
     return value
 
 
 def check_url(url: str, has_key: bool) -> None:
-    """Raise an error where `url` is none, holds a secret, or would have a key sent in the clear."""
+    """Raise a `ValueError` if `url` is not a url, contains a secret, or would send a key without encryption."""
     parts = urlsplit(url) if isinstance(url, str) else None
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
-        shown = "it" if parts is not None and "@" in url else repr(url)
-        raise ValueError(f"{shown} is no url of a service; expected something like 'https://host/path'.")
+        shown = "The url" if parts is not None and "@" in url else repr(url)
+        raise ValueError(f"{shown} is not the url of a service; expected something like 'https://host/path'.")
     fields = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if _SECRET_FIELD.search(name)]
     if parts.username is not None or parts.password is not None or fields:
         where = f"the field {fields[0]!r} of the url's query" if fields else "the url"
         raise ValueError(
             f"There seems to be a secret in {where}, where it would be shown and stored; expected a url without one. "
-            "Give the name of the environment variable that holds it as key."
+            "Store the secret in an environment variable and pass the variable's name as key."
         )
     if has_key and parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ValueError(
@@ -84,12 +92,12 @@ def check_url(url: str, has_key: bool) -> None:
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether a host is this machine."""
+    """Return whether a host is this machine."""
     return host is not None and (host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None)
 
 
 def without_secrets(text: str, secrets: Iterable[str]) -> str:
-    """A text in which every secret, its longer parts, and its usual encodings are blotted out."""
+    """Redact every secret in a text, including its longer parts and its usual encodings."""
     hidden = set()
     for secret in secrets:
         parts = [secret, *re.split(r"[\s:,;=]+", secret)]

@@ -1,4 +1,4 @@
-"""A service over HTTP as a score function."""
+"""The score function of a service over HTTP."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 
 from ...exceptions import ImageError
-from ..answers import report_not_sent
+from ..answers import collected, report_not_sent
+from ..wrappers import LeavesOutLive
 from .adapter import Adapter
 from .client import Client, trusted_authorities
 from .concurrency import Gate, gather
@@ -28,70 +29,72 @@ from .service import Sent, Service
 
 __all__ = ["HTTPScorer"]
 
-_IMAGES_PER_REQUEST = 16  # where a service takes any number
-_ROUNDS_PER_CALL = 16  # requests of each place in one call, so that the places are seldom empty
+# Images in a request if the service takes any number.
+_IMAGES_PER_REQUEST = 16
+# Requests of each slot in one call, so that slots are seldom idle.
+_ROUNDS_PER_CALL = 16
 _MAKING = threading.Lock()
 
 
-class HTTPScorer(BaseEstimator):
-    """Scores from a service over HTTP, several requests at a time.
+class HTTPScorer(LeavesOutLive, BaseEstimator):
+    """A score function that sends images to a service over HTTP, in several concurrent requests.
 
-    An adapter knows the service's protocol. What the scorer adds: connections that are kept, limits on requests at
-    a time and per second, attempts after failures that may pass, and answers that are read with care. Every image
-    is asked for until it is answered, and not again after that.
+    An adapter knows the service's protocol. The scorer keeps connections open, limits concurrent requests and requests
+    per second, retries after temporary failures, and validates every answer. Each image is sent until it is answered,
+    and never again after that.
 
     Parameters
     ----------
     url : str
-        Where the service is, without key. Adapters of a protocol append the protocol's own paths.
+        Address of the service, without a key. Adapters append the paths of their protocol.
     adapter : Adapter
-        See `Adapter` for one of your own.
+        The service's protocol. See `Adapter` to write your own.
     key : str, callable or None, default=None
         The *name* of the environment variable that holds the key, or a function without arguments that returns it.
         It is read for each request, sent only to the service itself, and never stored or shown.
     n_concurrent : int, default=8
-        The most requests at a time.
+        Maximal number of concurrent requests.
     requests_per_second : float or None, default=None
-        The most requests that are begun in a second, evenly spaced. None: no limit.
+        Maximal number of requests that start in a second, evenly spaced. None: no limit.
     images_per_request : int or None, default=None
-        The most images in one request. None: as many as the adapter allows, at most 16.
+        Maximal number of images in a request. None: the adapter's limit, and at most 16.
     timeout : float, default=30.0
-        Seconds to connect, to wait for the next piece of an answer, and for the whole of it.
+        Time limit in seconds to connect, to wait for the next piece of an answer, and to receive the whole answer.
     max_attempts : int, default=10
-        Of one request. Connections that fail or break, answers that end too early, and the statuses 408, 409, 425,
-        429 and 5xx are tried again, after waits that double from 0.2 s to a minute and are jittered. Every other
-        error is raised. Refusals with 429, too many requests, do not count, and neither do attempts that did not
-        reach the service.
+        Maximal number of attempts of a request. Failed or broken connections, truncated answers, and the statuses 408,
+        409, 425, 429 and 5xx are retried, after waits that double from 0.2 s to a minute, with jitter. All other errors
+        are raised. Connection failures and 429s (too many requests) do not use up attempts.
     patience : float, default=600.0
-        Seconds from a request's first attempt after which no other is made.
+        Time in seconds after a request's first attempt after which it is not retried.
     max_retry_after : float, default=120.0
-        The longest wait that the service may ask for, in seconds; an error where it asks for more.
+        Longest wait in seconds that the service may ask for; a longer one raises an error.
     max_response_bytes : int, default=16777216
-        Of one answer, as it comes and decompressed.
+        Maximal size of an answer, both as received and decompressed.
     image_format : {"png", "jpeg", "raw"} or None, default=None
-        None: the adapter's. "png" and "jpeg" may take each other's place; the first keeps every pixel as it is.
+        Format in which images are sent. None: the adapter's. "png", which is lossless, and "jpeg" can replace each
+        other.
     jpeg_quality : int, default=95
-        From 1 to 100.
+        JPEG quality, from 1 to 100.
     min_size, max_size : int or None, default=None
-        The least and the greatest height and width that the service takes; images of other sizes are enlarged or
-        reduced, in their own shape. None: the adapter's.
+        Smallest and largest height and width that the service takes, in pixels. Other images are resized and keep their
+        aspect ratio. None: the adapter's limits.
     verify : bool or str, default=True
-        True: the service's certificate has to be of an authority that this machine trusts. A path: of one in that
-        file. False is refused unless the service is on this machine.
+        True: the service needs a certificate from an authority that this machine trusts. A path: a file with the
+        authorities to trust. False is refused unless the service runs on this machine.
     price_per_image : float or None, default=None
-        In any currency.
+        Price of an image, in any currency.
 
     Attributes
     ----------
     n_requests_ : int
-        Requests that were sent, each attempt.
+        Number of requests sent, counting every attempt.
     n_retries_ : int
-        Of those, attempts after the first.
+        Number of attempts after a request's first.
 
     Notes
     -----
-    Copies, pickles and clones hold the parameters alone; each has connections, limits and counts of its own. A
-    request that was sent, but whose answer was lost on the way, is sent again: the service may bill it twice.
+    Copies, pickles and clones hold the parameters alone; each has its own connections, limits and counts. A request
+    whose answer was lost on the way is sent again, and the service may bill it twice.
 
     Examples
     --------
@@ -103,6 +106,7 @@ class HTTPScorer(BaseEstimator):
     """
 
     asks_concurrently = True
+    _live_attributes = ("_live",)
     identity_params = ("url", "adapter", "image_format", "jpeg_quality", "min_size", "max_size")
 
     _parameter_constraints = {  # noqa: RUF012
@@ -171,31 +175,32 @@ class HTTPScorer(BaseEstimator):
 
     @key.setter
     def key(self, key: Key) -> None:
-        check_key(key)  # at once: afterwards it would be shown
+        # Checked at once, since a repr would show the parameter afterwards.
+        check_key(key)
         self._key = key
 
     @property
     def score_type(self) -> str:
-        """What the scores are, as the adapter declares."""
+        """Type of the scores, as the adapter declares."""
         return self.adapter.score_type
 
     @property
     def images_per_call(self) -> int:
-        """The most images in one call that is not too large to lose: some rounds of requests."""
+        """The most images in one call, some rounds of requests, so that not too many are lost with it."""
         return _ROUNDS_PER_CALL * self.n_concurrent * (self.images_per_request or self.adapter.images_per_request or 1)
 
     @property
     def n_requests_(self) -> int:
-        """Requests that were sent, each attempt."""
+        """Number of requests sent, counting every attempt."""
         return self._live[1].n_requests if hasattr(self, "_live") else 0
 
     @property
     def n_retries_(self) -> int:
-        """Of `n_requests_`, attempts after the first."""
+        """Number of attempts after a request's first."""
         return self._live[1].n_retries if hasattr(self, "_live") else 0
 
     def __call__(self, images: np.ndarray, class_prompts: list[str]) -> Any:
-        """The scores of all images.
+        """Return the scores of all images.
 
         Parameters
         ----------
@@ -205,44 +210,36 @@ class HTTPScorer(BaseEstimator):
         Returns
         -------
         scores : ndarray of shape (n, n_classes), float64
-            NaN where the service gave none. Of an adapter with fixed labels: (n, n_labels), or a list of dict.
+            NaN for scores that the service does not return. For an adapter with fixed labels, an array (n, n_labels)
+            or a list of dicts.
 
         Raises
         ------
         ServiceError
-            If the service does not answer, or not with scores.
+            If the service does not answer, or answers without scores.
         ScoreError
-            If its scores break the contract.
+            If the scores break the contract.
         """
-        rows: list[Any] = [None] * len(images)
-        is_array = True
-        for places, scores in self.answers(images, class_prompts):
-            is_array = isinstance(scores, np.ndarray)
-            for place, row in zip(places.tolist(), scores):
-                rows[place] = row
-        if not rows:
-            return np.empty((0, len(class_prompts)))
-        return np.stack(rows) if is_array else rows
+        return collected(self.answers(images, class_prompts), len(images), len(class_prompts))
 
     def answers(self, images: np.ndarray, class_prompts: list[str]) -> Iterator[tuple[np.ndarray, Any]]:
-        """Scores as they come in, in any order.
+        """Yield scores as they arrive, in any order.
 
-        After an error what is under way is still waited for and given, and then the error is raised. When the
-        iterator is closed early, what has not been sent is not sent any more.
+        After an error, answers under way are still awaited and yielded, and then the error is raised. If the iterator
+        is closed early, nothing more is sent.
 
         Parameters
         ----------
         images : ndarray of shape (n, height, width, 3), uint8
-            RGB.
+            RGB images.
         class_prompts : list of str
-            One for each class.
 
         Yields
         ------
         rows : ndarray of int
             Indices into `images`; each comes once.
         scores : ndarray of shape (len(rows), n_classes), or list of dict
-            As a call would return them for ``images[rows]``.
+            What a call would return for ``images[rows]``.
         """
         sent = Sent(len(images))
         try:
@@ -262,25 +259,21 @@ class HTTPScorer(BaseEstimator):
         high = adapter.max_size if self.max_size is None else self.max_size
         size = allowed_size(images.shape[1:3], low, high)
 
-        def ask(rows: np.ndarray, cancelled: threading.Event, deliver: Any, begin: Any) -> None:
+        def request(rows: np.ndarray, cancelled: threading.Event, deliver: Any, begin: Any) -> None:
             on_sending = partial(sent.add, cancelled)
-            service.ask(images, image_format, size, rows, prompts, cancelled, begin, on_sending, deliver)
+            service.request_scores(images, image_format, size, rows, prompts, cancelled, begin, on_sending, deliver)
 
         step = _images_per_request(self.images_per_request, adapter)
         pieces = [np.arange(first, min(first + step, len(images))) for first in range(0, len(images), step)]
-        n_ready = 2 + self.n_concurrent // 4  # threads that have a request ready for the next free place
-        with closing(gather(ask, pieces, self.n_concurrent + n_ready, self.n_concurrent)) as gathered:
+        # Threads that keep a request ready for the next free slot.
+        n_ready = 2 + self.n_concurrent // 4
+        with closing(gather(request, pieces, self.n_concurrent + n_ready, self.n_concurrent)) as gathered:
             for answers in gathered:
                 rows, scores = zip(*answers)
                 yield np.concatenate(rows), _joined(scores)
 
-    def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = dict(super().__getstate__())
-        state.pop("_live", None)
-        return state
-
     def _service(self) -> Service:
-        """What is made on the first use in this process, and anew when a parameter was set to something else."""
+        """Return the service, made at the first use in this process and again when a parameter has changed."""
         state = [os.getpid()]
         for value in self.get_params().values():
             state.append(id(value) if isinstance(value, Adapter) else value)
@@ -296,8 +289,8 @@ class HTTPScorer(BaseEstimator):
         check_url(self.url, self.key is not None)
         if self.verify is False and not is_loopback(urlsplit(self.url).hostname):
             raise ValueError(
-                "verify=False would send images and keys to whoever answers; expected True, or the path of a file with "
-                "the certificate of the service's authority. Only a service on this machine may go without."
+                "verify=False would send images and keys to anyone who answers; expected True, or the path of a file "
+                "with the certificate of the service's authority. Only a service on this machine may go without."
             )
         trusted = trusted_authorities(self.verify)
         make_client = partial(Client, self.url, self.timeout, self.max_response_bytes, trusted, self.adapter.is_passing)
@@ -311,8 +304,8 @@ class HTTPScorer(BaseEstimator):
 def _image_format(wanted: str | None, adapter: Adapter) -> str:
     if wanted is not None and (wanted == "raw") != (adapter.image_format == "raw"):
         raise ValueError(
-            f"image_format={wanted!r} was given, but {type(adapter).__name__} takes {adapter.image_format!r}; a file "
-            "and pixels cannot take each other's place. Leave image_format as it is, or set the adapter's."
+            f"image_format={wanted!r} was given, but {type(adapter).__name__} takes {adapter.image_format!r}; files "
+            "and pixels cannot replace each other. Leave out image_format, or set that of the adapter."
         )
     return wanted or adapter.image_format
 

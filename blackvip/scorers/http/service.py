@@ -1,4 +1,4 @@
-"""A service at work: requests are built, sent no more than so many at a time, and their answers read."""
+"""A service in use: builds requests, sends them within limits, and reads the answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Sent", "Service"]
 
 
 class Sent:
-    """Which of some images were sent at least once.
+    """Record of which images were sent at least once.
 
     Parameters
     ----------
@@ -36,20 +36,21 @@ class Sent:
         self._lock = threading.Lock()
 
     def add(self, cancelled: threading.Event, rows: np.ndarray) -> None:
-        """Count images, unless nothing is to be sent any more: a `CancelledError` then."""
-        with self._lock:  # so that after `cancelled` the count stays
+        """Record images as sent; raises a `CancelledError` if nothing more is to be sent."""
+        # The lock keeps the count fixed once `cancelled` is set.
+        with self._lock:
             if cancelled.is_set():
                 raise CancelledError
             self._sent[rows] = True
 
     def n_left(self) -> int:
-        """Images that were not sent."""
+        """Return the number of images that were not sent."""
         with self._lock:
             return int((~self._sent).sum())
 
 
 class Service:
-    """One service, as several threads use it.
+    """One service, shared by several threads.
 
     Parameters
     ----------
@@ -63,9 +64,9 @@ class Service:
     Attributes
     ----------
     n_requests : int
-        Sent so far, each attempt.
+        Number of requests sent so far, counting every attempt.
     n_retries : int
-        Of those, attempts after the first.
+        Number of attempts after a request's first.
     """
 
     def __init__(
@@ -91,13 +92,13 @@ class Service:
         self._prepared = False
 
     def prepare(self) -> None:
-        """Let the adapter ask what it needs to know, once."""
+        """Let the adapter request what it needs to know, once."""
         with self._preparing:
             if not self._prepared:
                 self.adapter.prepare(self._get)
                 self._prepared = True
 
-    def ask(
+    def request_scores(
         self,
         images: np.ndarray,
         image_format: str,
@@ -109,27 +110,28 @@ class Service:
         on_sending: Callable[[np.ndarray], None],
         deliver: Callable[[tuple[np.ndarray, Any]], None],
     ) -> None:
-        """Ask for some rows of `images` until each is answered. Only those that failed are asked for again.
+        """Send some rows of `images` until each is answered. Only rows that failed are sent again.
 
         Parameters
         ----------
         images : ndarray of shape (n, height, width, 3), uint8
         image_format : {"png", "jpeg", "raw"}
         size : tuple of int
-            Height and width in which they are sent.
+            Height and width in which images are sent.
         rows : ndarray of int
         class_prompts : list of str
         cancelled : Event
         begin : callable
-            Called before the first place for a request is taken, and may wait.
+            Called before the first slot for a request is taken. It may wait.
         on_sending : callable
-            Called with the rows of each request before it is sent. An error that it raises keeps it from being sent.
+            Called with the rows of each request before it is sent. If it raises an error, the request is not sent.
         deliver : callable
             Called with each pair of rows and scores.
         """
         request = self._request(images[rows], image_format, size, class_prompts)
 
-        begin()  # not while a place is held, which one that has begun may wait for
+        # Not while a slot is held, since a request that has begun may wait for it.
+        begin()
 
         def attempt() -> None:
             nonlocal rows, request
@@ -146,7 +148,7 @@ class Service:
         self._policy.call(attempt, cancelled, self._count_retry)
 
     def _get(self, path: str) -> Any:
-        """What `Adapter.prepare` asks for."""
+        """Return the parsed answer to a GET request of `Adapter.prepare`."""
         request = Request(path, method="GET")
         answers = []
 
@@ -175,7 +177,7 @@ class Service:
     def _exchange(
         self, request: Request, cancelled: threading.Event, on_sending: Callable[[], None]
     ) -> Iterator[tuple[bytes, Mapping[str, str]]]:
-        """Sends a request, and lets its answer be read; no error that either raises shows the key."""
+        """Send a request and yield its answer; the key is redacted in errors of both steps."""
         secrets: list[str] = []
         try:
             key = read_key(self._key)
@@ -189,7 +191,7 @@ class Service:
             proof = self.adapter.authorize(request, url, body or b"", key)
             secrets += proof.values()
             headers |= {name.lower(): value for name, value in proof.items()}
-            with self._gate.place(cancelled) as client:
+            with self._gate.slot(cancelled) as client:
                 on_sending()
                 with self._counting:
                     self.n_requests += 1
@@ -203,7 +205,7 @@ class Service:
     def _scores(
         self, answer: tuple[bytes, Mapping[str, str]], n_images: int, class_prompts: list[str]
     ) -> tuple[Any, dict[int, ServiceError]]:
-        """Checked scores of the images that have some, and the errors of the others, by their places."""
+        """Return checked scores of the images that have some, and the errors of the others by their positions."""
         content, headers = answer
         try:
             scores = self.adapter.scores(self.adapter.parse(content, headers), list(class_prompts))
@@ -219,7 +221,9 @@ class Service:
         if isinstance(scores, (list, tuple)):
             failures = {place: row for place, row in enumerate(scores) if isinstance(row, ServiceError)}
             if failures and len(scores) != n_images:
-                raise ScoreError(f"{n_images} images were sent, and the service answered for {len(scores)}.")
+                raise ScoreError(
+                    f"{n_images} images were sent, but the service answered for {len(scores)}; expected one row for each image."
+                )
             scores = [row for row in scores if not isinstance(row, ServiceError)]
         n_given = n_images - len(failures)
         if not n_given:
@@ -230,7 +234,7 @@ class Service:
 
 
 def _check_fixed(scores: Any, n_images: int) -> Any:
-    """Scores for a service's own labels: an array (n_images, n_labels), or dicts from label to score."""
+    """Check scores for a service's own labels: an array (n_images, n_labels), or dicts from label to score."""
     if isinstance(scores, list) and any(isinstance(row, Mapping) for row in scores):
         labels: list[str] = sorted({label for row in scores for label in row})
         check_scores(scores, n_images, labels)

@@ -18,7 +18,7 @@ from ...inputs.class_prompts import make_class_prompts
 from ...inputs.images import ImageFormat, to_uint8
 from ...inputs.labels import check_labels, class_indices
 from ...inputs.reading import pixel_batches
-from ..answers import Scored, scores_of
+from ..answers import Scored, collected, scores_of
 from ..contract import ScoreFunction, check_anything_given, check_scores
 from ..formats import ScoreFormat
 from ..wrappers import ForwardsAttributes, innermost
@@ -238,9 +238,7 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
         ClassPromptError
             If the mapping was learned for other class prompts.
         """
-        scores = np.empty((len(images), len(class_prompts)))
-        for rows, found in self.answers(images, class_prompts):
-            scores[rows] = found
+        scores: np.ndarray = collected(self.answers(images, class_prompts), len(images), len(class_prompts))
         return scores
 
     def answers(self, images: Any, class_prompts: Sequence[str]) -> Iterator[Scored]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..answers import IMAGES_PER_CALL, Metered, Scored, report_not_sent, scores_of
+from ..answers import IMAGES_PER_CALL, Metered, Scored, collected, report_not_sent, scores_of
 from ..contract import ScoreFunction
 from ..wrappers import ScorerWrapper, WrapperEstimator, scorer_name
 from .packing import PerDevice, PickledScorer, Shared, Source, UnknownScorerError
@@ -97,15 +97,7 @@ class ParallelScorer(WrapperEstimator):
 
     def __call__(self, images: Any, class_prompts: list[str]) -> Any:
         """Return the scores of all images in the form that the score function returns."""
-        rows: list[Any] = [None] * len(images)
-        is_array = True
-        for places, scores in self.answers(images, class_prompts):
-            is_array = not isinstance(scores, list)
-            for place, row in zip(places.tolist(), scores):
-                rows[place] = row
-        if not rows:
-            return np.empty((0, len(class_prompts)))
-        return np.stack(rows) if is_array else rows
+        return collected(self.answers(images, class_prompts), len(images), len(class_prompts))
 
     def answers(self, images: Any, class_prompts: list[str]) -> Iterator[Scored]:
         """Yield scores as they arrive, see `blackvip.scorers.contract`.

@@ -1,4 +1,4 @@
-"""Protocols of services, one file for each."""
+"""Adapters for the protocols of services, one file each."""
 
 from .clarifai import Clarifai
 from .google_vision import GoogleVision

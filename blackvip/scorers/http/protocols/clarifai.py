@@ -1,4 +1,4 @@
-"""Clarifai's prediction: ``models/{model}/outputs`` of its interface v2."""
+"""Clarifai's prediction API, version 2: ``models/{model}/outputs``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from ..json_bodies import shortened
 
 __all__ = ["Clarifai"]
 
-_SUCCESS = (10000, 10001, 10002)  # the others warn of what is deprecated
+# The last two are successes with a deprecation warning.
+_SUCCESS = (10000, 10001, 10002)
 _MIXED = 10010
 _THROTTLED = 11005
 _PASSING = frozenset(
@@ -29,28 +30,29 @@ _PASSING = frozenset(
 
 
 class Clarifai(Adapter):
-    """Clarifai's ``POST users/{user}/apps/{app}/models/{model}/outputs``: concepts of a model, each between 0 and 1.
+    """Adapter for Clarifai: the concepts of a model, each with a value between 0 and 1.
 
     Parameters
     ----------
     model : str, default="general-image-recognition"
-        Its id.
+        Id of the model.
     user, app : str, default="clarifai", "main"
-        To whom it belongs.
+        Owner and app of the model.
     version : str or None, default=None
-        None: the latest.
+        Version of the model. None: the latest.
     concepts : sequence of str or None, default=None
-        Names of concepts, as the model spells them: all of these are asked for, and no others. None: the
-        `max_concepts` with the highest values.
+        Names of concepts in the model's spelling; only these are requested. None: the `max_concepts` with the highest
+        values.
     max_concepts : int, default=50
-        At most 200.
+        Maximal number of concepts, up to 200.
     images_per_request : int, default=32
-        The service takes 128.
+        Images in one request, up to 128.
 
     Notes
     -----
-    The url of the scorer is ``https://api.clarifai.com/v2``; its key is a personal access token. Accounts are limited
-    to 15 requests a second as a rule, see ``requests_per_second``.
+    Requests go to ``POST users/{user}/apps/{app}/models/{model}/outputs``. The url of the scorer is
+    ``https://api.clarifai.com/v2``, and its key is a personal access token. Accounts are usually limited to 15 requests
+    per second, see ``requests_per_second``.
     """
 
     fixed_labels = True
@@ -76,9 +78,9 @@ class Clarifai(Adapter):
         self.images_per_request = images_per_request
 
     def request(self, images: Images, class_prompts: list[str]) -> Request:
-        """The images, and which concepts are asked for; see `Adapter`."""
-        place = {"users": self.user, "apps": self.app, "models": self.model, "versions": self.version}
-        path = "/".join(f"{name}/{quote(value, safe='')}" for name, value in place.items() if value is not None)
+        """Build a request with the images and the wanted concepts; see `Adapter`."""
+        parts = {"users": self.user, "apps": self.app, "models": self.model, "versions": self.version}
+        path = "/".join(f"{name}/{quote(value, safe='')}" for name, value in parts.items() if value is not None)
         config: dict[str, Any] = {"max_concepts": self.max_concepts}
         if self.concepts is not None:
             config = {"select_concepts": [{"name": name} for name in self.concepts]}
@@ -89,18 +91,18 @@ class Clarifai(Adapter):
         return Request(f"{path}/outputs", body)
 
     def scores(self, answer: Any, class_prompts: list[str]) -> Any:
-        """A dict from concept to value for each image, or its error; see `Adapter`."""
+        """Return a dict from concept to value for each image, or its error; see `Adapter`."""
         code = answer["status"]["code"]
         if code not in (*_SUCCESS, _MIXED):
             raise _error(answer["status"])
         return [_row(output) for output in answer["outputs"]]
 
     def authorize(self, request: Request, url: str, body: bytes, key: str | None) -> dict[str, str]:
-        """The token; see `Adapter`."""
+        """Return the header with the token; see `Adapter`."""
         return {} if key is None else {"Authorization": f"Key {key}"}
 
     def is_passing(self, status: int, content: bytes) -> bool:
-        """Whether the status code in an error's body says that it may pass; see `Adapter`."""
+        """Return whether the status code in an error's body is temporary; see `Adapter`."""
         try:
             return json.loads(content)["status"]["code"] in _PASSING
         except (ValueError, LookupError, TypeError):

@@ -12,29 +12,30 @@ from ..json_bodies import shortened
 __all__ = ["GoogleVision"]
 
 _RESOURCE_EXHAUSTED = 8
-_PASSING = (4, _RESOURCE_EXHAUSTED, 10, 13, 14)  # deadline exceeded, aborted, internal, unavailable: google.rpc.Code
+# google.rpc.Code: deadline exceeded, resource exhausted, aborted, internal, unavailable.
+_PASSING = (4, _RESOURCE_EXHAUSTED, 10, 13, 14)
 
 
 class GoogleVision(Adapter):
-    """Google Cloud Vision's LABEL_DETECTION: labels of its own, each with a confidence between 0 and 1.
+    """Adapter for Google Cloud Vision's LABEL_DETECTION: its own labels, each with a confidence between 0 and 1.
 
     Parameters
     ----------
     max_results : int, default=50
-        Labels that are asked for, the most confident first.
+        Maximal number of labels, the most confident first.
     oauth : bool, default=False
-        Whether the key is an OAuth 2.0 access token, and not an API key. Tokens expire: give a function that returns
-        the present one as the scorer's key.
+        Whether the key is an OAuth 2.0 access token instead of an API key. Tokens expire: pass a function that returns
+        the current one as the scorer's key.
     project : str or None, default=None
-        The project that is billed, where the token does not tell.
+        The billed project, if the token does not determine it.
     model : str or None, default=None
         "builtin/stable" or "builtin/latest". None: the service's default.
 
     Notes
     -----
     The url of the scorer is ``https://vision.googleapis.com/v1``, or that of a location, such as
-    ``https://eu-vision.googleapis.com/v1``. A request may have 16 images and 10 MB, so large images need
-    ``images_per_request`` or ``image_format="jpeg"``. The labels are many and nobody has a list of them: see
+    ``https://eu-vision.googleapis.com/v1``. A request may have up to 16 images and 10 MB, so large images need
+    ``images_per_request`` or ``image_format="jpeg"``. There is no list of the many labels, see
     `LabelMappedScorer.learn`.
     """
 
@@ -51,7 +52,7 @@ class GoogleVision(Adapter):
         self.model = model
 
     def request(self, images: Images, class_prompts: list[str]) -> Request:
-        """The images, each with the feature that is asked for; see `Adapter`."""
+        """Build a request with the images and the wanted feature; see `Adapter`."""
         feature: dict[str, Any] = {"type": "LABEL_DETECTION", "maxResults": self.max_results}
         if self.model is not None:
             feature["model"] = self.model
@@ -60,13 +61,13 @@ class GoogleVision(Adapter):
         return Request("images:annotate", body, headers=headers)
 
     def scores(self, answer: Any, class_prompts: list[str]) -> Any:
-        """A dict from label to confidence for each image, or its error; see `Adapter`."""
+        """Return a dict from label to confidence for each image, or its error; see `Adapter`."""
         if "error" in answer and "responses" not in answer:
             raise _error(answer["error"])
         return [_row(response) for response in answer["responses"]]
 
     def authorize(self, request: Request, url: str, body: bytes, key: str | None) -> dict[str, str]:
-        """The key or token; see `Adapter`."""
+        """Return the header with the key or token; see `Adapter`."""
         if key is None:
             return {}
         return {"Authorization": f"Bearer {key}"} if self.oauth else {"X-Goog-Api-Key": key}
@@ -74,12 +75,14 @@ class GoogleVision(Adapter):
 
 def _row(response: dict[str, Any]) -> dict[str, float] | ServiceError:
     labels = response.get("labelAnnotations", [])
-    if "error" in response and not labels:  # labels that are there are right, whatever else went wrong
+    # Labels that are present are valid, whatever else went wrong.
+    if "error" in response and not labels:
         return _error(response["error"])
     row: dict[str, float] = {}
-    for label in labels:  # two meanings may have one name
+    for label in labels:
+        # Two meanings may have the same name, and answers leave out zeros.
         name = label["description"]
-        row[name] = max(row.get(name, 0.0), label.get("score", 0.0))  # zeros are left out of an answer
+        row[name] = max(row.get(name, 0.0), label.get("score", 0.0))
     return row
 
 

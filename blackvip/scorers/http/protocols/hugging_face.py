@@ -1,4 +1,4 @@
-"""Hugging Face's inference interface: zero-shot image classification, and image classification."""
+"""Hugging Face's inference API: zero-shot image classification, and image classification."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["HuggingFaceClassifier", "HuggingFaceZeroShot"]
 
 
 class HuggingFaceZeroShot(Adapter):
-    """The task zero-shot-image-classification: an image and candidate labels, which are the class prompts.
+    """Adapter for zero-shot image classification on Hugging Face: the class prompts are the candidate labels.
 
     Parameters
     ----------
     hypothesis_template : str, default="{}"
-        What the service puts each label into. The class prompts are whole sentences as a rule.
+        Template into which the service inserts each label. Class prompts are usually whole sentences.
 
     Notes
     -----
@@ -38,16 +38,16 @@ class HuggingFaceZeroShot(Adapter):
 
 
 class HuggingFaceClassifier(Adapter):
-    """The task image-classification: a model with labels of its own.
+    """Adapter for image classification on Hugging Face: a model with its own labels.
 
     Parameters
     ----------
     top_k : int or None, default=None
-        How many labels the service is to give. None: what it gives by itself, five as a rule.
+        Number of labels in an answer. None: the service's default, usually five.
     function_to_apply : {"sigmoid", "softmax", "none"} or None, default=None
-        What becomes of the model's outputs. None: what the service does by itself.
+        Function applied to the model's outputs. None: the service's default.
     fixed_labels : bool, default=True
-        Whether the model's labels are not the class prompts.
+        Whether the model has its own labels instead of the class prompts.
 
     Notes
     -----
@@ -61,12 +61,12 @@ class HuggingFaceClassifier(Adapter):
 
     @property
     def score_type(self) -> str:  # type: ignore[override]
-        """What the scores are."""
+        """Type of the scores."""
         return "logits" if self.function_to_apply == "none" else "probabilities"
 
     def request(self, images: Images, class_prompts: list[str]) -> Any:
-        asked = {"top_k": self.top_k, "function_to_apply": self.function_to_apply}
-        parameters = {name: value for name, value in asked.items() if value is not None}
+        wanted = {"top_k": self.top_k, "function_to_apply": self.function_to_apply}
+        parameters = {name: value for name, value in wanted.items() if value is not None}
         return {"inputs": images[0], **({"parameters": parameters} if parameters else {})}
 
     def scores(self, answer: Any, class_prompts: list[str]) -> Any:
@@ -77,10 +77,11 @@ def _by_label(answer: Any) -> dict[str, Any]:
     if isinstance(answer, dict) and "error" in answer:
         raise ServiceError(f"The service answered with an error: {shortened(answer['error'])}.")
     if isinstance(answer, list) and len(answer) == 1 and isinstance(answer[0], list):
-        answer = answer[0]  # of a batch of one
+        # The answer to a batch of one image.
+        answer = answer[0]
     if not isinstance(answer, list) or not all(isinstance(entry, dict) and "label" in entry for entry in answer):
-        raise ServiceError(f"The answer is no list of labels with scores: {shortened(answer)}.")
+        raise ServiceError(f"The answer is not a list of labels with scores: {shortened(answer)}.")
     scores = {entry["label"]: entry.get("score") for entry in answer}
     if len(scores) < len(answer):
-        raise ServiceError(f"The answer gives a label twice: {shortened(answer)}.")
+        raise ServiceError(f"The answer has a label twice: {shortened(answer)}.")
     return scores

@@ -27,7 +27,7 @@ _BINARY_EXTENSIONS = {"binary_tensor_data", "binary_data"}
 
 @dataclass(frozen=True)
 class _Tensor:
-    """What a model's metadata say of a tensor."""
+    """A tensor as described by a model's metadata."""
 
     name: str
     datatype: str
@@ -35,39 +35,39 @@ class _Tensor:
 
 
 class KServe(Adapter):
-    """The Open Inference Protocol over HTTP: ``POST v2/models/{model}[/versions/{version}]/infer``.
+    """Adapter for the Open Inference Protocol: ``POST v2/models/{model}[/versions/{version}]/infer``.
 
     Names, shapes and datatypes of the tensors are read from the model's metadata before the first request.
 
     Parameters
     ----------
     model : str
-        Its name.
+        Name of the model.
     version : str or None, default=None
-        None: as the server chooses.
+        Version of the model. None: the server chooses.
     input, output : str or None, default=None
         Names of the tensors. None: the model has only one.
     prompts_input : str or None, default=None
         Name of an input of the datatype BYTES that takes the class prompts. None: they are not sent, and the model's
-        outputs are taken to be in their order.
+        outputs must be in their order.
     image_format : {"raw", "png", "jpeg"}, default="raw"
         "raw": a tensor of pixels. Files go to a model whose input has the datatype BYTES.
     layout : {"auto", "NHWC", "NCHW"}, default="auto"
-        Of a tensor of pixels. "auto": 3 channels are sought in the shape.
+        Layout of a tensor of pixels. "auto": found from the position of the 3 channels in the shape.
     mean, std : tuple of float or None, default=None
-        For an input of floats: what is subtracted from each channel of pixels between 0 and 1, and by what it is
-        divided then.
+        For an input of floats: subtracted from each channel of pixels between 0 and 1, and then divided by.
     binary : bool or None, default=None
-        Whether tensors are sent and asked for by the binary tensor data extension, which is many times as fast as
-        JSON. None: where the server lists the extension, or the datatype needs it.
+        Whether tensors use the binary tensor data extension, which is many times faster than JSON. None: if the server
+        lists the extension or the datatype needs it.
     score_type : {"auto", "logits", "probabilities"}, default="auto"
+        Type of the scores.
     fixed_labels : bool, default=False
-        Whether the model has labels of its own, which are not the class prompts.
+        Whether the model has its own labels instead of the class prompts.
 
     Notes
     -----
-    The url of the scorer is what stands before ``/v2``. Images are resized to the height and width in the model's
-    metadata, if there are any.
+    The url of the scorer is the part before ``/v2``. Images are resized to the height and width in the model's
+    metadata, if they are given.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class KServe(Adapter):
 
     @property
     def images_per_request(self) -> int | None:  # type: ignore[override]
-        """1 where the model's input has no place for more; None for any number."""
+        """1 if the model's input takes a single image; None for any number."""
         tensor = getattr(self, "input_", None)
         if tensor is None or not tensor.shape or tensor.shape[0] == -1:
             return None
@@ -115,7 +115,7 @@ class KServe(Adapter):
         if self.input_.datatype not in _DTYPES and not files or files and self.input_.datatype != "BYTES":
             raise ServiceError(
                 f"The input {self.input_.name!r} of the model {self.model!r} has the datatype {self.input_.datatype}, "
-                f"and image_format is {self.image_format!r}; expected BYTES for 'png' and 'jpeg', numbers for 'raw'."
+                f"and image_format is {self.image_format!r}; expected BYTES for 'png' and 'jpeg', or numbers for 'raw'."
             )
         self.layout_ = None if files else self._layout(self.input_)
         needed = "FP16" in (self.input_.datatype, self.output_.datatype)
@@ -156,7 +156,9 @@ class KServe(Adapter):
         if length is None:
             return parse_json(content, headers.get("content-type", ""))
         if not length.isdecimal() or int(length) > len(content):
-            raise ServiceError(f"The answer's {_JSON_LENGTH} is {shortened(length, 40)!r}, of {len(content)} bytes.")
+            raise ServiceError(
+                f"The answer's {_JSON_LENGTH} is {shortened(length, 40)!r}; expected at most its {len(content)} bytes."
+            )
         answer = parse_json(content[: int(length)])
         rest = memoryview(content)[int(length) :]
         for output in answer["outputs"]:
@@ -165,13 +167,13 @@ class KServe(Adapter):
                 continue
             if not isinstance(size, int) or not 0 <= size <= len(rest) or output["datatype"] not in _DTYPES:
                 raise ServiceError(
-                    f"The output {shortened(output.get('name'), 40)} says that it has {shortened(size, 40)} bytes of "
-                    f"{shortened(output.get('datatype'), 40)}; {len(rest)} bytes came, and numbers were expected."
+                    f"The output {shortened(output.get('name'), 40)} declares {shortened(size, 40)} bytes of "
+                    f"{shortened(output.get('datatype'), 40)}, and {len(rest)} bytes came; expected numbers."
                 )
             output["data"] = np.frombuffer(rest[:size], _DTYPES[output["datatype"]])
             rest = rest[size:]
         if len(rest):
-            raise ServiceError(f"The answer has {len(rest)} bytes more than its outputs need.")
+            raise ServiceError(f"The answer has {len(rest)} bytes more than its outputs declare.")
         return answer
 
     def scores(self, answer: Any, class_prompts: list[str]) -> np.ndarray:
@@ -192,7 +194,7 @@ class KServe(Adapter):
         return f"v2/models/{quote(self.model, safe='')}{version}"
 
     def _tensor(self, metadata: Any, kind: str, wanted: str | None, others: set[str | None]) -> _Tensor:
-        """The metadata of the input or output that is asked for, or of the only one."""
+        """Return the metadata of the named input or output, or of the only one."""
         found = {}
         for entry in metadata.get(kind) or []:
             shape = tuple(-1 if side is None else int(side) for side in entry["shape"])
@@ -208,7 +210,7 @@ class KServe(Adapter):
         return found[name]
 
     def _layout(self, tensor: _Tensor) -> str:
-        """Where the channels are."""
+        """Return the position of the channels, "NHWC" or "NCHW"."""
         fits = {"NHWC": tensor.shape[-1:] in ((3,), (-1,)), "NCHW": tensor.shape[-3:-2] in ((3,), (-1,))}
         certain = [layout for layout, side in (("NHWC", -1), ("NCHW", -3)) if tensor.shape[side:][:1] == (3,)]
         layout = self.layout if self.layout != "auto" else certain[0] if len(certain) == 1 else "unknown"
@@ -221,12 +223,12 @@ class KServe(Adapter):
             raise ServiceError(
                 f"The input {tensor.name!r} of the model {self.model!r} has the shape {list(tensor.shape)}; expected "
                 "images, [-1, height, width, 3] or [-1, 3, height, width], one or any number at a time. Set layout to "
-                "'NHWC' or 'NCHW' where the shape leaves it open."
+                "'NHWC' or 'NCHW' if the shape does not determine it."
             )
         return layout
 
     def _image_tensor(self, images: Images) -> tuple[str, str, np.ndarray]:
-        """Name, datatype and contents of the input that takes the images."""
+        """Return the name, datatype and contents of the input that takes the images."""
         tensor = self.input_
         if self.layout_ is None:
             files = np.array(list(images), dtype=object)
@@ -241,7 +243,7 @@ class KServe(Adapter):
 
 
 def _to_bytes(tensor: np.ndarray, datatype: str) -> bytes:
-    """A tensor in the binary extension: row by row, and BYTES each after its length."""
+    """Encode a tensor for the binary extension: row by row, and each item of BYTES after its length."""
     if datatype != "BYTES":
         return tensor.tobytes()
     return b"".join(len(item).to_bytes(4, "little") + item for item in tensor.ravel())

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ....exceptions import ServiceError
+from ...wrappers import LeavesOutLive
 from ..adapter import Adapter, Images, Request
 from ..encoding import to_base64
 from ..json_bodies import parse_json
@@ -23,35 +24,36 @@ _REGION = re.compile(r"(?:^|\.)rekognition(?:-fips)?\.([a-z]{2}(?:-[a-z]+)+-\d+)
 _LOADING = threading.Lock()
 
 
-class Rekognition(Adapter):
-    """Amazon Rekognition's DetectLabels: labels of its own, each with a confidence between 0 and 1.
+class Rekognition(LeavesOutLive, Adapter):
+    """Adapter for Amazon Rekognition's DetectLabels: its own labels, each with a confidence between 0 and 1.
 
     Parameters
     ----------
     max_labels : int, default=50
-        Labels that are asked for, the most confident first.
+        Maximal number of labels, the most confident first.
     min_confidence : float, default=0.0
-        In percent, the least confidence of a label. The service's own default is 55.
+        Lowest confidence of a label, in percent. The service's own default is 55.
     region : str or None, default=None
-        None: as the url says, or else the AWS configuration.
+        AWS region. None: the one in the url, else that of the AWS configuration.
     profile : str or None, default=None
-        Of the AWS configuration. None: the default one.
+        Profile in the AWS configuration. None: the default profile.
 
     Notes
     -----
-    The url of the scorer is that of the region, such as ``https://rekognition.eu-west-1.amazonaws.com``, and it has no
-    key: requests are signed with the credentials that AWS's own tools would find, from the environment
+    The url of the scorer is that of the region, such as ``https://rekognition.eu-west-1.amazonaws.com``. The scorer has
+    no key: requests are signed with the credentials that AWS's own tools find in the environment
     (``AWS_ACCESS_KEY_ID`` and ``AWS_SECRET_ACCESS_KEY``), the configuration files, or the machine's role. They are
-    renewed when they expire. Needs ``pip install "blackvip[aws]"``.
+    renewed when they expire. This adapter needs ``pip install "blackvip[aws]"``.
 
-    Images have at least 80 pixels in height and width, and a request has one. Labels of a group, such as "Dog" and
-    "Pet", come with the same confidence.
+    Images must have at least 80 pixels in height and width, and each request has one. Labels of a group, such as "Dog"
+    and "Pet", come with the same confidence.
     """
 
     fixed_labels = True
     score_type = "probabilities"
     min_size = 80
     max_size = 10_000
+    _live_attributes = ("_session",)
     _session: Any = None
 
     def __init__(
@@ -68,7 +70,7 @@ class Rekognition(Adapter):
         self.profile = profile
 
     def request(self, images: Images, class_prompts: list[str]) -> Request:
-        """The image; see `Adapter`."""
+        """Build a request with the image; see `Adapter`."""
         headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": "RekognitionService.DetectLabels"}
         body = {
             "Image": {"Bytes": to_base64(images[0])},
@@ -78,18 +80,18 @@ class Rekognition(Adapter):
         return Request(json=body, headers=headers)
 
     def parse(self, content: bytes, headers: Mapping[str, str]) -> Any:
-        """JSON, whatever the answer calls itself; see `Adapter`."""
+        """Parse JSON, whatever its declared type; see `Adapter`."""
         return parse_json(content)
 
     def scores(self, answer: Any, class_prompts: list[str]) -> Any:
-        """A dict from label to confidence; see `Adapter`."""
+        """Return a dict from label to confidence; see `Adapter`."""
         return [{label["Name"]: label["Confidence"] / 100 for label in answer["Labels"]}]
 
     def authorize(self, request: Request, url: str, body: bytes, key: str | None) -> dict[str, str]:
-        """The signature of the request, version 4; see `Adapter`."""
+        """Return the headers with the request's signature, version 4; see `Adapter`."""
         if key is not None:
             raise ServiceError(
-                "Rekognition was given a key, but its requests are signed with AWS credentials; leave key out, and set "
+                "Rekognition was given a key, but its requests are signed with AWS credentials. Leave out key, and set "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile."
             )
         parts = urlsplit(url)
@@ -104,19 +106,14 @@ class Rekognition(Adapter):
         return {name: value for name, value in signed.headers.items() if name not in request.headers}
 
     def is_passing(self, status: int, content: bytes) -> bool:
-        """Whether an error is one of those that AWS wants to be tried again; see `Adapter`."""
+        """Return whether an error is one that AWS asks to retry; see `Adapter`."""
         try:
             return json.loads(content)["__type"].rpartition("#")[2] in _PASSING
         except (ValueError, LookupError, TypeError, AttributeError):
             return False
 
-    def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = dict(super().__getstate__())
-        state.pop("_session", None)
-        return state
-
     def _signer(self) -> tuple[Any, Any]:
-        """A session and its credentials, which renew themselves."""
+        """Return a session and its self-renewing credentials."""
         with _LOADING:
             if self._session is None or self._session[0] != self.profile:
                 try:
@@ -137,13 +134,14 @@ class Rekognition(Adapter):
         region = self.region or (named and named[1]) or session.get_config_variable("region")
         if not region:
             raise ServiceError(
-                f"The AWS region is not in the url {url!r}; expected it there, or as region='eu-west-1'."
+                f"The url {url!r} does not name an AWS region; expected one there, or region, such as "
+                "region='eu-west-1'."
             )
         return str(region)
 
 
 def _botocore(module: str) -> Any:
-    """A module of botocore, which only this adapter needs."""
+    """Import a module of botocore, which only this adapter needs."""
     try:
         return importlib.import_module(f"botocore.{module}")
     except ImportError as error:

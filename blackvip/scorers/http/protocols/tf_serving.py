@@ -1,4 +1,4 @@
-"""TensorFlow Serving's REST interface: ``:predict`` in the row format."""
+"""TensorFlow Serving's REST API: ``:predict`` in the row format."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ __all__ = ["TFServing"]
 
 
 class TFServing(Adapter):
-    """TensorFlow Serving's ``POST v1/models/{model}:predict``, with a list of instances.
+    """Adapter for TensorFlow Serving: ``POST v1/models/{model}:predict`` with a list of instances.
 
     Parameters
     ----------
     model : str
-        Its name.
+        Name of the model.
     version : int or None, default=None
-        None: the latest.
+        Version of the model. None: the latest.
     version_label : str or None, default=None
-        Instead of `version`.
+        Label of the version, used instead of `version`.
     signature_name : str or None, default=None
-        None: the model's default signature.
+        Signature of the model. None: its default.
     input, output : str or None, default=None
         Names of the tensors. None: the model has only one.
     image_format : {"png", "jpeg", "raw"}, default="png"
-        Files are sent as ``{"b64": ...}``, for a model that decodes them itself. "raw": nested lists of pixels,
-        for a model that takes tensors of shape (n, height, width, 3); they are several times as long as files.
+        Files are sent as ``{"b64": ...}``, for a model that decodes them itself. "raw": nested lists of pixels, for a
+        model that takes tensors of shape (n, height, width, 3). They are several times as long as files.
     scaled : bool, default=False
-        Whether pixels are sent as numbers between 0 and 1, and not as integers between 0 and 255.
+        Whether pixels are sent as numbers between 0 and 1 instead of integers between 0 and 255.
     score_type : {"auto", "logits", "probabilities"}, default="auto"
+        Type of the scores.
     fixed_labels : bool, default=False
-        Whether the model has labels of its own, which are not the class prompts.
+        Whether the model has its own labels instead of the class prompts.
 
     Notes
     -----
-    The url of the scorer is what stands before ``/v1``. Class prompts are not sent: the model's outputs are taken to
-    be in their order.
+    The url of the scorer is the part before ``/v1``. Class prompts are not sent: the model's outputs must be in their
+    order.
     """
 
     images_per_request = None

@@ -1,4 +1,4 @@
-"""TorchServe's inference interface: ``/predictions/{model}``."""
+"""TorchServe's inference API: ``/predictions/{model}``."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ __all__ = ["TorchServe"]
 
 
 class TorchServe(Adapter):
-    """TorchServe's ``POST predictions/{model}[/{version}]``, with a file as its body.
+    """Adapter for TorchServe: ``POST predictions/{model}[/{version}]`` with a file as its body.
 
-    Its own ``image_classifier`` answers with the most probable labels, as a dict from label to probability. A list
-    of numbers, which many a model's own handler gives, is taken as scores in the order of the class prompts.
+    TorchServe's ``image_classifier`` answers with a dict from the most probable labels to their probabilities. A list
+    of numbers, which many custom handlers return, is read as scores in the order of the class prompts.
 
     Parameters
     ----------
     model : str
-        Its name.
+        Name of the model.
     version : str or None, default=None
-        None: the model's default version.
+        Version of the model. None: its default version.
     fixed_labels : bool, default=True
-        Whether the model has labels of its own, which are not the class prompts.
+        Whether the model has its own labels instead of the class prompts.
     score_type : {"auto", "logits", "probabilities"}, default="probabilities"
+        Type of the scores.
 
     Notes
     -----
-    The url of the scorer is that of TorchServe's inference interface, port 8080 as a rule. TorchServe puts requests
-    together in batches itself: it has one image in each.
+    The url of the scorer is that of TorchServe's inference API, usually at port 8080. Each request has one image, since
+    TorchServe batches requests itself.
     """
 
     def __init__(
@@ -60,7 +61,8 @@ class TorchServe(Adapter):
             message = f"TorchServe answered with the error {status}: {shortened(answer['message'])}."
             raise ServiceError(message, retry=status == 429 or status >= 500, status=status)
         if isinstance(answer, list) and len(answer) == 1 and isinstance(answer[0], (list, dict)):
-            return answer  # a handler that answers with a batch of one
+            # A handler that answers with a batch of one.
+            return answer
         if not isinstance(answer, (list, dict)):
             raise ServiceError(f"TorchServe's answer is neither a dict nor a list of scores: {shortened(answer)}.")
         return [answer]
