@@ -170,7 +170,7 @@ def test_hugging_faces_errors_in_an_answer():
         HuggingFaceZeroShot().scores({"error": "no model"}, PROMPTS)
     with pytest.raises(ServiceError, match="no list of labels"):
         HuggingFaceZeroShot().scores([1, 2], PROMPTS)
-    with pytest.raises(ServiceError, match="gives a label twice"):
+    with pytest.raises(ServiceError, match="has a label twice"):
         HuggingFaceZeroShot().scores([{"label": "one", "score": 0.5}, {"label": "one", "score": 0.5}], PROMPTS)
 
 

@@ -161,8 +161,8 @@ def test_a_parameter_that_is_set_later_counts(service):
         ({"image_format": "gif"}, "'image_format' parameter"),
         ({"image_format": "raw"}, "image_format='raw' was given, but Own takes 'png'"),
         ({"adapter": Adapter}, "'adapter' parameter"),
-        ({"url": "ftp://host"}, "is no url of a service"),
-        ({"url": "host/path"}, "is no url of a service"),
+        ({"url": "ftp://host"}, "is not the url of a service"),
+        ({"url": "host/path"}, "is not the url of a service"),
     ],
 )
 def test_parameters_are_checked_before_anything_is_sent(service, parameters, message):

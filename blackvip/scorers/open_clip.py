@@ -346,8 +346,8 @@ def _listing(model_name: str, weights: str | None) -> dict[str, Any]:
     if weights is None:
         if tags:
             raise ValueError(
-                f"{model_name} was given no weights, and its scores would be random; expected pretrained to be the path "
-                f"of a checkpoint, or one of {', '.join(tags)}."
+                f"{model_name} was given no weights, and its scores would be random; expected pretrained to be the "
+                f"path of a checkpoint, or one of {', '.join(tags)}."
             )
         return {}
     listing = open_clip.get_pretrained_cfg(model_name, weights)

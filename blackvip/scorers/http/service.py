@@ -222,7 +222,7 @@ class Service:
             failures = {place: row for place, row in enumerate(scores) if isinstance(row, ServiceError)}
             if failures and len(scores) != n_images:
                 raise ScoreError(
-                    f"{n_images} images were sent, but the service answered for {len(scores)}; expected one row for each image."
+                    f"{n_images} images were sent, but the service answered for {len(scores)}; expected one for each."
                 )
             scores = [row for row in scores if not isinstance(row, ServiceError)]
         n_given = n_images - len(failures)
