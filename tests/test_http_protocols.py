@@ -168,7 +168,7 @@ def _plain(body):
 def test_hugging_faces_errors_in_an_answer():
     with pytest.raises(ServiceError, match="answered with an error: no model"):
         HuggingFaceZeroShot().scores({"error": "no model"}, PROMPTS)
-    with pytest.raises(ServiceError, match="no list of labels"):
+    with pytest.raises(ServiceError, match="not a list of labels"):
         HuggingFaceZeroShot().scores([1, 2], PROMPTS)
     with pytest.raises(ServiceError, match="has a label twice"):
         HuggingFaceZeroShot().scores([{"label": "one", "score": 0.5}, {"label": "one", "score": 0.5}], PROMPTS)
