@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..inputs.images import Images
-from ..scorers import Ledger, ScoreFormat
+from ..scorers import Ledger, ScoreFormat, ScoreReader
 from ..scorers.labels.mapping import LabelMapping
 from ..scorers.scoring import Encoding, score_images
 
@@ -78,14 +78,15 @@ class Service:
         answer : ServiceAnswer
             Log scores, features and cost.
         """
+        reader = ScoreReader.of(
+            self.score_fn, self.score_type, score_format=self.score_format, label_mapping=self.label_mapping
+        )
         ledger = Ledger(
             self.score_fn,
             self.class_prompts,
             max_queries=len(images),
             images_per_call=self.images_per_call,
-            score_type=self.score_type,
-            score_format=self.score_format,
-            label_mapping=self.label_mapping,
+            reader=reader,
         )
         with ledger:
             _, log_scores, features = zip(*score_images(ledger, images, np.arange(len(images)), encode=encode))
