@@ -12,6 +12,7 @@ import numpy as np
 from ..heads.base import ServiceHead
 from ..inputs.images import to_uint8
 from ..scorers.cached import PaidAnswers
+from ..scorers.formats import FLOOR
 from .callbacks import fit_task
 from .progress import ProgressBar
 
@@ -108,6 +109,7 @@ class Monitor:
             "checkpoint": None,
             "label_mapping_": None,  # what it knows is for classes already
             "score_type_": "logits",
+            "score_floor_": FLOOR,
             "coordinator_": prompter,
             "head_": head,
         }
