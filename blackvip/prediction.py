@@ -179,7 +179,7 @@ class PromptedClassifier(SaveableEstimator, ReadsImages, ClassifierMixin, BaseEs
         """Raise a `PersistenceError` if the heads, the encoder and the scored images do not fit one another."""
         encoder, scored = self.probe_encoder_, self._scored
         encoder.check_image_size(self.image_format_.height, self.image_format_.width)
-        expect(encoder.n_parameters == 0, "probe_encoder_ is not frozen")
+        expect(encoder.is_frozen, "probe_encoder_ is not frozen")
         n_features, n_images = encoder.n_features_out_, len(scored.y)
         expect(scored.features.shape[1] == n_features, f"_scored has not the encoder's {n_features} features")
         expect(scored.plain.shape[1] == n_classes and n_images > 0, "_scored is not of these classes")

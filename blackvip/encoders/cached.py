@@ -88,7 +88,7 @@ class CachedEncoder(Encoder):
 
     def _finish_loading(self) -> None:
         super()._finish_loading()
-        expect(self.encoder_.n_parameters == 0, "a CachedEncoder has an encoder that is trained")
+        expect(self.encoder_.is_frozen, "a CachedEncoder has an encoder that is trained")
         self.n_features_out_ = self.encoder_.n_features_out_
         self.key_ = digest_of(self.encoder_)
 

@@ -1,7 +1,7 @@
 """The format: one safetensors file, with a JSON document and a checksum in its metadata.
 
-Nothing here knows what is saved. What is read is bounded by the bytes that are there: no number in a file decides how
-much memory is taken, and no name in it is ever a path, a module or an attribute.
+This module does not know what is saved. Reading takes no more memory than the bytes of the file justify: no number in
+a file decides how much is allocated, and no name in it is used as a path, a module or an attribute.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..exceptions import PersistenceError
 __all__ = ["MAX_BYTES", "decode", "encode", "expect", "read", "write"]
 
 MAX_BYTES = 2 * 2**30  #: The largest file that is written or read.
-MAX_HEADER_BYTES = 64 * 2**20  #: The most of it that names tensors and holds the document.
+MAX_HEADER_BYTES = 64 * 2**20  #: The largest header, which names the tensors and holds the document.
 #: Data types of tensors, by their names in a file.
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("f8"),
@@ -36,27 +36,29 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')  # a quote within a text has a backslash: only a key matches
-_NO_DIGEST = "0" * 64  # what stands in its place while it is computed
+# Quotes within a text have a backslash, so only a key matches.
+_DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+_NO_DIGEST = "0" * 64  # stands in for the digest while it is computed
 
 
 def expect(holds: bool, message: str) -> None:
-    """Raise a `PersistenceError` with this message unless it holds."""
+    """Raise a `PersistenceError` with this message unless the condition holds."""
     if not holds:
         raise PersistenceError(message)
 
 
 def encode(document: dict[str, Any], tensors: dict[str, np.ndarray]) -> bytes:
-    """The file with a JSON document and tensors; equal ones give equal bytes.
+    """Return the bytes of a file with a JSON document and tensors; equal contents give equal bytes.
 
     Raises
     ------
     PersistenceError
-        If it would be too large to be read.
+        If the file would be too large to be read.
     """
     text = json.dumps(document, allow_nan=False, separators=(",", ":"))
     header: dict[str, Any] = {"__metadata__": {"blackvip": text, "sha256": _NO_DIGEST}}
-    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))  # the widest first: all are aligned
+    # The widest data types come first, so all tensors are aligned.
+    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
     end = 0
     for name in names:
         start, end = end, end + tensors[name].nbytes
@@ -75,43 +77,44 @@ def encode(document: dict[str, Any], tensors: dict[str, np.ndarray]) -> bytes:
 
 
 def decode(data: bytes) -> tuple[Any, dict[str, np.ndarray]]:
-    """The JSON document and the tensors of a file, whose checksum is right; neither is to be trusted yet.
+    """Return the JSON document and the tensors of a file, after checking its checksum; trust neither yet.
 
     Raises
     ------
     PersistenceError
-        If the file is damaged, or is none of this format.
+        If the file is damaged or has another format.
     """
     start, end = _digest_span(data)
     expect(
         data[start:end] == _digest(data, start, end).encode("ascii"),
-        "its checksum is wrong: it is damaged, or something else than `save` wrote it",
+        "its checksum is wrong: it is damaged, or not written by `save`",
     )
     header = _json(data[8 : 8 + _header_bytes(data)])
     metadata = header.pop("__metadata__")
     expect(metadata.keys() == {"blackvip", "sha256"}, f"its metadata have the keys {sorted(metadata)}")
     for entry in header.values():
         expect(entry["dtype"] in DTYPES, f"it has a tensor of {entry['dtype']}; expected one of {', '.join(DTYPES)}")
-    # safetensors checks that the tensors' places and shapes are those of the bytes that are there, without a gap.
+    # safetensors checks that places and shapes of tensors match the bytes of the file, without gaps.
     arrays = safetensors.numpy.load(data)
     expect(arrays.keys() == header.keys(), "its header is not the one that safetensors reads")
     return _json(metadata["blackvip"]), {name: np.array(array) for name, array in arrays.items()}
 
 
 def read(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a file that is not too large.
+    """Return the bytes of a file that is not too large.
 
     Raises
     ------
     FileNotFoundError
-        If there is none.
+        If the file does not exist.
     PersistenceError
-        If it is no file, too large, or cannot be read.
+        If it is not a regular file, is too large, or cannot be read.
     """
     path = Path(path).expanduser()
     try:
         found = path.stat()
-        expect(stat.S_ISREG(found.st_mode), "it is not a file")  # a pipe would wait for someone who writes
+        # Reading a pipe would wait for a writer.
+        expect(stat.S_ISREG(found.st_mode), "it is not a file")
         expect(found.st_size <= MAX_BYTES, f"it has {found.st_size} bytes; expected {MAX_BYTES} at most")
         with path.open("rb") as file:
             return file.read(MAX_BYTES)
@@ -122,16 +125,17 @@ def read(path: str | os.PathLike[str]) -> bytes:
 
 
 def write(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file whole or not at all: what was there before stays until all bytes are on the disk.
+    """Write a file completely or not at all: an earlier file stays until all bytes are on the disk.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such folder.
+        If the folder does not exist.
     PersistenceError
         If it cannot be written.
     """
-    target = Path(os.path.realpath(Path(path).expanduser()))  # a link stays a link
+    # A link stays a link.
+    target = Path(os.path.realpath(Path(path).expanduser()))
     temporary = target.parent / f".blackvip-{secrets.token_hex(8)}.tmp"
     try:
         expect(not target.is_dir(), "there is a folder of this name")
@@ -153,7 +157,7 @@ def write(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring the new name to the disk too, where the system can."""
+    """Write the new name to the disk too, if the system supports it."""
     if sys.platform == "win32":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -171,20 +175,20 @@ def _header_bytes(data: bytes | bytearray) -> int:
     n_bytes = int.from_bytes(data[:8], "little")
     expect(
         len(data) >= 8 and n_bytes <= min(MAX_HEADER_BYTES, len(data) - 8),
-        f"it has {len(data)} bytes, too few for its header, or is none that `save` wrote",
+        f"it has {len(data)} bytes, too few for its header, or was not written by `save`",
     )
     return n_bytes
 
 
 def _digest_span(data: bytes | bytearray) -> tuple[int, int]:
-    """Where the digest stands; found before anything is parsed."""
+    """Find the digest in a file, before anything is parsed."""
     places = [match.span(1) for match in _DIGEST.finditer(data, 8, 8 + _header_bytes(data))]
-    expect(len(places) == 1, "it has no checksum: it is damaged, or something else than `save` wrote it")
+    expect(len(places) == 1, "it has no checksum: it is damaged, or not written by `save`")
     return places[0]
 
 
 def _digest(data: bytes | bytearray, start: int, end: int) -> str:
-    """SHA-256 over all bytes, those of the digest taken as zeros."""
+    """Return the SHA-256 of all bytes, with zeros in place of the digest."""
     view = memoryview(data)
     digest = hashlib.sha256(view[:start])
     digest.update(_NO_DIGEST.encode("ascii"))

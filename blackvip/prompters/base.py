@@ -21,6 +21,7 @@ from ..inputs.reading import ImageTransformer, as_output, pixel_batches
 from ..persistence.arrays import Array
 from ..persistence.fields import NONE, OneOf, number
 from ..persistence.files import SaveableEstimator
+from ..persistence.format import expect
 
 __all__ = ["FeatureBatches", "Prompter", "at_once", "make_prompter", "prompted"]
 
@@ -58,6 +59,11 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
         "statistics_": OneOf(NONE, Array(("n_statistics",))),
         "prompt_scale_": number(low=0),
     }
+
+    def _finish_loading(self) -> None:
+        super()._finish_loading()
+        found, expected = len(self.parameters_), getattr(self, "n_parameters_", len(self.parameters_))
+        expect(found == expected, f"parameters_ has {found} numbers; expected {expected}")
 
     @abstractmethod
     def fit_pixels(self, pixels: torch.Tensor) -> Prompter:
