@@ -783,7 +783,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         self.baselines_ = without.baselines
         self._scored = scored
         self.coordinator_ = objective.frozen(run.w, self.prompt_scale if used else 0.0)
-        self.coordinator_._adopt_reading(self)
+        self.coordinator_.read_like(self)
         self.prompt_used_ = used
         self.head_ = shipped.head
         self.optimizer_ = run.optimizer

@@ -100,7 +100,7 @@ class Monitor:
     def _as_if_ended(self, w: np.ndarray) -> dict[str, Any]:
         """The fitted attributes that the estimator would have with these parameters and no head."""
         prompter = copy.copy(self.objective.frozen(w, self.estimator.prompt_scale))
-        prompter._adopt_reading(self.estimator)
+        prompter.read_like(self.estimator)
         sent = to_uint8(prompter.draw(self.objective.pixels(self.validation.rows)))
         answers = PaidAnswers(sent, self.validation.last_log_scores)
         head = ServiceHead().fit(self.validation.last_log_scores, None)
