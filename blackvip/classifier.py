@@ -275,7 +275,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
     _parameter_constraints = {
         "score_fn": [callable],
         "class_prompts": [str, dict, "array-like"],
-        "prompter": [StrOptions({"basis", "coordinator"}), Prompter],
+        "prompter": [StrOptions(Prompter.named.keys()), Prompter],
         "encoder": [str, Encoder],
         "local_encoder": [str, Encoder],
         "prompt_scale": [Interval(Real, 0, None, closed="neither")],
