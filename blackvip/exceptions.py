@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from typing import Any
 
 from sklearn.exceptions import ConvergenceWarning
@@ -21,7 +23,10 @@ __all__ = [
     "PromptNotUsedWarning",
     "ScoreError",
     "ServiceError",
+    "warn_caller",
 ]
+
+_NOT_THE_CALLER = ("blackvip", "sklearn")
 
 
 class BlackVIPError(ValueError):
@@ -99,3 +104,19 @@ class PromptNotUsedWarning(ConvergenceWarning):
 
 class FitInterruptedWarning(UserWarning):
     """`fit` was interrupted; the estimator is fitted with the best prompt found until then."""
+
+
+def warn_caller(message: str, category: type[Warning]) -> None:
+    """Issue a warning that points to the caller's line: the first one outside this package and scikit-learn.
+
+    Parameters
+    ----------
+    message : str
+        One or more sentences.
+    category : type of Warning
+        The warning's class.
+    """
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _NOT_THE_CALLER:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)

@@ -431,7 +431,7 @@ class PromptedClassifier(SaveableEstimator, ReadsImages, ClassifierMixin, BaseEs
         ledger = run.objective.ledger
         self.prompt_used_, self.head_ = decision.prompt_used, decision.result.head
         self.prompter_ = run.prompted.freeze(result.w, None if decision.prompt_used else 0.0)
-        self.prompter_._adopt_reading(self)
+        self.prompter_.read_like(self)
         self.probe_encoder_ = run.probe
         self.optimizer_, self.a_, self.c_ = result.optimizer, result.a, result.optimizer.c_
         # A service may have given no score to a single image.

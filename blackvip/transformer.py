@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .documentation import Documented
 from .inputs.reading import OUTPUT_CONFIG, as_output
+from .inputs.sources import open_images
 from .persistence import SaveableEstimator
 from .persistence.arrays import Shared
 from .persistence.fields import Maybe, OneOf, Reading, Writing
@@ -137,6 +138,7 @@ class BlackVIPPrompter(SaveableEstimator, Documented, ClassNamePrefixFeaturesOut
             RGB. Where X is rows of flattened pixels, of shape (n_images, height * width * 3).
         """
         check_is_fitted(self)
+        X = open_images(X)
         return as_output(self, X, self.coordinator_.prompted_images(X))
 
     @property

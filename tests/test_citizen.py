@@ -83,7 +83,8 @@ def test_all_weights_zero_is_an_error_before_anything_is_paid_for(stripes):
 def test_any_classifier_can_be_the_head(head, stripes):
     X, y = stripes
     clf = make_classifier(head=head).fit(X, y, sample_weight=np.linspace(1, 2, 40))
-    assert type(clf.head_) is type(head)
+    assert type(clf.head_.classifier_) is type(head)
+    assert clf.head_.title == type(head).__name__
     assert not hasattr(head, "classes_")
     assert clf.score(X, y) > 0.9
     np.testing.assert_allclose(clf.predict_proba(X).sum(axis=1), 1)

@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 from conftest import ToyService, make_stripes
 from scipy.special import log_softmax
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
-from blackvip import BlackVIPClassifier, load
+from blackvip import AReSClassifier, BlackVIPClassifier, Coordinator, load
+from blackvip.encoders import Encoder, make_encoder
 from blackvip.heads import Head
+from blackvip.prompters import Prompter, make_prompter
 
 SETTINGS = {"max_queries": 400, "a": 0.02, "c": 0.1, "guard": False, "random_state": 0, "verbose": 0}
 
@@ -63,3 +66,82 @@ def test_a_new_head(head, tmp_path):
     n_lost, service.fail_at = len(service.calls[-1][0]), None
     assert stopped.fit(X, y).n_queries_ == service.n_images - n_lost
     np.testing.assert_array_equal(stopped.predict_proba(X), clf.predict_proba(X))
+
+
+class Stripes(Prompter, name="stripes"):
+    """Horizontal stripes, each with a brightness of its own."""
+
+    def __init__(self, n_stripes=4):
+        self.n_stripes = n_stripes
+
+    def fit_pixels(self, pixels):
+        self.n_parameters_ = self.n_stripes
+        self.stripe_of_row_ = np.arange(pixels.shape[2]) * self.n_stripes // pixels.shape[2]
+        return self
+
+    def features(self, pixels):
+        return pixels.new_ones(pixels[:, :1].shape)
+
+    def initial_parameters(self, rng):
+        return np.zeros(self.n_stripes)
+
+    def prompts(self, candidates, features, statistics=None):
+        rows = candidates[:, :, torch.from_numpy(self.stripe_of_row_)]  # (g, p, height)
+        return rows[:, :, None, None, :, None] * features[:, None].to(rows).expand(-1, -1, -1, 3, -1, -1)
+
+
+class Thumbnail(Encoder, name="thumbnail"):
+    """The mean brightness of the cells of a grid."""
+
+    def __init__(self, side=2):
+        self.side = side
+
+    def fit_pixels(self, pixels):
+        self.n_features_out_ = self.side**2
+        return self
+
+    def encode(self, pixels):
+        return torch.nn.functional.adaptive_avg_pool2d(pixels.mean(dim=1), self.side).flatten(1)
+
+
+def check_part(clf, grid, service, tmp_path):
+    """A part predicts, is saved and loaded, works in a grid search, and resumes from a checkpoint."""
+    X, y = make_stripes(n=24)
+    proba = clf.predict_proba(X)
+    clf.save(tmp_path / "clf")
+    same = load(tmp_path / "clf", service)
+    np.testing.assert_array_equal(same.predict_proba(X), proba)
+    assert repr(same) == repr(clf)
+    search = GridSearchCV(clone(clf), grid, cv=2, error_score="raise").fit(X, y)
+    assert search.predict(X).shape == y.shape
+
+    # It stops at its fourth call, and then resumes: no image is billed twice, and the result is the same.
+    service = ToyService(glare=0.7)
+    service.fail_at = 4
+    stopped = clone(clf).set_params(score_fn=service, checkpoint=tmp_path / "fit.journal")
+    with pytest.raises(RuntimeError, match="the service is down"):
+        stopped.fit(X, y)
+    n_lost, service.fail_at = len(service.calls[-1][0]), None
+    assert stopped.fit(X, y).n_queries_ == service.n_images - n_lost
+    np.testing.assert_array_equal(stopped.predict_proba(X), proba)
+
+
+def test_a_new_prompter(tmp_path):
+    assert type(make_prompter("stripes")) is Stripes
+    service = ToyService(glare=0.7)
+    clf = BlackVIPClassifier(service, "{}", prompter="stripes", **SETTINGS).fit(*make_stripes(n=24))
+    assert clf.coordinator_.n_parameters_ == 4
+    check_part(clf.set_params(prompter=Stripes(4)), {"prompter__n_stripes": [2, 6]}, service, tmp_path)
+
+
+def test_a_new_encoder(tmp_path):
+    assert type(make_encoder("thumbnail")) is Thumbnail
+    X, y = make_stripes(n=24)
+    service = ToyService(glare=0.7)
+    settings = {**SETTINGS, "prompter": Coordinator("thumbnail"), "local_encoder": Thumbnail(), "max_queries": 2_000}
+    clf = BlackVIPClassifier(service, "{}", **settings).fit(X, y)
+    assert clf.probe_encoder_.n_features_out_ == clf.coordinator_.encoder_.n_features_out_ == 4
+    check_part(clf, {"local_encoder__side": [1, 3]}, service, tmp_path)
+    # AReS follows its gradients.
+    ares = AReSClassifier(service, "{}", local_encoder="thumbnail", prime_epochs=2, epochs=2).fit(X, y)
+    assert np.isfinite(ares.program_).all()

@@ -6,7 +6,6 @@ same access. Settings are those of its public implementation, but for what `AReS
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.special import log_softmax, softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -24,7 +23,8 @@ from ..encoders.base import Encoder
 from ..encoders.by_name import make_frozen_encoder
 from ..exceptions import BudgetError
 from ..inputs.class_prompts import make_class_prompts
-from ..inputs.labels import class_indices, labels_of
+from ..inputs.estimators import PredictsFromLogProba, SharesScoreFunction
+from ..inputs.labels import class_indices
 from ..inputs.reading import ReadsImages, pixel_batches
 from ..scorers import ScoreFormat
 from ..scorers.labels.mapping import bayesian_weights, label_counts
@@ -37,7 +37,7 @@ _START = 1e-4  # spread of the first program: an even ground has no gradient ori
 _LEAST_SPREAD = 1e-6  # of features, that the local head's inputs are divided by
 
 
-class AReSClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
+class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
     """A local encoder primed with the service's scores on a few images, then trained without the service.
 
     First each training image is sent once, and a linear head on a frozen local encoder learns the service's
@@ -235,14 +235,13 @@ class AReSClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
         ValueError
             For unusable parameters, images, labels or prompts.
         """
-        y = labels_of(X, y)
         encoder = make_frozen_encoder(self.local_encoder)
         if encoder.is_of_one_size and self.reprogramming == "padding":
             raise ValueError(
                 f"reprogramming='padding' enlarges images, but local_encoder={self.local_encoder!r} takes only images "
                 "of the training images' size; expected reprogramming='watermark', or another local_encoder."
             )
-        images, y = self._learn_images(X, y)
+        images, y = self._learn_labelled(X, y)
         self.classes_ = np.unique(y)
         if len(self.classes_) < 2:
             raise ValueError(f"y has 1 class, {self.classes_.tolist()[0]!r}; expected at least two classes.")
@@ -311,37 +310,6 @@ class AReSClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
             log_scores = service.score(images).log_scores
             found["both"] = log_softmax(found["local"] + log_softmax(log_scores, axis=1), axis=1)
         return {name: found[name] for name in names}
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Class probabilities of images; bills one image each with ``inference="both"``, else none.
-
-        Parameters
-        ----------
-        X : images, in any form that `fit` takes
-            Of the training images' size, unless `fit` had to resize.
-
-        Returns
-        -------
-        proba : ndarray of shape (n_images, n_classes)
-            In the order of `classes_`.
-        """
-        return np.exp(self.predict_log_proba(X))
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Class labels of images; bills one image each with ``inference="both"``, else none.
-
-        Parameters
-        ----------
-        X : images, in any form that `fit` takes
-            Of the training images' size, unless `fit` had to resize.
-
-        Returns
-        -------
-        y : ndarray of shape (n_images,)
-            The most probable class of each.
-        """
-        best = self.predict_log_proba(X).argmax(axis=1)
-        return self.classes_[best]
 
     def _prime(self, pixels: torch.Tensor, teacher: np.ndarray, random: np.random.Generator) -> None:
         """The first stage: a linear head on the local features learns the service's probabilities."""
@@ -422,12 +390,6 @@ class AReSClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.poor_score = True  # it learns what its service knows, which may be nothing of the classes
         return tags
-
-    def __sklearn_clone__(self) -> AReSClassifier:
-        """A clone that shares the score function."""
-        twin = BaseEstimator.__sklearn_clone__(copy.copy(self).set_params(score_fn=None))
-        twin.score_fn = self.score_fn
-        return twin
 
 
 def _batches(n: int, size: int, random: np.random.Generator) -> list[np.ndarray]:

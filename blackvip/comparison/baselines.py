@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.special import log_softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..encoders.base import Encoder
@@ -19,8 +19,9 @@ from ..encoders.by_name import make_frozen_encoder
 from ..heads.baselines import fit_baselines
 from ..heads.scored import ScoredImages
 from ..inputs.class_prompts import make_class_prompts
+from ..inputs.estimators import PredictsFromLogProba
 from ..inputs.images import Images
-from ..inputs.labels import class_indices, labels_of
+from ..inputs.labels import class_indices
 from ..inputs.reading import ReadsImages, most_to_fit, pixel_batches
 from ..scorers.labels.scorer import LabelMappedScorer, learning_scorer
 from ..scorers.wrappers import innermost
@@ -40,8 +41,7 @@ class _ReadsTrainingSet(ReadsImages):
 
     def _training_set(self, X: Any, y: Any) -> tuple[Images, np.ndarray]:
         """Open the images and return them with their class indices."""
-        y = labels_of(X, y)
-        images, y = self._learn_images(X, y)
+        images, y = self._learn_labelled(X, y)
         self.classes_ = np.unique(y)
         self.class_prompts_ = make_class_prompts(self.class_prompts, self.classes_)
         return images, class_indices(y, self.classes_)
@@ -149,7 +149,7 @@ class ServiceBaselines(_ReadsTrainingSet, BaseEstimator):
         return self.probe_encoder_.encode_batches([pixels])
 
 
-class LabelMappedService(_ReadsTrainingSet, ClassifierMixin, BaseEstimator):
+class LabelMappedService(_ReadsTrainingSet, PredictsFromLogProba, BaseEstimator):
     """The service with a label mapping that is learned from one billed image per training image.
 
     If `score_fn` is a `LabelMappedScorer`, the labels are those of its service. Otherwise each class prompt counts as
@@ -220,12 +220,3 @@ class LabelMappedService(_ReadsTrainingSet, ClassifierMixin, BaseEstimator):
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Log probabilities (n_images, n_classes) of images; bills one image each."""
         return log_softmax(self.service_.score(self._open_images(X)).log_scores, axis=1)
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Class probabilities (n_images, n_classes) of images; bills one image each."""
-        return np.exp(self.predict_log_proba(X))
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Class labels (n_images,) of images; bills one image each."""
-        best = self.predict_log_proba(X).argmax(axis=1)
-        return self.classes_[best]

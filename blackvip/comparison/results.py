@@ -13,7 +13,7 @@ import numpy as np
 from .._version import __version__
 from ..exceptions import BlackVIPError, ImageError
 from ..inputs.decoding import as_array
-from ..inputs.sources import holds_flattened_rows, open_source
+from ..inputs.sources import open_images, open_source
 from ..journal.identity import describe, differences
 from ..journal.locks import try_lock
 from ..scorers.wrappers import service_identity
@@ -143,7 +143,8 @@ def data_identity(score_fn: Any, class_prompts: Any, X: Any, y: np.ndarray, X_te
 
 def _images_identity(X: Any) -> dict[str, Any]:
     """The number and the digest of the pixels of images, of which one at a time is read."""
-    source = as_array(X) if holds_flattened_rows(X) else open_source(X)
+    opened = open_images(X)
+    source = as_array(X) if opened.is_table else open_source(opened)
     digest = hashlib.sha256()
     if isinstance(source, np.ndarray):
         digest.update(f"{source.dtype} {source.shape}".encode() + np.ascontiguousarray(source).tobytes())

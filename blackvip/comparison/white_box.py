@@ -1,12 +1,11 @@
-"""White box: prompters that are trained by gradients, where a service is a network on this machine that gives them.
+"""White-box training: prompters that are trained by back-propagation through a network on this machine.
 
-An upper reference for what black-box training can reach, and no method for services: VP's own training (Bahng et al.,
-arXiv 2203.17274), and that of any other prompter.
+It is an upper reference for black-box training, and no method for services: VP's own training (Bahng et al., arXiv
+2203.17274), for any prompter.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
@@ -15,90 +14,84 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval
 
 from ..inputs.class_prompts import make_class_prompts
+from ..inputs.estimators import PredictsFromLogProba, SharesScoreFunction
 from ..inputs.images import to_uint8
-from ..inputs.labels import class_indices, labels_of
+from ..inputs.labels import class_indices
 from ..inputs.reading import ReadsImages, pixel_batches
 from ..prompters.base import Prompter, make_prompter, prompted
 from ..prompters.frames import PaddingFrame
-from ..scorers.open_clip import OpenCLIPScorer
 from .presets import BATCH_SIZE, CLIP_UNIT
 
 __all__ = ["WhiteBoxClassifier", "differentiable"]
 
-_MOST_NUMBERS = 2**26  # features that are kept rather than computed again
+_MOST_NUMBERS = 2**26  # numbers of features that are kept rather than computed again
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 def differentiable(score_fn: Any, class_prompts: Sequence[str]) -> Network:
-    """A scorer's logits as a function of pixels through which gradients pass.
+    """Return the logits of a scorer as a function of pixels that gradients can pass.
 
     Parameters
     ----------
-    score_fn : OpenCLIPScorer, torch.nn.Module or object
-        A module takes pixels (n, 3, height, width) in [0, 1] and gives logits (n, n_classes). Another object that
-        allows gradients has a method ``differentiable(class_prompts)`` that returns such a function.
+    score_fn : torch.nn.Module or object
+        A module takes pixels (n, 3, height, width) in [0, 1], and gives logits (n, n_classes). Another scorer, such as
+        `OpenCLIPScorer`, has a method ``differentiable(class_prompts)`` that returns such a function.
     class_prompts : sequence of str
+        One text per class.
 
     Returns
     -------
     network : callable
-        Pixels (n, 3, height, width) in [0, 1] to logits (n, n_classes).
+        It maps pixels (n, 3, height, width) in [0, 1] to logits (n, n_classes).
 
     Raises
     ------
     TypeError
-        If the scorer allows no gradients.
+        If gradients do not pass through the scorer.
     """
     if hasattr(score_fn, "differentiable"):
         return score_fn.differentiable(list(class_prompts))
     if isinstance(score_fn, torch.nn.Module):
         return score_fn
-    if not isinstance(score_fn, OpenCLIPScorer):
-        raise TypeError(
-            f"{type(score_fn).__name__} allows no gradients; expected an OpenCLIPScorer, a torch.nn.Module of pixels "
-            "in [0, 1], or an object with a method differentiable(class_prompts)."
-        )
-    score_fn(np.zeros((1, 8, 8, 3), dtype=np.uint8), class_prompts)  # its parameters are checked, its texts embedded
-    tower = score_fn._tower()
-    templates = (score_fn.templates,) if isinstance(score_fn.templates, str) else tuple(score_fn.templates or ("{}",))
-    with torch.no_grad():
-        texts = tower.text_embeddings(list(class_prompts), templates, score_fn.batch_size).clone()
-    return lambda pixels: tower.logits(pixels, texts, None)
+    raise TypeError(
+        f"{type(score_fn).__name__} allows no gradients; expected an OpenCLIPScorer, a torch.nn.Module of pixels in "
+        "[0, 1], or an object with a method differentiable(class_prompts)."
+    )
 
 
-class WhiteBoxClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
-    """A prompt that is trained by back-propagation through the service's network: VP, unless told otherwise.
+class WhiteBoxClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
+    """Classifier whose prompt is trained by back-propagation through the service's network; by default that is VP.
 
     Parameters
     ----------
     score_fn : OpenCLIPScorer, torch.nn.Module or object
-        What gives logits, and gradients, of pixels; see `differentiable`.
+        The network, whose logits let gradients pass to the pixels; see `blackvip.comparison.white_box.differentiable`.
     class_prompts : str, dict or sequence of str, default="a photo of a {}."
-        As of `BlackVIPClassifier`.
+        As in `BlackVIPClassifier`.
     prompter : {"basis", "coordinator"}, Prompter or None, default=None
-        What is trained. None: VP's `PaddingFrame` of 30 px.
+        The prompter to train. None: VP's `PaddingFrame` of 30 px.
     prompt_scale : float, default=0.27
-        The factor of the prompt in units of the pixel range: one unit of CLIP's normalised space, in which VP has its
-        parameters.
+        The factor of the prompt, in units of the pixel range. The default is one unit of CLIP's normalised pixels, in
+        which VP has its parameters.
     learning_rate : float, default=40.0
-        Of stochastic gradient descent at the start, from where it falls to zero like a cosine.
+        Initial learning rate of stochastic gradient descent; it falls to zero along a cosine.
     momentum : float, default=0.9
-        Of the descent.
+        Momentum of the descent.
     n_epochs : int, default=1000
         Passes over the training images.
     batch_size : int, default=128
-        Images of a step.
+        Images in one step.
     image_shape : tuple of int or None, default=None
-        As of `BlackVIPClassifier`.
+        As in `BlackVIPClassifier`.
     resize : {"crop", "pad", "stretch"}, default="crop"
-        As of `BlackVIPClassifier`.
+        As in `BlackVIPClassifier`.
     random_state : int or None, default=None
-        Of the start and the order of the images.
+        Seed of the initial parameters and of the order of the images.
 
     Attributes
     ----------
@@ -109,24 +102,24 @@ class WhiteBoxClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
     coordinator_ : Prompter
         The trained prompter; ``coordinator_.transform(X)`` draws prompts onto images.
     history_ : list of dict
-        A row per step: "n_iter", "loss", "accuracy" and "learning_rate".
+        One row per step, with "n_iter", "loss", "accuracy" and "learning_rate".
     n_queries_ : int
-        Images whose gradient was taken.
+        Number of images whose gradients were taken.
 
     Notes
     -----
-    Images are rounded to 8 bits in `predict`, as a service would get them, but not in `fit`.
+    Predictions round images to 8 bits, as a service would receive them; `fit` does not.
 
     Examples
     --------
     >>> import numpy as np, torch
     >>> from blackvip import WhiteBoxClassifier
-    >>> class Service(torch.nn.Module):  # it takes bright images for days
+    >>> class Service(torch.nn.Module):  # it believes that bright means daytime
     ...     def forward(self, pixels):
     ...         day = pixels.mean(dim=(1, 2, 3))
     ...         return 20 * torch.stack([day - 0.5, 0.5 - day], dim=1)
     >>> rng = np.random.default_rng(0)
-    >>> y = np.repeat(["night", "day"], 40)  # all of it far too dark for the service
+    >>> y = np.repeat(["night", "day"], 40)  # every image is underexposed
     >>> X = rng.uniform(0, 0.3, (80, 16, 16)) + np.where(y == "day", 0.15, 0)[:, None, None]
     >>> clf = WhiteBoxClassifier(Service(), learning_rate=5, n_epochs=50, random_state=0).fit(X[::2], y[::2])
     >>> clf.score(X[1::2], y[1::2])
@@ -190,8 +183,8 @@ class WhiteBoxClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
         ----------
         X : images, in any form that `BlackVIPClassifier` takes
             Training images.
-        y : array-like of shape (n,)
-            Class labels, two classes at least.
+        y : array-like of shape (n_images,)
+            Class labels of at least two classes.
 
         Returns
         -------
@@ -201,10 +194,9 @@ class WhiteBoxClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
         Raises
         ------
         TypeError
-            If `score_fn` allows no gradients.
+            If gradients do not pass through `score_fn`.
         """
-        y = labels_of(X, y)
-        images, y = self._learn_images(X, y)
+        images, y = self._learn_labelled(X, y)
         self.classes_ = np.unique(y)
         if len(self.classes_) < 2:
             raise ValueError(f"y has 1 class, {self.classes_.tolist()[0]!r}; expected at least two classes.")
@@ -218,13 +210,13 @@ class WhiteBoxClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
         self.coordinator_ = prompter.freeze(
             w.double().numpy(), prompter.batch_statistics(w.double(), batches), self.prompt_scale
         )
-        self.coordinator_._adopt_reading(self)
+        self.coordinator_.read_like(self)
         return self
 
     def _descended(
         self, network: Network, prompter: Prompter, pixels: torch.Tensor, y: torch.Tensor, rng: np.random.Generator
     ) -> torch.Tensor:
-        """The parameters after stochastic gradient descent with momentum and a cosine schedule."""
+        """Train parameters by stochastic gradient descent with momentum and a cosine schedule."""
         w = torch.tensor(prompter.initial_parameters(rng), dtype=torch.float32, requires_grad=True)
         velocity = torch.zeros_like(w)
         size = min(self.batch_size, len(y))
@@ -252,72 +244,31 @@ class WhiteBoxClassifier(ReadsImages, ClassifierMixin, BaseEstimator):
             self.history_.append({"n_iter": step + 1, "loss": loss.item(), "accuracy": accuracy, "learning_rate": rate})
         return w.detach()
 
-    def decision_function(self, X: Any) -> np.ndarray:
-        """Logits of prompted images, or the difference between the second's and the first's of two classes.
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Log probabilities of prompted images; it bills nothing.
 
         Parameters
         ----------
         X : images, in any form that `fit` takes
-            Of the training images' size, unless `fit` had to resize.
+            Images of the training images' size, unless `fit` had to resize.
 
         Returns
         -------
-        decision : ndarray of shape (n_images, n_classes), or (n_images,) for two classes
-            In the order of `classes_`.
+        log_proba : ndarray of shape (n_images, n_classes)
+            Columns are in the order of `classes_`.
         """
-        logits = self._logits(X)
-        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Class labels of images.
-
-        Parameters
-        ----------
-        X : images, in any form that `fit` takes
-            Of the training images' size, unless `fit` had to resize.
-
-        Returns
-        -------
-        y : ndarray of shape (n_images,)
-            The class of the highest logit.
-        """
-        best = self._logits(X).argmax(axis=1)
-        return self.classes_[best]
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Class probabilities of images.
-
-        Parameters
-        ----------
-        X : images, in any form that `fit` takes
-            Of the training images' size, unless `fit` had to resize.
-
-        Returns
-        -------
-        proba : ndarray of shape (n_images, n_classes)
-            In the order of `classes_`.
-        """
-        return torch.from_numpy(self._logits(X)).double().softmax(dim=1).numpy()
-
-    def _logits(self, X: Any) -> np.ndarray:
         images = self._open_images(X)
         network = differentiable(self.score_fn, self.class_prompts_)
         parts = []
         for pixels in pixel_batches(self.image_format_, images):
             sent = torch.from_numpy(to_uint8(self.coordinator_.draw(pixels))).permute(0, 3, 1, 2).float() / 255
             with torch.no_grad():
-                parts.append(network(sent).float().cpu().numpy())
-        return np.concatenate(parts)
-
-    def __sklearn_clone__(self) -> WhiteBoxClassifier:
-        """A clone that shares the network."""
-        twin = BaseEstimator.__sklearn_clone__(copy.copy(self).set_params(score_fn=None))
-        twin.score_fn = self.score_fn
-        return twin
+                parts.append(network(sent).float().cpu())
+        return torch.cat(parts).double().log_softmax(dim=1).numpy()
 
 
 def _small_features(prompter: Prompter, pixels: torch.Tensor, size: int) -> torch.Tensor | None:
-    """The features of all images, where they are small enough to be kept."""
+    """Features of all images, or None if they are too large to be kept."""
     one = prompter.features(pixels[:1])
     if one.numel() * len(pixels) > _MOST_NUMBERS:
         return None

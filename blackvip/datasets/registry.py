@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pathlib
 import random
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import Bunch
 
-from ..exceptions import DatasetError, DatasetIncompleteWarning
+from ..exceptions import DatasetError, DatasetIncompleteWarning, warn_caller
 from .readers import Folder
 from .splits import VALIDATION_SHOTS, Item, Parts, draw_shots, read_fewshot, read_split
 
@@ -266,11 +265,10 @@ class FolderDataSet(DataSet):
             )
         n_classes = len({item.label for part in parts[:3] for item in part})
         if n_classes < self.n_classes:
-            warnings.warn(
+            warn_caller(
                 f"{self.title} in {folder.path} has {n_classes} of its {self.n_classes} classes, so that accuracies "
                 f"are not the papers'. {self._advice(False)}",
                 DatasetIncompleteWarning,
-                stacklevel=5,
             )
 
     def _advice(self, may_download: bool = True) -> str:

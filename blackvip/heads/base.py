@@ -175,6 +175,11 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
 
     # What the rest of the package calls
 
+    @property
+    def title(self) -> str:
+        """Name of the head in reports."""
+        return type(self).__name__
+
     @classmethod
     def can_fit(cls, counts: np.ndarray) -> bool:
         """Tell whether there are enough images; `counts` has their number for each class."""
@@ -248,6 +253,11 @@ class ClassifierHead(Head):
 
     def __init__(self, classifier: Any):
         self.classifier = classifier
+
+    @property
+    def title(self) -> str:
+        """Name of the classifier in reports."""
+        return type(self.classifier).__name__
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ClassifierHead:
         """Fit the classifier.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..exceptions import ImageError, ImagesResizedWarning, ImagesSkippedWarning
+from ..exceptions import ImageError, ImagesResizedWarning, ImagesSkippedWarning, warn_caller
 from ..persistence.fields import BOOL, NONE, ListOf, OneOf, choice, integer, number
 from ..persistence.format import expect
 from ..persistence.saveable import Saveable
@@ -348,22 +347,19 @@ class _Survey:
 
     def warn(self, image_format: ImageFormat) -> None:
         """Tell which training images are left out, and to what the others are resized."""
-        stacklevel = 7  # the caller of `fit`
         if self.n_failed:
-            warnings.warn(
+            warn_caller(
                 f"{self.n_failed} of {len(self.source)} images cannot be read and are left out: "
                 f"{self._named_failures()}",
                 ImagesSkippedWarning,
-                stacklevel=stacklevel,
             )
         if len(self.sizes) > 1 and image_format.image_shape is None:
             sizes = [f"{height} x {width}" for height, width in sorted(self.sizes, key=lambda size: size[0] * size[1])]
-            warnings.warn(
+            warn_caller(
                 f"The images have {len(sizes)} sizes, from {sizes[0]} to {sizes[-1]} pixels (height x width). They are "
                 f"resized to {image_format.height} x {image_format.width} by resize={image_format.resize!r}; set "
                 "image_shape=(height, width) and resize to choose.",
                 ImagesResizedWarning,
-                stacklevel=stacklevel,
             )
 
     def pixel_range(self) -> tuple[float, float]:

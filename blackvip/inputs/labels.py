@@ -10,25 +10,39 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length
 
 from .decoding import as_array, is_missing, is_tensor
-from .sources import holds_flattened_rows, open_source
+from .sources import open_images, open_source
 
 __all__ = ["check_labels", "class_indices", "labels_of", "training_weights"]
 
 
 def labels_of(X: Any, y: Any) -> np.ndarray:
-    """Labels as `check_labels` has them, one for each image of X, which is not read.
+    """Check labels, one per image of X; no image is read.
+
+    Parameters
+    ----------
+    X : images, in any form, or OpenedImages
+        The images.
+    y : array-like of shape (n_images,)
+        Their labels.
+
+    Returns
+    -------
+    y : ndarray of shape (n_images,)
+        Result of `check_labels`.
 
     Raises
     ------
     ValueError
-        If they are no labels, or are not as many as the images; an `ImageError` where X is no set of images.
+        If y does not hold labels, or not one per image. If X is not a set of images, it is an `ImageError`.
     """
     y = check_labels(y)
+    opened = open_images(X)
     try:
-        check_consistent_length(X, y)
+        check_consistent_length(opened.X, y)
     except (TypeError, ValueError):
-        if not holds_flattened_rows(X):
-            open_source(X)  # says what is wrong with it, if that is why
+        # If X is not a set of images, its own error explains why it has no usable length.
+        if not opened.is_table:
+            open_source(opened)
         raise
     return y
 

@@ -1,4 +1,4 @@
-"""Reading X: what every estimator whose X is images does with it, in `fit` and afterwards."""
+"""Mixins of estimators whose X is images: they learn the format of the images in `fit`, and use it afterwards."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from ..persistence.format import expect
 from ..persistence.objects import Object
 from ..persistence.saveable import Saveable
 from .images import ImageFormat, Images
-from .sources import holds_flattened_rows
+from .labels import labels_of
+from .sources import open_images
 
 __all__ = ["BATCH", "ImageTransformer", "ReadsImages", "as_output", "most_to_fit", "pixel_batches"]
 
-BATCH = 64  #: Images that are held as pixels, and asked for, at once.
-_MOST_IMAGES, _MOST_BYTES = 2_000, 512 * 2**20  # that an encoder or a prompter is fitted to, as float32
+BATCH = 64  #: Images that are held as pixels, and sent, at once.
+_MOST_IMAGES, _MOST_BYTES = 2_000, 512 * 2**20  # images that an encoder or a prompter is fitted to, as float32
 
 
 def most_to_fit(image_format: ImageFormat) -> int:
-    """Images that an encoder or a prompter is fitted to, at most: what memory bears, and what is enough."""
+    """Largest number of images that an encoder or a prompter is fitted to."""
     return min(_MOST_IMAGES, _MOST_BYTES // (image_format.height * image_format.width * 3 * 4) or 1)
 
 
@@ -36,15 +37,16 @@ OUTPUT_CONFIG = Maybe(Record({"transform": choice("default", "pandas", "polars")
 
 
 class ReadsImages(Saveable, saveable=False):
-    """Mixin of estimators whose X is images: learns their format in `fit`, and reads later ones by it.
+    """Mixin of estimators whose X is images. It learns their format in `fit`, and reads later images with it.
 
     Attributes
     ----------
     image_format_ : ImageFormat
+        Size and pixel range of the training images.
     n_features_in_ : int
-        The columns of X where X is a table, else height * width * 3.
+        Number of columns if X is a table, else height * width * 3.
     feature_names_in_ : ndarray of str
-        Only where X is a table whose columns have names.
+        Names of the columns; only if X is a table whose columns have names.
     """
 
     image_shape: Any = None
@@ -69,67 +71,74 @@ class ReadsImages(Saveable, saveable=False):
         expect(names is None or len(names) == self.n_features_in_, "feature_names_in_ and n_features_in_ differ")
 
     def _learn_images(self, X: Any, y: Any = "no_validation") -> tuple[Images, Any]:
-        """The images of X, whose format is learned, and y; rows of flattened pixels pass scikit-learn's checks."""
-        flattened = holds_flattened_rows(X)
-        if flattened:
+        """Open the images of X, and learn their format; scikit-learn checks tables of flattened pixels, and their y."""
+        X, is_table = open_images(X)
+        if is_table:
             checked = validate_data(self, X, y)
             X, y = (checked, y) if isinstance(y, str) else checked
         else:
             _check_feature_names(self, X, reset=True)
         self.image_format_, images = ImageFormat.learn(X, self.image_shape, self.resize, self.on_error)
-        if not flattened:
+        if not is_table:
             named = getattr(self, "feature_names_in_", None)
             height, width = self.image_format_.height, self.image_format_.width
             self.n_features_in_ = height * width * 3 if named is None else len(named)
         return images, y
 
+    def _learn_labelled(self, X: Any, y: Any) -> tuple[Images, np.ndarray]:
+        """Open training images, learn their format, and check their labels."""
+        X = open_images(X)
+        return self._learn_images(X, labels_of(X, y))
+
     def _open_images(self, X: Any) -> Images:
-        """The images of X, read as `fit` has learned to."""
+        """Open images with the format that `fit` has learned."""
         check_is_fitted(self)
-        if holds_flattened_rows(X):
+        X, is_table = open_images(X)
+        if is_table:
             X = validate_data(self, X, reset=False)
         elif hasattr(X, "columns"):
             _check_feature_names(self, X, reset=False)
         return self.image_format_.open(X)
 
-    def _adopt_reading(self, fitted: ReadsImages) -> None:
-        """Read images as another fitted estimator does."""
+    def read_like(self, fitted: ReadsImages) -> None:
+        """Take over the format of images from another fitted estimator."""
         for name in ("image_format_", "n_features_in_", "feature_names_in_"):
             if hasattr(fitted, name):
                 setattr(self, name, getattr(fitted, name))
 
 
 def pixel_batches(image_format: ImageFormat, images: Images) -> Iterator[torch.Tensor]:
-    """Pixels (n, 3, height, width) of all images, a bounded number at once."""
+    """Iterate over the pixels (n, 3, height, width) of all images in batches."""
     for first in range(0, len(images), BATCH):
         yield image_format.pixels(images[first : first + BATCH])
 
 
 class ImageTransformer(ReadsImages, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, saveable=False):
-    """A scikit-learn transformer of images in any form, over methods of its subclass that take pixels."""
+    """Base class of scikit-learn transformers of images in any form; subclasses work on pixels."""
 
     saved_attributes = {"_sklearn_output_config": OUTPUT_CONFIG}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = []  # features are float64 and images uint8, whatever X was
+        # Features are float64 and images uint8, whatever X was.
+        tags.transformer_tags.preserves_dtype = []
         return tags
 
     def _pixels(self, X: Any) -> torch.Tensor:
-        """All pixels of the training images X; their format is learned."""
+        """Pixels of all training images X, whose format is learned."""
         images, _ = self._learn_images(X)
         return self.image_format_.pixels(images[:])
 
 
 def as_output(transformer: BaseEstimator, X: Any, images: np.ndarray) -> np.ndarray:
-    """Transformed images (n, height, width, 3) in the form of X: rows of pixels where X is a table of them.
+    """Give transformed images (n, height, width, 3) the form of X: rows of pixels if X is a table.
 
     Raises
     ------
     ImageError
-        If `set_output` asks for a table and X is none.
+        If `set_output` asks for a table, but X is none.
     """
-    if holds_flattened_rows(X):
+    if open_images(X).is_table:
         return images.reshape(len(images), -1)
     own = getattr(transformer, "_sklearn_output_config", {}).get("transform")
     container = own or get_config()["transform_output"]

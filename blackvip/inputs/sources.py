@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import issparse
@@ -43,7 +43,7 @@ from .decoding import (
     reason_of,
 )
 
-__all__ = ["ItemSource", "holds_flattened_rows", "open_source", "select"]
+__all__ = ["ItemSource", "OpenedImages", "holds_flattened_rows", "open_images", "open_source", "select"]
 
 _EXPECTED = (
     "expected an array of shape (n, height, width, 3), (n, height, width) or (n, 3, height, width), rows of flattened "
@@ -104,15 +104,28 @@ class _Rows:
         return self.dataset[int(self.indices[row])]
 
 
+class OpenedImages(NamedTuple):
+    """What a user passed as X, and whether it is a table of numbers with one row of flattened pixels per image."""
+
+    X: Any
+    is_table: bool
+
+
+def open_images(X: Any) -> OpenedImages:
+    """Decide whether X is a table of numbers; images that are opened already are returned as they are."""
+    return X if isinstance(X, OpenedImages) else OpenedImages(X, holds_flattened_rows(X))
+
+
 def open_source(X: Any, image_shape: tuple[int, ...] | None = None) -> np.ndarray | ItemSource:
-    """Whatever a user passes as X, as raw pixels or as images that are read when needed.
+    """Open images as an array of raw pixels, or as single images that are read when needed.
 
     Parameters
     ----------
-    X : images, in any form that this module lists
+    X : images, in any form that this module lists, or OpenedImages
+        The images.
     image_shape : tuple of int or None
-        (height, width) or (height, width, channels) of rows of flattened pixels; None: they are grey images that
-        are one pixel high.
+        (height, width) or (height, width, channels) of rows of flattened pixels. None: each row is a grey image that is
+        one pixel high.
 
     Returns
     -------
@@ -122,8 +135,9 @@ def open_source(X: Any, image_shape: tuple[int, ...] | None = None) -> np.ndarra
     Raises
     ------
     ImageError
-        If X is no set of images.
+        If X is not a set of images.
     """
+    X, is_table = open_images(X)
     if isinstance(X, (str, os.PathLike)) and os.path.isdir(X):
         raise ImageError(
             f"X is the folder {os.fspath(X)!r}; expected the paths of its files, such as "
@@ -134,7 +148,7 @@ def open_source(X: Any, image_shape: tuple[int, ...] | None = None) -> np.ndarra
         raise ImageError(f"X is a single {type(X).__name__}; {_EXPECTED}. Put it into a list.")
     if isinstance(X, Mapping):
         raise ImageError(f"X is a {type(X).__name__} with the keys {list(X)[:5]}; pass one of them, X[key].")
-    items = _items(X)
+    items = _items(X, is_table)
     if not isinstance(items, np.ndarray):
         return ItemSource(items)
     if items.dtype.kind not in "uifb":
@@ -154,8 +168,9 @@ def open_source(X: Any, image_shape: tuple[int, ...] | None = None) -> np.ndarra
 
 
 def holds_flattened_rows(X: Any) -> bool:
-    """Whether X is what scikit-learn's tools pass: a table of numbers with a row per sample."""
-    if issparse(X):  # which scikit-learn's own check refuses; some are dicts too
+    """Whether X is a table of numbers with a row per image, as scikit-learn's tools pass it."""
+    # scikit-learn's own check refuses sparse matrices later; some of them are dicts.
+    if issparse(X):
         return True
     if isinstance(X, (*SINGLE, Mapping)):
         return False
@@ -174,19 +189,27 @@ def holds_flattened_rows(X: Any) -> bool:
         return len(X) > 0 and not _holds_items(X)
     try:
         return len(X) > 0 and is_row_of_numbers(X[0])
-    except Exception:  # a damaged image; it is named when it is read
+    except Exception:
+        # The first image is damaged; the error names it when it is read.
         return False
 
 
 def select(X: Any, rows: np.ndarray) -> Any:
-    """Some rows of X, in a form that X may have; a data set that reads its images when needed still does."""
+    """Rows of X; opened images stay opened, and a data set that reads its images when needed still does."""
+    if isinstance(X, OpenedImages):
+        return OpenedImages(_rows_of(X, rows), X.is_table)
+    return _rows_of(open_images(X), rows)
+
+
+def _rows_of(opened: OpenedImages, rows: np.ndarray) -> Any:
+    X, is_table = opened
     in_memory = isinstance(X, (list, tuple, np.ndarray)) or hasattr(X, "iloc") or _is_polars(X) or is_tensor(X)
-    if in_memory or not hasattr(X, "__getitem__") or holds_flattened_rows(X):
+    if in_memory or is_table or not hasattr(X, "__getitem__"):
         return _safe_indexing(X, rows)
     return _Rows(X, np.asarray(rows))
 
 
-def _items(X: Any) -> Any:
+def _items(X: Any, is_table: bool) -> Any:
     """X as an array of numbers, or as a container that is indexed by row."""
     if _is_table(X):
         columns = _columns(X)
@@ -210,7 +233,7 @@ def _items(X: Any) -> Any:
         stacked = _stacked(X)
         return X if stacked is None else stacked
     if hasattr(X, "__len__") and hasattr(X, "__getitem__"):
-        return np.asarray(X) if getattr(X, "ndim", None) == 2 or holds_flattened_rows(X) else X
+        return np.asarray(X) if is_table or getattr(X, "ndim", None) == 2 else X
     if hasattr(X, "__array__"):
         return np.asarray(X)
     hint = " Pass its data set, X.dataset." if hasattr(X, "dataset") else " Put its images into a list."

@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..inputs.images import to_uint8
 from ..inputs.reading import ImageTransformer, as_output, pixel_batches
+from ..inputs.sources import open_images
 from ..persistence.arrays import Array
 from ..persistence.fields import NONE, OneOf, number
 from ..persistence.files import SaveableEstimator
@@ -236,6 +237,7 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
         prompted : ndarray of shape (n_images, height, width, 3), uint8
             RGB. If X has rows of flattened pixels, so has the result: (n_images, height * width * 3).
         """
+        X = open_images(X)
         return as_output(self, X, self.prompted_images(X))
 
     def prompted_images(self, X: Any) -> np.ndarray:

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from numbers import Integral
 from pathlib import Path
@@ -154,6 +154,25 @@ class OpenCLIPScorer(LeavesOutLive, BaseEstimator):
             texts = tower.text_embeddings(list(class_prompts), templates, self.batch_size)
             parts = pixels.split(min(self.batch_size, tower.most_images))
             return torch.cat([tower.logits(part, texts, dtype) for part in parts]).cpu().numpy()
+
+    def differentiable(self, class_prompts: Sequence[str]) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return the logits as a function of pixels that gradients can pass.
+
+        Parameters
+        ----------
+        class_prompts : sequence of str
+            One text per class.
+
+        Returns
+        -------
+        network : callable
+            It maps pixels (n, 3, height, width) in [0, 1] to logits (n, n_class_prompts).
+        """
+        self._validate_params()
+        templates, tower = _checked_templates(self.templates), self._tower()
+        with torch.no_grad():
+            texts = tower.text_embeddings(list(class_prompts), templates, self.batch_size).clone()
+        return lambda pixels: tower.logits(pixels, texts, None)
 
     def _tower(self) -> _Tower:
         """Return the model; it is loaded unless this scorer or another one has it."""

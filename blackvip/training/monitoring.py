@@ -93,7 +93,7 @@ class Monitor:
         """The fitted attributes that the estimator would have with these parameters and no head."""
         run, validation = self.run, self.run.validation
         prompter = copy.copy(run.prompted.freeze(w))
-        prompter._adopt_reading(self.estimator)
+        prompter.read_like(self.estimator)
         sent = to_uint8(prompter.draw(run.objective.features.images.pixels(validation.rows)))
         return {
             "score_fn": PaidAnswers(sent, validation.last_log_scores),

@@ -1,0 +1,76 @@
+"""Mixins of the estimators of this package: labels from log probabilities, and clones that share a score function."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+__all__ = ["PredictsFromLogProba", "SharesScoreFunction"]
+
+
+class PredictsFromLogProba(ClassifierMixin):
+    """Mixin of classifiers that make all their predictions from `predict_log_proba`."""
+
+    classes_: np.ndarray
+    predict_log_proba: Any
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict class labels; it bills as many images as `predict_log_proba`.
+
+        Parameters
+        ----------
+        X : images, in any form that `fit` takes
+            Images of the training images' size, unless `fit` had to resize.
+
+        Returns
+        -------
+        y : ndarray of shape (n_images,)
+            The most probable class of each image.
+        """
+        best = self.predict_log_proba(X).argmax(axis=1)
+        return self.classes_[best]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Predict class probabilities; it bills as many images as `predict_log_proba`.
+
+        Parameters
+        ----------
+        X : images, in any form that `fit` takes
+            Images of the training images' size, unless `fit` had to resize.
+
+        Returns
+        -------
+        proba : ndarray of shape (n_images, n_classes)
+            Columns are in the order of `classes_`.
+        """
+        return np.exp(self.predict_log_proba(X))
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Log probabilities, or log odds for two classes; it bills as many images as `predict_log_proba`.
+
+        Parameters
+        ----------
+        X : images, in any form that `fit` takes
+            Images of the training images' size, unless `fit` had to resize.
+
+        Returns
+        -------
+        decision : ndarray of shape (n_images, n_classes), or (n_images,) for two classes
+            Columns are in the order of `classes_`. For two classes, the log odds of the second one.
+        """
+        log_proba = self.predict_log_proba(X)
+        return log_proba[:, 1] - log_proba[:, 0] if len(self.classes_) == 2 else log_proba
+
+
+class SharesScoreFunction(BaseEstimator):
+    """Mixin of estimators whose clones share the score function: no model or client is copied for a fold."""
+
+    score_fn: Any
+
+    def __sklearn_clone__(self) -> Any:
+        twin = BaseEstimator.__sklearn_clone__(copy.copy(self).set_params(score_fn=None))
+        twin.score_fn = self.score_fn
+        return twin
