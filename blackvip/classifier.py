@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from os import PathLike
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.base import BaseEstimator, _fit_context
+from sklearn.base import _fit_context
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 
 from .documentation import Documented, pipeline_block
 from .encoders import Encoder, make_frozen_encoder
-from .exceptions import FitInterruptedWarning, JournalError, PromptNotUsedWarning
+from .exceptions import FitInterruptedWarning, JournalError, PromptNotUsedWarning, warn_caller
 from .heads.base import Head
 from .heads.decision import Decision, decide, fit_without_prompt
 from .heads.scored import ScoredImages
@@ -467,21 +465,19 @@ shape (n, n_features); or sequence of images, paths or encoded files
 
     def _warn_or_raise(self, result: TrainingResult, decision: Decision) -> None:
         if isinstance(result.error, KeyboardInterrupt):
-            warnings.warn(
+            warn_caller(
                 f"fit was interrupted after {result.n_iter} steps and {self.n_queries_} billed images. The estimator "
                 f"is fitted and uses {'the best prompt so far' if self.prompt_used_ else 'no prompt'}.",
                 FitInterruptedWarning,
-                stacklevel=5,
             )
         elif result.error is not None:
             raise result.error
         elif not self.prompt_used_:
-            warnings.warn(
+            warn_caller(
                 f"The prompt did not help ({decision.comparison}), so it is not used. {self.n_queries_:,} images were "
                 "billed; predictions use the head on unmodified images. More training images, another prompter or a "
                 "larger budget may help.",
                 PromptNotUsedWarning,
-                stacklevel=5,
             )
 
     def _sk_visual_block_(self) -> Any:
@@ -491,11 +487,3 @@ shape (n, n_features); or sequence of images, paths or encoded files
         return pipeline_block(
             {"prompter": make_prompter(self.prompter), "service": f"service: {service}", "head": head}
         )
-
-    def __sklearn_clone__(self) -> BlackVIPClassifier:
-        """A clone that shares the score function: a model or a client is not copied for every fold or candidate."""
-        twin = BaseEstimator.__sklearn_clone__(copy.copy(self).set_params(score_fn=None))
-        twin.score_fn = self.score_fn
-        if hasattr(self, "_skl_callbacks"):
-            twin._skl_callbacks = self._skl_callbacks
-        return twin

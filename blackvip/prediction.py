@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator
 
 from .encoders.base import ENCODER, Encoder
 from .heads.base import Head
 from .heads.decision import Decision
 from .heads.judging import HeadResult
 from .heads.scored import ScoredImages
+from .inputs.estimators import PredictsFromLogProba, SharesScoreFunction
 from .inputs.images import IMAGE_SHAPE, Images
 from .inputs.labels import check_labels
 from .inputs.reading import ReadsImages, pixel_batches
@@ -95,8 +96,10 @@ _STEP = Record(  # of the history, with the figures of its optimizer
 )
 
 
-class PromptedClassifier(SaveableEstimator, ReadsImages, ClassifierMixin, BaseEstimator, saveable=False):
-    """What `BlackVIPClassifier` does once it is fitted."""
+class PromptedClassifier(
+    SaveableEstimator, ReadsImages, PredictsFromLogProba, SharesScoreFunction, BaseEstimator, saveable=False
+):
+    """The fitted half of `BlackVIPClassifier`: prediction, and what a file holds of it."""
 
     score_fn: Any
     checkpoint: Any
@@ -198,37 +201,6 @@ class PromptedClassifier(SaveableEstimator, ReadsImages, ClassifierMixin, BaseEs
         """The fitted prompter, an alias of `prompter_`."""
         return self.prompter_
 
-    def predict(self, X: Any) -> np.ndarray:
-        """Class labels of images; bills one image each.
-
-        Parameters
-        ----------
-        X : images, in any form that `fit` takes
-            Of the training images' size, unless `fit` had to resize.
-
-        Returns
-        -------
-        y : ndarray of shape (n_images,)
-            The most probable class of each.
-        """
-        best = self.predict_log_proba(X).argmax(axis=1)
-        return self.classes_[best]
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Class probabilities of images; bills one image each.
-
-        Parameters
-        ----------
-        X : images, in any form that `fit` takes
-            Of the training images' size, unless `fit` had to resize.
-
-        Returns
-        -------
-        proba : ndarray of shape (n_images, n_classes)
-            In the order of `classes_`.
-        """
-        return np.exp(self.predict_log_proba(X))
-
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Logarithms of the class probabilities of images; bills one image each.
 
@@ -274,22 +246,6 @@ class PromptedClassifier(SaveableEstimator, ReadsImages, ClassifierMixin, BaseEs
                 for log_proba in parts:
                     file.add(np.exp(log_proba))
                     bar.update(len(log_proba))
-
-    def decision_function(self, X: Any) -> np.ndarray:
-        """Log probabilities of images, or the log odds of the second of two classes; bills one image each.
-
-        Parameters
-        ----------
-        X : images, in any form that `fit` takes
-            Of the training images' size, unless `fit` had to resize.
-
-        Returns
-        -------
-        decision : ndarray of shape (n_images, n_classes), or (n_images,) for two classes
-            In the order of `classes_`.
-        """
-        log_proba = self.predict_log_proba(X)
-        return log_proba[:, 1] - log_proba[:, 0] if len(self.classes_) == 2 else log_proba
 
     def score_baselines(self, X: Any, y: Any) -> dict[str, float]:
         """Accuracies of what was free, on other images; bills one image each.
