@@ -2,9 +2,9 @@
 Zero-shot CLIP with open_clip
 =============================
 
-`OpenCLIPScorer` makes a score function of any open_clip model. It loads the model at the first call. If there are no
-weights on this machine, the example uses a small model with random weights, which knows nothing and only shows how it works.
-``HF_HUB_OFFLINE=0`` downloads the real weights (600 MB).
+`OpenCLIPScorer` makes a score function of any open_clip model. It loads the model at the first call. Without
+weights on this machine, the example uses a small model with random weights, which knows nothing and only shows the
+steps. ``HF_HUB_OFFLINE=0`` downloads the real weights (600 MB).
 """
 
 import json
