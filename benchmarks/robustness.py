@@ -22,7 +22,8 @@ D = 100
 START = np.tile([-1.2, 1.0], D // 2)
 CURVE_NOISE = 1.0  # of the loss curves: standard deviation of what is added to each evaluation
 STEP_SIZES = 10 ** np.arange(-4.5, -0.9, 0.25)
-OPTIMIZERS = {name: [kind(a, C) for a in STEP_SIZES] for name, kind in (("SPSA", SPSA), ("SPSA-GC", SPSAGC))}
+KINDS = {"SPSA": SPSA, "SPSA-GC": SPSAGC}
+OPTIMIZERS = {name: [kind(a, C, n_directions=5) for a in STEP_SIZES] for name, kind in KINDS.items()}
 COLOURS = {"SPSA": "tab:orange", "SPSA-GC": "tab:blue"}
 TUNING_SEEDS = range(1000, 1003)
 N_POINTS = 100  # of a loss curve in the file

@@ -11,7 +11,7 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, _fit_context, clone
+from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 
@@ -28,7 +28,7 @@ from .inputs.labels import check_labels, class_indices, labels_of, training_weig
 from .inputs.reading import most_to_fit
 from .inputs.sources import select
 from .losses import LOSSES, Temperature
-from .optimizers import CMAES, SPSA, SPSAGC, Optimizer
+from .optimizers import Optimizer, make_optimizer
 from .prediction import PromptedClassifier
 from .prompters.base import Prompter, make_prompter
 from .prompters.coordinator import Coordinator
@@ -42,7 +42,6 @@ from .training.augmentation import AUGMENTATIONS, augmentation
 from .training.batches import Batches
 from .training.callbacks import CallbackSupportMixin
 from .training.costs import CostPlan, Run, cost_plan
-from .training.gains import signal_share
 from .training.loop import TrainingResult, train
 from .training.monitoring import Monitor
 from .training.objective import Objective
@@ -56,7 +55,6 @@ _HELD_OUT_SHARE = 0.25  # of the images, where a prompt has enough parameters to
 _LEAST_SIGNAL = 0.01  # of what a run's estimates add up to: below it there is nothing to pay for
 _CHECK_SHARE = 0.05  # of the budget, for the guard's checks
 _MAX_CHECKS = 10
-_SIGMA = 0.3  # of CMA-ES, in units of the basis's parameters
 _MEASURED_IMAGES = 8  # the most that `plan` sends where it is asked to measure
 
 
@@ -279,7 +277,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PromptedClassifier):
         "encoder": [str, Encoder],
         "local_encoder": [str, Encoder],
         "prompt_scale": [Interval(Real, 0, None, closed="neither")],
-        "optimizer": [StrOptions({"spsa-gc", "spsa", "cma-es"}), Optimizer],
+        "optimizer": [str, Optimizer],
         "a": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "c": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "alpha": [Interval(Real, 0, None, closed="left")],
@@ -577,7 +575,6 @@ shape (n, n_features); or sequence of images, paths or encoded files
 
         # images -> features -> prompts
         optimizer = self._new_optimizer()
-        adaptive = getattr(optimizer, "a", None) == "auto"
         if resumes:
             prompter, w = self.coordinator_, self.coordinator_.parameters_
             optimizer = self._continued(optimizer)
@@ -598,7 +595,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         known = judged_rows(y, _JUDGED_IMAGES, rng)
         held_out = known[split_held_out(y[known], self._held_out_share(len(w), len(images)), rng)]
         rows = np.setdiff1d(np.arange(len(images)), held_out)
-        batches = Batches(rows, min(self.batch_size, len(rows)), rng, self.share_batch)
+        batches = Batches(rows, min(self.batch_size, len(rows)), rng)
         n_checks = 0 if one_pass else self._n_checks(budget, len(known), len(held_out), optimizer, len(w), batches)
         validation = Validation(objective, known, held_out, n_checks, self.patience)
         pass_length = -(-len(rows) // batches.n_rows(optimizer)) if one_pass else None
@@ -608,7 +605,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
             self._check_signal(plan, optimizer, len(w), len(known))
         if optimizer.started and not one_pass:
             optimizer.begin_run(plan.n_steps)
-        return Run(objective, optimizer, w, batches, validation, plan, rng, adaptive)
+        return Run(objective, optimizer, w, batches, validation, plan, rng)
 
     def _train(
         self,
@@ -697,26 +694,18 @@ shape (n, n_features); or sequence of images, paths or encoded files
         return pipeline_block({"prompter": prompter, "service": f"service: {service}", "head": head})
 
     def _new_optimizer(self) -> Optimizer:
-        if isinstance(self.optimizer, Optimizer):
-            return clone(self.optimizer)
-        if self.optimizer == "cma-es":
-            return CMAES(sigma=_SIGMA)
-        gains = {
-            name: getattr(self, name) for name in ("a", "c", "alpha", "gamma", "stability", "n_directions", "clip")
-        }
-        return SPSAGC(momentum=self.momentum, **gains) if self.optimizer == "spsa-gc" else SPSA(**gains)
+        names = "a", "c", "alpha", "gamma", "stability", "momentum", "n_directions", "clip", "share_batch"
+        optimizer = make_optimizer(self.optimizer, **{name: getattr(self, name) for name in names})
+        if self.share_batch and "share_batch" in optimizer.get_params(deep=False):
+            optimizer.set_params(share_batch=True)
+        return optimizer
 
     def _continued(self, new: Optimizer) -> Optimizer:
-        """The optimizer of the last run, with what was given, and not found, as it stands in a new one."""
-        if type(new) is not type(self.optimizer_) or not self.optimizer_.started:  # the last run may have failed early
-            return new
-        given = {name: value for name, value in new.get_params(deep=False).items() if value != "auto"}
-        if getattr(new, "a", None) == "auto":  # what was found is not only a, but also how it is used
-            given = {name: value for name, value in given.items() if name not in ("normalize", "n_steps")}
-        optimizer = self.optimizer_.set_params(**given)
-        if not np.array_equal(optimizer.w, self.coordinator_.parameters_):
-            optimizer.restart_from(self.coordinator_.parameters_)
-        return optimizer
+        """The new optimizer, which goes on from where the one of the last run stands."""
+        new.continue_from(self.optimizer_)
+        if new.started and not np.array_equal(new.w, self.coordinator_.parameters_):
+            new.restart_from(self.coordinator_.parameters_)
+        return new
 
     def _held_out_share(self, d: int, n_images: int) -> float:
         """The share of the images that a prompt of `d` parameters is not trained on."""
@@ -748,11 +737,13 @@ shape (n, n_features); or sequence of images, paths or encoded files
 
     def _check_signal(self, plan: Plan, optimizer: Optimizer, d: int, n_images: int) -> None:
         """Refuse a whole training that would be spent on noise."""
-        if not isinstance(optimizer, SPSA) or signal_share(optimizer, d, plan.n_steps) >= _LEAST_SIGNAL:
+        share = optimizer.signal_share(d, plan.n_steps)
+        if share >= _LEAST_SIGNAL:
             return
-        n_steps = math.ceil(_LEAST_SIGNAL / (1 - _LEAST_SIGNAL) * d / optimizer.n_directions)
+        n_directions = round(share / (1 - share) * d)
+        n_steps = math.ceil(_LEAST_SIGNAL / (1 - _LEAST_SIGNAL) * d / (n_directions // plan.n_steps))
         raise BudgetError(
-            f"max_queries={self.max_queries} pays for {plan.n_steps * optimizer.n_directions} perturbations of the "
+            f"max_queries={self.max_queries} pays for {n_directions} perturbations of the "
             f"prompt's {d} parameters; expected at least one for a hundred parameters, since a prompt that is found "
             f"from fewer is noise. Take a prompter with fewer parameters, such as prompter='basis', or at least "
             f"{math.ceil((2 * n_images + plan.gains + plan.step * n_steps) / (1 - _CHECK_SHARE))} images."
@@ -798,7 +789,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         ]
         self.history_ = (self.history_ if added else []) + history
         self.n_iter_ = steps_before + run.n_iter
-        self.a_, self.c_ = run.a, getattr(run.optimizer, "c", None)
+        self.a_, self.c_ = run.a, run.optimizer.c_
         self.termination_reason_ = run.termination_reason
 
     def _warn_or_raise(self, error: BaseException | None, run: TrainingResult) -> None:

@@ -27,11 +27,11 @@ def test_a_loss_curve_has_a_loss_for_each_step_and_ends_where_a_run_goes_astray(
     function = optimizers.rosenbrock
     assert function(np.ones(12)) == 0
     assert function(np.array([0.0, 2.0])) == (100 * 4 + 1) / 2
-    losses = list(optimizers.loss_curve(SPSA(0.003, 0.05), function, START, 0.0, 1000, 0))
+    losses = list(optimizers.loss_curve(SPSA(0.003, 0.05, n_directions=5), function, START, 0.0, 1000, 0))
     assert len(losses) == 100  # ten evaluations a step
     assert losses[-1] < losses[0] < function(START)
-    assert losses[-1] == optimizers.final_loss(SPSA(0.003, 0.05), function, START, 0.0, 1000, seed=0)
-    astray = list(optimizers.loss_curve(SPSA(10.0, 0.05), function, START, 0.0, 1000, 0))
+    assert losses[-1] == optimizers.final_loss(SPSA(0.003, 0.05, n_directions=5), function, START, 0.0, 1000, seed=0)
+    astray = list(optimizers.loss_curve(SPSA(10.0, 0.05, n_directions=5), function, START, 0.0, 1000, 0))
     assert astray[-1] == np.inf
     assert len(astray) < 100
 

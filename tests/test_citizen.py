@@ -178,7 +178,7 @@ def test_warm_start_goes_on_with_a_new_budget(prompter, is_searched, stripes):
     X, y = stripes
     service = ToyService(glare=0.7, gain=10)  # which leaves something to be learned
     clf = make_classifier(service, prompter=prompter, warm_start=True, max_queries=1_000).fit(X, y)
-    k, a, w, sent = clf.optimizer_.state["k"], clf.optimizer_.a, clf.coordinator_.parameters_, service.n_images
+    k, a, w, sent = clf.optimizer_.state["k"], clf.optimizer_.a_, clf.coordinator_.parameters_, service.n_images
     clf.set_params(max_queries=500).fit(X, y)
     assert clf.n_queries_ == service.n_images - sent <= 500
     # Gains that fall to the end of a run start from the top again in the next one.

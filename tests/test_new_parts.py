@@ -18,6 +18,7 @@ from sklearn.model_selection import GridSearchCV
 from blackvip import AReSClassifier, BlackVIPClassifier, Coordinator, load
 from blackvip.encoders import Encoder, make_encoder
 from blackvip.heads import Head
+from blackvip.optimizers import Optimizer, make_optimizer
 from blackvip.prompters import Prompter, make_prompter
 
 SETTINGS = {"max_queries": 400, "a": 0.02, "c": 0.1, "guard": False, "random_state": 0, "verbose": 0}
@@ -111,6 +112,43 @@ class Thumbnail(Encoder, name="thumbnail"):
         return torch.nn.functional.adaptive_avg_pool2d(pixels.mean(dim=1), self.side).flatten(1)
 
 
+class Halving(Optimizer, name="halving"):
+    """Random search whose radius shrinks after each step without an improvement."""
+
+    figure_names = ("radius",)
+
+    def __init__(self, radius="auto", n_candidates=6):
+        self.radius = radius
+        self.n_candidates = n_candidates
+
+    def gain_cost(self, d, n_rows_each, n_training_rows, budget):
+        return 3 * n_training_rows if self.radius == "auto" else 0
+
+    def find_gains(self, probe, w, rng):
+        if self.radius == "auto":
+            radii = np.array([0.01, 0.1, 1.0])
+            losses = probe.losses(w + radii[:, None] * rng.normal(size=(3, len(w))), probe.rows)
+            self.state = {"radius": float(radii[losses.argmin()])}
+
+    def _gains(self):
+        return self._in_use("radius")
+
+    def start(self, w, rng):
+        self.rng, self.state = rng, {**self._gains(), "w": np.array(w), "asked": None}
+
+    def ask(self):
+        noise = self.rng.normal(size=(self.n_candidates, len(self.w)))
+        noise[0] = 0
+        self.state["asked"] = self.w + self.state["radius"] * noise
+        return self.state["asked"]
+
+    def tell(self, losses):
+        best = int(np.argmin(losses))
+        self.state["w"] = self.state["asked"][best]
+        self.state["radius"] *= 1.0 if best else 0.7
+        self.state["figures"] = {"radius": self.state["radius"]}
+
+
 def check_part(clf, grid, service, tmp_path):
     """A part predicts, is saved and loaded, works in a grid search, and resumes from a checkpoint."""
     X, y = make_stripes(n=24)
@@ -152,6 +190,31 @@ def test_a_new_encoder(tmp_path):
     # AReS follows its gradients.
     ares = AReSClassifier(service, "{}", local_encoder="thumbnail", prime_epochs=2, epochs=2).fit(X, y)
     assert np.isfinite(ares.program_).all()
+
+
+@pytest.mark.parametrize("optimizer", [Halving(), Halving(radius=0.2)])
+def test_a_new_optimizer(optimizer, tmp_path):
+    assert type(make_optimizer("halving")) is Halving
+    X, y = make_stripes(n=24)
+    service = ToyService(glare=0.7)
+    settings = {**SETTINGS, "head": None, "max_queries": 1_200}
+    clf = BlackVIPClassifier(service, "{}", optimizer=optimizer, **settings).fit(X, y)
+    assert type(clf.optimizer_) is Halving
+    assert clf.n_queries_ == service.n_images <= 1_200
+    assert clf.score(X, y) > clf.baselines_["zero_shot"].accuracy
+    assert clf.history_[-1]["radius"] == clf.optimizer_.state["radius"]
+    plan = clone(clf).plan(X, y)
+    assert (plan.fit.images, plan.gains.images) == (clf.n_queries_, 72 if optimizer.radius == "auto" else 0)
+    check_part(clf, {"optimizer__radius": [0.001, 0.2]}, service, tmp_path)
+
+    # It continues where it was, with warm_start and with partial_fit, and so does a loaded one.
+    same, w = load(tmp_path / "clf", service), clf.optimizer_.w
+    for one in (clf, same):
+        one.set_params(warm_start=True, max_queries=300).fit(X, y)
+        assert one.plan(X, y).gains.images == 0
+        one.set_params(max_queries=1_000).partial_fit(X, y)
+    assert (clf.optimizer_.w != w).any()
+    np.testing.assert_array_equal(same.optimizer_.w, clf.optimizer_.w)
 
 
 def test_a_new_http_service(tmp_path, monkeypatch):

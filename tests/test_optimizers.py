@@ -8,24 +8,25 @@ import cmaes
 import numpy as np
 import pytest
 from conftest import ToyService, make_stripes
+from sklearn.base import clone
 
 import blackvip
 from blackvip import CMAES, RGF, SPSA, SPSAGC, AdamSPSA, BlackVIPClassifier, FusedHead, Subspace
-from blackvip.optimizers import Optimizer, segmented_uniform
+from blackvip.optimizers import Optimizer, make_optimizer, segmented_uniform
 from blackvip.persistence.fields import Reading, Writing
 from blackvip.persistence.objects import Object
 
 #: One of each kind.
 ALL = [
-    SPSA(a=0.05, c=0.1),
-    SPSA(a=0.05, c=0.01, sides=1),
-    SPSAGC(a=0.01, c=0.1),
-    SPSAGC(a=0.01, c=0.01, sides=1),
-    SPSAGC(a=0.05, c=0.1, normalize=True, n_steps=300),
+    SPSA(a=0.05, c=0.1, n_directions=5),
+    SPSA(a=0.05, c=0.01, sides=1, n_directions=5),
+    SPSAGC(a=0.01, c=0.1, n_directions=5),
+    SPSAGC(a=0.01, c=0.01, sides=1, n_directions=5),
+    SPSAGC(a=0.05, c=0.1, normalize=True, n_steps=300, n_directions=5),
     AdamSPSA(a=0.1, c=0.1),
     RGF(a=0.1, n_steps=300, n_directions=3),
     CMAES(sigma=0.5),
-    Subspace(SPSAGC(a=0.01, c=0.1), n_dims=3),
+    Subspace(SPSAGC(a=0.01, c=0.1, n_directions=5), n_dims=3),
     Subspace(CMAES(sigma=0.5), n_dims=3, kind="gaussian"),
 ]
 EACH = pytest.mark.parametrize("optimizer", ALL, ids=repr)
@@ -125,11 +126,11 @@ def test_normalized_spsa_gc_equals_a_literal_loop_for_50_steps(clip):
 @pytest.mark.parametrize("cls", [SPSA, SPSAGC])
 @pytest.mark.parametrize("factor", [1000.0, 1e-6])
 def test_normalized_steps_do_not_depend_on_the_scale_of_the_losses(cls, factor):
-    settings = dict(a=0.05, c=0.1, n_steps=40)
+    settings = dict(a=0.05, c=0.1, n_steps=40, n_directions=5)
     one, other = (started(cls(normalize=True, **settings), np.linspace(-1, 1, 5)) for _ in range(2))
     np.testing.assert_allclose(run(one, 40), run(other, 40, lambda w: factor * loss(w)), rtol=1e-8)
     assert np.abs(one.w - np.linspace(-1, 1, 5)).max() > 0.1
-    plain, scaled = (started(cls(a=1e-5, c=0.1), np.linspace(-1, 1, 5)) for _ in range(2))
+    plain, scaled = (started(cls(a=1e-5, c=0.1, n_directions=5), np.linspace(-1, 1, 5)) for _ in range(2))
     assert np.abs(run(plain, 5) - run(scaled, 5, lambda w: factor * loss(w))).max() > 1e-5
 
 
@@ -166,7 +167,7 @@ def test_gains_fall_linearly_and_a_further_run_begins_anew():
     np.testing.assert_allclose(gains_of(optimizer, 3), [[0.05, 0.038]] * 3)  # beyond the end all steps are as the last
     m, square, w = optimizer.state["m"], optimizer.state["square"], optimizer.w
     optimizer.begin_run(4)
-    assert optimizer.n_steps == 4
+    assert (optimizer.n_steps_, optimizer.n_steps) == (4, 10)
     np.testing.assert_array_equal(optimizer.w, w)
     assert (optimizer.state["m"] is m, optimizer.state["square"]) == (True, square)
     np.testing.assert_allclose(gains_of(optimizer, 4), [[0.5, 0.2], [0.375, 0.155], [0.25, 0.11], [0.125, 0.065]])
@@ -174,7 +175,9 @@ def test_gains_fall_linearly_and_a_further_run_begins_anew():
     np.testing.assert_allclose(gains_of(optimizer, 1), [[0.5, 0.2]])
 
 
-@pytest.mark.parametrize("optimizer", [SPSAGC(), AdamSPSA(), RGF(n_steps=5), CMAES(), Subspace(SPSA(), n_dims=2)])
+@pytest.mark.parametrize(
+    "optimizer", [SPSAGC(0.01, 0.01), AdamSPSA(), RGF(n_steps=5), CMAES(), Subspace(SPSA(0.01, 0.01), n_dims=2)]
+)
 def test_optimizers_whose_steps_do_not_depend_on_their_number_go_on_in_a_further_run(optimizer):
     one, other = (started(optimizer, np.linspace(-1, 1, 3)) for _ in range(2))
     run(one, 3), run(other, 3)
@@ -276,11 +279,12 @@ def test_the_population_is_the_packages(d):
     assert CMAES().n_candidates_for(d) == cmaes.CMA(np.zeros(d), 1.0).population_size
 
 
-def test_defaults_are_the_papers():
+def test_defaults():
     assert SPSAGC().get_params() == dict(
-        **dict(a=0.01, c=0.01, alpha=0.4, gamma=0.1, stability=1.0, momentum=0.9, n_directions=5, clip=None, sides=2),
-        **dict(normalize=False, n_steps=None),
+        **dict(a="auto", c="auto", alpha=0.4, gamma=0.1, stability=1.0, momentum=0.9, n_directions=4, clip="auto"),
+        **dict(sides=2, normalize=False, n_steps=None, share_batch=False),
     )
+    assert CMAES().get_params() == dict(sigma=0.3, population_size=None)
     assert SPSA().get_params().items() <= SPSAGC().get_params().items()
     adam, rgf = AdamSPSA().get_params(), RGF().get_params()
     assert (adam["beta1"], adam["beta2"], adam["epsilon"]) == (0.9, 0.999, 1e-8)
@@ -296,7 +300,8 @@ def test_segmented_uniform_fills_both_segments_evenly():
 
 
 @pytest.mark.parametrize(
-    "optimizer", [SPSA(n_directions=40_000), SPSA(n_directions=40_000, sides=1), RGF(n_directions=40_000)]
+    "optimizer",
+    [SPSA(0.01, 0.01, n_directions=40_000), SPSA(0.01, 0.01, n_directions=40_000, sides=1), RGF(n_directions=40_000)],
 )
 def test_estimate_is_unbiased_for_a_linear_loss(optimizer):
     slope = np.array([1.0, -2.0, 0.5])
@@ -305,7 +310,7 @@ def test_estimate_is_unbiased_for_a_linear_loss(optimizer):
 
 
 def test_clip_bounds_the_estimate_and_survives_equal_losses():
-    optimizer = SPSAGC(a=1.0, clip=0.5, momentum=0.0)
+    optimizer = SPSAGC(a=1.0, c=0.01, clip=0.5, momentum=0.0, n_directions=5)
     optimizer.start(np.zeros(4), np.random.default_rng(0))
     optimizer.tell(1e6 * np.arange(len(optimizer.ask())))
     assert optimizer.figures()["estimate_norm"] == pytest.approx(0.5)
@@ -321,7 +326,7 @@ def test_accumulated_noise_is_the_spread_of_a_random_walk(falling):
     n_steps, ends = 20, []
     rng = np.random.default_rng(0)
     for _ in range(4000):
-        walker = SPSAGC(a=0.3, momentum=0.7, **falling)
+        walker = SPSAGC(a=0.3, c=0.01, momentum=0.7, **falling)
         walker.start(np.zeros(1), rng)
         for sign in rng.choice([-1.0, 1.0], n_steps):
             walker._step(np.array([sign]))
@@ -339,10 +344,10 @@ def test_finds_the_minimum_of_a_quadratic(optimizer):
 @pytest.mark.parametrize(
     ("optimizer", "bound"),
     [
-        (SPSA(a=0.002, c=0.01, alpha=0.1), 0.1),
-        (SPSA(a=0.002, c=0.01, alpha=0.1, sides=1), 0.1),
-        (SPSAGC(a=0.001, c=0.01, alpha=0.1), 0.01),
-        (SPSAGC(a=0.001, c=0.01, alpha=0.1, sides=1), 0.01),
+        (SPSA(a=0.002, c=0.01, alpha=0.1, n_directions=5), 0.1),
+        (SPSA(a=0.002, c=0.01, alpha=0.1, n_directions=5, sides=1), 0.1),
+        (SPSAGC(a=0.001, c=0.01, alpha=0.1, n_directions=5), 0.01),
+        (SPSAGC(a=0.001, c=0.01, alpha=0.1, n_directions=5, sides=1), 0.01),
         (AdamSPSA(a=0.2, c=0.01), 0.01),
         (RGF(a=0.002, n_steps=2_000), 0.1),
         (CMAES(sigma=0.3), 1e-12),
@@ -374,9 +379,10 @@ def test_a_subspace_has_the_minimum_that_is_within_it(kind):
 
 def test_a_subspace_of_all_dimensions_is_a_rotation():
     """In coordinates of P, the optimizer does what it would do alone."""
-    optimizer = started(Subspace(SPSAGC(a=0.01), n_dims=5), np.zeros(5))
+    gains = dict(a=0.01, c=0.01, n_directions=5)
+    optimizer = started(Subspace(SPSAGC(**gains), n_dims=5), np.zeros(5))
     P = optimizer.state["P"]
-    alone = SPSAGC(a=0.01)
+    alone = SPSAGC(**gains)
     alone.start(np.zeros(5), copy.deepcopy(optimizer.rng))
     w = run(optimizer, 20)
     np.testing.assert_allclose(w, P @ run(alone, 20, lambda z: loss(P @ z)), atol=1e-9)
@@ -404,7 +410,7 @@ def assert_plain(value):
         for item in value.values():
             assert_plain(item)
     else:
-        assert value is None or type(value) in (int, float, np.ndarray), type(value)
+        assert value is None or type(value) in (bool, int, float, np.ndarray), type(value)
 
 
 @EACH
@@ -432,6 +438,7 @@ def test_comparisons_are_the_images_that_an_optimizer_needs(optimizer):
 def test_comparisons():
     assert SPSA(n_directions=3).comparisons.tolist() == [0, 1, 2, 0, 1, 2]
     assert SPSAGC(n_directions=3, sides=1).comparisons.tolist() == [0, 0, 0, 0]
+    assert SPSA(n_directions=3, share_batch=True).comparisons.tolist() == [0] * 6
     assert RGF(n_directions=2).comparisons.tolist() == [0, 0, 0]
     assert CMAES(population_size=4).comparisons.tolist() == [0, 0, 0, 0]
     assert Subspace(SPSA(n_directions=2), n_dims=2).comparisons.tolist() == [0, 1, 0, 1]
@@ -490,7 +497,6 @@ def test_a_strangers_optimizer_needs_no_more_than_before():
         (CMAES(population_size=3), "population_size=3; expected 4 or more"),
         (Subspace(SPSA(), n_dims=6), "n_dims=6, for 5 parameters; expected 1 to 5"),
         (Subspace(SPSA(), n_dims=2, kind="sparse"), "kind='sparse'; expected one of orthonormal, gaussian"),
-        (Subspace(SPSAGC(c="auto"), n_dims=2), "expected one with numbers, not 'auto'"),
         (Subspace(CMAES(sigma=-1), n_dims=2), "sigma=-1; expected more than 0"),
     ],
     ids=repr,
@@ -502,6 +508,79 @@ def test_parameters_that_cannot_work_are_refused_before_the_start(optimizer, mes
         optimizer.start(np.zeros(5), np.random.default_rng(0))
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "name"),
+    [
+        (SPSA(), "SPSA has a='auto'"),
+        (SPSAGC(a=0.1), "SPSAGC has c='auto'"),
+        (AdamSPSA(c="auto"), "AdamSPSA has c='auto'"),
+        (RGF(n_steps="auto"), "RGF has n_steps='auto'"),
+        (Subspace(SPSAGC(a=0.1), n_dims=2), "SPSAGC has c='auto'"),
+    ],
+    ids=repr,
+)
+def test_gains_must_be_found_before_the_start(optimizer, name):
+    optimizer.n_candidates_for(5)
+    with pytest.raises(ValueError, match=f"{name}, and no value was found for it. Call find_gains before start"):
+        optimizer.start(np.zeros(5), np.random.default_rng(0))
+    assert not optimizer.started
+
+
+def test_optimizers_have_short_names():
+    made = {name: type(make_optimizer(name)) for name in ("spsa-gc", "spsa", "cma-es")}
+    assert made == {"spsa-gc": SPSAGC, "spsa": SPSA, "cma-es": CMAES}
+    assert made.items() <= Optimizer.named.items()
+    named = make_optimizer("spsa", a=0.1, momentum=0.5)  # it has no momentum
+    assert named.get_params() == SPSA(a=0.1).get_params()
+    own = started(SPSA(a=0.2, c=0.1), np.zeros(2))
+    made = make_optimizer(own, a=0.1)
+    assert (made.a, made.started) == (0.2, False)
+    with pytest.raises(ValueError, match="optimizer='sgd'; expected one of .*'spsa-gc'.*, or an Optimizer"):
+        make_optimizer("sgd")
+
+
+@EACH
+def test_another_optimizer_continues_where_one_stands(optimizer):
+    start = np.linspace(-1, 1, 5)
+    whole = run(started(optimizer, start, seed=3), 12)
+    first = started(optimizer, start, seed=3)
+    run(first, 5)
+    before = copy.deepcopy(first.state)
+    further = clone(optimizer)
+    further.continue_from(first)
+    np.testing.assert_array_equal(run(further, 7), whole)
+    np.testing.assert_array_equal(first.w, before["w"])  # the first one stays where it was
+    assert first.state.keys() == before.keys()
+    assert further.a_ == first.a_
+    other = clone(optimizer)
+    other.continue_from(Walk())
+    assert not other.started
+
+
+def test_what_is_given_replaces_what_was_found():
+    found = SPSAGC()
+    found.state = {"a": 0.3, "c": 0.2, "clip": 5.0, "normalize": True, "n_steps": 10}  # as find_gains leaves it
+    found.start(np.zeros(3), np.random.default_rng(0))
+    assert (found.a_, found.c_, found.clip_, found.normalize_, found.n_steps_) == (0.3, 0.2, 5.0, True, 10)
+    for given, expected in (
+        (SPSAGC(), (0.3, 0.2, 5.0, True, 10)),
+        (SPSAGC(c=0.1, clip=None), (0.3, 0.1, None, True, 10)),
+        (SPSAGC(a=0.1), (0.1, 0.2, 5.0, False, None)),  # a step size of normalized steps is none of others
+    ):
+        given.continue_from(found)
+        assert (given.a_, given.c_, given.clip_, given.normalize_, given.n_steps_) == expected
+    params = SPSAGC().get_params()
+    assert found.get_params() == clone(found).get_params() == params
+    assert not clone(found).started
+
+
+def test_a_subspace_whose_optimizer_is_of_another_kind_starts_anew():
+    first, further = started(Subspace(CMAES(), n_dims=2), np.zeros(4)), Subspace(SPSA(0.1, 0.1), n_dims=2)
+    further.continue_from(first)
+    assert not further.started
+    assert first.started
+
+
 def test_found_gains_go_on_as_they_were_found(monkeypatch):
     """A step size of normalized estimates is none of others, so that both are kept in a further run."""
     monkeypatch.setattr("blackvip.heads.baselines.FusedHead", partial(FusedHead, strengths=(3.0,)))  # to save time
@@ -509,16 +588,19 @@ def test_found_gains_go_on_as_they_were_found(monkeypatch):
     settings = dict(guard=False, head=None, max_queries=800, batch_size=8, random_state=0, verbose=0, warm_start=True)
     clf = BlackVIPClassifier(ToyService(), **settings).fit(X, y)
     optimizer, n_steps = clf.optimizer_, clf.n_iter_
-    a = optimizer.a
-    assert (optimizer.normalize, optimizer.n_steps) == (True, n_steps)
+    a, w = optimizer.a_, optimizer.w
+    assert (optimizer.normalize_, optimizer.n_steps_) == (True, n_steps)
     clf.set_params(max_queries=1_200).fit(X, y)
-    assert clf.optimizer_ is optimizer
-    assert (optimizer.a, optimizer.normalize, optimizer.n_steps) == (a, True, clf.n_iter_)
+    assert optimizer.w is w  # the new optimizer continues, and the last one stays where it was
+    optimizer = clf.optimizer_
+    assert (optimizer.a_, optimizer.normalize_, optimizer.n_steps_) == (a, True, clf.n_iter_)
+    assert (optimizer.a, optimizer.normalize, optimizer.n_steps) == ("auto", False, None)
     assert clf.n_iter_ > n_steps
     a_k = [row["a_k"] for row in clf.history_]
     np.testing.assert_allclose(a_k, a * (1 - np.arange(clf.n_iter_) / clf.n_iter_))  # from the start to the end
     clf.set_params(a=0.01).fit(X, y)  # a step size of one's own is one of estimates as they are
-    assert (optimizer.a, optimizer.normalize, optimizer.n_steps) == (0.01, False, None)
+    optimizer = clf.optimizer_
+    assert (optimizer.a_, optimizer.normalize_, optimizer.n_steps_) == (0.01, False, None)
 
 
 def test_a_classifier_with_such_an_optimizer_sends_nothing():
@@ -550,7 +632,7 @@ def test_a_saved_classifier_goes_on_with_the_same_steps(optimizer, tmp_path, mon
 
 
 def test_a_file_whose_subspace_has_another_optimizers_state_is_refused():
-    optimizer = started(Subspace(SPSA(), n_dims=2), np.zeros(4))
+    optimizer = started(Subspace(SPSA(0.1, 0.1), n_dims=2), np.zeros(4))
     file = Writing()
     place = Object(Optimizer, fitted="maybe")
     packed = place.pack(optimizer, file, "optimizer")

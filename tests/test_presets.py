@@ -222,7 +222,7 @@ def test_bar_can_be_told_to_move_pixels_by_one_level():
     # of three colours d are in the frame.
     d = clf.coordinator_.n_parameters_
     expected = 4 / 255 * d**0.5 * (192 / d) ** 0.5
-    assert clf.c_ == clf.optimizer_.c == pytest.approx(expected, rel=0.01)
+    assert clf.c_ == clf.optimizer_.c_ == pytest.approx(expected, rel=0.01)
     assert clf.get_params()["optimizer"].c == "auto"
 
 

@@ -235,15 +235,15 @@ def test_both_sides_of_a_direction_get_the_same_rows_and_other_directions_others
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "shared", "shape"),
+    ("optimizer", "shape"),
     [
-        (SPSAGC(n_directions=4), True, (8, 8)),
-        (SPSA(n_directions=4, sides=1), False, (5, 8)),  # all are compared with the same candidate
-        (CMAES(population_size=6), False, (6, 8)),
+        (SPSAGC(n_directions=4, share_batch=True), (8, 8)),
+        (SPSA(n_directions=4, sides=1), (5, 8)),  # all are compared with the same candidate
+        (CMAES(population_size=6), (6, 8)),
     ],
 )
-def test_what_is_compared_with_all_others_gets_all_rows(optimizer, shared, shape):
-    batches = Batches(np.arange(100, 124), 8, np.random.default_rng(0), shared)
+def test_what_is_compared_with_all_others_gets_all_rows(optimizer, shape):
+    batches = Batches(np.arange(100, 124), 8, np.random.default_rng(0))
     assert batches.n_rows_each(optimizer) == 8
     steps = [batches.for_step(optimizer) for _ in range(3)]
     for rows in steps:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from numbers import Real
-from typing import Any
 
 import numpy as np
 from sklearn.utils._param_validation import Interval
@@ -18,29 +17,31 @@ __all__ = ["AdamSPSA"]
 class AdamSPSA(SPSA):
     r"""Adam (Kingma & Ba 2015, algorithm 1) with SPSA's estimate in place of the gradient.
 
-    Chen et al. (NeurIPS 2019, ZO-AdaMM) study steps of this family on estimates from losses.
+    Chen et al. (NeurIPS 2019, ZO-AdaMM) study this family of steps on estimates from losses.
 
     Parameters
     ----------
-    a : float
-        Step size, as in `SPSA`: about how far a parameter moves in one step. It must be a number: "auto" looks for
-        the size of a step that is as long as its estimate, which Adam's are not.
-    c : float
+    a : float, default=0.01
+        Step size, as in `SPSA`: about how far a parameter moves in one step. It must be a number, because "auto" finds
+        the size of steps that are as long as their estimates, and Adam's are not.
+    c : float or "auto", default=0.01
         Perturbation size, as in `SPSA`.
-    alpha, gamma : float
-        The exponents with which both sequences decay.
-    stability : float
+    alpha, gamma : float, default=0.4, 0.1
+        Exponents with which both gain sequences decay.
+    stability : float, default=1.0
         The constant :math:`o` in the step size.
-    beta1, beta2 : float
-        The rates with which the means of the estimates and of their squares forget.
-    epsilon : float
-        Is added to the root of the mean square.
-    n_directions : int
-        Perturbations in one step.
-    clip : float or None
-        Greatest Euclidean norm of an estimate.
-    sides : {1, 2}
+    beta1, beta2 : float, default=0.9, 0.999
+        Decay rates of the means of the estimates and of their squares.
+    epsilon : float, default=1e-8
+        Constant that is added to the root of the mean square.
+    n_directions : int, default=5
+        Perturbations per step.
+    clip : float or None, default=None
+        Largest Euclidean norm of an estimate.
+    sides : {1, 2}, default=2
         Sides of the parameters that an estimate compares, as in `SPSA`.
+    share_batch : bool, default=False
+        Whether each direction is scored on all images of a step, as in `SPSA`.
     """
 
     _parameter_constraints = {
@@ -60,7 +61,7 @@ class AdamSPSA(SPSA):
         )
     }
 
-    # Adam has its own way to both; the constructor does not take them.
+    # Adam does both in its own way, so they are no parameters here.
     normalize = False
     n_steps = None
 
@@ -78,17 +79,24 @@ class AdamSPSA(SPSA):
         n_directions: int = 5,
         clip: float | str | None = None,
         sides: int = 2,
+        share_batch: bool = False,
     ):
-        gains: dict[str, Any] = {"alpha": alpha, "gamma": gamma, "stability": stability}
-        super().__init__(a, c, **gains, n_directions=n_directions, clip=clip, sides=sides)
-        del self.normalize, self.n_steps
+        self.a = a
+        self.c = c
+        self.alpha = alpha
+        self.gamma = gamma
+        self.stability = stability
         self.beta1 = beta1
         self.beta2 = beta2
         self.epsilon = epsilon
+        self.n_directions = n_directions
+        self.clip = clip
+        self.sides = sides
+        self.share_batch = share_batch
 
     def n_candidates_for(self, d: int) -> int:
         if self.a == "auto":
-            raise ValueError("AdamSPSA has a='auto'; expected a number, which is about how far a parameter moves.")
+            raise ValueError("AdamSPSA has a='auto'; expected a number: about how far a parameter moves in a step.")
         return super().n_candidates_for(d)
 
     def start(self, w: np.ndarray, rng: np.random.Generator) -> None:
@@ -101,12 +109,14 @@ class AdamSPSA(SPSA):
 
     def _forget(self) -> None:
         zeros = np.zeros_like(self.w)
-        self.state.update(t=0, m=zeros, v=zeros)  # t counts the estimates that are in both means
+        # t counts the estimates that both means contain.
+        self.state.update(t=0, m=zeros, v=zeros)
 
     def _direction(self, g: np.ndarray) -> np.ndarray:
         t = self.state["t"] + 1
         m = self.beta1 * self.state["m"] + (1 - self.beta1) * g
         v = self.beta2 * self.state["v"] + (1 - self.beta2) * g**2
         self.state.update(t=t, m=m, v=v)
-        m_hat, v_hat = m / (1 - self.beta1**t), v / (1 - self.beta2**t)  # both means started at zero
+        # Both means started at zero.
+        m_hat, v_hat = m / (1 - self.beta1**t), v / (1 - self.beta2**t)
         return m_hat / (np.sqrt(v_hat) + self.epsilon)

@@ -1,46 +1,104 @@
-"""What a training loop needs of an optimizer, and the perturbations that several of them draw."""
+"""The base class of optimizers, their short names, and the perturbations that several of them draw."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 
 from ..persistence.arrays import PLAIN, Generator
 from ..persistence.fields import Maybe, Record, number
 from ..persistence.format import expect
 from ..persistence.saveable import Saveable
 
-__all__ = ["FIGURES", "Optimizer", "segmented_uniform"]
+__all__ = ["FIGURES", "GainProbe", "Optimizer", "make_optimizer", "segmented_uniform"]
 
-#: The figures of the last step in a saved state.
+#: Figures of the last step in a saved state.
 FIGURES = Maybe(Record({}, others=number()))
 
 
 def segmented_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Perturbations whose entries are uniform on [-1, -0.5] and [0.5, 1].
+    """Draw perturbations whose entries are uniform on [-1, -0.5] and [0.5, 1].
 
-    They are symmetric with a bounded inverse moment, which is what SPSA asks of a perturbation
-    (Spall 1992, condition A2); the choice is BlackVIP's.
+    They are symmetric and their inverse moments are bounded, as SPSA requires (Spall 1992, condition A2). The
+    distribution is BlackVIP's.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of random numbers.
+    shape : tuple of int
+        Shape of the result.
+
+    Returns
+    -------
+    perturbations : ndarray
+        The perturbations.
     """
     magnitude = rng.uniform(0.5, 1.0, shape)
     return magnitude * rng.choice([-1.0, 1.0], shape)
 
 
-class Optimizer(Saveable, BaseEstimator, ABC):
-    """What a training loop needs of an optimizer.
+class GainProbe(Protocol):
+    """Measurements on which an optimizer may base its gains before it starts.
 
-    `start` once, then `ask` and `tell` in turn. What changes with each step is in `state`, a dict of plain values
-    and arrays, and in the generator `rng`: with both, another object with the same parameters goes on just the same.
+    Attributes
+    ----------
+    budget : int
+        Images that training may bill, including those that finding the gains bills.
+    rows : ndarray of int
+        Training images that losses can be measured on.
     """
 
-    #: Candidates that one step asks for: known before the start, or at the latest once it was made.
+    budget: int
+    rows: np.ndarray
+
+    def prompt_rms(self, w: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        """Return how far `directions` (p, d) move the prompts from `w`, of shape (p,); bills nothing.
+
+        The unit is the root mean square over all pixels, as a share of the pixel range.
+        """
+
+    def losses(self, candidates: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return the mean losses (p,) of candidates (p, d) on images (n,) or (p, n); bills n images per candidate."""
+
+    def n_rows_each(self, optimizer: Optimizer) -> int:
+        """Return the number of images on which each candidate of a step is scored."""
+
+    def next_rows(self, optimizer: Optimizer) -> np.ndarray:
+        """Return the images of the next step, of shape (n_candidates, n)."""
+
+
+class Optimizer(Saveable, BaseEstimator, ABC):
+    """Base class of optimizers, which minimize a function that they see only through its values.
+
+    A training loop calls `find_gains` and `start` once, and then `ask` and `tell` in turn. Everything that changes is
+    in `state`, a dict of plain values and arrays, and in the generator `rng`: another object with the same parameters
+    continues from both exactly as this one would. Parameters are never overwritten. Values that are found for
+    parameters that are "auto" are in the state, too.
+
+    A subclass with a short name gives it in its definition: ``class SPSA(Optimizer, name="spsa")``.
+
+    Attributes
+    ----------
+    n_candidates : int
+        Candidates that one step asks for. It is known after the start at the latest.
+    rng : numpy.random.Generator
+        Source of random numbers.
+    state : dict of str to object
+        Everything that steps change.
+    figure_names : tuple of str
+        Names of the figures that `figures` returns.
+    """
+
     n_candidates: int
     rng: np.random.Generator
     state: dict[str, Any]
-    figure_names: ClassVar[tuple[str, ...]] = ("a", "a_k", "c_k", "estimate_norm", "step_norm")  #: What `figures` has.
+    #: Optimizers that have a short name.
+    named: ClassVar[dict[str, type[Optimizer]]] = {}
+    figure_names: ClassVar[tuple[str, ...]] = ("a", "a_k", "c_k", "estimate_norm", "step_norm")
 
     saved_attributes = {"rng": Generator(), "state": PLAIN}
 
@@ -50,38 +108,137 @@ class Optimizer(Saveable, BaseEstimator, ABC):
         expect(isinstance(w, np.ndarray) and (w.ndim, w.dtype) == (1, np.float64), "an optimizer's w is not a vector")
 
     def n_candidates_for(self, d: int) -> int:
-        """Candidates that one step asks for in `d` parameters, by which a budget is planned before the start.
+        """Return the candidates that one step asks for in `d` parameters, and check this optimizer's parameters.
 
-        Since it is called before anything is sent, it is also what refuses parameters that cannot work.
+        A budget is planned with it before anything is billed.
+
+        Parameters
+        ----------
+        d : int
+            Number of parameters.
+
+        Returns
+        -------
+        n_candidates : int
+            Candidates of one step.
+
+        Raises
+        ------
+        ValueError
+            If a parameter of this optimizer cannot work.
         """
         return self.n_candidates
 
     @property
     def n_comparisons(self) -> int:
-        """Groups of candidates; known before the start.
+        """Number of groups of candidates, known before the start.
 
-        Losses within a group are compared with one another, so they must be of the same images; another group's
-        may be of other images. Unless an algorithm knows better, all candidates are one group.
+        Losses are compared with one another within a group, so they must be measured on the same images. Groups may
+        have different images. By default, all candidates are in one group.
         """
         return 1
 
     @property
     def comparisons(self) -> np.ndarray:
-        """For each candidate the number of its group, of shape (n_candidates,), integers."""
+        """Group of each candidate, of shape (n_candidates,), integers."""
         return np.arange(self.n_candidates) % self.n_comparisons
 
     @property
     def started(self) -> bool:
-        """Whether `start` was called, so that another run can go on from here."""
-        return "state" in vars(self)
+        """Whether `start` was called, so another run can continue from here."""
+        return "w" in self._known
 
     @property
     def w(self) -> np.ndarray:
         """The current parameter vector, of shape (d,)."""
         return self.state["w"]
 
+    @property
+    def a_(self) -> float | None:
+        """Step size in use, without the decay; None if it is unknown or the algorithm has none."""
+        return self._known.get("a")
+
+    @property
+    def c_(self) -> float | None:
+        """Perturbation size in use, without the decay; None if it is unknown or the algorithm has none."""
+        return self._known.get("c")
+
+    def signal_share(self, d: int, n_steps: int) -> float:
+        """Return the share of a run's estimates that is signal and not noise.
+
+        Parameters
+        ----------
+        d : int
+            Number of parameters.
+        n_steps : int
+            Steps of the run.
+
+        Returns
+        -------
+        share : float
+            Between 0 and 1. 1, the default, for algorithms that do not tell.
+        """
+        return 1.0
+
+    def gain_cost(self, d: int, n_rows_each: int, n_training_rows: int, budget: int) -> int:
+        """Return the images that `find_gains` bills.
+
+        Parameters
+        ----------
+        d : int
+            Number of parameters.
+        n_rows_each : int
+            Images on which each candidate of a step is scored.
+        n_training_rows : int
+            Training images.
+        budget : int
+            Images that training may bill, including these.
+
+        Returns
+        -------
+        cost : int
+            Images; 0 by default.
+        """
+        return 0
+
+    def find_gains(self, probe: GainProbe, w: np.ndarray, rng: np.random.Generator) -> None:
+        """Find values for parameters that are "auto"; does nothing by default.
+
+        Parameters
+        ----------
+        probe : GainProbe
+            Measurements on the problem. They bill `gain_cost` images.
+        w : ndarray of shape (d,)
+            The vector at which training will start.
+        rng : numpy.random.Generator
+            Source of random numbers.
+        """
+
+    def continue_from(self, earlier: Optimizer) -> None:
+        """Take over the state of an earlier optimizer if it has started and is of the same kind.
+
+        Parameters that are "auto" here keep the values that were found earlier.
+
+        Parameters
+        ----------
+        earlier : Optimizer
+            The optimizer of the last run, which does not change.
+        """
+        if type(earlier) is type(self) and earlier.started:
+            self.rng, self.state = earlier.rng, dict(earlier.state)
+            self.state.update(self._gains())
+
+    def begin_run(self, n_steps: int) -> None:
+        """Prepare a further run, if the steps depend on how many there are; does nothing by default.
+
+        Parameters
+        ----------
+        n_steps : int
+            Steps that the run will make.
+        """
+
     def restart_from(self, w: np.ndarray) -> None:
-        """Go on from another parameter vector.
+        """Continue from another parameter vector.
 
         Parameters
         ----------
@@ -90,17 +247,19 @@ class Optimizer(Saveable, BaseEstimator, ABC):
         """
         self.state["w"] = np.array(w, dtype=np.float64)
 
-    def begin_run(self, n_steps: int) -> None:
-        """Go on with a further run of `n_steps` steps, by an optimizer whose steps depend on how many there are.
+    def adapt(self, improvement: float, best_w: np.ndarray) -> None:
+        """Correct the step size after a check on held-out images; does nothing by default.
 
         Parameters
         ----------
-        n_steps : int
-            Steps that the run will make.
+        improvement : float
+            Share by which the loss is below the lowest one before; negative if it is above.
+        best_w : ndarray of shape (d,)
+            The vector with the lowest loss so far.
         """
 
     def figures(self) -> dict[str, float]:
-        """What the last step has to tell, for the history.
+        """Return figures of the last step, for the history.
 
         Returns
         -------
@@ -109,21 +268,72 @@ class Optimizer(Saveable, BaseEstimator, ABC):
         """
         return self.state.get("figures", {})
 
-    def _move(self, g: np.ndarray, step: np.ndarray, gains: dict[str, float]) -> None:
-        """Make a step, which an estimate has led to, and keep what it has to tell."""
-        norms = {"estimate_norm": float(np.linalg.norm(g)), "step_norm": float(np.linalg.norm(step))}
-        self.state["figures"] = {**gains, **norms}
-        self.state["w"] = self.state["w"] - step
-        self.state["k"] += 1
-
     @abstractmethod
     def start(self, w: np.ndarray, rng: np.random.Generator) -> None:
         """Begin at the parameter vector `w` of shape (d,), with random numbers from `rng`."""
 
     @abstractmethod
     def ask(self) -> np.ndarray:
-        """Return candidates of shape (n_candidates, d), whose losses are wanted."""
+        """Return candidates of shape (n_candidates, d) whose losses are wanted."""
 
     @abstractmethod
     def tell(self, losses: np.ndarray) -> None:
-        """Take the losses of shape (n_candidates,) of the candidates that were asked for last."""
+        """Take the losses of shape (n_candidates,) of the last candidates, and make one step."""
+
+    @property
+    def _known(self) -> dict[str, Any]:
+        """The state, empty before `find_gains` and `start`."""
+        return vars(self).get("state", {})
+
+    def _gains(self) -> dict[str, Any]:
+        """Return the parameters of which the state has a copy, with the values found for those that are "auto"."""
+        return {}
+
+    def _in_use(self, *names: str) -> dict[str, Any]:
+        """Return the values of parameters in use: those given, or those found where "auto" was given."""
+        values = {name: getattr(self, name) for name in names}
+        values = {name: self._known.get(name, value) if value == "auto" else value for name, value in values.items()}
+        for name, value in values.items():
+            if value == "auto":
+                raise ValueError(
+                    f"{type(self).__name__} has {name}='auto', and no value was found for it. Call find_gains before "
+                    "start, as BlackVIPClassifier does, or give a number."
+                )
+        return values
+
+    def _move(self, g: np.ndarray, step: np.ndarray, gains: dict[str, float]) -> None:
+        """Subtract a step from the parameter vector, and keep its figures."""
+        norms = {"estimate_norm": float(np.linalg.norm(g)), "step_norm": float(np.linalg.norm(step))}
+        self.state["figures"] = {**gains, **norms}
+        self.state["w"] = self.state["w"] - step
+        self.state["k"] += 1
+
+
+def make_optimizer(optimizer: str | Optimizer, **gains: Any) -> Optimizer:
+    """Make an optimizer that has not started.
+
+    Parameters
+    ----------
+    optimizer : {"spsa-gc", "spsa", "cma-es"} or Optimizer
+        Short name of an optimizer in `Optimizer.named`, or an instance, which is cloned.
+    **gains : object
+        Parameters of an optimizer that is given by its name, as far as it has them. An instance has its own.
+
+    Returns
+    -------
+    optimizer : Optimizer
+        The new optimizer.
+
+    Raises
+    ------
+    ValueError
+        If no optimizer has this name.
+    """
+    if isinstance(optimizer, Optimizer):
+        return clone(optimizer)
+    if optimizer not in Optimizer.named:
+        names = ", ".join(map(repr, Optimizer.named))
+        raise ValueError(f"optimizer={optimizer!r}; expected one of {names}, or an Optimizer.")
+    made = Optimizer.named[optimizer]()
+    own = made.get_params(deep=False)
+    return made.set_params(**{name: value for name, value in gains.items() if name in own})

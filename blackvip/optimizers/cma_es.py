@@ -1,4 +1,4 @@
-"""CMA-ES, by the package `cmaes`."""
+"""CMA-ES, as the package `cmaes` implements it."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from .base import FIGURES, Optimizer
 
 __all__ = ["CMAES"]
 
-_SMALLEST = 4  # a population with two parents: with one, nothing is learned of the covariance
+# Smallest population with two parents: a single one teaches nothing about the covariance.
+_SMALLEST = 4
 
 
-class CMAES(Optimizer):
-    r"""Covariance matrix adaptation evolution strategy (Hansen 2016, arXiv 1604.00772), by the package `cmaes`.
+class CMAES(Optimizer, name="cma-es"):
+    r"""Covariance matrix adaptation evolution strategy (Hansen 2016, arXiv 1604.00772), from the package `cmaes`.
 
-    A step draws a population from a normal distribution, and moves its mean, scale and covariance towards the better
-    half. It uses the order of the losses alone, not their size. The parameter vector is the mean.
+    A step draws a population from a normal distribution and moves its mean, scale and covariance towards the better
+    half. It uses only the order of the losses, not their size. The parameter vector is the mean.
 
     Parameters
     ----------
-    sigma : float
+    sigma : float, default=0.3
         Standard deviation of the first population around the start, in units of the parameters.
-    population_size : int or None
-        Candidates in one step. None: :math:`4 + \lfloor 3 \ln d \rfloor` (Hansen 2016, eq. 48).
+    population_size : int or None, default=None
+        Candidates per step. None: :math:`4 + \lfloor 3 \ln d \rfloor` (Hansen 2016, eq. 48).
 
     Notes
     -----
-    The covariance is a matrix of d times d numbers, and a step makes one for each candidate: for more than about a
-    thousand parameters, take a `Subspace` of them.
+    The covariance is a matrix of d times d numbers, and a step builds one for each candidate. With more than about a
+    thousand parameters, use a `Subspace`.
     """
 
     figure_names = ("sigma", "step_norm")
@@ -46,7 +47,7 @@ class CMAES(Optimizer):
     saved_attributes = {
         "state": Record(
             {
-                # `cmaes` asks for these bounds of a mean and a scale.
+                # `cmaes` requires these bounds of a mean and a scale.
                 "w": Array(("n_parameters",), low=-1e32, high=1e32),
                 "sigma": number(low=np.finfo(float).tiny, high=1e32),
                 "C": Array(("n_parameters", "n_parameters")),
@@ -59,7 +60,7 @@ class CMAES(Optimizer):
         )
     }
 
-    def __init__(self, sigma: float = 0.1, *, population_size: int | None = None):
+    def __init__(self, sigma: float = 0.3, *, population_size: int | None = None):
         self.sigma = sigma
         self.population_size = population_size
 
@@ -72,7 +73,8 @@ class CMAES(Optimizer):
         if self.sigma <= 0:
             raise ValueError(f"sigma={self.sigma}; expected more than 0.")
         if self.population_size is None:
-            return 4 + math.floor(3 * math.log(d))  # what `cmaes` does; its own is told only with d x d numbers at hand
+            # The default of `cmaes`, which tells it only to those who have d x d numbers.
+            return 4 + math.floor(3 * math.log(d))  # Hansen 2016, eq. 48
         if self.population_size < _SMALLEST:
             raise ValueError(f"population_size={self.population_size}; expected {_SMALLEST} or more, or None.")
         return self.population_size
@@ -85,7 +87,8 @@ class CMAES(Optimizer):
 
     def restart_from(self, w: np.ndarray) -> None:
         super().restart_from(w)
-        zeros = np.zeros_like(self.w)  # the paths lead elsewhere, but the scale and the covariance may still fit
+        # The paths lead elsewhere, but the scale and the covariance may still fit.
+        zeros = np.zeros_like(self.w)
         self.state.update(generation=0, p_sigma=zeros, p_c=zeros)
 
     def ask(self) -> np.ndarray:
@@ -94,12 +97,12 @@ class CMAES(Optimizer):
         return self.state["candidates"]
 
     def tell(self, losses: np.ndarray) -> None:
-        """Move the distribution.
+        """Move the distribution (Hansen 2016, figure 6).
 
         Parameters
         ----------
         losses : ndarray of shape (n_candidates,)
-            Of the candidates asked for last.
+            Losses of the candidates that were asked for last.
         """
         distribution, w = self._distribution(), self.w
         distribution.tell(list(zip(self.state["candidates"], np.asarray(losses, dtype=np.float64).tolist())))
@@ -114,10 +117,11 @@ class CMAES(Optimizer):
         self.state["figures"] = {"sigma": self.state["sigma"], "step_norm": float(np.linalg.norm(self.w - w))}
 
     def _distribution(self, seed: int = 0) -> CMA:
-        """The package's object, made anew at each call: what it has learned is in `state`, as plain arrays.
+        """Make the package's object anew from the plain arrays in `state`, which hold all that it has learned.
 
-        Its constructor takes mean, scale and covariance. The paths and the count of generations have no public way
-        in; their names, and those that `tell` reads, have been the same in all releases from 0.12.0 to 0.13.1.
+        Its constructor takes mean, scale and covariance. The paths and the count of generations can only be set
+        through private names. These, and the names that `tell` reads, are the same in all releases from 0.12.0 to
+        0.13.1.
         """
         state = self.state
         size, covariance = self.n_candidates, state["C"]

@@ -18,22 +18,24 @@ class Batches:
     batch_size : int
         Rows of a step, no more than ``len(rows)``.
     rng : numpy.random.Generator
-    shared : bool
-        Whether all candidates of a step get all its rows. If not, they are divided among the groups of candidates that
-        an optimizer compares with one another, a row for each at least.
+
+    Notes
+    -----
+    The rows of a step are divided among the groups of candidates that an optimizer compares with one another. Each
+    group gets at least one row.
     """
 
-    def __init__(self, rows: np.ndarray, batch_size: int, rng: np.random.Generator, shared: bool = False):
-        self.rows, self.batch_size, self.rng, self.shared = rows, batch_size, rng, shared
+    def __init__(self, rows: np.ndarray, batch_size: int, rng: np.random.Generator):
+        self.rows, self.batch_size, self.rng = rows, batch_size, rng
         self.left = np.empty(0, dtype=int)
 
     def n_rows_each(self, optimizer: Optimizer) -> int:
         """Rows that each candidate of a step gets, and is billed for."""
-        return self.batch_size if self.shared else max(1, self.batch_size // optimizer.n_comparisons)
+        return max(1, self.batch_size // optimizer.n_comparisons)
 
     def n_rows(self, optimizer: Optimizer) -> int:
         """Rows of a step, over all candidates."""
-        return self.n_rows_each(optimizer) * (1 if self.shared else optimizer.n_comparisons)
+        return self.n_rows_each(optimizer) * optimizer.n_comparisons
 
     def for_step(self, optimizer: Optimizer) -> np.ndarray:
         """The rows of each candidate of the next step, of shape (n_candidates, n)."""
@@ -45,8 +47,6 @@ class Batches:
         return self._divided(self.left[:n_rows], optimizer) if len(self.left) >= n_rows else None
 
     def _divided(self, rows: np.ndarray, optimizer: Optimizer) -> np.ndarray:
-        if self.shared:
-            return np.tile(rows, (optimizer.n_candidates, 1))
         return rows.reshape(optimizer.n_comparisons, -1)[optimizer.comparisons]
 
     def next(self, n_rows: int) -> np.ndarray:

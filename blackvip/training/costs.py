@@ -36,7 +36,6 @@ class Run(NamedTuple):
     validation: Validation
     plan: Plan
     rng: np.random.Generator
-    adaptive: bool
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..optimizers import Optimizer
 from .batches import Batches
-from .gains import adapt_step_size, set_gains
+from .gains import TrainingProbe
 from .monitoring import Monitor
 from .objective import Objective
 from .plan import Plan
@@ -56,7 +56,6 @@ def train(
     validation: Validation,
     plan: Plan,
     rng: np.random.Generator,
-    adaptive: bool,
     monitor: Monitor | None = None,
 ) -> TrainingResult:
     """Ask, score and tell until the plan is carried out, nothing improves any more, or something stops it.
@@ -72,8 +71,6 @@ def train(
     validation : Validation
     plan : Plan
     rng : numpy.random.Generator
-    adaptive : bool
-        Whether the step size is corrected after each check of the held-out images.
     monitor : Monitor or None
         Is told each step; training ends where it says so.
 
@@ -88,10 +85,10 @@ def train(
         if optimizer.started:
             validation.start_from(w)
         else:
-            set_gains(objective, optimizer, w, batches, rng, plan.budget)
+            optimizer.find_gains(TrainingProbe(objective, batches, plan.budget), w, rng)
             optimizer.start(w, rng)
         validation.spread_over(plan.n_steps)
-        result.a = getattr(optimizer, "a", None)
+        result.a = optimizer.a_
         for _ in range(plan.n_steps):
             if monitor is not None:
                 monitor.begin_step()
@@ -104,8 +101,8 @@ def train(
             row = {"n_iter": result.n_iter, "loss": loss, "accuracy": accuracy, **optimizer.figures()}
             if validation.is_due(result.n_iter):
                 row.update(validation.check(optimizer.w))
-                if adaptive:
-                    adapt_step_size(optimizer, validation)
+                if validation.best_w is not None:
+                    optimizer.adapt(validation.improvement, validation.best_w)
             row["n_queries"] = objective.ledger.n_queries
             result.history.append(row)
             if monitor is not None and monitor.end_step(row, optimizer.w):

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from ..optimizers import Optimizer
 from .batches import Batches
-from .gains import gain_cost
 
 __all__ = ["Plan"]
 
@@ -41,8 +40,9 @@ class Plan:
         max_steps: int | None = None,
     ) -> Plan:
         """The plan of a run in `d` parameters that may bill `budget` images, and makes `max_steps` steps at most."""
-        step = optimizer.n_candidates_for(d) * batches.n_rows_each(optimizer)
+        n_rows_each = batches.n_rows_each(optimizer)
+        step = optimizer.n_candidates_for(d) * n_rows_each
         budget -= validation_cost
-        gains = 0 if optimizer.started else gain_cost(optimizer, d, batches, budget)
+        gains = 0 if optimizer.started else optimizer.gain_cost(d, n_rows_each, len(batches.rows), budget)
         n_steps = max(0, (budget - gains) // step)
         return cls(n_steps if max_steps is None else min(n_steps, max_steps), step, gains, budget)
