@@ -6,7 +6,7 @@
 
 ``--dataset all`` makes the paper's Table 2, and ``--dataset synthetic`` Biased and Loc, which need no folder. Each run
 is kept in the folder of ``--results`` as it ends, and is not made again: the script can be stopped and goes on.
-``--smoke`` goes through every method and every loader in three minutes, on data that the package has or makes.
+``python benchmarks/paper_smoke.py`` runs every method and every loader in three minutes, on toy data.
 
 A scorer is ``openclip:MODEL/WEIGHTS``, where weights are a tag or a path, ``openclip:hf-hub:...`` or
 ``openclip:local-dir:...``; with ``--model-config`` MODEL may be one that open_clip does not list. Or it is
@@ -20,7 +20,6 @@ import importlib
 import json
 import pathlib
 import sys
-import time
 
 import numpy as np
 
@@ -54,7 +53,7 @@ PUBLISHED = {
     "ares": {"eurosat": 85.7, "svhn": 63.2},
 }
 _SYNTHETIC = datasets.list_datasets("synthetic")
-_ENCODED = ("blackvip", "blackvip-spsa")  # whose encoder --encoder names
+ENCODED = ("blackvip", "blackvip-spsa")  # whose encoder --encoder names
 
 
 def make_scorer(spec: str, device: str = "auto", model_config: pathlib.Path | None = None):
@@ -85,7 +84,7 @@ def methods_for(dataset: str, names, scorer, args) -> dict:
     """Estimators by name, with the settings of the data set."""
     preset, found = preset_of(dataset), {}
     for name in names:
-        encoder = args.encoder if name in _ENCODED else None
+        encoder = args.encoder if name in ENCODED else None
         estimator = make_method(name, scorer, dataset=preset, encoder=encoder)
         changes = {} if dataset in _SYNTHETIC else {"image_shape": (args.image_size, args.image_size)}
         if args.local_encoder:
@@ -246,7 +245,6 @@ def parsed(arguments=None):
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="a folder")
     parser.add_argument("--jobs", type=int, help="runs at once")
     parser.add_argument("--verbose", type=int, choices=(0, 1, 2), default=1)
-    parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args(arguments)
     if args.queries != ["paper"] and not all(text.isdigit() and int(text) for text in args.queries):
         parser.error(f"--queries {' '.join(args.queries)}: expected numbers of images, or paper.")
@@ -254,15 +252,7 @@ def parsed(arguments=None):
 
 
 def main(arguments=None) -> list[dict]:
-    args = parsed(arguments)
-    if args.smoke:
-        import paper_smoke
-
-        begin = time.perf_counter()
-        rows = paper_smoke.run(args)
-        print(f"\nEvery method and every loader ran, in {time.perf_counter() - begin:.0f} s.")
-        return rows
-    return run(args)
+    return run(parsed(arguments))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ import hashlib
 import json
 import pathlib
 import shutil
+import sys
 import tempfile
+import time
 import warnings
 from functools import cache
 
@@ -136,7 +138,7 @@ def _run(args, folder: pathlib.Path) -> list[dict]:
         args.results, args.dataset = folder / "methods", [_EVERY_METHOD_ON]
         args.shots, args.queries = 2, ["1500"]
         args.encoder = TimmEncoder("test_vit.r160_in1k", pretrained=False)  # in the place of what is downloaded
-        paper._ENCODED = ("blackvip", "blackvip-spsa", "blackvip-mae", "blackvip-in21k")
+        paper.ENCODED = ("blackvip", "blackvip-spsa", "blackvip-mae", "blackvip-in21k")
         args.methods = [name for name in METHODS if name not in _MANY_PARAMETERS]
         rows += paper.run(args)
         args.methods, args.queries = list(_MANY_PARAMETERS), ["8500"]
@@ -147,3 +149,14 @@ def _run(args, folder: pathlib.Path) -> list[dict]:
     if failed or missing:
         raise SystemExit("\n".join([*failed, *(f"{name} did not run" for name in sorted(missing))]))
     return rows
+
+
+def main(arguments=None) -> list[dict]:
+    begin = time.perf_counter()
+    rows = run(paper.parsed(arguments))
+    print(f"\nEvery method and every loader ran, in {time.perf_counter() - begin:.0f} s.")
+    return rows
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

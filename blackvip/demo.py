@@ -1,6 +1,6 @@
-"""The service and the images of the demo: a text reader that a package ships, and handwritten digits on forms.
+"""Service and images of the demo: a text reader, and handwritten digits on forms.
 
-Nothing is downloaded: the reader's file is in the package rapidocr (extra `ocr`), the digits are scikit-learn's.
+Nothing is downloaded: the reader is part of the package rapidocr (extra `ocr`), and the digits are scikit-learn's.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from .exceptions import DatasetError
 
 __all__ = ["READERS", "SURFACES", "draw_forms", "load_forms", "shuffled_digits", "text_reader"]
 
-#: What digits may stand on.
+#: Surfaces that digits are drawn on.
 SURFACES = ("plain", "box", "strike", "ruled")
-#: By name: the package that ships a reader, and the reader's file in it.
+#: For each reader, the package that contains it and its file.
 READERS = {
     "PP-OCRv6": ("rapidocr", "PP-OCRv6_rec_small.onnx"),
     "PP-OCRv4": ("rapidocr_onnxruntime", "ch_PP-OCRv4_rec_infer.onnx"),
@@ -30,25 +30,25 @@ _N_TRAIN, _N_TEST = 1000, 500  # of the 1,797 digits
 
 
 def text_reader(name: str = "PP-OCRv6", n_threads: int | None = None) -> Callable[[np.ndarray, list[str]], np.ndarray]:
-    """A text reader as a score function for the ten digits, from its probabilities of characters.
+    """Make a score function for the ten digits from a text reader's probabilities of characters.
 
     Parameters
     ----------
     name : {"PP-OCRv6", "PP-OCRv4"}, default="PP-OCRv6"
-        The first is in the package rapidocr, 3.10 or newer; the second in rapidocr-onnxruntime.
+        "PP-OCRv6" needs the package rapidocr 3.10 or newer, "PP-OCRv4" rapidocr-onnxruntime.
     n_threads : int or None, default=None
-        Of the processor; None: all of it.
+        Number of processor threads. None: all cores.
 
     Returns
     -------
     read : callable
-        (images, digits) to log probabilities (n, n_digits). `images` are uint8, (n, 48, width, 3); `digits` are
-        texts of one character.
+        ``read(images, digits)`` returns log probabilities of shape (n, n_digits). `images` is a uint8 array of shape
+        (n, 48, width, 3); `digits` is a list of single characters.
 
     Raises
     ------
     ImportError
-        If the packages that it needs are not installed.
+        If the packages of the reader are not installed.
     ValueError
         If there is no such reader.
     """
@@ -82,20 +82,21 @@ def text_reader(name: str = "PP-OCRv6", n_threads: int | None = None) -> Callabl
 
 
 def draw_forms(digits: torch.Tensor, surface: str, seed: int) -> np.ndarray:
-    """Handwritten digits at a random place and in a random size on a surface.
+    """Draw handwritten digits on a surface, each at a random place and in a random size.
 
     Parameters
     ----------
     digits : tensor of shape (n, height, width)
         White on black, in [0, 1].
     surface : {"plain", "box", "strike", "ruled"}
-        Nothing, a box around the digit, a line through it, or lines of ruled paper.
+        Black, a box around the digit, a line through it, or ruled paper.
     seed : int
-        Of places and sizes.
+        Seed of the places and sizes.
 
     Returns
     -------
     forms : ndarray of shape (n, 48, 48, 3), uint8
+        Images of the forms.
     """
     if surface not in SURFACES:
         raise DatasetError(f"surface={surface!r}; expected one of {', '.join(SURFACES)}.")
@@ -119,13 +120,14 @@ def draw_forms(digits: torch.Tensor, surface: str, seed: int) -> np.ndarray:
 
 
 def shuffled_digits() -> tuple[torch.Tensor, np.ndarray]:
-    """scikit-learn's 1,797 handwritten digits in an order that is the same each time.
+    """Return scikit-learn's 1,797 handwritten digits in a fixed shuffled order.
 
     Returns
     -------
     digits : tensor of shape (1797, 8, 8)
         White on black, in [0, 1].
     labels : ndarray of shape (1797,), int64
+        Digits from 0 to 9.
     """
     data = load_digits()
     order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0)).numpy()
@@ -135,24 +137,27 @@ def shuffled_digits() -> tuple[torch.Tensor, np.ndarray]:
 def load_forms(
     surface: str = "box", *, shots: int = 16, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A few labelled forms of each digit to train on, and 500 to test.
+    """Return a few labelled training forms of each digit, and 500 test forms.
 
     Parameters
     ----------
     surface : {"plain", "box", "strike", "ruled"}, default="box"
-        As `draw_forms` has it.
+        Surface, as in `draw_forms`.
     shots : int, default=16
-        Training images of each digit.
+        Number of training images per digit.
     seed : int, default=0
-        Draws the training images; the test images are the same for all.
+        Seed of the training images; the test images do not depend on it.
 
     Returns
     -------
     X : ndarray of shape (10 * shots, 48, 48, 3), uint8
+        Training images.
     y : ndarray of shape (10 * shots,), int64
-        Digits, in the order of the classes.
+        Their digits, in the order of the classes.
     X_test : ndarray of shape (500, 48, 48, 3), uint8
+        Test images.
     y_test : ndarray of shape (500,), int64
+        Their digits.
 
     Examples
     --------

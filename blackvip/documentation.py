@@ -1,4 +1,4 @@
-"""How an estimator shows itself in a notebook: the diagram of its parts, and the link to its documentation."""
+"""Display of an estimator in a notebook: the diagram of its parts and the link to its documentation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Documented", "documentation_url", "pipeline_block"]
 
 
 def documentation_url() -> str:
-    """The address of the documentation, as setup.cfg has it; empty where the package is not installed."""
+    """Return the URL of the documentation from the package's metadata, or "" if the package is not installed."""
     try:
         urls = metadata.metadata("blackvip").get_all("Project-URL") or []
     except metadata.PackageNotFoundError:
@@ -23,7 +23,7 @@ def documentation_url() -> str:
 
 
 class Documented:
-    """Mixin of estimators that link to their place in the documentation."""
+    """Mixin for estimators that link to their page in the documentation."""
 
     _doc_link_module = "blackvip"
     _doc_link_template = "{url}api/blackvip.{name}.html"
@@ -33,5 +33,5 @@ class Documented:
 
 
 def pipeline_block(parts: dict[str, Any]) -> Any:
-    """The diagram of an estimator whose parts, by name, follow one another."""
+    """Make the diagram of an estimator whose named parts are applied one after another."""
     return _VisualBlock("serial", list(parts.values()), names=list(parts), name_details=list(map(str, parts.values())))

@@ -1,4 +1,4 @@
-"""The errors and warnings that this package raises on purpose: one small hierarchy."""
+"""Errors and warnings of this package."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ _NOT_THE_CALLER = ("blackvip", "sklearn")
 
 
 class BlackVIPError(ValueError):
-    """Base of all errors of this package; a `ValueError`, as scikit-learn's users expect."""
+    """Base class of all errors of this package; also a `ValueError`, as users of scikit-learn expect."""
 
 
 class ImageError(BlackVIPError):
-    """An image, or a set of images, that cannot be used."""
+    """An image or a set of images is unusable."""
 
 
 class ClassPromptError(BlackVIPError):
-    """Class prompts that do not fit the classes."""
+    """The class prompts do not fit the classes."""
 
 
 class DatasetError(BlackVIPError):
-    """A data set that is not known, or whose folder is missing, incomplete or laid out in another way."""
+    """A data set is unknown, or its folder is missing, incomplete or has an unexpected layout."""
 
 
 class ScoreError(BlackVIPError):
@@ -50,18 +50,18 @@ class ScoreError(BlackVIPError):
 
 
 class ServiceError(ScoreError):
-    """A service did not answer, or its answer is an error.
+    """A service did not respond, or responded with an error.
 
     Parameters
     ----------
     message : str
-        One sentence.
+        One sentence that says what went wrong.
     retry : bool, default=False
-        Whether asking again may help.
+        Whether repeating the request may help.
     retry_after : float or None, default=None
-        Seconds after which the service asks to be asked again; only where `retry` is True.
+        Seconds to wait before the next request, as the service asks; only used if `retry` is True.
     status : int or None, default=None
-        The HTTP status that came, or that would say the same. 429, too many requests, may come any number of times.
+        HTTP status of the response, or an equivalent one. 429 (too many requests) is retried any number of times.
     """
 
     def __init__(self, message: str, retry: bool = False, retry_after: float | None = None, status: int | None = None):
@@ -75,15 +75,15 @@ class ServiceError(ScoreError):
 
 
 class BudgetError(BlackVIPError):
-    """The budget of billed images does not cover what was asked for."""
+    """The budget of billed images is too small."""
 
 
 class JournalError(BlackVIPError):
-    """A journal of answers that belongs to something else, is in use, is damaged or cannot be written."""
+    """A journal belongs to another fit, is in use, is damaged or cannot be written."""
 
 
 class PersistenceError(BlackVIPError):
-    """A file that `load` does not read, or an estimator that `save` cannot write."""
+    """`load` cannot read a file, or `save` cannot write an estimator."""
 
 
 class DatasetIncompleteWarning(UserWarning):
@@ -95,15 +95,15 @@ class ImagesResizedWarning(UserWarning):
 
 
 class ImagesSkippedWarning(UserWarning):
-    """Images that cannot be read were left out, as ``on_error="skip"`` asks."""
+    """Unreadable images were left out because of ``on_error="skip"``."""
 
 
 class PromptNotUsedWarning(ConvergenceWarning):
-    """The trained prompt did not beat what was free, and the fitted estimator does not use it."""
+    """The trained prompt did not beat the baselines, so the fitted estimator does not use it."""
 
 
 class FitInterruptedWarning(UserWarning):
-    """`fit` was interrupted; the estimator is fitted with the best prompt found until then."""
+    """`fit` was interrupted; the estimator is fitted with the best prompt so far."""
 
 
 def warn_caller(message: str, category: type[Warning]) -> None:

@@ -1,4 +1,4 @@
-"""What a report of a fault should tell of the machine and the packages on it."""
+"""Versions of the machine and its packages, for bug reports."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from threadpoolctl import threadpool_info
 
 __all__ = ["show_versions"]
 
-_OF_DEVELOPERS = {"benchmarks", "dev", "docs", "test"}  # extras that a user does not need
+_OF_DEVELOPERS = {"benchmarks", "dev", "docs", "test"}  # extras for development
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+).*?(?:;.*\bextra *== *[\"'](?P<extra>[\w-]+)[\"'].*)?")
 
 
 def show_versions() -> None:
-    """Print the versions of Python, of all dependencies and optional ones, the threads and the devices.
+    """Print the versions of Python and of all required and optional packages, the threads and the devices.
 
-    Paste it into a report of a fault. It tells no paths, addresses, environment variables or names of users.
+    Paste the output into bug reports. It contains no paths, addresses, environment variables or user names.
 
     Examples
     --------
@@ -49,7 +49,7 @@ def _system() -> Iterator[tuple[str, str]]:
 
 
 def _packages(optional: bool) -> Iterator[tuple[str, str]]:
-    """Names and versions of what setup.cfg requires; of extras, what it is for."""
+    """Yield names and versions of required or optional packages; optional ones with their extras."""
     purposes: dict[str, set[str | None]] = {}
     for requirement in _requirements():
         match = _REQUIREMENT.fullmatch(requirement)
@@ -64,7 +64,8 @@ def _packages(optional: bool) -> Iterator[tuple[str, str]]:
 def _requirements() -> list[str]:
     try:
         return metadata.requires("blackvip") or []
-    except metadata.PackageNotFoundError:  # the folder lies on the path, and is not installed
+    except metadata.PackageNotFoundError:
+        # The package is on the path without being installed.
         return []
 
 

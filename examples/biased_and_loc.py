@@ -3,7 +3,7 @@ Biased and Loc digits
 =====================
 
 The paper's two synthetic data sets test whether a prompt survives a shift between training and test. `make_biased` and
-`make_loc` make them of any images of digits; here of scikit-learn's, for the demo's text reader.
+`make_loc` build them from any images of digits. Here they use scikit-learn's digits and the demo's text reader.
 """
 
 import warnings
@@ -17,9 +17,9 @@ from blackvip.datasets import make_biased, make_loc, read_digits
 from blackvip.demo import text_reader
 
 # %%
-# In Biased, nine of ten training images have their class's colour, and one of ten test images: who learns colours
-# instead of digits is wrong at test. In Loc, the real digit is small and somewhere on the edge; at the centre stands
-# one of another class, as large, or four times as large.
+# In Biased, 90 % of the training images have the colour of their class, but only 10 % of the test images: a model that
+# learns colours instead of digits fails on the test images. In Loc, the true digit is small and near the edge. Another
+# digit, as large or four times as large, is in the centre.
 
 digits = read_digits()
 keep, _ = train_test_split(np.arange(len(digits.y_train)), train_size=160, stratify=digits.y_train, random_state=0)
@@ -42,8 +42,8 @@ for axes, (name, images) in zip(grid, sets.items()):
 plt.show()
 
 # %%
-# The reader takes lines of 48 pixels, so the images of Biased are enlarged. A control whose accuracy falls from the
-# training images, by cross-validation, to the test images has learned colours.
+# The reader expects lines of text 48 pixels high, so we enlarge the images of Biased. A baseline has learned colours if
+# its accuracy on the test images is far below its cross-validated accuracy on the training images.
 
 
 def enlarged(images):

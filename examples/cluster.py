@@ -1,7 +1,7 @@
-"""A fit and a search on a cluster: two workers of dask on this machine, and a service that takes its time.
+"""A fit and a search on a cluster: two dask workers on this machine, and a slow service.
 
-Run it with ``python examples/cluster.py``, after ``pip install "blackvip[distributed]"``. On a cluster of your own,
-only the client's address is another: ``Client("tcp://scheduler:8786")``. See docs/clusters.md.
+Run it with ``python examples/cluster.py``, after ``pip install "blackvip[distributed]"``. On your own cluster, change
+only the client's address: ``Client("tcp://scheduler:8786")``. See docs/clusters.md.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from blackvip import BlackVIPClassifier, PromptNotUsedWarning
 
 
 class SlowService(BaseEstimator):
-    """It takes bright images for days, and some milliseconds for each image.
+    """A toy service that believes that bright means day, and needs some milliseconds per image.
 
-    What a worker needs is made at the first call, and is not pickled: here, the number of its process.
+    Each worker loads what it needs at the first call instead of unpickling it: here, the number of its process.
     """
 
     def __init__(self, seconds: float):
@@ -50,13 +50,13 @@ def timed(title, function):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--milliseconds", type=float, default=20, help="of the service, for an image (default: 20)")
+    parser.add_argument("--milliseconds", type=float, default=20, help="milliseconds per image (default: 20)")
     parser.add_argument("--queries", type=int, default=500, help="images that each fit may bill (default: 500)")
     args = parser.parse_args()
     warnings.simplefilter("ignore", PromptNotUsedWarning)
 
     rng = np.random.default_rng(0)
-    y = np.repeat(["night", "day"], 20)  # all of it far too dark for the service
+    y = np.repeat(["night", "day"], 20)  # every photo is underexposed
     X = rng.uniform(0, 0.3, (40, 16, 16)) + np.where(y == "day", 0.15, 0)[:, None, None]
     service = SlowService(args.milliseconds / 1000)
     clf = BlackVIPClassifier(

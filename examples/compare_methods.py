@@ -2,8 +2,8 @@
 Comparing methods
 =================
 
-`compare` runs this package's methods, the paper's and its rivals' on the same images, seeds and budgets, counts what
-each of them sends, and keeps every run in a file, with which an interrupted comparison goes on.
+`compare` runs the methods of this package, of the paper and of its rivals on the same images, seeds and budgets. It
+counts the images that each one bills, and stores every run in a file from which an interrupted comparison resumes.
 """
 
 import pathlib
@@ -16,14 +16,14 @@ from blackvip import Comparison, compare
 from blackvip.demo import load_forms, text_reader
 
 # %%
-# The demo's task: a text reader, and handwritten digits in form boxes.
+# The task of the demo: a text reader, and handwritten digits in form boxes.
 
 X, y, X_test, y_test = load_forms("box")
 X_test, y_test = X_test[:200], y_test[:200]
 
 # %%
-# Methods have names; a dict adds settings of one's own, or any estimator. The paper's methods refuse budgets as small
-# as these: then there is a row that says why.
+# Each method has a name; with a dict, you can add your own settings or any estimator. The paper's methods refuse such
+# small budgets, and their rows say why.
 
 results = pathlib.Path(tempfile.mkdtemp()) / "runs.jsonl"
 found = compare(
@@ -42,14 +42,14 @@ found = compare(
 print(found)
 
 # %%
-# Accuracy against billed images, from the least to the greatest over the seeds; lines are what bills nothing.
+# Plot accuracy against billed images. Bars span the seeds; horizontal lines are methods that bill nothing.
 
 ax = found.plot()
 ax.set_title("Digits in form boxes: two seeds, 200 test images")
 plt.show()
 
 # %%
-# All runs are in the file, as rows for pandas.
+# The file holds all runs, as rows for pandas.
 
 runs = pd.DataFrame(Comparison.load(results).rows)
 print(runs["refused"].dropna().iloc[0])

@@ -3,9 +3,9 @@ Digits in form boxes
 ====================
 
 A real text reader, PP-OCRv6 from the package rapidocr, reads handwritten digits well, but not in form boxes. From its
-scores for 16 images of each digit, a prompt is learned that is drawn onto every image before it is sent.
+scores for 16 images of each digit, we train a prompt that is drawn onto every image before it is sent.
 
-``make demo`` runs it with the paper's Coordinator as well as with the prompt basis; ``--help`` lists the options.
+``make demo`` also runs it with the paper's Coordinator. ``--help`` lists the options.
 """
 
 import argparse
@@ -22,22 +22,21 @@ from blackvip.demo import SURFACES, load_forms, text_reader
 BUDGETS = {"coordinator": 16_000, "basis": 4_000}
 parser = argparse.ArgumentParser(description="Adapt a text reader to digits on forms, from its scores alone.")
 parser.add_argument("--prompter", nargs="+", choices=BUDGETS, default=["basis"], help="default: basis")
-parser.add_argument("--surface", choices=SURFACES, default="box", help="what the digits stand on (default: box)")
+parser.add_argument("--surface", choices=SURFACES, default="box", help="surface behind the digits (default: box)")
 parser.add_argument("--queries", type=int, help="images that training may bill (default: 16000 and 4000)")
-parser.add_argument("--seed", type=int, default=0, help="of the shots, their places and the training (default: 0)")
-parser.add_argument("--json", action="store_true", help="print each result as a JSON object, one a line, at the end")
-parser.add_argument("--picture", help="a file for the picture")
+parser.add_argument("--seed", type=int, default=0, help="seed of the shots, their places and the training (default: 0)")
+parser.add_argument("--json", action="store_true", help="finally print each result as a JSON object on its own line")
+parser.add_argument("--picture", help="file for the picture")
 args = parser.parse_args()
 
 # %%
-# The service is any function of images and class prompts; this one runs the reader on this machine.
+# A service is any function of images and class prompts. This one runs the reader on this machine.
 
 read = text_reader()
 X, y, X_test, y_test = load_forms(args.surface, seed=args.seed)
 
 # %%
-# Each prompter is trained within a budget of billed images. ``score_baselines`` tells what was free. The table below
-# says, too, where a prompt is not used.
+# Train each prompter within a budget of billed images. ``score_baselines`` scores the baselines without a prompt.
 
 results = []
 for prompter in args.prompter:
@@ -55,7 +54,7 @@ for prompter in args.prompter:
     results.append((row, clf, time.perf_counter() - begin))
 
 # %%
-# What was free, what the prompts gain, and what they cost.
+# The baselines, what the prompts gain, and what they cost.
 
 print(f"\nDigits on the surface {args.surface!r}, 16 shots, {len(X_test)} test images, seed {args.seed}")
 print(f"{'':50s}accuracy   billed images")
@@ -63,17 +62,17 @@ for key in ("zero_shot", "local_probe", "calibrated_zero_shot", "fused_zero_shot
     billed = len(X) if key.startswith(("calibrated", "fused")) else 0
     print(f"  {key.replace('_', ' '):48s}{results[0][0][key]:8.3f}{billed:>16,d}")
 for row, clf, seconds in results:
-    name = row["prompter"] + " prompt" + ("" if clf.prompt_used_ else ", which the guard does not use")
+    name = row["prompter"] + " prompt" + ("" if clf.prompt_used_ else ", not used by the guard")
     print(f"  {name:48s}{row['blackvip_prompt']:8.3f}{clf.n_queries_:>16,d}")
     print(f"  {row['prompter'] + ' with its head':48s}{row['blackvip']:8.3f}{clf.n_queries_:>16,d}   ({seconds:.0f} s)")
-print("Every image that is predicted later bills one image more, the local probe's none.")
+print("Each prediction bills one more image, except with the local probe, which bills none.")
 
 # %%
-# Some images that the reader gets wrong, and two that it gets right: as they are, their prompts, and what is sent.
+# Four images that the reader gets wrong and two that it gets right: originals, prompts, and prompted images.
 
 plain = read(X_test, clf.class_prompts_).argmax(axis=1)
 chosen = np.concatenate([np.flatnonzero(plain != y_test)[:4], np.flatnonzero(plain == y_test)[:2]])
-rows = [("as it is", X_test[chosen], plain[chosen])]
+rows = [("original", X_test[chosen], plain[chosen])]
 for row, clf, _ in results:
     prompted = clf.coordinator_.transform(X_test[chosen])
     prompt = np.clip(128 + (prompted.astype(int) - X_test[chosen]) / 2, 0, 255).astype(np.uint8)  # grey: no change

@@ -2,8 +2,8 @@
 A grid search over step sizes
 =============================
 
-``a``, the step size, and ``c``, the size of the perturbations, are found by themselves unless they are given. A search
-over them works as for any scikit-learn estimator; what it bills is told first.
+The step size ``a`` and the perturbation size ``c`` are found automatically by default. You can also search over them as
+for any scikit-learn estimator. `search_cost` tells in advance what a search bills at most.
 """
 
 import matplotlib.pyplot as plt
@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV
 from blackvip import BlackVIPClassifier, SharedBudget, search_cost
 
 # %%
-# A service that takes bright pictures for days, and pictures that are all far too dark.
+# A toy service that believes that bright means day, and pictures that are all underexposed.
 
 
 def service(images, class_prompts):
@@ -26,7 +26,7 @@ y = np.repeat(["night", "day"], 20)
 X = rng.uniform(0, 0.3, (40, 8, 8)) + np.where(y == "day", 0.15, 0)[:, None, None]
 
 # %%
-# The paper's setting: no head, the loss on the scores as they are, SPSA-GC with step sizes that are set.
+# The paper's setting: no head, a temperature of 1, and SPSA-GC with fixed gains.
 
 clf = BlackVIPClassifier(
     service, "a photo taken at {}", head=None, guard=False, temperature=1, max_queries=1000, random_state=0
@@ -38,21 +38,21 @@ cost = search_cost(search, X, y)
 print(cost)
 
 # %%
-# One budget for all fits and predictions of the search: it is never passed by a single image.
+# One budget for all fits and predictions of the search is a hard limit.
 
 budget = SharedBudget(service, max_queries=cost.total)
 search.estimator.set_params(score_fn=budget)
 search.fit(X, y)
 print(f"best: {search.best_params_}, accuracy {search.cv_results_['mean_test_accuracy'][search.best_index_]:.3f}")
-print(f"billed {budget.n_queries} images of {cost.total} that were told")
+print(f"billed {budget.n_queries} images of {cost.total} predicted at most")
 
 # %%
-# How the two go together: steps that are too short lead nowhere, and those that are too long wash all pictures out.
+# Steps that are too short lead nowhere, and steps that are too long saturate all pictures.
 
 accuracy = search.cv_results_["mean_test_accuracy"].reshape(len(steps), len(perturbations))
 figure, ax = plt.subplots(figsize=(5, 4), layout="constrained")
 picture = ax.imshow(accuracy, vmin=0.5, vmax=1, cmap="viridis")
-ax.set(xlabel="c, size of the perturbations", ylabel="a, step size")
+ax.set(xlabel="perturbation size c", ylabel="step size a")
 ax.set_xticks(range(len(perturbations)), perturbations)
 ax.set_yticks(range(len(steps)), steps)
 for row, column in np.ndindex(accuracy.shape):
@@ -62,7 +62,7 @@ figure.colorbar(picture, label="accuracy, two folds")
 plt.show()
 
 # %%
-# Without a search: the step sizes that are found by themselves.
+# Without a search, the classifier finds both sizes by itself.
 
 found = BlackVIPClassifier(service, "a photo taken at {}", head=None, max_queries=1000, random_state=0).fit(X, y)
 print(f"found by itself: a = {found.a_:.3g}, c = {found.c_:.3g}, accuracy {found.score(X, y):.3f}")

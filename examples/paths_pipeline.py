@@ -2,8 +2,8 @@
 A pipeline from a DataFrame of paths
 ====================================
 
-Images can stay files: a table that has a column of paths is enough. Here a folder of PNG files and a table that lists
-them go through a scikit-learn pipeline, and a cross-validation keeps each camera's pictures together.
+Images can stay on disk: a table with a column of paths is enough. Here a table that lists a folder of PNG files goes
+through a scikit-learn pipeline. Cross-validation keeps the pictures of each camera together.
 """
 
 import pathlib
@@ -19,7 +19,7 @@ from sklearn.preprocessing import FunctionTransformer
 from blackvip import BlackVIPClassifier, search_cost
 
 # %%
-# The folder, and the table: four cameras that take all pictures far too dark.
+# The folder and the table: four cameras that underexpose all pictures.
 
 folder = pathlib.Path(tempfile.mkdtemp())
 rng = np.random.default_rng(0)
@@ -35,7 +35,7 @@ print(table.assign(file=[path.name for path in table["file"]]).head(4).to_string
 
 
 # %%
-# The service takes bright pictures for days.
+# The toy service believes that bright means day.
 
 
 def service(images, class_prompts):
@@ -44,7 +44,7 @@ def service(images, class_prompts):
 
 
 # %%
-# The pipeline picks the column of paths; the classifier reads the files when it needs them, a batch at a time.
+# The pipeline selects the column of paths, and the classifier reads the files a batch at a time.
 
 pipeline = make_pipeline(
     FunctionTransformer(lambda table: table["file"]),
@@ -52,7 +52,7 @@ pipeline = make_pipeline(
 )
 
 # %%
-# What four folds bill is told first, as `cross_validate` would be called.
+# `search_cost` takes the arguments of `cross_validate` and tells what four folds bill at most.
 
 cv = StratifiedGroupKFold(n_splits=4)
 print(search_cost(pipeline, table, table["label"], groups=table["camera"], cv=cv))
@@ -63,7 +63,7 @@ billed = sum(fitted[-1].n_queries_ for fitted in scores["estimator"]) + len(tabl
 print(f"accuracy by camera: {scores['test_score'].round(3).tolist()}; billed {billed:,} images")
 
 # %%
-# A file that cannot be read is an error that names it, before any image is billed. ``on_error="skip"`` goes on without.
+# An unreadable file raises an error that names it, before anything is billed. ``on_error="skip"`` leaves it out.
 
 table.loc[3, "file"].write_text("no picture")
 try:

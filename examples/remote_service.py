@@ -2,9 +2,9 @@
 A service over HTTP
 ===================
 
-This starts the demo's text reader as a server on the loopback, in a process of its own, and adapts it to handwritten
-digits in form boxes. It needs ``pip install "blackvip[http,ocr]"``. For a service that is paid for, set ``checkpoint``
-to a file: it keeps every answer, and a fit that was interrupted goes on with it.
+This example starts the demo's text reader as a local server in its own process, and adapts it to handwritten digits in
+form boxes. It needs ``pip install "blackvip[http,ocr]"``. With a paid service, set ``checkpoint`` to a file: it stores
+every response, and an interrupted fit resumes from it.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from blackvip.demo import load_forms, text_reader
 from blackvip.scorers.http import Adapter, HTTPScorer
 
 # %%
-# The service's protocol is an adapter: what it is sent, and where its answer has the scores.
+# An adapter defines the protocol: what to send, and where the response holds the scores.
 
 
 class Reader(Adapter):
@@ -38,11 +38,11 @@ class Reader(Adapter):
 
 
 # %%
-# The service itself.
+# The server.
 
 
 class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"  # connections are kept
+    protocol_version = "HTTP/1.1"  # keep connections open
     disable_nagle_algorithm = True
 
     def do_POST(self):
@@ -62,13 +62,13 @@ class Handler(BaseHTTPRequestHandler):
 
 def serve():
     Handler.read = staticmethod(text_reader())
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)  # a port that the system chooses
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)  # the system chooses a free port
     print(f"http://127.0.0.1:{server.server_port}", flush=True)
     server.serve_forever()
 
 
 # %%
-# To its user it is an address.
+# The client knows only the URL.
 
 
 def adapt(url, queries):
@@ -77,12 +77,12 @@ def adapt(url, queries):
     clf = BlackVIPClassifier(scorer, "{}", max_queries=queries, random_state=0, verbose=2)
     clf.fit(X, y)
     zero_shot = np.mean(scorer(X_test, clf.class_prompts_).argmax(axis=1) == y_test)
-    print(f"Of 500 test images: zero-shot {zero_shot:.3f}, adapted {clf.score(X_test, y_test):.3f}")
-    print(f"Training billed {clf.n_queries_} images; {scorer.n_requests_} requests in all, {scorer.n_retries_} again")
+    print(f"Accuracy on 500 test images: zero-shot {zero_shot:.3f}, adapted {clf.score(X_test, y_test):.3f}")
+    print(f"Training billed {clf.n_queries_} images; {scorer.n_requests_} requests in all, {scorer.n_retries_} retries")
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Adapt a text reader that is a web service.")
+    parser = argparse.ArgumentParser(description="Adapt a text reader behind a web service.")
     parser.add_argument("--queries", type=int, default=1000, help="images that training may bill (default: 1000)")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()

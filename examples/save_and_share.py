@@ -2,8 +2,8 @@
 Saving and loading a Coordinator
 ================================
 
-What was learned can be kept in three ways: the whole classifier in a file that is safe to load; the Coordinator alone,
-by joblib; and as a transformer in front of another client of the service.
+You can keep a trained prompt in three ways: the whole classifier in a file that is safe to load, the Coordinator alone
+with joblib, and a transformer in front of another client of the service.
 """
 
 import pathlib
@@ -19,7 +19,7 @@ import blackvip
 from blackvip import BlackVIPClassifier, BlackVIPPrompter
 
 # %%
-# The paper's Coordinator, trained for a service that takes bright pictures for days, on pictures that are too dark.
+# Train the paper's Coordinator on underexposed pictures, for a toy service that believes that bright means day.
 
 
 def service(images, class_prompts):
@@ -38,7 +38,7 @@ clf.fit(X, y)
 print(f"zero-shot {clf.score_baselines(X_test, y_test)['zero_shot']:.3f}, prompted {clf.score(X_test, y_test):.3f}")
 
 # %%
-# ``save`` writes a file whose loading executes nothing, whoever made it. The service is never in it.
+# ``save`` writes a file that executes nothing when it is loaded. It never contains the service.
 
 folder = pathlib.Path(tempfile.mkdtemp())
 clf.save(folder / "day.safetensors")
@@ -47,8 +47,8 @@ print(f"{(folder / 'day.safetensors').stat().st_size:,} bytes")
 print(f"same probabilities: {np.array_equal(loaded.predict_proba(X_test), clf.predict_proba(X_test))}")
 
 # %%
-# The Coordinator alone draws prompts onto images and bills nothing. joblib and pickle execute what is in the file: load
-# only what you trust; `save` works for it, too.
+# The Coordinator alone draws prompts onto images and bills nothing. joblib and pickle execute code from the file, so
+# load only files that you trust. ``save`` works for a Coordinator, too.
 
 joblib.dump(clf.coordinator_, folder / "coordinator.joblib")
 coordinator = joblib.load(folder / "coordinator.joblib")
@@ -56,11 +56,11 @@ prompted = coordinator.transform(X_test)
 print(f"prompted images: {prompted.dtype} {prompted.shape}")
 
 # %%
-# So another client of the service gains as well, one that knows nothing of prompts.
+# Another client of the service, which knows nothing of prompts, benefits as well.
 
 
 class Client(ClassifierMixin, BaseEstimator):
-    """Takes the service's word for it."""
+    """A client that predicts what the service says."""
 
     def fit(self, X, y):
         self.classes_ = np.unique(y)
@@ -75,7 +75,7 @@ plain = np.repeat((255 * X_test).astype(np.uint8)[..., None], 3, axis=3)
 print(f"client: plain images {client.score(plain, y_test):.3f}, prompted {client.score(prompted, y_test):.3f}")
 
 # %%
-# In a pipeline, ``FrozenEstimator`` keeps scikit-learn from training it again.
+# In a pipeline, ``FrozenEstimator`` keeps scikit-learn from training the classifier again.
 
 pipeline = make_pipeline(BlackVIPPrompter(FrozenEstimator(clf)), client).fit(X, y)
 print(f"pipeline: {pipeline.score(X_test, y_test):.3f}")

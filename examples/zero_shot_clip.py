@@ -2,9 +2,9 @@
 Zero-shot CLIP with open_clip
 =============================
 
-Any open_clip model is a score function by its name: `OpenCLIPScorer` loads it at the first call, and class prompts are
-what CLIP was made for. Where there are no weights on this machine, a small model of random weights takes their place,
-which knows nothing and only shows the way. ``HF_HUB_OFFLINE=0`` downloads the weights, 600 MB.
+`OpenCLIPScorer` makes a score function of any open_clip model. It loads the model at the first call. Without
+weights on this machine, the example uses a small model with random weights, which knows nothing and only shows the
+steps. ``HF_HUB_OFFLINE=0`` downloads the real weights (600 MB).
 """
 
 import json
@@ -13,7 +13,8 @@ import os
 import pathlib
 import tempfile
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when open_clip is imported: else it tries the network for minutes
+# open_clip reads this when it is imported, and otherwise tries the network for minutes.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,21 +25,21 @@ from sklearn.datasets import load_sample_images
 from blackvip.scorers import OpenCLIPScorer
 
 # %%
-# scikit-learn ships two photographs, a temple and a flower; some parts of each.
+# Two crops of each of scikit-learn's photographs, a temple and a flower.
 
 temple, flower = load_sample_images().images
 X = np.stack([photo[:, left : left + 427] for photo in (temple, flower) for left in (0, 213)])
 prompts = ["a photo of a temple.", "a photo of a flower.", "a photo of a cat."]
 
 # %%
-# A model by its name, or a small one from a configuration.
+# Load a model by its name, or build a small one from a configuration.
 
 logging.disable(logging.ERROR)  # open_clip logs what it raises
 scorer = OpenCLIPScorer("ViT-B-32", "laion2b_s34b_b79k")
 try:
     logits = scorer(X, prompts)
-except Exception as error:  # open_clip and Hugging Face have several for what they cannot download
-    print(f"No weights of ViT-B-32 here ({type(error).__name__}); a small model of random weights takes their place.")
+except Exception as error:  # open_clip and Hugging Face raise various errors for failed downloads
+    print(f"No weights of ViT-B-32 here ({type(error).__name__}); using a small model with random weights.")
     tower = {"layers": 2, "width": 64}
     config = {
         "embed_dim": 32,
@@ -53,7 +54,7 @@ except Exception as error:  # open_clip and Hugging Face have several for what t
 logging.disable(logging.NOTSET)
 
 # %%
-# Its answers. Logits are cosines times the model's scale, so that their softmax is a probability.
+# Logits are cosines times the model's scale, so their softmax gives probabilities.
 
 figure, axes = plt.subplots(1, len(X), figsize=(10, 3.6), layout="constrained")
 for ax, photo, row in zip(axes, X, softmax(logits, axis=1)):
@@ -61,9 +62,9 @@ for ax, photo, row in zip(axes, X, softmax(logits, axis=1)):
     ax.set(xticks=[], yticks=[])
     ax.set_xlabel("\n".join(f"{probability:.2f} {prompt}" for probability, prompt in zip(row, prompts)))
     print("  ".join(f"{probability:.2f} {prompt}" for probability, prompt in zip(row, prompts)))
-figure.suptitle(f"Zero-shot answers of {scorer.model_name}")
+figure.suptitle(f"Zero-shot predictions of {scorer.model_name}")
 plt.show()
 
 # %%
-# To adapt it: ``BlackVIPClassifier(scorer, "a photo of a {}.").fit(X, y)``. Images go to it as float tensors on its own
-# device, and the embeddings of the class prompts are computed once.
+# To adapt the model, call ``BlackVIPClassifier(scorer, "a photo of a {}.").fit(X, y)``. Images stay float tensors on
+# the device of the model, and the class prompts are embedded only once.

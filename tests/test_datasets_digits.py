@@ -122,9 +122,9 @@ def test_wrong_arguments(change, message):
 def test_wrong_arguments_of_loc():
     images, labels = squares(10)
     for ratio in (0, 7):
-        with pytest.raises(DatasetError, match=f"ratio={ratio}; expected a positive number, up to 6"):
+        with pytest.raises(DatasetError, match=f"ratio={ratio}; expected a positive number of at most 6"):
             make_loc(images, labels, ratio)
-    with pytest.raises(DatasetError, match="one class only"):
+    with pytest.raises(DatasetError, match="only one class"):
         make_loc(images, np.zeros(10, int))
 
 
@@ -186,7 +186,7 @@ def test_damaged_mnist_files(tmp_path):
     path = tmp_path / "MNIST/raw/t10k-images-idx3-ubyte.gz"
     whole = path.read_bytes()
     path.write_bytes(gzip.compress(gzip.decompress(whole)[:-1]))
-    with pytest.raises(DatasetError, match="t10k-images-idx3-ubyte.gz is no complete IDX file"):
+    with pytest.raises(DatasetError, match="t10k-images-idx3-ubyte.gz is not a complete IDX file"):
         read_digits(tmp_path)
     path.write_bytes(whole[:200])
     with pytest.raises(DatasetError, match="t10k-images-idx3-ubyte.gz is damaged"):
@@ -195,7 +195,7 @@ def test_damaged_mnist_files(tmp_path):
     with pytest.raises(DatasetError, match="do not belong together"):
         read_digits(tmp_path)
     path.unlink()
-    with pytest.raises(DatasetError, match="lacks t10k-images-idx3-ubyte .* put MNIST's or Fashion-MNIST's four files"):
+    with pytest.raises(DatasetError, match="lacks t10k-images-idx3-ubyte .* Put the four files of MNIST"):
         read_digits(tmp_path)
 
 

@@ -261,7 +261,7 @@ def test_flowers_without_their_names(tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.datasets.Flowers102, "classes", ["of", "torchvision"], raising=False)
     assert datasets.load("flowers102", tmp_path).class_names == ["of", "torchvision"]
     monkeypatch.delattr(torchvision.datasets.Flowers102, "classes")
-    with pytest.raises(DatasetError, match="no cat_to_name.json .* put CoOp's there"):
+    with pytest.raises(DatasetError, match="no cat_to_name.json .* Put CoOp's file there"):
         datasets.load("flowers102", tmp_path)
 
 
@@ -289,8 +289,12 @@ def test_missing_folder(tmp_path, name):
         (svhn, "svhn/test_32x32.mat", "lacks test_32x32.mat or test. Put train_32x32.mat"),
         (clevr, "CLEVR_v1.0/scenes", "lacks scenes/CLEVR_train_scenes.json"),
         (imagenet, "imagenet/images/val", "lacks val. Put the folders train/ and val/"),
-        (imagenet, "imagenet/classnames.txt", "no class name, such as .* put classnames.txt"),
-        (oxford_pets, "oxford_pets/images/american_bulldog_3.jpg", "1 of 20 images .* such as .*bulldog_3.jpg. Unpack"),
+        (imagenet, "imagenet/classnames.txt", "no class name, such as .* Put classnames.txt"),
+        (
+            oxford_pets,
+            "oxford_pets/images/american_bulldog_3.jpg",
+            "1 of the 20 images .* such as .*bulldog_3.jpg. Unpack",
+        ),
     ],
 )
 def test_incomplete_folder(tmp_path, make, lost, message):

@@ -149,7 +149,7 @@ def test_split_file_in_the_outer_folder(tmp_path):
 def test_damaged_split_file(eurosat, content, found):
     home, _ = eurosat
     (home / "split_zhou_EuroSAT.json").write_text(content)
-    with pytest.raises(DatasetError, match=f"split_zhou_EuroSAT.json is no split file .*{found}.* Get it again"):
+    with pytest.raises(DatasetError, match=f"EuroSAT.json is not a split file .*{found}.* Download it again"):
         datasets.load("eurosat", home.parent)
 
 
@@ -157,7 +157,7 @@ def test_images_that_the_split_file_names_are_missing(eurosat):
     home, _ = eurosat
     for number in range(30, 35):
         (home / "2750" / "Forest" / f"Forest_{number}.jpg").unlink()
-    with pytest.raises(DatasetError, match=r"5 of 64 images .*split_zhou_EuroSAT.json\) name are not there, such as /"):
+    with pytest.raises(DatasetError, match=r"5 of the 64 images .*split_zhou_EuroSAT.json\) are not there, such as /"):
         datasets.load("eurosat", home.parent)
 
 
@@ -227,10 +227,10 @@ def test_nothing_in_a_pickle_is_executed(eurosat, tmp_path):
     mark = str(tmp_path / "harm")
     path = home / "split_fewshot" / "shot_16-seed_1.pkl"
     path.write_bytes(pickle.dumps({"train": [Harm(mark)], "val": []}))
-    with pytest.raises(DatasetError, match=r"does not hold the shots .* \(it wants posix.mkdir\); remove it"):
+    with pytest.raises(DatasetError, match=r"does not contain shots .* \(it wants posix.mkdir\). Remove it"):
         datasets.load("eurosat", home.parent)
     assert not os.path.exists(mark)
     for content in (b"", b"junk", pickle.dumps([1]), pickle.dumps({"train": [1]}), pickle.dumps({})):
         path.write_bytes(content)
-        with pytest.raises(DatasetError, match="does not hold the shots"):
+        with pytest.raises(DatasetError, match="does not contain shots"):
             datasets.load("eurosat", home.parent)

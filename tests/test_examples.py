@@ -58,7 +58,7 @@ def save_and_share(text):
 def remote_service(text):
     zero_shot, adapted = numbers(r"zero-shot (\S+), adapted (\S+)", text)
     assert adapted > zero_shot + 0.05
-    billed, requests, again = numbers(r"billed (\d+) .* (\d+) requests in all, (\d+) again", text)
+    billed, requests, again = numbers(r"billed (\d+) .* (\d+) requests in all, (\d+) retries", text)
     assert billed <= 1000
     assert requests >= (billed + 2 * 500) / 16
     assert again == 0

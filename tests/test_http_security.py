@@ -155,10 +155,10 @@ def test_no_key_without_encryption():
         HTTPScorer("http://host.example/x", Own(), key="A_KEY")(make_images(1), PROMPTS)
 
 
-def test_parts_and_encodings_of_a_secret_are_blotted_out():
+def test_parts_and_encodings_of_a_secret_are_redacted():
     text = f"{SECRET} Bearer {SECRET} kaboom%2FSecret%2B5f3a9b a2Fib29tL1NlY3JldCs1ZjNhOWI= AKIAXXXXXX:abcdefgh"
-    blotted = without_secrets(text, [SECRET, "AKIAXXXXXX:abcdefgh"])
-    assert blotted == "*** Bearer *** *** *** ***"
+    redacted = without_secrets(text, [SECRET, "AKIAXXXXXX:abcdefgh"])
+    assert redacted == "*** Bearer *** *** *** ***"
     assert without_secrets("nothing here", [SECRET, ""]) == "nothing here"
 
 

@@ -258,7 +258,7 @@ def test_what_asks_concurrently_by_itself_is_left_alone():
 
 def test_budget_inside_is_refused(tmp_path):
     budget = SharedBudget(stripe_means, 100)
-    with pytest.raises(TypeError, match="Put the SharedBudget around the ParallelScorer"):
+    with pytest.raises(TypeError, match="Wrap the SharedBudget around the ParallelScorer"):
         fitted(ParallelScorer(budget, 2))
     assert budget.n_queries == 0
 

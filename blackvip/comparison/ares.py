@@ -71,7 +71,7 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
     batch_size : int, default=64
         Images in one step.
     smoothing : float, default=1.0
-        Of the mapping, see `blackvip.scorers.label_weights`.
+        Of the mapping, see `blackvip.scorers.labels.mapping`.
     top_share : float, default=0.15
         Outputs of the head that the mapping counts for an image, as a share of the classes; at least one.
     max_queries : int, default=10_000

@@ -160,7 +160,7 @@ class LabelMappedService(_ReadsTrainingSet, PredictsFromLogProba, BaseEstimator)
     score_fn, class_prompts, score_type, images_per_call, image_shape, resize
         As in `BlackVIPClassifier`.
     mapping : {"blm+", "blm", "frequency"}, default="blm+"
-        How labels become classes, see `blackvip.scorers.label_weights`.
+        How labels become classes, see `blackvip.scorers.labels.mapping`.
 
     Attributes
     ----------

@@ -1,11 +1,11 @@
-"""Settings of papers, as parameters of `BlackVIPClassifier`.
+"""Presets: the settings of the papers, as parameters of `BlackVIPClassifier`.
 
 BlackVIPClassifier(score_fn, prompts, **presets.cvpr2023("eurosat"))
 
-Each method is a pair of a prompter and an optimizer, without what this package adds: no head, no guard, a temperature
-of 1, and each direction scored on the whole batch. The sources are BlackVIP (Oh et al., CVPR 2023, arXiv 2303.14773)
-with its published configuration, and for the rivals what its authors used them with. Budgets are not among the
-parameters: give `max_queries`, for instance `paper_queries`.
+Each method is a pair of a prompter and an optimizer, without the additions of this package: no head, no guard, a
+temperature of 1, and each direction scored on the whole batch. The settings are those of the published configuration of
+BlackVIP (Oh et al., CVPR 2023, arXiv 2303.14773), which includes its rivals. Budgets are not part of a preset: set
+`max_queries`, for instance to `paper_queries`.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ __all__ = [
     "vp_white_box",
 ]
 
-CLIP_UNIT = 0.27  #: Of the pixel range: one unit of CLIP's normalised space, the mean of its three channels.
-BATCH_SIZE = 128  #: Images of a step, each of which every candidate is scored on.
-N_DIRECTIONS = 5  #: Draws of a step.
-SHOTS = 16  #: Training images of a class.
-SEEDS = (1, 2, 3)  #: Over which the papers' figures are means.
-IMAGE_SIZE = (224, 224)  #: That images have before they are prompted, in pixels.
+CLIP_UNIT = 0.27  #: One unit of CLIP's normalised space as a share of the pixel range, averaged over channels.
+BATCH_SIZE = 128  #: Images in a step; every candidate is scored on all of them.
+N_DIRECTIONS = 5  #: Directions in a step.
+SHOTS = 16  #: Training images per class.
+SEEDS = (1, 2, 3)  #: The papers average over these seeds.
+IMAGE_SIZE = (224, 224)  #: Size of the images before they are prompted, in pixels.
 
-#: The paper's encoders by the names of timm's models, the package's own by theirs.
+#: Names of timm models for the paper's encoders, and of the package's own encoders.
 ENCODERS = {
     "vit-mae": "vit_base_patch16_224.mae",
     "vit-in21k": "vit_base_patch16_224.orig_in21k",
@@ -60,26 +60,26 @@ _STARTS = ("zero", "random")
 
 @dataclass(frozen=True)
 class Setting:
-    """What BlackVIP was trained with on one data set.
+    """Settings of BlackVIP on one data set.
 
     Attributes
     ----------
     momentum : float
-        The gradient correction's beta.
+        Momentum of the gradient correction (beta in the paper).
     gamma : float
-        Exponent with which the perturbation decays.
+        Exponent of the decay of the perturbation size.
     c : float
-        Its size at first.
+        Initial perturbation size.
     p_eps : float
-        The factor of the prompt, in units of CLIP's normalised space.
+        Scale of the prompt, in units of CLIP's normalised space.
     epochs : int
         Passes over the training images.
     alpha : float
-        Exponent with which the step size decays.
+        Exponent of the decay of the step size.
     a : float
-        The step size at first.
+        Initial step size.
     augmented : bool
-        Whether training images are cropped and mirrored at random.
+        Whether training images are randomly cropped and flipped.
     """
 
     momentum: float = 0.9
@@ -92,7 +92,7 @@ class Setting:
     augmented: bool = True
 
 
-#: By data set, under the names of `blackvip.datasets`.
+#: BlackVIP's settings for each data set of `blackvip.datasets`.
 SETTINGS = {
     "caltech101": Setting(0.9, 0.2, 0.005, 0.2),
     "oxford_pets": Setting(0.9, 0.1, 0.01, 1.0),
@@ -117,18 +117,18 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class RivalSetting:
-    """What BlackVIP's authors trained its rivals with on one data set; parameters are in CLIP's normalised space.
+    """Settings of BlackVIP's rivals on one data set; parameters are in CLIP's normalised space.
 
     Attributes
     ----------
     vp_momentum, vp_a, vp_c : float
-        Gains of VP with SPSA-GC; its alpha is BlackVIP's.
+        Gains of VP with SPSA-GC; alpha is the same as for BlackVIP.
     bar_a, bar_a_end : float
         First and last step size of BAR.
     white_box_rate : float
-        First learning rate of VP with gradients.
+        Initial learning rate of VP with gradients.
     white_box_epochs : int
-        Its passes over the training images.
+        Epochs of VP with gradients.
     """
 
     vp_momentum: float = 0.9
@@ -140,7 +140,7 @@ class RivalSetting:
     white_box_epochs: int = 1_000
 
 
-#: By data set: docs/configuration.md of BlackVIP's published code.
+#: Settings for each data set, from docs/configuration.md of BlackVIP's published code.
 RIVAL_SETTINGS = {
     "caltech101": RivalSetting(0.3, 20.0, 0.01, 10.0, 0.1),
     "oxford_pets": RivalSetting(0.3, 10.0, 0.005, 10.0, 0.1),
@@ -164,17 +164,17 @@ RIVAL_SETTINGS = {
 
 
 def setting(dataset: str | None = None) -> Setting:
-    """What BlackVIP was trained with on a data set.
+    """Return the settings of BlackVIP for a data set.
 
     Parameters
     ----------
     dataset : str or None, default=None
-        A name of `SETTINGS`. None: the values that most data sets share, without augmentation, since mirrored images
-        may be of another class.
+        A name in `SETTINGS`. None: the most common values, without augmentation, which may change the class.
 
     Returns
     -------
     setting : Setting
+        The settings.
 
     Raises
     ------
@@ -189,25 +189,25 @@ def setting(dataset: str | None = None) -> Setting:
 
 
 def _of_rivals(dataset: str | None) -> RivalSetting:
-    setting(dataset)  # refuses what there is not
+    setting(dataset)  # refuses an unknown name
     return RivalSetting() if dataset is None else RIVAL_SETTINGS[dataset]
 
 
 def paper_queries(dataset: str | None, n_images: int) -> int:
-    """A `max_queries` that pays for as many steps of BlackVIP, or of VP with SPSA-GC, as the paper made.
+    """Return the budget for as many steps of BlackVIP, or of VP with SPSA-GC, as in the paper.
 
     Parameters
     ----------
     dataset : str or None
-        As of `setting`.
+        Name of a data set, as in `setting`.
     n_images : int
-        Training images. An epoch has as many steps as it has whole batches of 128, and one at least.
+        Number of training images. An epoch has one step for each whole batch of 128, and at least one.
 
     Returns
     -------
     max_queries : int
-        Images of all steps, 1,280 each where there are 128 images (6.4 million on EuroSAT), and two for each training
-        image, which `fit` scores before and after.
+        Billed images of all steps (1,280 per step with at least 128 images; 6.4 million on EuroSAT), and two per
+        training image, which `fit` scores before and after training.
     """
     batch_size = min(BATCH_SIZE, n_images)
     n_steps = setting(dataset).epochs * (n_images // batch_size)
@@ -221,32 +221,32 @@ def cvpr2023(
     optimizer: str = "spsa-gc",
     start: str = "random",
 ) -> dict[str, Any]:
-    """BlackVIP as published (CVPR 2023): Coordinator, SPSA-GC with set gains, no head, no guard.
+    """Return the settings of BlackVIP (CVPR 2023): Coordinator, SPSA-GC with fixed gains, no head, no guard.
 
     Parameters
     ----------
     dataset : str or None, default=None
-        Whose hyperparameters to take, see `SETTINGS`. None: those that most of the paper's data sets share (a = 0.01,
+        The data set whose hyperparameters to use, see `SETTINGS`. None: the most common ones (a = 0.01,
         c = 0.01, gamma = 0.1, momentum 0.9, p_eps = 1 in units of CLIP's normalised space).
     encoder : str or Encoder, default="pca"
         Of the Coordinator: "vit-mae", the paper's best, "vit-in21k", "dino-resnet50" or "scratch", see `ENCODERS`; or
         any name or encoder that `Coordinator` takes. "pca" downloads nothing, and is BlackVIP-SE's.
     optimizer : {"spsa-gc", "spsa"}, default="spsa-gc"
-        "spsa" is without the gradient correction, for comparison.
+        "spsa" has no gradient correction, for comparison.
     start : {"random", "zero"}, default="random"
-        Of the decoder's last layer. "random" is the paper's, whose first prompt is noise. "zero" would start from the
-        service as it is, but with perturbations as small as the paper's, prompts near zero change no 8-bit pixel, so
-        that training may never begin.
+        Initial weights of the decoder's last layer. "random" is the paper's, whose first prompt is noise. "zero" starts
+        without a prompt; but prompts near zero, with perturbations as small as the paper's, change no 8-bit pixel, and
+        training may never begin.
 
     Returns
     -------
     parameters : dict of str to object
-        A step bills 1,280 images: two sides of five directions on batches of 128.
+        Parameters of `BlackVIPClassifier`. A step bills 1,280 images: two sides, five directions, batches of 128.
 
     Raises
     ------
     ValueError
-        If there are no settings of the data set, or another value is none of those above.
+        If there are no settings for the data set, or another argument is invalid.
 
     Examples
     --------
@@ -268,26 +268,26 @@ def cvpr2023(
 
 
 def blackvip_se(dataset: str | None = None, *, optimizer: str = "spsa-gc", start: str = "random") -> dict[str, Any]:
-    """BlackVIP-SE (arXiv 2407.17491): BlackVIP whose encoder is a PCA of the training images, without a network.
+    """Return the settings of BlackVIP-SE (arXiv 2407.17491), whose encoder is a PCA of the training images.
 
     Parameters
     ----------
     dataset : str or None, default=None
-        Whose hyperparameters to take: those of `cvpr2023`, since no others are published.
+        The data set whose hyperparameters to use: those of `cvpr2023`, as no others are published.
     optimizer : {"spsa-gc", "spsa"}, default="spsa-gc"
-        As of `cvpr2023`.
+        As in `cvpr2023`.
     start : {"random", "zero"}, default="random"
-        As of `cvpr2023`.
+        As in `cvpr2023`.
 
     Returns
     -------
     parameters : dict of str to object
-        A step bills 1,280 images.
+        Parameters of `BlackVIPClassifier`. A step bills 1,280 images.
 
     Raises
     ------
     ValueError
-        As of `cvpr2023`.
+        As in `cvpr2023`.
     """
     return cvpr2023(dataset, encoder="pca", optimizer=optimizer, start=start)
 
@@ -301,28 +301,28 @@ def vp(
     momentum: float | None = None,
     start: str = "random",
 ) -> dict[str, Any]:
-    """Visual prompting, VP (Bahng et al., arXiv 2203.17274), with SPSA-GC, as BlackVIP's paper compares itself to.
+    """Return the settings of visual prompting, VP (Bahng et al., arXiv 2203.17274), with SPSA-GC.
 
     Parameters
     ----------
     dataset : str or None, default=None
-        Whose gains to take, see `RIVAL_SETTINGS`; alpha is BlackVIP's. None: a = 10, c = 0.01, momentum 0.9.
+        The data set whose gains to use, see `RIVAL_SETTINGS`. None: a = 10, c = 0.01, momentum 0.9.
     optimizer : {"spsa-gc", "spsa"}, default="spsa-gc"
         With or without the gradient correction.
     a, c, momentum : float or None, default=None
-        Other gains; parameters are in units of CLIP's normalised space.
+        Gains that replace those of the data set; parameters are in units of CLIP's normalised space.
     start : {"random", "zero"}, default="random"
-        Of the frame. "random": normal random numbers, as the reference has them.
+        Initial frame. "random": normal random numbers, as in the reference code.
 
     Returns
     -------
     parameters : dict of str to object
-        A frame of 30 px around 224-px images, and as large a share of others. A step bills 1,280 images.
+        Parameters of `BlackVIPClassifier`, with a frame of 30 px on 224-px images. A step bills 1,280 images.
 
     Raises
     ------
     ValueError
-        If there are no settings of the data set, or another value is none of those above.
+        If there are no settings for the data set, or another argument is invalid.
     """
     used, own = setting(dataset), _of_rivals(dataset)
     a, c = own.vp_a if a is None else a, own.vp_c if c is None else c
@@ -335,21 +335,22 @@ def vp(
 
 
 def vp_white_box(dataset: str | None = None) -> dict[str, Any]:
-    """VP with gradients, as BlackVIP's paper compares itself to: parameters of `WhiteBoxClassifier`.
+    """Return the settings of VP with gradients, as in BlackVIP's paper.
 
     Parameters
     ----------
     dataset : str or None, default=None
-        Whose learning rate and epochs to take, see `RIVAL_SETTINGS`. None: 40 and 1,000.
+        The data set whose learning rate and epochs to use, see `RIVAL_SETTINGS`. None: 40 and 1,000.
 
     Returns
     -------
     parameters : dict of str to object
+        Parameters of `WhiteBoxClassifier`.
 
     Raises
     ------
     ValueError
-        If there are no settings of the data set.
+        If there are no settings for the data set.
     """
     own = _of_rivals(dataset)
     return {"learning_rate": own.white_box_rate, "n_epochs": own.white_box_epochs}
@@ -365,37 +366,36 @@ def bar(
     inner: float = 64,
     start: str = "random",
 ) -> dict[str, Any]:
-    """Black-box adversarial reprogramming, BAR (Tsai et al., ICML 2020, arXiv 2007.08714), as in BlackVIP's paper.
+    """Return the settings of black-box adversarial reprogramming, BAR (Tsai et al., ICML 2020, arXiv 2007.08714).
 
     Parameters
     ----------
     dataset : str or None, default=None
-        Whose step sizes to take, see `RIVAL_SETTINGS`. None: from 10 to 0.1.
+        The data set whose step sizes to use, see `RIVAL_SETTINGS`. None: from 10 to 0.1.
     optimizer : {"rgf", "spsa-gc", "spsa"}, default="rgf"
-        BAR's one-sided estimate from five directions of length 1, with a step size that falls like a
-        polynomial of power 0.9; or SPSA with the gains of `vp`, which is not in the paper.
+        "rgf": BAR's one-sided estimate from five directions of length 1, with a step size that decays
+        polynomially with power 0.9. "spsa-gc", "spsa": the gains of `vp`, which is not in the paper.
     a, a_end : float or None, default=None
-        Another step size at the start, and with "rgf" at the end. It falls to the end of the budget; in the published
-        code over nine tenths of the steps, and then stays.
+        Initial and, with "rgf", final step size. In the published code, it is constant in the last 10 % of the steps.
     c : float or "auto", default=0.01
-        The smoothing: how far candidates are from the parameters. The published one moves each pixel of a 224-px image
-        by less than a hundredth of an 8-bit level, so that services which do not take tensors see little of it. "auto",
-        for them and with "rgf": by one level (root mean square), with a `c` of some 6.
+        Smoothing: the distance of candidates from the parameters. The published value moves each pixel of a 224-px
+        image by less than a hundredth of an 8-bit level, which is invisible to services that take 8-bit images. For
+        these, use "auto" with "rgf", which moves pixels by one level (root mean square), with a `c` of about 6.
     inner : float, default=64
-        Side of the copy of the image, in pixels of a 224-px image. The paper has 64; its published scripts for the
-        transfer data sets and Loc have 194.
+        Side of the inner copy of the image, in pixels of a 224-px image. The paper says 64; the published scripts for
+        the transfer data sets and Loc use 194.
     start : {"random", "zero"}, default="random"
-        Of W. "random": normal random numbers, as the reference has them. "zero": the frame is grey at first.
+        Initial W. "random": normal random numbers, as in the reference code. "zero": a grey frame.
 
     Returns
     -------
     parameters : dict of str to object
-        A step of "rgf" bills 768 images: the parameters and five directions on batches of 128.
+        Parameters of `BlackVIPClassifier`. A step of "rgf" bills 768 images: six candidates, batches of 128.
 
     Raises
     ------
     ValueError
-        If there are no settings of the data set, or another value is none of those above.
+        If there are no settings for the data set, or another argument is invalid.
     """
     used, own = setting(dataset), _of_rivals(dataset)
     a, a_end = own.bar_a if a is None else a, own.bar_a_end if a_end is None else a_end
@@ -412,7 +412,7 @@ def bar(
 
 
 def _published(used: Setting) -> dict[str, Any]:
-    """What all methods of the paper have in common."""
+    """Parameters that all methods of the paper share."""
     return {
         "batch_size": BATCH_SIZE,
         "temperature": 1.0,
@@ -426,7 +426,7 @@ def _published(used: Setting) -> dict[str, Any]:
 def _gains(
     optimizer: str, a: float, c: float | str, alpha: float, gamma: float, momentum: float, also: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """SPSA, or SPSA-GC, with set gains."""
+    """Parameters of SPSA or SPSA-GC with fixed gains."""
     names = (*also, "spsa-gc", "spsa")
     if optimizer not in names:
         raise ValueError(f"optimizer={optimizer!r}; expected {', '.join(map(repr, names[:-1]))} or {names[-1]!r}.")

@@ -1,4 +1,4 @@
-"""The paper's data sets: loaders for fourteen public ones, and generators for the two synthetic ones.
+"""Data sets of the paper: loaders for the fourteen public ones, and generators for the two synthetic ones.
 
 data = blackvip.datasets.load("eurosat", "/data", shots=16, seed=1)
 BlackVIPClassifier(score_fn, data.class_prompts).fit(data.X_train, data.y_train)

@@ -1,7 +1,7 @@
-"""The fourteen transfer sets, in the order of the paper's table.
+"""The fourteen transfer data sets, in the order of the paper's table.
 
-Folders and split files are named as in CoOp's instructions (github.com/KaiyangZhou/CoOp, DATASETS.md); the three sets
-that BlackVIP adds, SVHN, RESISC45 and CLEVR, as in BlackVIP's. Templates are those of both.
+Folders and split files have the names of CoOp's instructions (github.com/KaiyangZhou/CoOp, DATASETS.md), or of
+BlackVIP's for the three data sets that it adds: SVHN, RESISC45 and CLEVR. Templates are the same as in both.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _EUROSAT_NAMES = {
 
 
 def _torchvision(name: str, folder: str = ".", **options: Any) -> Callable[[pathlib.Path], None]:
-    """A function that has torchvision download one of its data sets below a root."""
+    """Make a function that downloads a data set of torchvision below a root."""
 
     def download(root: pathlib.Path) -> None:
         from torchvision import datasets  # type: ignore[import-untyped, unused-ignore]

@@ -1,6 +1,6 @@
-"""Biased and Loc: what the paper makes of MNIST, of any images of digits.
+"""Biased and Loc: the paper's synthetic data sets, made from MNIST or from any other images of digits.
 
-Biased-MNIST is due to Bahng et al., ICML 2020 (arXiv 1910.02806), the ten colours are theirs; Loc-MNIST to BlackVIP.
+Biased-MNIST and its ten colours are due to Bahng et al., ICML 2020 (arXiv 1910.02806), Loc-MNIST to BlackVIP.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch, check_random_state
 
@@ -40,7 +41,7 @@ COLOURS = np.array(
 )
 _GARMENTS = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 _FOLDERS = (".", "mnist", "MNIST/raw", "raw", "FashionMNIST/raw", "fashion-mnist")
-_SIDE = 28  # of MNIST's images
+_SIDE = 28  # pixels, of MNIST's images
 
 
 def make_biased(
@@ -52,7 +53,7 @@ def make_biased(
     threshold: int | None = None,
     random_state: Any = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give images of digits backgrounds whose colours tell the class in training, and mislead at test.
+    """Colour the background of digits so that it tells the class in training and misleads in the test.
 
     Parameters
     ----------
@@ -61,21 +62,22 @@ def make_biased(
     labels : array-like of shape (n,)
         Classes from 0 to 9.
     rho : float
-        Probability that a training image has its own class's colour, which a test image has with probability
-        1 - rho; else it has the colour of another class, each as likely. The paper has 0.8 and 0.9.
+        Probability that a training image has the colour of its own class; for a test image, it is 1 - rho. All other
+        colours are equally likely. The paper uses 0.8 and 0.9.
     split : {"train", "test"}, default="train"
+        Whether to make training or test images.
     threshold : int or None, default=None
-        Pixels above it become white and the others background, as 0 does in Biased-MNIST; None: a pixel lies between
-        the two by its brightness.
+        Pixels above it become white, and all others background; Biased-MNIST uses 0. None: pixels are blended by
+        their brightness.
     random_state : int, RandomState instance or None, default=None
-        Draws who has whose colour.
+        Random state for the colours.
 
     Returns
     -------
     biased : ndarray of shape (n, height, width, 3), uint8
-        White digits on coloured ground.
+        White digits on coloured backgrounds.
     colours : ndarray of shape (n,), int64
-        The class whose colour each image has.
+        For each image, the class whose colour it has.
 
     Examples
     --------
@@ -104,36 +106,36 @@ def make_biased(
 def make_loc(
     images: Any, labels: Any, ratio: int = 1, *, size: int = 224, random_state: Any = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Put each digit at a random place on the edge of a black canvas, and a digit of another class at its centre.
+    """Put each digit at a random place on the edge of a black canvas, and a digit of another class in the centre.
 
     Parameters
     ----------
     images : array-like of shape (n, height, width)
-        Bright digits on black, uint8, of two classes at least.
+        Bright digits on black, uint8, of at least two classes.
     labels : array-like of shape (n,)
         Classes from 0 to 9.
     ratio : int, default=1
-        Side of the fake digit, in sides of the real one. The paper has 1 and 4.
+        Size of the fake digit relative to the real one. The paper uses 1 and 4.
     size : int, default=224
-        Side of the canvas; the real digit's is an eighth of it, 28 of 224.
+        Side of the canvas in pixels. The side of the real digit is an eighth of it: 28 of 224.
     random_state : int, RandomState instance or None, default=None
-        Draws the places and the fake digits.
+        Random state for the places and the fake digits.
 
     Returns
     -------
     canvases : ndarray of shape (n, size, size, 3), uint8
-        A read-only view of grey images. The label stays that of the real digit.
+        Grey images, as a read-only view. Their labels are those of the real digits.
     fakes : ndarray of shape (n,), int64
-        The class of the digit at the centre, one of `images`.
+        Class of the digit in the centre, which is one of `images`.
     """
     images, labels = _checked(images, labels)
     side = max(1, size // 8)
     if not (ratio > 0 and round(ratio * side) + 2 * side <= size):
         raise DatasetError(
-            f"ratio={ratio}; expected a positive number, up to 6, where the two digits still stand apart."
+            f"ratio={ratio}; expected a positive number of at most 6, so that the digits do not overlap."
         )
     if len(np.unique(labels)) < 2:
-        raise DatasetError("The labels have one class only; expected two at least, for a fake digit of another class.")
+        raise DatasetError("The labels have only one class; expected at least two, for a fake digit of another class.")
     rng = check_random_state(random_state)
     other = {label: np.flatnonzero(labels != label) for label in np.unique(labels)}
     chosen = np.array([rng.choice(other[label]) for label in labels])
@@ -161,7 +163,7 @@ def _checked(images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def resized(images: np.ndarray, side: int) -> np.ndarray:
-    """Grey images (n, height, width), uint8, at another size."""
+    """Resize grey uint8 images (n, height, width) to squares."""
     shape = (side, side)
     if not len(images) or images.shape[1:] == shape:
         return images
@@ -169,25 +171,23 @@ def resized(images: np.ndarray, side: int) -> np.ndarray:
 
 
 def read_digits(root: Any = None) -> Bunch:
-    """Images of digits, or of garments: scikit-learn's, or MNIST's files.
+    """Read images of digits or garments: scikit-learn's digits, or files in the format of MNIST.
 
     Parameters
     ----------
     root : str, Path or None, default=None
-        A folder that holds ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the same of ``t10k``, each
-        as it is or with ``.gz``, or the root that torchvision's `MNIST` or `FashionMNIST` has them below. None:
-        scikit-learn's 1,797 digits of 8 by 8 pixels, a half of each class to test.
+        A folder with ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the same for ``t10k``, each of
+        which may end in ``.gz``; or the root of torchvision's `MNIST` or `FashionMNIST`. None: scikit-learn's 1,797
+        digits of 8 by 8 pixels, of which half of each class are test images.
 
     Returns
     -------
     digits : Bunch
         ``X_train`` and ``X_test``, uint8, of shape (n, height, width), bright on black; ``y_train`` and ``y_test``,
-        int64; ``class_names``.
+        int64; and ``class_names``.
     """
     names = [str(digit) for digit in range(10)]
     if root is None:
-        from sklearn.datasets import load_digits
-
         digits = load_digits()
         images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
         X, X_test, y, y_test = train_test_split(
@@ -207,12 +207,12 @@ def read_digits(root: Any = None) -> Bunch:
     lacking = [name for name in files if name not in paths]
     if lacking:
         raise DatasetError(
-            f"{root} lacks {', '.join(lacking)} (each may end in .gz); put MNIST's or Fashion-MNIST's four files there "
-            "or into MNIST/raw/, where torchvision puts them, or pass root=None for scikit-learn's digits."
+            f"{root} lacks {', '.join(lacking)} (each may end in .gz). Put the four files of MNIST or Fashion-MNIST "
+            "there or into MNIST/raw/, as torchvision does, or pass root=None to use scikit-learn's digits."
         )
     X, y, X_test, y_test = (_read_idx(paths[name]) for name in files)
     if (len(X), len(X_test)) != (len(y), len(y_test)) or X.ndim != 3 or y.ndim != 1:
-        raise DatasetError(f"The four files in {folder} do not belong together; get them again.")
+        raise DatasetError(f"The four files in {folder} do not belong together; download them again.")
     if any("fashion" in part.casefold() for part in folder.absolute().parts):
         names = _GARMENTS
     return Bunch(
@@ -221,30 +221,31 @@ def read_digits(root: Any = None) -> Bunch:
 
 
 def _read_idx(path: pathlib.Path) -> np.ndarray:
-    """An array of bytes in the IDX format: two zeros, 8 for bytes, the number of dimensions, these, the bytes."""
+    """Read an array in the IDX format: two zeros, 8 for bytes, the number of dimensions, their sizes, the bytes."""
     content = path.read_bytes()
     try:
         content = gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError) as error:
-        raise DatasetError(f"{path} is damaged ({error}); get it again.") from error
+        raise DatasetError(f"{path} is damaged ({error}); download it again.") from error
     n_dims = content[3] if content[:3] == b"\x00\x00\x08" else 0
     shape = np.frombuffer(content[4 : 4 + 4 * n_dims], ">u4").astype(int)
     if not n_dims or len(shape) != n_dims or len(content) != 4 + 4 * n_dims + shape.prod():
-        raise DatasetError(f"{path} is no complete IDX file of bytes; get it again.")
+        raise DatasetError(f"{path} is not a complete IDX file of bytes; download it again.")
     return np.frombuffer(content, np.uint8, offset=4 + 4 * n_dims).reshape(shape)
 
 
 @dataclass(frozen=True)
 class DigitsDataSet(DataSet):
-    """A data set that is made of digits, those in the root or scikit-learn's.
+    """Data set made from digits, either those in the root folder or scikit-learn's.
 
     Parameters
     ----------
     name, title, template : str
-        As `DataSet` has them.
+        As in `DataSet`.
     kind : {"transfer", "synthetic"}, default="synthetic"
+        As in `DataSet`.
     make : callable
-        (images, labels, split, random_state) to images.
+        ``make(images, labels, split, random_state)`` returns the images of the data set.
     """
 
     _: KW_ONLY
@@ -267,21 +268,23 @@ class DigitsDataSet(DataSet):
         if not items:
             return np.zeros((0, _SIDE, _SIDE, 3), np.uint8)
         digits, labels = np.stack([item.image for item in items]), np.array([item.label for item in items])
-        if part == "test":  # the same for every seed of the shots
+        if part == "test":
+            # Test images do not depend on the seed of the shots.
             return self.make(digits, labels, "test", SPLIT_SEED)
         return self.make(digits, labels, "train", np.random.RandomState([seed, part == "val"]))
 
 
 def _download_mnist(root: pathlib.Path | None) -> None:
     if root is None:
-        raise DatasetError("download=True needs root, the folder that torchvision puts MNIST into.")
+        raise DatasetError("download=True needs root, the folder into which torchvision puts MNIST.")
     from torchvision import datasets  # type: ignore[import-untyped, unused-ignore]
 
     datasets.MNIST(str(root), download=True)
 
 
 def _biased(images: np.ndarray, labels: np.ndarray, split: str, state: Any, rho: float) -> np.ndarray:
-    threshold = 0 if images.shape[1] == _SIDE else None  # of 8 by 8 pixels, few are quite black
+    # In images of 8 by 8 pixels, few pixels are entirely black.
+    threshold = 0 if images.shape[1] == _SIDE else None
     images = resized(images, _SIDE)
     return make_biased(images, labels, rho, split=split, threshold=threshold, random_state=state)[0]
 

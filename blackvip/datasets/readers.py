@@ -1,7 +1,7 @@
-"""Readers of the public layouts: which images a data set has, their classes, and who the data set's makers let test.
+"""Readers of the public layouts of data sets: their images, classes and official splits.
 
-Each takes the folder of a data set, as `Folder` describes it, and gives `Parts`. They are asked only where no split
-file of the few-shot literature is there, except for what such a file leaves out.
+Each reader takes the folder of a data set as a `Folder` and returns its `Parts`. It is used if there is no split file
+of the few-shot literature, or for what such a file leaves out.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ class Folder:
     Attributes
     ----------
     path : Path
+        The folder.
     images : Path
-        What the paths in split files are relative to.
+        Folder to which the paths in split files are relative.
     homes : list of Path
-        Where split files and class names may be: `path` and, where it is the inner one of two, the outer one.
+        Folders that may contain split files and class names: `path` and, if it is nested, its parent.
     pixels : dict of str to ndarray
-        Images that are not files, by the path under which split files know them.
+        Images that are not files, by their path in split files.
     """
 
     path: pathlib.Path
@@ -57,23 +58,23 @@ class Folder:
     pixels: dict[str, np.ndarray]
 
     def find(self, path: str) -> Any:
-        """The image with a path relative to `images`."""
+        """Return the image for a path relative to `images`."""
         return self.pixels[path] if path in self.pixels else str(self.images / path)
 
     def locate(self, path: str) -> Any:
-        """The image with a path on another machine: by the longest end of it that is here."""
+        """Return the image for a path on another machine, by the longest suffix of the path that exists here."""
         parts = re.split(r"[/\\]", path)
         ends = ["/".join(parts[first:]) for first in range(len(parts))]
         found = next((end for end in ends if end in self.pixels or (end and (self.images / end).is_file())), None)
         return self.find("/".join(parts[-2:]) if found is None else found)
 
     def file(self, name: str) -> pathlib.Path | None:
-        """A file in one of the homes."""
+        """Find a file in one of the homes."""
         return next((home / name for home in self.homes if (home / name).is_file()), None)
 
 
 def _names(folder: pathlib.Path, folders: bool = False) -> list[str]:
-    """Sorted names of a folder's images or, with `folders`, of its folders; hidden ones are left out."""
+    """Sorted names of the images in a folder or, with `folders`, of its subfolders; without hidden ones."""
     if not folder.is_dir():
         return []
     names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
@@ -101,13 +102,13 @@ def _with_validation(train: Iterable[Item], test: list[Item], origin: str) -> Pa
 
 
 def read_class_folders(folder: Folder, names: Mapping[str, str] | None = None, left_out: Sequence[str] = ()) -> Parts:
-    """One folder for each class, split with a fixed seed."""
+    """Read a layout with one folder per class; split it with a fixed seed."""
     classes = [name for name in _names(folder.images, folders=True) if name not in left_out]
     return split_all(_by_class(folder.images, classes, names or {}))
 
 
 def read_pets(folder: Folder) -> Parts:
-    """Oxford-IIIT Pets: lines of image, class from 1, and two more numbers; the breed is in the image's name."""
+    """Read Oxford-IIIT Pets: lines of image, class from 1, and two numbers; the image name contains the breed."""
 
     def listed(part: str) -> list[Item]:
         items = []
@@ -121,7 +122,7 @@ def read_pets(folder: Folder) -> Parts:
 
 
 def read_cars(folder: Folder) -> Parts:
-    """Stanford Cars: MATLAB annotations; the year is put before the make and model."""
+    """Read Stanford Cars: MATLAB annotations; class names have the year before make and model."""
     from scipy.io import loadmat
 
     models = loadmat(folder.path / "devkit" / "cars_meta.mat", squeeze_me=True)["class_names"]
@@ -139,7 +140,7 @@ def read_cars(folder: Folder) -> Parts:
 
 
 def read_flowers(folder: Folder) -> Parts:
-    """Flowers 102: a MATLAB row of classes from 1 in the order of the images' numbers; split with a fixed seed."""
+    """Read Flowers 102: a MATLAB row of classes from 1, in order of image number; split with a fixed seed."""
     from scipy.io import loadmat
 
     labels = np.atleast_1d(loadmat(folder.path / "imagelabels.mat", squeeze_me=True)["labels"])
@@ -159,14 +160,14 @@ def _flower_names(folder: Folder) -> dict[str, str]:
 
     if not hasattr(Flowers102, "classes"):
         raise DatasetError(
-            f"{folder.path} has no cat_to_name.json with the flowers' names, and this torchvision does not have them; "
-            "put CoOp's there (github.com/KaiyangZhou/CoOp, DATASETS.md), or update torchvision."
+            f"{folder.path} has no cat_to_name.json with the names of the flowers, and neither has this torchvision. "
+            "Put CoOp's file there (github.com/KaiyangZhou/CoOp, DATASETS.md), or update torchvision."
         )
     return {str(number): name for number, name in enumerate(Flowers102.classes, start=1)}
 
 
 def read_aircraft(folder: Folder) -> Parts:
-    """FGVC Aircraft: the variants, and for each part lines of image and variant."""
+    """Read FGVC Aircraft: a list of variants, and for each part lines of image and variant."""
     variants = _lines(folder.path / "variants.txt")
 
     def listed(part: str) -> list[Item]:
@@ -177,7 +178,7 @@ def read_aircraft(folder: Folder) -> Parts:
 
 
 def read_sun(folder: Folder) -> Parts:
-    """SUN397: the first partition where its lists are there, else a split with a fixed seed.
+    """Read SUN397: the first official partition if its lists exist, else a split with a fixed seed.
 
     The class of ``/a/apartment_building/outdoor/sun_x.jpg`` is "outdoor apartment_building".
     """
@@ -201,13 +202,15 @@ def read_sun(folder: Folder) -> Parts:
 
 
 def read_clevr(folder: Folder) -> Parts:
-    """CLEVR: the class is the number of objects in the scene; its validation scenes test, as in the papers."""
+    """Read CLEVR: the class is the number of objects; as in the papers, validation scenes are test images."""
     counted = {}
     for part in ("train", "val"):
         path = folder.path / "scenes" / f"CLEVR_{part}_scenes.json"
         scenes = json.loads(path.read_text(encoding="utf-8"))["scenes"]
         counted[part] = {f"{part}/{scene['image_filename']}": str(len(scene["objects"])) for scene in scenes}
-    classes = sorted({count for counts in counted.values() for count in counts.values()})  # as texts, as split files do
+    classes = sorted(
+        {count for counts in counted.values() for count in counts.values()}
+    )  # sorted as strings, as in split files
     train, test = (
         [Item(folder.find(image), classes.index(count), count) for image, count in counts.items()]
         for counts in counted.values()
@@ -216,9 +219,9 @@ def read_clevr(folder: Folder) -> Parts:
 
 
 def read_ucf(folder: Folder) -> Parts:
-    """UCF101's middle frames: one folder for each action; the first official split tests on the groups 1 to 7.
+    """Read the middle frames of UCF101: one folder per action; the first official split tests on groups 1 to 7.
 
-    Frames of one group come from one video, so that a split between them would let the training see the test.
+    Frames of a group come from the same video, so splitting a group would leak test images into the training.
     """
     actions = _names(folder.images, folders=True)
     train: list[Item] = []
@@ -228,16 +231,16 @@ def read_ucf(folder: Folder) -> Parts:
         if group is None:
             raise DatasetError(
                 f"The name of {item.image} has no group; expected names such as v_Archery_g08_c01.jpg, or "
-                "split_zhou_UCF101.json beside the images' folder."
+                "split_zhou_UCF101.json next to the folder of the images."
             )
         (test if int(group[1]) <= 7 else train).append(item)
     return _with_validation(train, test, "official, split 1")
 
 
 def read_imagenet(folder: Folder) -> Parts:
-    """ImageNet: one folder for each WordNet id in ``train`` and ``val``; the validation images test.
+    """Read ImageNet: one folder per WordNet id in ``train`` and ``val``; validation images are the test images.
 
-    Names are those of ``classnames.txt`` or, for all 1,000 classes, CLIP's, which open_clip has in the same order.
+    Class names come from ``classnames.txt`` or, for all 1,000 classes, from open_clip, which lists them in this order.
     """
     ids = _names(folder.images / "train", folders=True)
     listed = folder.file("classnames.txt")
@@ -253,14 +256,14 @@ def read_imagenet(folder: Folder) -> Parts:
     if unnamed:
         raise DatasetError(
             f"{folder.images / 'train'} has {len(ids)} folders, and {len(unnamed)} of them have no class name, such as "
-            f"{unnamed[:3]}; put classnames.txt, with a WordNet id and a name in each line, into {folder.homes[-1]}."
+            f"{unnamed[:3]}. Put classnames.txt, with a WordNet id and a name in each line, into {folder.homes[-1]}."
         )
     train, test = (_by_class(folder.images / part, ids, names) for part in ("train", "val"))
     return Parts(train, [], test, "official")
 
 
 def read_svhn(folder: Folder) -> Parts:
-    """SVHN, cropped: the MATLAB arrays, or the images that BlackVIP's authors made of them, ``train/5/00001.jpg``."""
+    """Read cropped SVHN: the MATLAB arrays, or images that BlackVIP's authors made of them, ``train/5/00001.jpg``."""
     arrays = [folder.path / f"{part}_32x32.mat" for part in ("train", "test")]
     if all(path.is_file() for path in arrays):
         train, test = (_svhn_array(folder, path) for path in arrays)
@@ -274,10 +277,11 @@ def _svhn_array(folder: Folder, path: pathlib.Path) -> list[Item]:
     from scipy.io import loadmat
 
     content = loadmat(path)
-    digits = content["y"].ravel() % 10  # where 0 is written as 10
+    digits = content["y"].ravel() % 10  # the files write 0 as 10
     items = [
         Item(image, int(digit), str(digit)) for image, digit in zip(np.moveaxis(content["X"], 3, 0), digits.tolist())
     ]
-    if path.name.startswith("train"):  # under the names that its images get as files, which split files have
+    if path.name.startswith("train"):
+        # Split files use the names that these images get as files.
         folder.pixels |= {f"{item.label}/{row:05d}.jpg": item.image for row, item in enumerate(items, start=1)}
     return items

@@ -1,4 +1,4 @@
-"""How a data set is defined, where its folder is looked for, and the registry that `load` reads."""
+"""Definitions of data sets, the search for their folders, and the registry of `load`."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ _REGISTRY: dict[str, DataSet] = {}
 
 @dataclass(frozen=True)
 class DataSet(ABC):
-    """What every data set has.
+    """Base class of data sets.
 
     Parameters
     ----------
     name : str
-        For `load`.
+        Name for `load`.
     title : str
-        As the papers print it.
+        Title, as in the papers.
     template : str
-        Class prompt with ``{}`` for the class's name.
+        Class prompt with ``{}`` for the name of the class.
     kind : {"transfer", "synthetic"}, default="transfer"
+        The paper's table that the data set belongs to.
     """
 
     name: str
@@ -46,7 +47,7 @@ class DataSet(ABC):
 
     @abstractmethod
     def parts(self, root: pathlib.Path | None, shots: int | None, seed: int, download: bool) -> Parts:
-        """Say which images train, validate and test.
+        """List the training, validation and test images.
 
         Parameters
         ----------
@@ -54,12 +55,12 @@ class DataSet(ABC):
         shots : int or None
         seed : int
         download : bool
-            All as `blackvip.datasets.load` has them.
+                As in `blackvip.datasets.load`.
 
         Returns
         -------
         parts : Parts
-            The training images by shots.
+            The images, with training images reduced to the shots.
         """
 
     def assemble(self, items: list[Item], part: str, seed: int) -> list[str] | np.ndarray:
@@ -90,7 +91,7 @@ class DataSet(ABC):
         shots : int or None
         seed : int
         download : bool
-            All as `blackvip.datasets.load` has them.
+                As in `blackvip.datasets.load`.
 
         Returns
         -------
@@ -231,13 +232,13 @@ class FolderDataSet(DataSet):
         raise DatasetError(f"{self.title} in {path} is incomplete: it lacks {names}. {self._advice()}")
 
     def _places(self, root: pathlib.Path) -> list[pathlib.Path]:
-        """Folders below the root, and the root itself if it may be the data set's folder."""
+        """Folders in which the data set may be: below the root, or the root itself."""
         below = [root / place for place in self.folders]
         itself = [root.parent / place for place in self.folders if place.split("/")[0] == root.name]
         return [*below, *itself, root]
 
     def _check(self, folder: Folder, parts: Parts) -> None:
-        """Every image is there, or one message says how many are not."""
+        """Check that every image exists; otherwise say how many are missing."""
         paths = [item.image for part in parts[:3] for item in part if isinstance(item.image, str)]
         here: dict[str, set[str]] = {}
         for parent in {os.path.dirname(path) for path in paths}:
@@ -245,8 +246,8 @@ class FolderDataSet(DataSet):
         absent = [path for path in paths if os.path.basename(path) not in here[os.path.dirname(path)]]
         if absent:
             raise DatasetError(
-                f"{self.title} in {folder.path} is incomplete: {len(absent)} of {len(paths)} images that its lists "
-                f"({parts.origin}) name are not there, such as {absent[0]}. {self._advice(False)}"
+                f"{self.title} in {folder.path} is incomplete: {len(absent)} of the {len(paths)} images in its lists "
+                f"({parts.origin}) are not there, such as {absent[0]}. {self._advice(False)}"
             )
         for part, items in (("training", parts.train), ("test", parts.test)):
             if not items:
@@ -260,14 +261,14 @@ class FolderDataSet(DataSet):
         if shared:
             raise DatasetError(
                 f"{self.title} in {folder.path} has {len(shared)} training or validation images that are among the "
-                f"test images ({parts.origin}), such as {shared[0]}; the split file and split_fewshot/ do not belong "
-                "together: put the split that the shots are from there, or remove split_fewshot/."
+                f"test images ({parts.origin}), such as {shared[0]}. The split file and split_fewshot/ do not belong "
+                "together: use the split file from which the shots were drawn, or remove split_fewshot/."
             )
         n_classes = len({item.label for part in parts[:3] for item in part})
         if n_classes < self.n_classes:
             warn_caller(
-                f"{self.title} in {folder.path} has {n_classes} of its {self.n_classes} classes, so that accuracies "
-                f"are not the papers'. {self._advice(False)}",
+                f"{self.title} in {folder.path} has {n_classes} of its {self.n_classes} classes, so accuracies "
+                f"cannot be compared with the papers'. {self._advice(False)}",
                 DatasetIncompleteWarning,
             )
 
@@ -277,7 +278,7 @@ class FolderDataSet(DataSet):
 
 
 def few_shot(parts: Parts, shots: int | None, seed: int) -> Parts:
-    """Training images by shots, and at most four validation images of each class; see `draw_shots`."""
+    """Reduce training images to the shots, and validation images to at most four per class; see `draw_shots`."""
     generator = random.Random(seed)
     train = draw_shots(parts.train, shots, generator)
     val = draw_shots(parts.val, None if shots is None else min(shots, VALIDATION_SHOTS), generator)
@@ -289,34 +290,34 @@ def _located(items: list[Item], find: Callable[[str], Any]) -> list[Item]:
 
 
 def register(data_set: DataSet) -> None:
-    """Add a data set to those that `load` knows.
+    """Register a data set, so that `load` knows it.
 
     Parameters
     ----------
     data_set : DataSet
-        A name that is known already is taken by the new one.
+        The data set. It replaces an earlier one of the same name.
     """
     _REGISTRY[data_set.name] = data_set
 
 
 def list_datasets(kind: str | None = None) -> list[str]:
-    """Names that `load` knows.
+    """List the names of the data sets that `load` knows.
 
     Parameters
     ----------
     kind : {"transfer", "synthetic"} or None, default=None
-        The fourteen of the paper's transfer table, in its order, or Biased and Loc; None: all.
+        "transfer": the fourteen data sets of the paper's transfer table. "synthetic": Biased and Loc. None: all.
 
     Returns
     -------
     names : list of str
-        In the order of the paper's tables, and those that were registered since.
+        Names in the order of the paper's tables, followed by those that were registered later.
     """
     return [name for name, data_set in _REGISTRY.items() if kind in (None, data_set.kind)]
 
 
 def find_data_set(name: str) -> DataSet:
-    """The definition of a data set by its name or its title, as far as letters and digits go."""
+    """Find a data set by its name or title; only letters and digits matter."""
     plain = {_plain(text): data_set for data_set in _REGISTRY.values() for text in (data_set.title, data_set.name)}
     if _plain(name) not in plain:
         near = get_close_matches(_plain(name), plain, n=1)
@@ -337,35 +338,35 @@ def load(name: str, root: Any = None, *, shots: int | None = 16, seed: int = 1, 
     name : str
         One of `list_datasets()`.
     root : str, Path or None, default=None
-        The folder that holds the data set's folder, or that folder itself. None is for the synthetic sets: they are
-        made of scikit-learn's digits.
+        The folder of the data set, or the folder that contains it. None: only for the synthetic data sets, which are
+        then made from scikit-learn's digits.
     shots : int or None, default=16
-        Training images of each class; None: all of them.
+        Number of training images per class. None: all.
     seed : int, default=1
-        Which ones; the papers have 1, 2 and 3.
+        Seed of the training images; the papers use 1, 2 and 3.
     download : bool, default=False
-        Whether torchvision downloads what is missing.
+        Whether torchvision downloads missing data.
 
     Returns
     -------
     data : Bunch
-        ``X_train``, ``X_val`` and ``X_test`` are lists of paths, which `BlackVIPClassifier` reads when it needs them,
-        or arrays (n, height, width, 3) of uint8; ``y_train``, ``y_val`` and ``y_test`` are arrays of class numbers,
-        places in ``class_names`` and ``class_prompts``, the lists of the classes' names and of ``template`` with these
-        names in it. ``split`` says who split the images: the file, the data set's makers, or a seed. There are up to
-        four validation images of each class, and none where the literature tests on the validation images.
+        ``X_train``, ``X_val`` and ``X_test`` are lists of paths, which `BlackVIPClassifier` reads when needed, or uint8
+        arrays (n, height, width, 3). ``y_train``, ``y_val`` and ``y_test`` are arrays of indices into ``class_names``
+        and ``class_prompts``; the latter are made from ``template``. ``split`` says where the split comes from: a file,
+        the authors of the data set, or a seed. There are at most four validation images per class, and none if the
+        literature tests on the validation images.
 
     Raises
     ------
     DatasetError
-        If the data set is unknown, or its folder is missing or incomplete; the message says what to put where.
+        If the data set is unknown, or its folder is missing or incomplete; the message says how to fix it.
 
     Notes
     -----
-    Split files of the few-shot literature, such as ``split_zhou_EuroSAT.json``, and shots that CoOp's code has left in
-    ``split_fewshot``, are used where they are in the data set's folder. Else the split is the one of the data set's
-    makers or, as CoOp has it, half, a fifth and three tenths of each class, drawn once with a fixed seed. The shots of
-    a split file are those that CoOp's and BlackVIP's code draws with the same seed.
+    Split files of the few-shot literature, such as ``split_zhou_EuroSAT.json``, and shots in ``split_fewshot`` from
+    CoOp's code are used if they are in the folder of the data set. Otherwise the split is the official one or, as in
+    CoOp, 50 %, 20 % and 30 % of each class, drawn with a fixed seed. From a split file, a seed draws the same shots as
+    in the code of CoOp and BlackVIP.
 
     Examples
     --------
@@ -375,5 +376,5 @@ def load(name: str, root: Any = None, *, shots: int | None = 16, seed: int = 1, 
     ((40, 28, 28, 3), 'This is a photo of 3')
     """
     if shots is not None and not (isinstance(shots, (int, np.integer)) and shots >= 1):
-        raise DatasetError(f"shots={shots!r}; expected the number of training images of each class, or None for all.")
+        raise DatasetError(f"shots={shots!r}; expected the number of training images per class, or None for all.")
     return find_data_set(name).load(root, None if shots is None else int(shots), int(seed), download)

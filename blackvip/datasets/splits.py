@@ -1,4 +1,4 @@
-"""Who trains and who tests: split files of the few-shot literature, seeded splits, and shots.
+"""Splits into training, validation and test images: split files of the few-shot literature, seeded splits, shots.
 
 CoOp (Zhou et al., IJCV 2022, arXiv 2109.01134) fixed the splits that BlackVIP and its rivals use. They are JSON files
 with the keys train, val and test, each a list of [path, label, class name], the path relative to the images' folder.
@@ -19,12 +19,13 @@ from ..exceptions import DatasetError
 
 __all__ = ["Item", "Parts", "draw_shots", "read_fewshot", "read_split", "split_all", "split_validation"]
 
-SPLIT_SEED = 0  # of splits that no file fixes: test images are the same for every seed of the shots
-VALIDATION_SHOTS = 4  # at most, a class
+# Without a split file, this seed splits the images, so test images do not depend on the seed of the shots.
+SPLIT_SEED = 0
+VALIDATION_SHOTS = 4  # at most, per class
 
 
 class Item(NamedTuple):
-    """One image: its path or its pixels, the number of its class, and the class's name."""
+    """An image: its path or its pixels, its class index and its class name."""
 
     image: Any
     label: int
@@ -32,7 +33,7 @@ class Item(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The images of a data set by what they are for; `origin` says who split them."""
+    """Training, validation and test images of a data set; `origin` says where the split comes from."""
 
     train: list[Item]
     val: list[Item]
@@ -46,12 +47,12 @@ def read_split(path: pathlib.Path) -> dict[str, list[Item]]:
     Parameters
     ----------
     path : Path
-        A JSON file as this module describes it; "val" and "test" may be missing.
+        A JSON file in the format described above; "val" and "test" may be missing.
 
     Returns
     -------
     parts : dict of str to list of Item
-        Their images are the paths that the file has.
+        Items of each part; their images are the paths in the file.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -70,13 +71,13 @@ def _item(image: str, label: int, class_name: str) -> Item:
 
 def _not_a_split(path: pathlib.Path, found: str) -> DatasetError:
     return DatasetError(
-        f"{path} is no split file ({found}); expected JSON with 'train', 'val' and 'test', each a list of [path, "
-        "label, class name]. Get it again, or remove it for a seeded split."
+        f"{path} is not a split file ({found}); expected JSON with 'train', 'val' and 'test', each a list of [path, "
+        "label, class name]. Download it again, or remove it to use a seeded split."
     )
 
 
 class _Datum:
-    """What a few-shot pickle of CoOp's holds, without its code."""
+    """Stand-in for the class in CoOp's few-shot pickles, without its code."""
 
     _impath: str
     _label: int
@@ -84,7 +85,7 @@ class _Datum:
 
 
 class _DatumUnpickler(pickle.Unpickler):
-    """Reads nothing but numbers, texts, containers and `Datum`, so that no code in the file can run."""
+    """Unpickler of numbers, strings, containers and `Datum` only, so that no code in the file can run."""
 
     def find_class(self, module: str, name: str) -> Any:
         if name == "Datum" and module.endswith("base_dataset"):
@@ -98,15 +99,16 @@ def read_fewshot(folder: pathlib.Path, shots: int, seed: int) -> dict[str, list[
     Parameters
     ----------
     folder : Path
-        The folder that may hold ``split_fewshot/shot_{shots}-seed_{seed}.json``, in the form of a split file, or
-        ``.pkl``. Of a pickle only CoOp's own `Datum` is read: nothing in it is executed.
+        A folder that may contain ``split_fewshot/shot_{shots}-seed_{seed}.json``, in the format of a split file, or
+        the same as ``.pkl``. From a pickle, only CoOp's own `Datum` is read; nothing is executed.
     shots, seed : int
+        Number of shots and seed in the file name.
 
     Returns
     -------
     parts : dict of str to list of Item, or None
-        "train" and, where the file has it, "val"; None without such a file. Their images are paths as they were on the
-        machine that wrote the file.
+        Items of "train" and, if the file has it, "val"; None without such a file. Their images are paths on the machine
+        that wrote the file.
     """
     path = folder / "split_fewshot" / f"shot_{shots}-seed_{seed}.json"
     if path.is_file():
@@ -120,18 +122,19 @@ def read_fewshot(folder: pathlib.Path, shots: int, seed: int) -> dict[str, list[
             part: [_item(datum._impath, datum._label, datum._classname) for datum in content[part]]
             for part in ("train", *({"val"} & set(content)))
         }
-    except Exception as error:  # a damaged pickle raises nearly anything
+    except Exception as error:
+        # A damaged pickle can raise almost any exception.
         raise DatasetError(
-            f"{path} does not hold the shots that CoOp's code writes ({error}); remove it, and they are drawn from the "
-            "split as CoOp draws them."
+            f"{path} does not contain shots as written by CoOp's code ({error}). Remove it to draw the shots from the "
+            "split as CoOp does."
         ) from error
 
 
 def draw_shots(items: Sequence[Item], shots: int | None, generator: random.Random) -> list[Item]:
     """Draw up to `shots` images of each class, in the order in which the classes first appear.
 
-    With Python's generator seeded by 1, 2 or 3, first for the training and then for the validation images of a split
-    file, these are the images that CoOp's and BlackVIP's code draws. A class with fewer images gives all it has.
+    With Python's generator seeded by 1, 2 or 3, and used first for the training and then for the validation images of
+    a split file, this draws the same images as the code of CoOp and BlackVIP. Classes with fewer images keep all.
     """
     if shots is None:
         return list(items)
@@ -142,7 +145,7 @@ def draw_shots(items: Sequence[Item], shots: int | None, generator: random.Rando
 
 
 def split_validation(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
-    """A fifth of each class's training images as validation images, drawn with a fixed seed: the rest, that fifth."""
+    """Split off a fifth of each class for validation, with a fixed seed; return the rest and that fifth."""
     generator = random.Random(SPLIT_SEED)
     train: list[Item] = []
     val: list[Item] = []
@@ -155,7 +158,7 @@ def split_validation(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
 
 
 def split_all(items: Iterable[Item]) -> Parts:
-    """Half of each class to train, a fifth to validate, the rest to test, as CoOp has it; drawn with a fixed seed."""
+    """Split each class with a fixed seed, as CoOp does: half for training, a fifth for validation, the rest to test."""
     generator = random.Random(SPLIT_SEED)
     parts: tuple[list[Item], list[Item], list[Item]] = ([], [], [])
     for members in _by_class(items).values():

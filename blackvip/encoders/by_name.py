@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 
-import timm
 from sklearn.base import clone
 
 from .base import Encoder
@@ -35,6 +34,9 @@ def make_encoder(encoder: str | Encoder) -> Encoder:
         )
     if encoder in Encoder.named:
         return Encoder.named[encoder]()
+    # Imported here, since timm takes a third of the package's import time and the default encoders do not need it.
+    import timm
+
     if not timm.is_model(encoder.split(".")[0]):
         close = difflib.get_close_matches(encoder, timm.list_models(), n=3)
         raise ValueError(

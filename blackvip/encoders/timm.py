@@ -6,11 +6,9 @@ import functools
 from numbers import Integral
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from sklearn.utils._param_validation import Interval
-from timm.data.config import resolve_data_config
 
 from ..persistence.fields import text
 from .base import MODEL_NAME, Encoder
@@ -88,6 +86,10 @@ _ELSEWHERE = {
 @torch.inference_mode(False)  # gradients pass through the network later, even if it was first needed without a graph
 def network(model_name: str, pretrained: bool, device: str) -> tuple[torch.nn.Module, dict[str, Any]]:
     """Network of a model, with frozen weights, and timm's configuration of its input."""
+    # Imported here, since timm takes a third of the package's import time and the default encoders do not need it.
+    import timm
+    from timm.data.config import resolve_data_config
+
     extra: dict[str, Any] = {"global_pool": "token"} if model_name.startswith("vit_") else {}
     if model_name in _ELSEWHERE:
         extra["pretrained_cfg_overlay"] = {"url": _ELSEWHERE[model_name], "hf_hub_id": None, "num_classes": 0}

@@ -15,7 +15,7 @@ from ..persistence.saveable import Saveable
 
 __all__ = ["FIGURES", "GainProbe", "Optimizer", "make_optimizer", "segmented_uniform"]
 
-#: The figures of the last step in a saved state.
+#: Figures of the last step in a saved state.
 FIGURES = Maybe(Record({}, others=number()))
 
 
@@ -89,14 +89,16 @@ class Optimizer(Saveable, BaseEstimator, ABC):
         Source of random numbers.
     state : dict of str to object
         Everything that steps change.
+    figure_names : tuple of str
+        Names of the figures that `figures` returns.
     """
 
     n_candidates: int
     rng: np.random.Generator
     state: dict[str, Any]
-    named: ClassVar[dict[str, type[Optimizer]]] = {}  #: Optimizers that have a short name.
-
-    figure_names: ClassVar[tuple[str, ...]] = ("a", "a_k", "c_k", "estimate_norm", "step_norm")  #: What `figures` has.
+    #: Optimizers that have a short name.
+    named: ClassVar[dict[str, type[Optimizer]]] = {}
+    figure_names: ClassVar[tuple[str, ...]] = ("a", "a_k", "c_k", "estimate_norm", "step_norm")
 
     saved_attributes = {"rng": Generator(), "state": PLAIN}
 

@@ -47,7 +47,7 @@ class CMAES(Optimizer, name="cma-es"):
     saved_attributes = {
         "state": Record(
             {
-                # `cmaes` asks for these bounds of a mean and a scale.
+                # `cmaes` requires these bounds of a mean and a scale.
                 "w": Array(("n_parameters",), low=-1e32, high=1e32),
                 "sigma": number(low=np.finfo(float).tiny, high=1e32),
                 "C": Array(("n_parameters", "n_parameters")),

@@ -68,13 +68,13 @@ class RGF(Optimizer):
     saved_attributes = {
         "state": Record(
             {
+                "a": number(low=0),
+                "c": number(low=0),
+                "n_steps": integer(1),
                 "k": integer(1),
                 "w": Array(("n_parameters",)),
                 "directions": NotSaved(),
                 "figures": FIGURES,
-                "a": number(low=0),
-                "c": number(low=0),
-                "n_steps": integer(1),
             }
         )
     }

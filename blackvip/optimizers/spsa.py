@@ -102,17 +102,17 @@ class SPSA(Optimizer, name="spsa"):
         "share_batch": ["boolean"],
     }
     _saved_state = {
+        "a": number(low=0),
+        "c": number(low=0),
+        "clip": OneOf(NONE, number(low=0)),
+        "normalize": BOOL,
+        "n_steps": OneOf(NONE, integer(1)),
         "k": integer(1),
         "w": Array(("n_parameters",)),
         "delta": NotSaved(),
         "figures": FIGURES,
         "square": OneOf(NONE, number(low=0)),
         "m": OneOf(NONE, Array(("n_parameters",))),
-        "a": number(low=0),
-        "c": number(low=0),
-        "clip": OneOf(NONE, number(low=0)),
-        "normalize": BOOL,
-        "n_steps": OneOf(NONE, integer(1)),
     }
     saved_attributes = {"state": Record(_saved_state)}
 
@@ -358,11 +358,12 @@ class SPSA(Optimizer, name="spsa"):
             self.state["a"] *= _GROWTH
 
     def _gains(self) -> dict[str, Any]:
-        gains = {name: float(value) for name, value in self._in_use("a", "c").items()}
+        gains: dict[str, Any] = {name: float(value) for name, value in self._in_use("a", "c").items()}
         # An "auto" step size was found together with how it is used.
         found = self._known if self.a == "auto" else {"normalize": self.normalize, "n_steps": self.n_steps}
         clip = self._known.get("clip") if self.clip == "auto" else self.clip
-        return {**gains, "clip": clip, "normalize": found["normalize"], "n_steps": found["n_steps"]}
+        gains["clip"] = None if clip is None else float(clip)
+        return {**gains, "normalize": bool(found["normalize"]), "n_steps": found["n_steps"]}
 
     def _is_annealed(self, d: int, n_steps: int) -> bool:
         """Whether the step size is to be found, and a run has more directions than parameters."""

@@ -81,7 +81,7 @@ class Subspace(Optimizer):
 
     @property
     def figure_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Those of its optimizer."""
+        """Names of the figures of its optimizer."""
         return self.optimizer.figure_names
 
     @property
@@ -160,9 +160,9 @@ class Subspace(Optimizer):
         self.state["inner"] = inner.state
 
     def adapt(self, improvement: float, best_w: np.ndarray | None) -> None:
-        inner = self._inner()
         if best_w is None:
             return
+        inner = self._inner()
         inner.adapt(improvement, np.linalg.lstsq(self.state["P"], best_w - self.state["origin"])[0])
         self._take(inner)
 

@@ -23,7 +23,7 @@ A score function may declare these attributes:
   before it is used, so an iterator should yield everything it has in one piece. It may report images that it did not
   send by `report_not_sent`.
 - ``streams = False``: its ``answers`` only pass on the calls of a plain function, so larger batches gain nothing.
-- ``asks_concurrently = True``: it makes several requests at a time by itself, and `n_jobs` does not spread it.
+- ``asks_concurrently = True``: it makes concurrent requests of its own, and `n_jobs` does not spread it.
 - ``identity_params``: names of those of its parameters (``get_params``) on which its scores depend. Default: all.
 - ``lease(n_images)``: a context manager whose value is a score function that sends no more than `n_images`, see
   `SharedBudget`.

@@ -68,7 +68,7 @@ class ScoreFormat:
         return cls(score_type, FLOOR if score_type == "logits" else max(FLOOR, unit / 2))
 
     def log_scores(self, scores: np.ndarray) -> np.ndarray:
-        """Return scores whose softmax is the service's belief: logits as they are, the logarithm of probabilities.
+        """Return scores whose softmax is the service's belief: logits unchanged, probabilities as logarithms.
 
         A missing score counts as half the smallest returned probability of its image; a missing logit is lower than
         the smallest one by log 2. A missing probability is also at most an equal share of the probability left over,
@@ -93,7 +93,7 @@ class ScoreFormat:
 
 
 class _MapsLabels(Protocol):
-    """What a `ScoreReader` needs of a `LabelMapping`."""
+    """The part of a `LabelMapping` that a `ScoreReader` uses."""
 
     class_prompts: Sequence[str]
 

@@ -24,7 +24,7 @@ __all__ = ["ContentKeys", "JournalHit", "JournaledScorer", "Replay"]
 
 
 class ContentKeys:
-    """Keys of answers: digests of the service, the class prompts and an image as it is sent.
+    """Keys of answers: digests of the service, the class prompts and the pixels that are sent.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class ContentKeys:
 
 
 class JournalHit(NamedTuple):
-    """What a journal knows about some images.
+    """The known answers to some images.
 
     Attributes
     ----------

@@ -62,8 +62,8 @@ class Adapter(BaseEstimator):
     score_type : {"auto", "logits", "probabilities"}, default="auto"
         Type of the scores.
     fixed_labels : bool, default=False
-        Whether the service has its own labels instead of the class prompts. Its scores are then returned unchanged, for
-        `LabelMappedScorer`.
+        Whether scores are for the service's own labels instead of the class prompts. They are then returned unchanged,
+        for `LabelMappedScorer`.
 
     Examples
     --------

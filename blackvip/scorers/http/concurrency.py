@@ -80,7 +80,7 @@ def gather(
     disk by then. At most `n_open` pieces are started and not yet processed, so no more are lost with the process.
 
     After an error or Ctrl-C, no other piece starts; pieces under way are still delivered, and then the error is raised.
-    A second Ctrl-C is raised at once. Closing the iterator waits for nothing.
+    A second Ctrl-C is raised at once. Closing the iterator does not wait.
 
     Parameters
     ----------

@@ -93,7 +93,7 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
 
     Notes
     -----
-    Copies, pickles and clones hold the parameters alone; each has its own connections, limits and counts. A request
+    Copies, pickles and clones hold the parameters alone; connections, limits and counts are not shared. A request
     whose answer was lost on the way is sent again, and the service may bill it twice.
 
     Examples

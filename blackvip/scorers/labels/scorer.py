@@ -32,7 +32,7 @@ _TOP_SHARE, _LEAST_TOP = 0.15, 5
 
 
 class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
-    """A score function for classes around a service that has its own labels.
+    """A score function for classes around a service with its own labels.
 
     Parameters
     ----------
@@ -300,7 +300,7 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
                 f"The service returned a {type(answer).__name__} of scores without names; with labels=None, expected "
                 "dicts from label to score. Pass the labels to LabelMappedScorer."
             )
-        # Each image is matched by itself, so that its scores do not depend on the others of the call.
+        # Images are matched one by one, since the scores of one must not depend on the others.
         named = [(_labels_in([row]), row) for row in answer]
         rows = [_matched(_label_scores([row], 1, labels), labels, class_prompts) for labels, row in named]
         return np.concatenate(rows)

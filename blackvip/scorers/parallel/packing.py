@@ -32,7 +32,7 @@ class Source(Protocol):
 
     @property
     def for_every_task(self) -> Source:
-        """What a task carries at first."""
+        """The source in the form that a task carries at first."""
 
     def borrow(self) -> Any:
         """Return a context manager whose value is the score function."""
@@ -141,7 +141,7 @@ class PickledScorer:
 
     @property
     def for_every_task(self) -> PickledScorer:
-        """What a task carries at first: the content is included only if it is small."""
+        """The pickled scorer in the form that a task carries at first: with its content only if it is small."""
         return (
             self if self.content is not None and len(self.content) <= _SMALL_BYTES else PickledScorer(self.token, None)
         )

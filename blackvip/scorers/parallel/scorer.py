@@ -1,8 +1,8 @@
-"""Scoring that is spread over threads, processes or machines, by the backends of joblib.
+"""Scoring spread over threads, processes or machines by joblib's backends.
 
-What is asked for is cut into parts, each of which goes to a worker. The answers of a part come back as soon as it is
-done, in any order, and are counted, and kept in a journal, in the process that asked. So an error, or the end of a
-worker, loses only what was with the workers.
+The images are cut into parts, each of which goes to a worker. The scores of a part come back as soon as it is done, in
+any order, and the calling process counts them and writes them to the journal. An error, or the loss of a worker, loses
+only the parts that the workers have.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["ParallelScorer", "spread"]
 class ParallelScorer(WrapperEstimator):
     """A score function that runs in several threads or processes, also on other machines.
 
-    `BlackVIPClassifier` makes one by itself if its `n_jobs` or joblib's ``parallel_config`` selects several workers.
+    `BlackVIPClassifier` makes one if its `n_jobs` or joblib's ``parallel_config`` selects several workers.
     Make your own for several GPUs, or to spread a score function that already makes concurrent requests. Wrap it
     directly around the service, and `LabelMappedScorer`, `CachedScorer` and `SharedBudget` around it.
 
@@ -261,7 +261,7 @@ def spread(score_fn: Any, n_jobs: int | None, images_per_call: int | None) -> An
     Returns
     -------
     score_fn : callable
-        The same object if nothing is to be spread: there is one worker, or it makes concurrent requests by itself.
+        The same object if nothing is to be spread: there is one worker, or it makes concurrent requests of its own.
 
     Raises
     ------

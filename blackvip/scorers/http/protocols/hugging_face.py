@@ -47,7 +47,7 @@ class HuggingFaceClassifier(Adapter):
     function_to_apply : {"sigmoid", "softmax", "none"} or None, default=None
         Function applied to the model's outputs. None: the service's default.
     fixed_labels : bool, default=True
-        Whether the model has its own labels instead of the class prompts.
+        Whether scores are for the model's own labels instead of the class prompts.
 
     Notes
     -----

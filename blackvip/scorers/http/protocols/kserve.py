@@ -62,7 +62,7 @@ class KServe(Adapter):
     score_type : {"auto", "logits", "probabilities"}, default="auto"
         Type of the scores.
     fixed_labels : bool, default=False
-        Whether the model has its own labels instead of the class prompts.
+        Whether scores are for the model's own labels instead of the class prompts.
 
     Notes
     -----

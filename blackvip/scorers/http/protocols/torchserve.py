@@ -26,7 +26,7 @@ class TorchServe(Adapter):
     version : str or None, default=None
         Version of the model. None: its default version.
     fixed_labels : bool, default=True
-        Whether the model has its own labels instead of the class prompts.
+        Whether scores are for the model's own labels instead of the class prompts.
     score_type : {"auto", "logits", "probabilities"}, default="probabilities"
         Type of the scores.
 
