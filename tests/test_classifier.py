@@ -83,7 +83,10 @@ def test_a_useless_prompt_is_not_used_and_said_so(stripes):
         change = np.abs(images[:, None].astype(float) - X).mean(axis=(2, 3, 4)).min(axis=1) / 255
         return 30 * np.exp(-20 * change)[:, None] * ToyService(gain=1)(images, prompts)
 
-    with pytest.warns(PromptNotUsedWarning, match="images will be sent as they are"):
+    with pytest.warns(
+        PromptNotUsedWarning,
+        match=r"The prompt did not help \(log loss .* with it, .* without\), so it is not used. [\d,]+ images were billed",
+    ):
         clf = make_classifier(easily_disturbed, head=None, a=0.3, c=0.1).fit(X, y)
     assert not clf.prompt_used_
     np.testing.assert_array_equal(clf.coordinator_.transform(X), X)
@@ -128,7 +131,7 @@ def test_probabilities_are_taken_as_such(stripes):
 
 # Heads
 
-CHEAP = {"max_queries": 400, "a": 0.02, "c": 0.1, "n_directions": 2}
+CHEAP = {"max_queries": 400, "a": 0.02, "c": 0.1, "optimizer": SPSAGC(n_directions=2)}
 
 
 @pytest.mark.parametrize(
@@ -181,7 +184,7 @@ def test_predictions_of_a_fused_head_do_not_depend_on_the_batch(stripes):
     np.testing.assert_allclose(alone, clf.predict_proba(X), atol=1e-9, rtol=0)
 
 
-def test_controls_are_what_score_controls_scores(stripes):
+def test_baselines_are_what_score_baselines_scores(stripes):
     X, y = stripes
     service = ToyService(glare=0.7)
     clf = make_classifier(service, **CHEAP).fit(X, y)
@@ -373,11 +376,11 @@ def test_binary_decision_function_and_many_classes(fitted):
         (
             None,
             None,
-            {"encoder": "no_such_model", "prompter": "coordinator"},
+            {"prompter": Coordinator("no_such_model")},
             ValueError,
             "nor a model that timm knows",
         ),
-        (None, None, {"local_encoder": "scratch"}, ValueError, "'scratch' is trained .*; expected a frozen one"),
+        (None, None, {"local_encoder": "scratch"}, ValueError, "'scratch' is trained .*; expected a frozen encoder"),
         (None, np.linspace(0, 1, 40), {}, ValueError, "Unknown label type"),
         (None, [0, 1, np.nan, 1] * 10, {}, ValueError, "NaN"),
     ],
@@ -534,12 +537,12 @@ def test_progress_bar_counts_billed_images(stripes, capsys):
 
 
 def test_of_many_images_a_share_is_scored_before_and_after_and_all_train(monkeypatch):
-    monkeypatch.setattr("blackvip.classifier._JUDGED_IMAGES", 40)
+    monkeypatch.setattr("blackvip.training.setup._JUDGED_IMAGES", 40)
     X, y = make_stripes(n=120)
     service = ToyService(glare=0.7)
     clf = BlackVIPClassifier(service, "{}", max_queries=600, patience=3, random_state=0, verbose=0)
     plan = clf.plan(X, y)
-    assert plan.controls.images == 40
+    assert plan.baselines.images == 40
     clf.fit(X, y)
     assert clf.n_queries_ == service.n_images == plan.fit.images
     assert len(clf.baselines_["zero_shot"].losses) == 40

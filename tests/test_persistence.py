@@ -74,11 +74,11 @@ def saved(tmp_path_factory):
             "head": None,
             "optimizer": blackvip.Subspace(blackvip.SPSA(a=0.01, c=0.1), n_dims=8),
         },
-        {"prompter": "coordinator", "encoder": TimmEncoder("test_resnet.r160_in1k", pretrained=False)},
+        {"prompter": Coordinator(TimmEncoder("test_resnet.r160_in1k", pretrained=False))},
         {"prompter": Coordinator(CachedEncoder(PCAEncoder(30))), "local_encoder": CachedEncoder("gradients")},
         {"head": "calibrated", "class_weight": {0: 1.0, 1: 2.0}, "optimizer": "spsa"},
         {"guard": True, "max_queries": 1200, "warm_start": True},
-        {"head": "fused", "local_encoder": "pca", "share_batch": True, "temperature": 2.0},
+        {"head": "fused", "local_encoder": "pca", "optimizer": SPSAGC(share_batch=True), "temperature": 2.0},
         {"head": FusedHead(n_scores=0, strengths=(1,)), "local_encoder": GradientEncoder(), "optimizer": "cma-es"},
         {"random_state": np.random.RandomState(0), "image_shape": (6, 7), "resize": "pad"},
     ],
@@ -112,7 +112,7 @@ def test_nothing_of_a_classifier_is_lost(prompter, tmp_path):
     for one, other in ((clf, same), (clf.coordinator_, same.coordinator_), (clf.optimizer_, same.optimizer_)):
         assert vars(one).keys() == vars(other).keys()
     for one in (clf, same):  # what was one object is one again, or a step would change the one and not the other
-        assert one._rng is one.optimizer_.rng
+        assert one._rng is not one.optimizer_.rng
         assert one.image_format_ is one.coordinator_.image_format_
         assert one.probe_encoder_ is not getattr(one.coordinator_, "encoder_", None)
     same.save(tmp_path / "again")
@@ -273,7 +273,7 @@ def test_any_tool_lists_a_file_and_no_secret_is_in_it(tmp_path):
     clf.save(tmp_path / "clf.safetensors")
     assert b"sk-secret" not in (tmp_path / "clf.safetensors").read_bytes()
     with safetensors.safe_open(tmp_path / "clf.safetensors", "np") as file:
-        np.testing.assert_array_equal(file.get_tensor("coordinator_.parameters_"), clf.coordinator_.parameters_)
+        np.testing.assert_array_equal(file.get_tensor("prompter_.parameters_"), clf.coordinator_.parameters_)
         assert json.loads(file.metadata()["blackvip"])["version"] == 1
 
 
@@ -372,9 +372,9 @@ def test_what_a_class_without_a_table_cannot_save(tmp_path):
 def test_a_class_that_is_not_imported_is_named(tmp_path):
     strange().save(tmp_path / "clf")
     kind = f"{__name__}.TwoStrips"
-    change = lambda h, d: fitted_of(d)["coordinator_"].update(kind="another_package.TwoStrips")
+    change = lambda h, d: fitted_of(d)["prompter_"].update(kind="another_package.TwoStrips")
     data = (tmp_path / "clf").read_bytes()
-    assert json.loads(header_of(data)["__metadata__"]["blackvip"])["object"]["fitted"]["coordinator_"]["kind"] == kind
+    assert json.loads(header_of(data)["__metadata__"]["blackvip"])["object"]["fitted"]["prompter_"]["kind"] == kind
     with pytest.raises(PersistenceError, match=r"'another_package\.TwoStrips', a class that is not known .* import"):
         load_bytes(tampered(data, change), tmp_path)
 
@@ -382,7 +382,7 @@ def test_a_class_that_is_not_imported_is_named(tmp_path):
 @pytest.mark.parametrize("name", ["transform", "fit_pixels", "_n_features_out", "__class__", "named"])
 def test_a_file_replaces_no_method(name, tmp_path):
     strange().save(tmp_path / "clf")
-    change = lambda h, d: fitted_of(d)["coordinator_"]["fitted"].update({name: 1})
+    change = lambda h, d: fitted_of(d)["prompter_"]["fitted"].update({name: 1})
     with pytest.raises(PersistenceError, match="does not know"):
         load_bytes(tampered((tmp_path / "clf").read_bytes(), change), tmp_path)
 
@@ -522,31 +522,34 @@ def rename(header, old, new):
         (lambda h, d: fitted_of(d).pop("head_"), "head_"),
         (lambda h, d: fitted_of(d)["class_prompts_"].append("c"), "3 class prompts"),
         (
-            lambda h, d: fitted_of(d)["coordinator_"]["fitted"]["image_format_"]["params"].update(
+            lambda h, d: fitted_of(d)["prompter_"]["fitted"]["image_format_"]["params"].update(
                 height=10**9, width=10**9
             ),
             "too large",
         ),
         (
-            lambda h, d: fitted_of(d)["coordinator_"]["fitted"]["image_format_"]["params"].update(height=9),
+            lambda h, d: fitted_of(d)["prompter_"]["fitted"]["image_format_"]["params"].update(height=9),
             "expected|differ|fit",
         ),
-        (lambda h, d: fitted_of(d)["coordinator_"]["fitted"].update(parameters_={"tensor": "../../etc"}), "no tensor"),
-        (lambda h, d: rename(h, "coordinator_.parameters_", "../../x"), "parameters_ has no tensor"),
-        (lambda h, d: h["coordinator_.parameters_"].update(shape=[10**12]), "cannot be loaded"),
-        (lambda h, d: h["coordinator_.parameters_"].update(shape=[7, 2]), "shape"),
-        (lambda h, d: h["coordinator_.parameters_"].update(dtype="I64"), "expected float64"),
-        (lambda h, d: h["coordinator_.parameters_"].update(dtype="U8"), "expected one of"),
-        (lambda h, d: h["coordinator_.parameters_"].update(data_offsets=[0, 2**62]), "cannot be loaded"),
+        (lambda h, d: fitted_of(d)["prompter_"]["fitted"].update(parameters_={"tensor": "../../etc"}), "no tensor"),
+        (lambda h, d: rename(h, "prompter_.parameters_", "../../x"), "parameters_ has no tensor"),
+        (lambda h, d: h["prompter_.parameters_"].update(shape=[10**12]), "cannot be loaded"),
+        (lambda h, d: h["prompter_.parameters_"].update(shape=[7, 2]), "shape"),
+        (lambda h, d: h["prompter_.parameters_"].update(dtype="I64"), "expected float64"),
+        (lambda h, d: h["prompter_.parameters_"].update(dtype="U8"), "expected one of"),
+        (lambda h, d: h["prompter_.parameters_"].update(data_offsets=[0, 2**62]), "cannot be loaded"),
         (lambda h, d: h["__metadata__"].update(more="x"), "metadata have the keys"),
-        (lambda h, d: h.update(more=h["coordinator_.parameters_"]), "cannot be loaded"),
-        (lambda h, d: h.pop("coordinator_.parameters_"), "cannot be loaded"),
+        (lambda h, d: h.update(more=h["prompter_.parameters_"]), "cannot be loaded"),
+        (lambda h, d: h.pop("prompter_.parameters_"), "cannot be loaded"),
         (lambda h, d: fitted_of(d).update(score_type_=None), "score_type_ is None"),
-        (lambda h, d: fitted_of(d)["coordinator_"]["fitted"].update(prompt_scale_=10**30), "prompt_scale_ is 10"),
-        (lambda h, d: fitted_of(d)["coordinator_"]["fitted"].update(n_parameters_=11), "n_parameters_ is 11"),
-        (lambda h, d: fitted_of(d)["coordinator_"]["fitted"].update(prompt_scale_=0.0), "contradict"),
+        (lambda h, d: fitted_of(d)["prompter_"]["fitted"].update(prompt_scale_=10**30), "prompt_scale_ is 10"),
+        (lambda h, d: fitted_of(d)["prompter_"]["fitted"].update(n_parameters_=11), "n_parameters_ is 11"),
+        (lambda h, d: fitted_of(d)["prompter_"]["fitted"].update(prompt_scale_=0.0), "contradict"),
         (lambda h, d: fitted_of(d).update(prompt_used_=False), "contradict"),
-        (lambda h, d: fitted_of(d).update(head_={"same": "coordinator_"}), "head_ is a PromptBasis"),
+        (
+            lambda h, d: fitted_of(d).update(head_={"same": "prompter_"}),
+            "head_ is the same as .prompter_., which there is not|head_ is a PromptBasis",
+        ),
         (lambda h, d: fitted_of(d).update(head_={"same": "nowhere"}), "which there is not"),
         (lambda h, d: fitted_of(d).update(head_={"same": ["x"]}), "which there is not"),
         (lambda h, d: fitted_of(d).update(_rng={"bit_generator": "MT19937"}), "_rng"),
@@ -561,8 +564,11 @@ def rename(header, old, new):
         (lambda h, d: control_of(d, "local_probe")["params"].update(n_scores=2), "local_probe.head has .'n_scores'"),
         (lambda h, d: control_of(d, "fused_zero_shot")["params"].update(n_scores=0), "n_scores=0; expected 2"),
         (lambda h, d: fitted_of(d)["probe_encoder_"]["fitted"].update(n_features_out_=7), "n_features_out_ is 7"),
-        (lambda h, d: d["object"]["params"].update(encoder="hf-hub:someone/model"), "not one of|no object"),
-        (lambda h, d: d["object"]["params"].update(encoder={"kind": "TimmEncoder", "params": {}}), "has no batch_size"),
+        (lambda h, d: d["object"]["params"].update(local_encoder="hf-hub:someone/model"), "not one of|no object"),
+        (
+            lambda h, d: d["object"]["params"].update(local_encoder={"kind": "TimmEncoder", "params": {}}),
+            "has no batch_size",
+        ),
         (lambda h, d: [d], "cannot be loaded"),
         (lambda h, d: d["object"].update(fitted=None), "cannot be loaded"),
         (lambda h, d: d["object"].update(fitted={}), "cannot be loaded"),
@@ -666,7 +672,7 @@ def mutated(data, rng):
 
 
 STRANGE = [None, True, False, 0, 1, -1, 2, 7, 2**31, 2**63, -(2**63), 10**30, 0.5, -0.5, 1e-300, 1e99, 1e308]
-STRANGE += ["", "auto", "a", "PCAEncoder", "../x", "\x00", "é", [], {}, [1], {"a": 1}, {"same": "coordinator_"}]
+STRANGE += ["", "auto", "a", "PCAEncoder", "../x", "\x00", "é", [], {}, [1], {"a": 1}, {"same": "prompter_"}]
 
 
 def leaves_of(value, path=()):

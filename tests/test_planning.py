@@ -11,6 +11,7 @@ from conftest import ToyService, make_stripes
 
 from blackvip import (
     SPSA,
+    SPSAGC,
     BlackVIPClassifier,
     BudgetError,
     ClassPromptError,
@@ -37,7 +38,7 @@ def make_classifier(service, **parameters):
         {},
         GAINS,
         {"max_queries": 700},  # for a check or two
-        {"max_queries": 3127, "n_directions": 3, "batch_size": 5},
+        {"max_queries": 3127, "optimizer": SPSAGC(n_directions=3), "batch_size": 5},
         {"guard": False},
         {"validation_fraction": 0.01},  # of which nobody is held out
         {"prompter": "coordinator", "optimizer": "spsa", "images_per_call": 7},
@@ -52,7 +53,7 @@ def test_a_fit_sends_just_what_was_planned(parameters, stripes):
     assert service.n_images == 0
     clf.fit(*stripes)
     assert plan.fit.images == clf.n_queries_ == service.n_images <= clf.max_queries
-    trained = clf.history_[-1]["n_queries"] - plan.controls.images - plan.gains.images - plan.checks.images
+    trained = clf.history_[-1]["n_queries"] - plan.baselines.images - plan.gains.images - plan.checks.images
     assert plan.steps.images == trained > 0
     assert plan.checks.images == 10 * sum("validation_loss" in row for row in clf.history_)
     if plan.gains.images == 0:
@@ -80,7 +81,7 @@ def test_weights_of_zero_are_not_planned_for(stripes):
     weights = np.r_[np.zeros(10), np.ones(30)]
     clf = make_classifier(ToyService())
     plan = clf.plan(*stripes, sample_weight=weights)
-    assert plan.controls.images == 30
+    assert plan.baselines.images == 30
     assert plan.fit.images == clf.fit(*stripes, sample_weight=weights).n_queries_
 
 
@@ -224,13 +225,15 @@ def test_predictions_are_planned_call_by_call(stripes):
 
 
 def test_a_plan_is_printed_as_a_table():
-    parts = dict(controls=Cost(40, 1), gains=Cost(0, 0), steps=Cost(12_000, 300), checks=Cost(80, 8), final=Cost(30, 1))
+    parts = dict(
+        baselines=Cost(40, 1), gains=Cost(0, 0), steps=Cost(12_000, 300), checks=Cost(80, 8), final=Cost(30, 1)
+    )
     plan = CostPlan(**parts)
     assert str(plan) == repr(plan)
     assert str(plan).splitlines() == [
         "                  images  calls",
         "fit, at most      12,150    310",
-        "  controls            40      1",
+        "  baselines           40      1",
         "  step size            0      0",
         "  training steps  12,000    300",
         "  checks              80      8",

@@ -20,6 +20,7 @@ from blackvip import (
 )
 from blackvip.comparison.methods import make_method
 from blackvip.encoders import timm as timm_encoder
+from blackvip.optimizers import make_optimizer
 
 #: Epochs, beta, gamma, c and p_eps as the paper's table has them.
 TABLE = """
@@ -129,7 +130,7 @@ def test_methods_are_pairs_of_a_prompter_and_an_optimizer():
         (presets.bar(optimizer="spsa-gc"), ReprogrammingFrame, SPSAGC),
     ):
         clf = BlackVIPClassifier(service, **parameters)
-        assert type(clf._new_optimizer()) is optimizer
+        assert type(make_optimizer(clf.optimizer)) is optimizer
         assert type(clf.prompter) is prompter
     for encoder, name in (("vit-mae", "vit_base_patch16_224.mae"), ("gradients", "gradients"), ("scratch", "scratch")):
         coordinator = presets.cvpr2023(encoder=encoder)["prompter"]
