@@ -42,7 +42,7 @@ def add(journal, *numbers, **kwargs):
 
 def found_in(journal, among=range(20)):
     """The numbers whose answers are there, all of them to the bit."""
-    answers = {n: journal.find(key(n), 3) for n in among}
+    answers = dict(zip(among, journal.find([key(n) for n in among], 3)))
     for n, answer in answers.items():
         if answer is not None:
             np.testing.assert_array_equal(answer.scores, scores_of(n))
@@ -99,10 +99,10 @@ def test_answers_are_found_again_to_the_bit(path):
     with Journal(path, IDENTITY, {"seed": "8"}) as journal:
         assert journal.facts == {"seed": "7"}
         assert found_in(journal, (0, 1, 2)) == [1, 2]
-        np.testing.assert_array_equal(journal.find(key(3), 3).scores, odd[0])
+        np.testing.assert_array_equal(journal.find([key(3)], 3)[0].scores, odd[0])
         assert (journal.n_answers, journal.n_free, journal.n_off_path) == (3, 0, 0)
         with pytest.raises(JournalError, match="an answer of 3 scores where 4 are expected"):
-            journal.find(key(1), 4)
+            journal.find([key(1)], 4)
     journal.close()
     with pytest.raises(JournalError, match="is closed in this process"):
         add(journal, 4)
@@ -116,7 +116,7 @@ def test_what_was_off_path_or_not_billed_is_remembered_and_the_first_of_equal_ke
     with Journal(path, IDENTITY) as journal:
         assert found_in(journal) == [1, 2, 3, 4]
         assert (journal.n_answers, journal.n_free, journal.n_off_path) == (4, 2, 1)
-        answers = [journal.find(key(n), 3) for n in (1, 2, 3, 4)]
+        answers = journal.find([key(n) for n in (1, 2, 3, 4)], 3)
         assert [answer.off_path for answer in answers] == [False, False, False, True]
         assert [answer.billed for answer in answers] == [False, False, True, True]
 
@@ -141,7 +141,7 @@ def test_answers_may_be_large(path):
     with Journal(path, IDENTITY) as journal:
         assert (journal.n_answers, journal.n_free) == (3, 2)
         for n in range(3):
-            np.testing.assert_array_equal(journal.find(key(n), n_scores).scores, scores[n])
+            np.testing.assert_array_equal(journal.find([key(n)], n_scores)[0].scores, scores[n])
 
 
 def test_answers_without_any_score_are_held_back_until_there_is_one(path):
@@ -155,8 +155,8 @@ def test_answers_without_any_score_are_held_back_until_there_is_one(path):
         add(journal, 3)
         journal.add([key(2)], nothing)
     with Journal(path, IDENTITY) as journal:
-        assert [journal.find(key(n), 3) is not None for n in (1, 2, 3)] == [True] * 3
-        assert np.isnan(journal.find(key(1), 3).scores).all()
+        assert None not in journal.find([key(n) for n in (1, 2, 3)], 3)
+        assert np.isnan(journal.find([key(1)], 3)[0].scores).all()
 
 
 # Torn, flipped, damaged
@@ -524,7 +524,7 @@ def made_up(path, headers, *answers, tables=(HEADER_TABLE, ANSWERS_TABLE, HOLDER
 def test_the_format_is_as_written_down_here(path):
     made_up(path, [header()], answer())
     with Journal(path, IDENTITY) as journal:
-        np.testing.assert_array_equal(journal.find(bytes(KEY_BYTES), 3).scores, np.zeros(3))
+        np.testing.assert_array_equal(journal.find([bytes(KEY_BYTES)], 3)[0].scores, np.zeros(3))
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("SELECT * FROM answers").fetchall() == [answer()]

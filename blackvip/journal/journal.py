@@ -34,6 +34,7 @@ FORMAT = Format(
     ),
     when_gone="it was deleted or replaced while it was in use. Begin again",
 )
+_SELECT = "SELECT key, billed, off_path, scores, digest FROM answers"
 
 
 class Answer(NamedTuple):
@@ -137,15 +138,12 @@ class Journal:
         """Number of answers that were added with ``off_path=True``."""
         return self._count("off_path")
 
-    def find(self, key: bytes, n_scores: int) -> Answer | None:
-        """The answer of this key, which has so many scores; None if there is none."""
-        found = self._store.read("SELECT key, billed, off_path, scores, digest FROM answers WHERE key = ?", key)
-        if not found:
-            return None
-        answer = self._parsed(*found[0])
-        if len(answer.scores) != n_scores:
-            raise self._store.error(f"has an answer of {len(answer.scores)} scores where {n_scores} are expected")
-        return answer
+    def find(self, keys: Sequence[bytes], n_scores: int) -> list[Answer | None]:
+        """The answers of these keys, which have so many scores; None where there is none."""
+        return [
+            None if row is None else self._parsed(row, n_scores)
+            for row in self._store.read_each(f"{_SELECT} WHERE key = ?", keys)
+        ]
 
     def check_usable(self) -> None:
         """Raise an error if nothing can be added any more, as when the disk was full, before more is paid for."""
@@ -228,15 +226,18 @@ class Journal:
 
     def _check_answers(self) -> None:
         """Look for an answer that is not as it was written."""
-        for row in self._store.rows("SELECT key, billed, off_path, scores, digest FROM answers"):
-            self._parsed(*row)
+        for row in self._store.rows(_SELECT):
+            self._parsed(row)
 
-    def _parsed(self, key: Any, billed: Any, off_path: Any, scores: Any, digest: Any) -> Answer:
+    def _parsed(self, row: tuple[Any, ...], n_scores: int | None = None) -> Answer:
+        key, billed, off_path, scores, digest = row
         fits = type(key) is type(scores) is bytes and len(key) == KEY_BYTES and len(scores) % 8 == 0
         if not fits or not all(type(flag) is int and flag in (0, 1) for flag in (billed, off_path)):
             raise self._store.error("has an answer that blackvip did not write. Give another checkpoint")
         if digest != _digest(key, bytes([billed, off_path]), scores):
             raise self._store.damaged(f"the answer of key {key.hex()[:12]} is not as it was written")
+        if n_scores not in (None, len(scores) // 8):
+            raise self._store.error(f"has an answer of {len(scores) // 8} scores where {n_scores} are expected")
         return Answer(np.frombuffer(scores, "<f8").astype(np.float64), bool(billed), bool(off_path))
 
 

@@ -15,7 +15,7 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,10 +165,16 @@ class Store:
                     connection.execute("ROLLBACK")
                 raise
 
-    def read(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    def read(self, sql: str) -> list[tuple[Any, ...]]:
         """The rows that a query finds."""
         with self.mutex, self._errors():
-            return self._connected().execute(sql, parameters).fetchall()
+            return self._connected().execute(sql).fetchall()
+
+    def read_each(self, sql: str, values: Iterable[Any]) -> list[tuple[Any, ...] | None]:
+        """The first row that a query finds for each value of its parameter; None where there is none."""
+        with self.mutex, self._errors():
+            connection = self._connected()
+            return [connection.execute(sql, (value,)).fetchone() for value in values]
 
     def rows(self, sql: str) -> Iterator[tuple[Any, ...]]:
         """The rows of a query, one after the other, so that memory holds a few of them only."""
