@@ -85,7 +85,7 @@ def test_tables_of_something_else_are_refused_and_nothing_is_sent(fitted, tmp_pa
     with pytest.raises(BlackVIPError, match="not a table of predictions for these classes"):
         clf.predict_to(other, X, verbose=0)
     assert other.read_text() == "name,price\ntea,3\n"
-    with pytest.raises(BlackVIPError, match="Row 10 of .* is of '10', expected None; give the same images"):
+    with pytest.raises(BlackVIPError, match="row 10, which is of '10', expected None; give the same images"):
         clf.predict_to(path, X[:10], verbose=0)
     another = BlackVIPClassifier(service, "{}", max_queries=900, random_state=1, verbose=0)
     another.fit(*make_stripes(n=40)).classes_ = clf.classes_
@@ -123,7 +123,7 @@ def test_two_processes_do_not_write_one_table(fitted, tmp_path):
     with subprocess.Popen([sys.executable, "-c", holding], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout.readline() == b"held\n"
-            with pytest.raises(BlackVIPError, match="Another process writes predictions"):
+            with pytest.raises(BlackVIPError, match="is in use by another process"):
                 with_service(fitted, ToyService()).predict_to(path, make_stripes(n=4)[0], verbose=0)
         finally:
             process.communicate(b"", timeout=60)

@@ -3,8 +3,10 @@
 import json
 import os
 import pathlib
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import joblib
 import numpy as np
@@ -499,7 +501,9 @@ def test_a_key_is_in_no_file(data, journal, monkeypatch):
         n_images = server.counts()["images"]
         make_classifier(scorer_of(server, key="PLANTED_KEY", n_concurrent=3), checkpoint=journal).fit(*data)
         assert server.counts()["images"] == n_images == clf.n_queries_ + 24
-    for path in (journal, predictions_path(journal)):
+    files = [path for path in journal.parent.iterdir() if path.name.startswith(journal.name)]
+    assert {journal, predictions_path(journal)} <= set(files)  # and what SQLite has beside them
+    for path in files:
         assert b"sk-planted" not in path.read_bytes()
         assert b"PLANTED_KEY" not in path.read_bytes()
 
@@ -524,7 +528,10 @@ def test_kills_change_nothing_and_cost_no_more_than_what_was_in_flight(kind, how
 def test_a_journal_can_be_read_by_hand(data, journal):
     """What the guide says is in the file."""
     clf = make_classifier(blinded(), checkpoint=journal).fit(*data)
-    header = json.loads(journal.read_bytes()[16 + 24 :].split(b"\xb1\xac\x0b\x1f")[0])
-    assert header["identity"]["max_queries"] == 500
-    with Journal(journal, header["identity"]) as read:
+    with closing(sqlite3.connect(journal)) as connection:
+        ((header,),) = connection.execute("SELECT content FROM header")
+        assert connection.execute("SELECT count(*), sum(billed) FROM answers").fetchone() == (clf.n_queries_,) * 2
+    identity = json.loads(header)["identity"]
+    assert identity["max_queries"] == 500
+    with Journal(journal, identity) as read:
         assert read.n_answers == clf.n_queries_

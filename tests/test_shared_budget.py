@@ -142,7 +142,7 @@ def test_a_path_outlasts_restarts(service, tmp_path, monkeypatch):
 
 def test_files_that_are_none_or_gone(service, tmp_path):
     (tmp_path / "notes.txt").write_text("buy milk")
-    with pytest.raises(BudgetError, match="does not hold the two counts"):
+    with pytest.raises(BudgetError, match="is no shared budget of blackvip, and stays as it is"):
         SharedBudget(service, 12, tmp_path / "notes.txt")
     assert (tmp_path / "notes.txt").read_text() == "buy milk"
     budget = SharedBudget(service, 12, tmp_path / "budget")

@@ -1,4 +1,4 @@
-"""A file of finished runs, a JSON object a line, from which a comparison goes on."""
+"""The results file of a comparison: JSON lines, from which a comparison that was stopped is continued."""
 
 from __future__ import annotations
 
@@ -15,66 +15,61 @@ from ..exceptions import BlackVIPError, ImageError
 from ..inputs.decoding import as_array
 from ..inputs.sources import open_images, open_source
 from ..journal.identity import describe, differences
-from ..journal.locks import try_lock
+from ..journal.lines import LinesFile
 from ..scorers.wrappers import service_identity
 
 __all__ = ["ResultsFile", "data_identity", "read_rows"]
 
 Row = dict[str, Any]
-Key = tuple[str, int | None, int | None]  #: Of a row: method, seed, budget.
+#: What tells rows apart: method, seed, budget.
+Key = tuple[str, int | None, int | None]
 
 
 class ResultsFile:
-    """Runs that were made, by their keys; those that are added are on disk before `add` returns.
+    """A file of finished runs. Those that are added are on disk before `add` returns.
 
-    The first line tells of the data. Each other line is a run: its rows, and the identity of its method.
+    The first line identifies the data. Each other line is a run: its rows, and the identity of its method.
 
     Parameters
     ----------
     path : str, path-like or None
-        None: nothing is kept.
+        The file, which is made if it does not exist. None: nothing is kept.
     identity : object in JSON
-        Of the data.
+        Identity of the data.
 
     Raises
     ------
     BlackVIPError
-        If the file is none of this kind, belongs to other data, or is in use.
+        If the file is no results file, belongs to other data, or is in use.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, identity: Any):
         self._path = None if path is None else Path(path).expanduser()
         self._identity = identity
         self._runs: dict[Key, tuple[Any, Row]] = {}
-        self._file: Any = None
+        self._lines: LinesFile | None = None
 
     def __enter__(self) -> ResultsFile:
-        if self._path is None:
-            return self
-        try:
-            self._file = self._path.open("a+b")
-        except OSError as error:
-            raise self._error(f"cannot be opened: {error.strerror or error}") from error
-        try:
-            if not try_lock(self._file.fileno()):
-                raise self._error("is in use by another comparison; give it another file, or wait")
-            self._read()
-        except BaseException:
-            self._file.close()
-            raise
+        if self._path is not None:
+            self._lines = LinesFile(self._path, self._error)
+            try:
+                self._read(self._lines)
+            except BaseException:
+                self._lines.close()
+                raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._lines is not None:
+            self._lines.close()
 
     def find(self, keys: list[Row], method: Any) -> list[Row] | None:
-        """The rows of a run; None where one of them is not there.
+        """The rows of a run; None if one of them is missing.
 
         Raises
         ------
         BlackVIPError
-            If it was made with other parameters.
+            If the run was made with other parameters.
         """
         known = [self._runs.get(_key(row)) for row in keys]
         for entry in known:
@@ -88,48 +83,42 @@ class ResultsFile:
 
     def add(self, rows: list[Row], method: Any) -> None:
         """Keep the rows of a run."""
-        if self._file is not None:
-            self._write({"method": method, "rows": rows})
+        if self._lines is not None:
+            self._lines.append(_line({"method": method, "rows": rows}))
 
-    def _read(self) -> None:
-        self._file.seek(0)
-        data = self._file.read()
+    def _read(self, lines: LinesFile) -> None:
+        data, header = lines.file.read(), _line({"blackvip": "comparison", "data": self._identity})
+        # A kill may have torn the last line.
         whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):  # a kill while a line was being written
-            self._file.truncate(len(whole))
-        lines = [_parsed(line) for line in whole.splitlines()]
-        if not lines:
-            self._write({"blackvip": "comparison", "data": self._identity})
-            return
-        if None in lines or not isinstance(lines[0], dict) or lines[0].get("blackvip") != "comparison":
+        entries = [_parsed(line) for line in whole.splitlines()]
+        if not _is_comparison(entries) and not header.encode().startswith(data):
             raise self._error("is no file of a comparison, and stays as it is. Give the path of another one")
-        found = differences(lines[0]["data"], _through_json(self._identity))
+        found = differences(entries[0]["data"], _through_json(self._identity)) if entries else []
         if found:
             raise self._error(f"has runs on other data: {'; '.join(found)}. Give the path of another file")
-        for line in lines[1:]:
-            self._runs |= {_key(row): (line["method"], row) for row in line["rows"]}
-
-    def _write(self, line: Row) -> None:
-        self._file.write(json.dumps(line).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        lines.file.truncate(len(whole))
+        if not entries:
+            lines.append(header)
+        for entry in entries[1:]:
+            self._runs |= {_key(row): (entry["method"], row) for row in entry["rows"]}
 
     def _error(self, what: str) -> BlackVIPError:
         return BlackVIPError(f"The results {os.fspath(self._path or '')!r}: the file {what}.")
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[Row]:
-    """The rows of all runs in a file of results; a last line that is torn is left out."""
-    lines = [_parsed(line) for line in Path(path).expanduser().read_bytes().splitlines()]
-    if not lines or not isinstance(lines[0], dict) or lines[0].get("blackvip") != "comparison":
+    """The rows of all runs in a results file. A last line that is torn is left out."""
+    lines = Path(path).expanduser().read_bytes().splitlines()
+    entries = [entry for entry in map(_parsed, lines) if entry is not None]
+    if not _is_comparison(entries):
         raise BlackVIPError(
             f"The file {os.fspath(path)!r} is no file of a comparison; expected one that `compare` wrote."
         )
-    return list({_key(row): row for line in lines[1:] if line is not None for row in line["rows"]}.values())
+    return list({_key(row): row for entry in entries[1:] for row in entry["rows"]}.values())
 
 
 def data_identity(score_fn: Any, class_prompts: Any, X: Any, y: np.ndarray, X_test: Any, y_test: np.ndarray) -> Any:
-    """What a comparison is about, as JSON: two that have the same may share their runs."""
+    """The data of a comparison, as JSON. Comparisons of the same data may share their runs."""
     return {
         "version": __version__,
         "score_fn": service_identity(score_fn),
@@ -142,7 +131,7 @@ def data_identity(score_fn: Any, class_prompts: Any, X: Any, y: np.ndarray, X_te
 
 
 def _images_identity(X: Any) -> dict[str, Any]:
-    """The number and the digest of the pixels of images, of which one at a time is read."""
+    """The number of images and a digest of their pixels, which are read one image at a time."""
     opened = open_images(X)
     source = as_array(X) if opened.is_table else open_source(opened)
     digest = hashlib.sha256()
@@ -153,13 +142,25 @@ def _images_identity(X: Any) -> dict[str, Any]:
             try:
                 pixels = np.ascontiguousarray(source[row])
                 digest.update(f"{pixels.dtype} {pixels.shape}".encode() + pixels.tobytes())
-            except ImageError:  # whether that matters is for the estimators to say
+            except ImageError:
+                # The estimators decide whether that matters.
                 digest.update(b"unreadable")
     return {"number": len(source), "sha256": digest.hexdigest()}
 
 
 def _key(row: Row) -> Key:
     return row["method"], row["seed"], row["max_queries"]
+
+
+def _is_comparison(entries: list[Any]) -> bool:
+    """Whether the lines are those of a results file, all of them whole."""
+    if not entries or None in entries or not isinstance(entries[0], dict):
+        return False
+    return entries[0].get("blackvip") == "comparison"
+
+
+def _line(entry: Row) -> str:
+    return json.dumps(entry) + "\n"
 
 
 def _parsed(line: bytes) -> Any:

@@ -184,23 +184,15 @@ class _InFile:
     """Cache of features in a file."""
 
     def __init__(self, path: Path):
-        self._path = path
-        self._journal = self._opened()
+        self.journal = Journal(path, _IDENTITY, shared=True)
 
     def find(self, keys: list[bytes], n_features: int) -> dict[bytes, np.ndarray]:
-        # A fork closes the file in the child.
-        if self._journal.closed:
-            self._journal = self._opened()
-        self._journal.refresh()
-        places = {key: self._journal.find(key) for key in keys}
-        return {key: self._journal.scores(place, n_features) for key, place in places.items() if place is not None}
+        found = zip(keys, self.journal.find(keys, n_features))
+        return {key: answer.scores for key, answer in found if answer is not None}
 
     def add(self, features: dict[bytes, np.ndarray], max_bytes: int) -> None:
         if features:
-            self._journal.add(list(features), np.stack(list(features.values())))
-
-    def _opened(self) -> Journal:
-        return Journal(self._path, _IDENTITY, shared=True)
+            self.journal.add(list(features), np.stack(list(features.values())))
 
 
 _in_memory = _InMemory()
@@ -213,6 +205,6 @@ def _cache_of(path: str | os.PathLike[str] | None) -> _InMemory | _InFile:
         return _in_memory
     place = Path(path).expanduser().resolve()
     with _opening:
-        if place not in _in_files:
+        if place not in _in_files or _in_files[place].journal.closed:
             _in_files[place] = _InFile(place)
         return _in_files[place]

@@ -91,14 +91,14 @@ class CachedScorer(WrapperEstimator):
         """
         journal, n_prompts = self._opened(), len(class_prompts)
         keys = ContentKeys(service_identity(self.score_fn), class_prompts).of(images)
-        places = [journal.find(key) for key in keys]
-        known = np.array([row for row, place in enumerate(places) if place is not None], int)
+        found = journal.find(keys, n_prompts)
+        known = np.array([row for row, answer in enumerate(found) if answer is not None], int)
         report_not_sent(len(known))
         if len(known):
-            yield known, np.stack([journal.scores(place, n_prompts) for place in places if place is not None])
+            yield known, np.stack([answer.scores for answer in found if answer is not None])
         rows_of: dict[bytes, list[int]] = {}
-        for row, (key, place) in enumerate(zip(keys, places)):
-            if place is None:
+        for row, (key, answer) in enumerate(zip(keys, found)):
+            if answer is None:
                 rows_of.setdefault(key, []).append(row)
         if not rows_of:
             return
@@ -107,8 +107,8 @@ class CachedScorer(WrapperEstimator):
         journal.check_usable()
         pieces = Metered(scores_of(self.score_fn, images[np.array([rows[0] for rows in alike])], class_prompts))
         try:
-            for answered, answer in pieces:
-                scores = check_scores(answer, len(answered), class_prompts, self.score_type)
+            for answered, piece in pieces:
+                scores = check_scores(piece, len(answered), class_prompts, self.score_type)
                 journal.add([unknown[index] for index in answered], scores)
                 rows = np.concatenate([alike[index] for index in answered])
                 yield rows, scores.repeat([len(alike[index]) for index in answered], axis=0)
@@ -121,11 +121,10 @@ class CachedScorer(WrapperEstimator):
             self._journal.close()
 
     def _opened(self) -> Journal:
-        """Return the journal with what others have added; a forked process or a copy opens its own."""
+        """Return the open journal. A copy opens its own, and so does one whose file was deleted."""
         journal = self._journal
         if journal is None or journal.closed or journal.path != Path(self.path).expanduser():
             journal = self._journal = Journal(self.path, _IDENTITY, shared=True)
-        journal.refresh()
         return journal
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:

@@ -99,10 +99,8 @@ class Replay:
         self.off_path = False
         self.n_known = journal.n_answers - journal.n_free
         # Answers on the fit's path that it has not requested yet.
-        self._n_left = journal.n_answers - journal.n_aside
+        self._n_left = journal.n_answers - journal.n_off_path
         self._n_requests: Counter[bytes] = Counter()
-        # Records of which some answer was recalled.
-        self._records: set[int] = set()
 
     def recall(self, images: Any, class_prompts: Sequence[str]) -> JournalHit:
         """Look up images that are about to be sent.
@@ -124,23 +122,18 @@ class Replay:
             fit then makes other images than before, and would pay for all of them again.
         """
         keys = [self._next_key(content) for content in ContentKeys(self.service, class_prompts).of(images)]
-        places = [self.journal.find(key) for key in keys]
-        known = np.array([place is not None for place in places], bool)
         scores = np.full((len(keys), len(class_prompts)), np.nan)
-        n_billed = int(known.sum())
-        for row, place in enumerate(places):
-            if place is None:
-                continue
-            scores[row] = self.journal.scores(place, len(class_prompts))
-            self._n_left -= not self.journal.is_aside(place)
-            # Answers that arrived together are requested together.
-            if place.record not in self._records:
-                self._records.add(place.record)
-                n_billed -= self.journal.free_in(place.record)
+        known = np.zeros(len(keys), bool)
+        n_billed = 0
+        for row, answer in enumerate(self.journal.find(keys, len(class_prompts))):
+            if answer is not None:
+                scores[row], known[row] = answer.scores, True
+                n_billed += answer.billed
+                self._n_left -= not answer.off_path
         if not known.all():
             self._check_path()
             self.journal.check_usable()
-        return JournalHit(keys, scores, known, max(0, n_billed))
+        return JournalHit(keys, scores, known, n_billed)
 
     def keep(self, keys: Sequence[bytes], scores: np.ndarray, n_free: int) -> None:
         """Write new answers, `n_free` of them not billed; they are on disk when this returns."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +16,23 @@ from typing import Any
 import numpy as np
 
 from ..exceptions import BudgetError
-from ..journal.locks import locked
+from ..journal.store import Format, Store
 from .answers import Metered, Scored, scores_of
 from .contract import ScoreFunction
 from .wrappers import ScorerWrapper
 
 __all__ = ["Lease", "SharedBudget"]
+
+_FORMAT = Format(
+    noun="shared budget",
+    application_id=int.from_bytes(b"bvB\0"),
+    version=1,
+    tables=("CREATE TABLE counts (sent INTEGER, reserved INTEGER)",),
+    error=BudgetError,
+    remedy="give another path",
+    when_full="Nothing was sent; make room and begin again",
+    when_gone="nothing was sent. Give SharedBudget a path, and its file outlasts the process",
+)
 
 
 class SharedBudget(ScorerWrapper):
@@ -84,10 +96,10 @@ class SharedBudget(ScorerWrapper):
             raise ValueError(f"max_queries={max_queries!r}; expected a whole number of images, at least 1.")
         self.score_fn: ScoreFunction = score_fn
         self.max_queries: int = int(max_queries)
-        self.path: Path = _temporary_file() if path is None else Path(path).absolute()  # workers may run elsewhere
-        self.path.touch()
-        with self._counts():  # what the file holds is checked before anything depends on it
-            pass
+        # Workers may run in another folder.
+        self.path: Path = _temporary_path() if path is None else Path(path).expanduser().absolute()
+        self._store: Store = Store(self.path, _FORMAT, shared=True, synced=False)
+        self._store.open()
 
     @property
     def n_queries(self) -> int:
@@ -174,21 +186,15 @@ class SharedBudget(ScorerWrapper):
     @contextmanager
     def _counts(self) -> Iterator[_Counts]:
         """The counts, for one thread of one process at a time; changes are kept unless an error is raised."""
-        try:
-            file = self.path.open("r+b", buffering=0)
-        except FileNotFoundError as error:
-            raise BudgetError(
-                f"The file that keeps count of a shared budget, {self.path}, does not exist any more; nothing was "
-                "sent. Give SharedBudget a path, and its file outlasts the process."
-            ) from error
-        with file, locked(file.fileno()):
-            before = file.read()
-            counts = _Counts.parse(before, self.path)
+        with self._store.transaction() as connection:
+            found = connection.execute("SELECT sent, reserved FROM counts").fetchall() or [(0, 0)]
+            if len(found) > 1 or not all(type(number) is int for number in found[0]):
+                raise self._store.damaged("it does not hold two counts")
+            counts = _Counts(*found[0])
             yield counts
-            after = counts.line()
-            if after != before:
-                file.seek(0)
-                file.write(after)
+            if (after := (counts.sent, counts.reserved)) != found[0]:
+                connection.execute("DELETE FROM counts")
+                connection.execute("INSERT INTO counts VALUES (?, ?)", after)
 
 
 class Lease:
@@ -248,35 +254,17 @@ class Lease:
 
 @dataclass
 class _Counts:
-    """What the file holds, in one line of fixed length, so that writing it never leaves half of it."""
-
     sent: int
     reserved: int
 
-    @classmethod
-    def parse(cls, line: bytes, path: Path) -> _Counts:
-        if not line:  # a new file
-            return cls(0, 0)
-        try:
-            sent, reserved = (int(number) for number in line.split())
-        except ValueError:
-            raise BudgetError(
-                f"{path} does not hold the two counts of a shared budget. Give the path of a file that SharedBudget "
-                "made, or of none."
-            ) from None
-        return cls(sent, reserved)
 
-    def line(self) -> bytes:
-        return b"%20d %20d\n" % (self.sent, self.reserved)
+def _temporary_path() -> Path:
+    folder = tempfile.mkdtemp(prefix="blackvip-budget-")
+    atexit.register(_remove, folder, os.getpid())
+    return Path(folder, "budget")
 
 
-def _temporary_file() -> Path:
-    descriptor, name = tempfile.mkstemp(prefix="blackvip-budget-")
-    os.close(descriptor)
-    atexit.register(_remove, Path(name), os.getpid())
-    return Path(name)
-
-
-def _remove(path: Path, pid: int) -> None:
-    if os.getpid() == pid:  # not when a forked child ends
-        path.unlink(missing_ok=True)
+def _remove(folder: str, pid: int) -> None:
+    # The folder outlives a forked child.
+    if os.getpid() == pid:
+        shutil.rmtree(folder, ignore_errors=True)
