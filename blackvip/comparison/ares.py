@@ -248,7 +248,7 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
             raise ValueError(f"y has 1 class, {self.classes_.tolist()[0]!r}; expected at least two classes.")
         if len(images) > self.max_queries:
             raise BudgetError(
-                f"max_queries={self.max_queries} does not pay for the {len(images)} training images; AReS sends each one "
+                f"max_queries={self.max_queries} does not pay for the {len(images)} training images; AReS sends each "
                 "once. Raise max_queries, or pass fewer images."
             )
         index = class_indices(y, self.classes_)
