@@ -1,4 +1,4 @@
-"""BlackVIPPrompter: trained prompts as a transformer, in front of any other image client."""
+"""BlackVIPPrompter: a transformer that draws trained prompts, for any other client of a service."""
 
 from __future__ import annotations
 
@@ -42,41 +42,41 @@ class _Frozen(Shared):
 
 
 class BlackVIPPrompter(SaveableEstimator, Documented, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Images with their trained prompts, for any other client of the service.
+    """Transformer that draws trained prompts onto images, for any other client of the service.
 
-    `fit` trains a classifier, which bills images; `transform` draws its prompts, which bills none.
+    `fit` trains a classifier and bills images. `transform` draws the classifier's prompts and bills nothing.
 
     Parameters
     ----------
     estimator : BlackVIPClassifier
-        What trains the prompter. One that is fitted already is used as it is within
-        ``sklearn.frozen.FrozenEstimator``: `fit` bills nothing then, and `transform` works without it.
+        The classifier that trains the prompter. To use a fitted classifier, wrap it in
+        ``sklearn.frozen.FrozenEstimator``: `fit` then bills nothing, and `transform` works without `fit`.
 
     Attributes
     ----------
     estimator_ : BlackVIPClassifier
         The fitted classifier.
     coordinator_ : Prompter
-        Its prompter, which is all that `transform` needs.
+        The classifier's prompter, which is all that `transform` needs.
     n_features_in_ : int
-        The columns of X where X is a table, else height * width * 3.
+        Number of columns if X is a table, else height * width * 3.
     feature_names_in_ : ndarray of str
-        Only where X is a table whose columns have names.
+        Names of the columns; only if X is a table whose columns have names.
 
     Notes
     -----
-    Where the classifier found that its prompt does not help (``estimator_.prompt_used_`` is False), images come out
-    as they are.
+    If the classifier found that its prompt does not help (``estimator_.prompt_used_`` is False), images come out
+    unchanged.
 
     Examples
     --------
     >>> import numpy as np
     >>> from blackvip import BlackVIPClassifier, BlackVIPPrompter
-    >>> def service(images, class_prompts):  # it takes bright images for days
+    >>> def service(images, class_prompts):  # it believes that bright means daytime
     ...     day = images.mean(axis=(1, 2, 3)) / 255
     ...     return 20 * np.stack([day - 0.5, 0.5 - day], axis=1)
     >>> rng = np.random.default_rng(0)
-    >>> y = np.repeat(["night", "day"], 20)  # all of it far too dark for the service
+    >>> y = np.repeat(["night", "day"], 20)  # every image is underexposed
     >>> X = rng.uniform(0, 0.3, (40, 16, 16)) + np.where(y == "day", 0.15, 0)[:, None, None]
     >>> clf = BlackVIPClassifier(service, prompter="basis", head=None, max_queries=2000, random_state=0)
     >>> prompter = BlackVIPPrompter(clf).fit(X, y)
@@ -102,7 +102,7 @@ class BlackVIPPrompter(SaveableEstimator, Documented, ClassNamePrefixFeaturesOut
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any = None, **fit_params: Any) -> BlackVIPPrompter:
-        """Train the classifier, unless it is fitted already.
+        """Train the classifier, unless it is frozen.
 
         Parameters
         ----------
@@ -111,8 +111,8 @@ class BlackVIPPrompter(SaveableEstimator, Documented, ClassNamePrefixFeaturesOut
         y : array-like of shape (n_images,)
             Class labels.
         **fit_params : dict
-            What else goes to the classifier's `fit`, such as `sample_weight`; with metadata routing enabled, what
-            it requests.
+            Further arguments of the classifier's `fit`, such as `sample_weight`. With metadata routing enabled, only
+            those that it requests.
 
         Returns
         -------
@@ -125,17 +125,17 @@ class BlackVIPPrompter(SaveableEstimator, Documented, ClassNamePrefixFeaturesOut
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """Images with their prompts, as the service is sent them; bills nothing.
+        """Draw prompts onto images, as the service would receive them; bills nothing.
 
         Parameters
         ----------
         X : images, in any form that `BlackVIPClassifier` takes
-            Of the training images' size, unless `fit` had to resize.
+            Images of the training images' size, unless `fit` had to resize.
 
         Returns
         -------
         prompted : ndarray of shape (n_images, height, width, 3), uint8
-            RGB. Where X is rows of flattened pixels, of shape (n_images, height * width * 3).
+            RGB. If X has rows of flattened pixels, so has the result: (n_images, height * width * 3).
         """
         check_is_fitted(self)
         X = open_images(X)
@@ -153,12 +153,12 @@ class BlackVIPPrompter(SaveableEstimator, Documented, ClassNamePrefixFeaturesOut
 
     @property
     def n_features_in_(self) -> int:
-        """What the classifier has learned of X."""
+        """The classifier's attribute of the same name."""
         return self._fitted.n_features_in_
 
     @property
     def feature_names_in_(self) -> np.ndarray:
-        """What the classifier has learned of X."""
+        """The classifier's attribute of the same name."""
         return self._fitted.feature_names_in_
 
     @property
@@ -171,11 +171,12 @@ class BlackVIPPrompter(SaveableEstimator, Documented, ClassNamePrefixFeaturesOut
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = not isinstance(self.estimator, FrozenEstimator)
-        tags.transformer_tags.preserves_dtype = []  # images are uint8, whatever X was
+        # Images are uint8, whatever X was.
+        tags.transformer_tags.preserves_dtype = []
         return tags
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Routing of metadata: what `fit` is given goes to the classifier's `fit`.
+        """Get the metadata routing: arguments of `fit` go to the classifier's `fit`.
 
         Returns
         -------

@@ -271,7 +271,7 @@ def test_uint8_is_always_zero_to_255(arrays, files):
 
 
 def test_mixed_ranges_are_refused(arrays, files):
-    with pytest.raises(ImageError, match="Some images have 8 bits and others have numbers between 0.* and 1"):
+    with pytest.raises(ImageError, match="Some images have 8 bits, and others have numbers between 0.* and 1"):
         ImageFormat.learn([files[0], *(arrays[1:] / 255)])
     _, images = ImageFormat.learn([files[0], *arrays[1:].astype(float)])
     np.testing.assert_array_equal(images[:], arrays)

@@ -103,7 +103,9 @@ def test_pandas_columns(arrays, images, files):
         assert_images(table[["image"]], arrays)
         assert_images(table[["image"]].iloc[[3, 2, 1, 0]], arrays[::-1])
         assert not holds_flattened_rows(table)
-        with pytest.raises(ImageError, match=r"table of 2 columns; pass the one of the images, such as X\['image'\]"):
+        with pytest.raises(
+            ImageError, match=r"table of 2 columns; pass the column of the images, such as X\['image'\]"
+        ):
             open_source(table)
 
 
@@ -483,7 +485,7 @@ def test_paths_that_are_no_files(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for path, reason in (
         (tmp_path, "it is a directory"),
-        (tmp_path / "pipe.png", "it is no regular file"),
+        (tmp_path / "pipe.png", "it is not a regular file"),
         (tmp_path / "nowhere.png", "there is no such file"),
         (f"{tmp_path}/\0.png", "embedded null"),
         ("x" * 5000, "File name too long"),
@@ -511,7 +513,7 @@ def test_missing_images_are_named(missing, files):
         (["a", "b"], "it is an array of <U1"),
         ({"label": 1, "path": "a.png"}, r"the row has 0 images \(label: int, path: str\); expected one"),
         (np.zeros((4, 4, 5)), r"it is an array of shape \(4, 4, 5\); expected"),
-        (np.zeros((4, 4, 4)), r"it is an array of shape \(4, 4, 4\) \(RGBA is taken as uint8 only\)"),
+        (np.zeros((4, 4, 4)), r"it is an array of shape \(4, 4, 4\) \(RGBA must be uint8\)"),
         (np.zeros((1, 2, 4, 3)), r"it is an array of shape \(1, 2, 4, 3\)"),
         (np.zeros(7), r"it is an array of shape \(7,\)"),
         (np.zeros((0, 5, 3)), r"it has no pixels \(its shape is \(0, 5, 3\)\)"),
@@ -553,11 +555,11 @@ def test_interrupts_pass_through():
     ("X", "found"),
     [
         (b"\x89PNG", "X is a single bytes"),
-        ({"image": []}, r"X is a dict with the keys \['image'\]; pass one of them"),
+        ({"image": []}, r"X is a dict with the keys \['image'\]; pass the value of one key"),
         ((path for path in ["a.png"]), "X is a generator, which has no length .* Put its images into a list"),
         ({"a.png"}, "X is a set"),
         (None, "X is a NoneType"),
-        (np.array([b"ab"]), "X is an array of .S2, which loses zero bytes"),
+        (np.array([b"ab"]), "X is an array of .S2, which drops trailing zero bytes"),
         (np.zeros((2, 4, 4, 4)), r"X has the shape \(2, 4, 4, 4\)"),
     ],
 )

@@ -1,7 +1,7 @@
 """AReS: a local model that is primed with the service's scores, and then reprogrammed without the service.
 
-Zhang et al., *Prime Once, then Reprogram Locally*, CVPR 2026 (arXiv 2604.01474): the strongest published rival with the
-same access. Settings are those of its public implementation, but for what `AReSClassifier` notes.
+Zhang et al., *Prime Once, then Reprogram Locally*, CVPR 2026 (arXiv 2604.01474), is the strongest published rival with
+the same access. Settings are those of its public implementation; the notes of `AReSClassifier` list the differences.
 """
 
 from __future__ import annotations
@@ -32,62 +32,62 @@ from .service import Service
 
 __all__ = ["AReSClassifier"]
 
-_INNER = 128 / 224  # of the canvas's side: the image inside the frame
-_START = 1e-4  # spread of the first program: an even ground has no gradient orientation, nor the slope of one
-_LEAST_SPREAD = 1e-6  # of features, that the local head's inputs are divided by
+_INNER = 128 / 224  # side of the image inside the frame, as a share of the canvas
+_START = 1e-4  # spread of the first program: an even background has no gradient orientation, and no slope of one
+_MIN_SPREAD = 1e-6  # smallest divisor of the features
 
 
 class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
-    """A local encoder primed with the service's scores on a few images, then trained without the service.
+    """Local model that is primed with the service's scores, and then reprogrammed without the service.
 
-    First each training image is sent once, and a linear head on a frozen local encoder learns the service's
-    probabilities. Then a pattern around or on the images is trained through this local model by gradient descent, on
-    the labels, with a Bayesian mapping from the head's outputs to the classes.
+    First, each training image is sent once, and a linear head on a frozen local encoder learns the service's
+    probabilities. Then a pattern on or around the images is trained on the labels, by gradient descent through this
+    local model. A Bayesian label mapping leads from the outputs of the head to the classes.
 
     Parameters
     ----------
     score_fn : callable
-        As of `BlackVIPClassifier`.
+        As in `BlackVIPClassifier`.
     class_prompts : str, dict or sequence of str, default="a photo of a {}."
-        As of `BlackVIPClassifier`.
+        As in `BlackVIPClassifier`.
     local_encoder : str or Encoder, default="gradients"
-        The frozen encoder: "gradients", "pca", or the name of a timm model; the paper's is ``vit_base_patch16_224``.
+        The frozen encoder: "gradients", "pca", the name of a timm model, or an `Encoder` whose `encode` lets gradients
+        pass. The paper uses ``vit_base_patch16_224``.
     reprogramming : {"watermark", "padding"}, default="watermark"
-        "watermark": a pattern that is added to the image. "padding": a frame of sigmoid(W) around the image, which has
-        4/7 of the canvas's side. The published figures are with "padding", which suits an encoder that finds things at
-        any size; where all framed images look alike to the head, the mapping has nothing to learn from, and training
-        does not begin.
+        "watermark": a pattern that is added to the image. "padding": a frame of sigmoid(W) around the image, whose side
+        is 4/7 of the canvas. The published figures use "padding", which suits an encoder that recognises objects at
+        any size. If all framed images look alike to the head, the mapping cannot learn, and training does not begin.
     inference : {"local", "both"}, default="local"
-        "local": a prediction asks no service, as published. "both": it also sends the image, as it is, and adds up
-        the log probabilities of the service and of the local model.
+        "local": predictions bill nothing, as published. "both": they also send the unmodified image, and add the log
+        probabilities of the service and of the local model.
     prime_epochs : int, default=100
-        Passes over the training images in which the head learns the service's probabilities.
+        Number of passes over the training images in which the head learns the service's probabilities.
     prime_lr : float, default=1e-3
-        AdamW's learning rate there, with cosine decay.
+        Learning rate of AdamW for the head, with cosine decay.
     epochs : int, default=200
-        Passes in which the pattern is trained.
+        Number of passes in which the pattern is trained.
     lr : float, default=0.01
-        Adam's learning rate there, a tenth of it after 50 % of the epochs and again after 72 %.
+        Learning rate of Adam for the pattern. It falls to a tenth after 50 % of the epochs, and again after 72 %.
     batch_size : int, default=64
         Images in one step.
     smoothing : float, default=1.0
-        Of the mapping, see `blackvip.scorers.labels.mapping`.
+        Smoothing of the mapping, see `blackvip.scorers.labels.mapping`.
     top_share : float, default=0.15
-        Outputs of the head that the mapping counts for an image, as a share of the classes; at least one.
+        Number of outputs that the mapping counts for each image, as a share of the classes; at least one is counted.
     max_queries : int, default=10_000
-        Images that `fit` may send: one per training image is needed.
+        Limit of billed images in `fit`, which needs one per training image.
     score_type : {"auto", "logits", "probabilities"}, default="auto"
-        As of `BlackVIPClassifier`.
+        As in `BlackVIPClassifier`.
     images_per_call : int or None, default=None
-        As of `BlackVIPClassifier`.
+        As in `BlackVIPClassifier`.
     image_shape : tuple of int or None, default=None
-        As of `BlackVIPClassifier`.
+        As in `BlackVIPClassifier`.
     resize : {"crop", "pad", "stretch"}, default="crop"
-        As of `BlackVIPClassifier`.
+        As in `BlackVIPClassifier`.
     random_state : int, RandomState instance or None, default=None
-        Of the first weights and the order of the images.
+        Seed of the first weights and of the order of the images.
     verbose : {0, 1, 2}, default=1
-        Accepted for the sake of `compare`; there is no bar.
+        Accepted for `compare`; there is no progress bar.
 
     Attributes
     ----------
@@ -96,38 +96,37 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
     class_prompts_ : list of str
         One per class.
     n_features_in_ : int
-        The columns of X where X is a table, else height * width * 3.
+        Number of columns if X is a table, else height * width * 3.
     feature_names_in_ : ndarray of str
-        Only where X is a table whose columns have names.
+        Names of the columns; only if X is a table whose columns have names.
     image_format_ : ImageFormat
-        By which later images are read.
+        Size and pixel range with which later images are read.
     encoder_ : Encoder
         The local encoder.
     coef_ : ndarray of shape (n_classes, n_features)
-        Weights of the primed head, which act on the encoder's features as they are.
+        Weights of the primed head for the encoder's features.
     intercept_ : ndarray of shape (n_classes,)
-        What the primed head adds.
+        Intercepts of the primed head.
     program_ : ndarray of shape (3, height, width)
-        The pattern, W.
+        The pattern W.
     mapping_ : ndarray of shape (n_classes, n_classes)
-        From outputs of the head to classes; columns sum to 1.
+        Weights from outputs of the head to classes; columns sum to 1.
     priming_losses_ : list of float
-        Kullback-Leibler divergence from the service's probabilities, a mean per epoch, in nats.
+        Mean Kullback-Leibler divergence from the service's probabilities in each epoch, in nats.
     losses_ : list of float
-        Cross-entropy of the second stage, a mean per epoch, in nats.
+        Mean cross-entropy of the second stage in each epoch, in nats.
     n_queries_ : int
-        Images that `fit` sent to the service.
+        Number of images billed by `fit`.
     score_type_ : {"logits", "probabilities"}
-        What the scores are.
+        Type of the service's scores.
 
     Notes
     -----
-    Every image that is learned from is one of X, and all epochs are made: nothing is selected on other images. The
-    public implementation trains its second stage on the whole training part of a data set, whatever number of shots
-    was asked for, and keeps the head and the pattern of the best epoch on the test images. Its figures are therefore
-    not those of a few-shot method, and are not to be expected here. The head's inputs are the features, less their
-    mean and divided by one number, such that one learning rate suits any encoder. The mapping of an epoch is learned
-    from the outputs of the epoch before.
+    `fit` learns from the images of X alone, and makes all epochs. The public implementation differs: it trains its
+    second stage on the whole training part of a data set, whatever the number of shots, and keeps the head and the
+    pattern of the epoch that is best on the test images. Its figures are not those of a few-shot method, and cannot be
+    expected here. The head's inputs are centred features divided by one number, so one learning rate suits any encoder.
+    The mapping of an epoch is learned from the outputs of the epoch before.
 
     Examples
     --------
@@ -219,9 +218,9 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
         Parameters
         ----------
         X : images, in any form that `BlackVIPClassifier` takes
-            Training images, all of which are held in memory.
+            Training images; all are held in memory.
         y : array-like of shape (n_images,)
-            Class labels, two classes at least.
+            Class labels of at least two classes.
 
         Returns
         -------
@@ -231,9 +230,11 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
         Raises
         ------
         BudgetError
-            If there are more images than `max_queries`; nothing is sent then.
+            If there are more images than `max_queries`. Nothing is billed then.
+        TypeError
+            If gradients do not pass through the encoder. Nothing is billed then.
         ValueError
-            For unusable parameters, images, labels or prompts.
+            If parameters, images, labels or prompts are unusable.
         """
         encoder = make_frozen_encoder(self.local_encoder)
         if encoder.is_of_one_size and self.reprogramming == "padding":
@@ -247,8 +248,8 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
             raise ValueError(f"y has 1 class, {self.classes_.tolist()[0]!r}; expected at least two classes.")
         if len(images) > self.max_queries:
             raise BudgetError(
-                f"max_queries={self.max_queries} does not pay for the {len(images)} training images, each of which "
-                "AReS sends once. Raise it, or give fewer images."
+                f"max_queries={self.max_queries} does not pay for the {len(images)} training images; AReS sends each "
+                "once. Raise max_queries, or pass fewer images."
             )
         index = class_indices(y, self.classes_)
         self.class_prompts_ = make_class_prompts(self.class_prompts, self.classes_)
@@ -269,34 +270,34 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
         return self
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Logarithms of the class probabilities of images; bills one image each with ``inference="both"``, else none.
+        """Predict log probabilities; it bills one image each with ``inference="both"``, and none otherwise.
 
         Parameters
         ----------
         X : images, in any form that `fit` takes
-            Of the training images' size, unless `fit` had to resize.
+            Images of the training images' size, unless `fit` had to resize.
 
         Returns
         -------
         log_proba : ndarray of shape (n_images, n_classes)
-            In the order of `classes_`.
+            Columns are in the order of `classes_`.
         """
         return self.log_probas(X, [self.inference])[self.inference]
 
     def log_probas(self, X: Any, names: Sequence[str] = ("local", "both")) -> dict[str, np.ndarray]:
-        """Logarithms of the class probabilities of images without the service, and with it.
+        """Predict log probabilities without the service, and with it.
 
         Parameters
         ----------
         X : images, in any form that `fit` takes
-            Of the training images' size, unless `fit` had to resize.
+            Images of the training images' size, unless `fit` had to resize.
         names : sequence of str, default=("local", "both")
-            Which are wanted; "both" bills one image each.
+            Predictions to return; "both" bills one image each.
 
         Returns
         -------
         log_probas : dict of str to ndarray of shape (n_images, n_classes)
-            By their names.
+            Log probabilities by name.
         """
         check_is_fitted(self)
         images = self._open_images(X)
@@ -312,13 +313,14 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
         return {name: found[name] for name in names}
 
     def _prime(self, pixels: torch.Tensor, teacher: np.ndarray, random: np.random.Generator) -> None:
-        """The first stage: a linear head on the local features learns the service's probabilities."""
+        """Run the first stage: a linear head on the local features learns the service's probabilities."""
         with torch.no_grad():
             features = torch.cat([self.encoder_.encode(part) for part in pixels.split(64)]).double()
         mean = features.mean(0)
-        scale = max(float((features - mean).square().mean().sqrt()), _LEAST_SPREAD)
+        scale = max(float((features - mean).square().mean().sqrt()), _MIN_SPREAD)
         z, target = (features - mean) / scale, torch.from_numpy(teacher)
-        bound = 1 / np.sqrt(z.shape[1])  # as torch.nn.Linear starts
+        # The head starts like torch.nn.Linear.
+        bound = 1 / np.sqrt(z.shape[1])
         coef = torch.from_numpy(random.uniform(-bound, bound, (teacher.shape[1], z.shape[1]))).requires_grad_()
         intercept = torch.from_numpy(random.uniform(-bound, bound, teacher.shape[1])).requires_grad_()
         n_steps = self.prime_epochs * -(-len(z) // self.batch_size)
@@ -345,7 +347,7 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
             self.intercept_ = (intercept - (coef / scale) @ mean).numpy()
 
     def _reprogram(self, pixels: torch.Tensor, y: np.ndarray, random: np.random.Generator) -> None:
-        """The second stage: a pattern is trained on the labels through the primed model, which stays as it is."""
+        """Run the second stage: the labels train a pattern through the primed model, which stays unchanged."""
         height, width = _canvas(pixels, self.reprogramming)
         program = torch.from_numpy(_START * random.standard_normal((3, height, width))).float().requires_grad_()
         target = torch.from_numpy(y)
@@ -362,7 +364,8 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
                 outputs[rows] = outputs_of_rows.detach().double().numpy()
                 loss = F.cross_entropy(outputs_of_rows @ mapping, target[rows])
                 (slope,) = torch.autograd.grad(loss, [program])
-                program.grad = torch.nan_to_num(slope, 0.0, 0.0, 0.0)  # an orientation of nothing has none
+                # Where there is no gradient of brightness, its orientation has no slope.
+                program.grad = torch.nan_to_num(slope, 0.0, 0.0, 0.0)
                 optimizer.step()
                 losses.append(loss.item() * len(rows))
             schedule.step()
@@ -388,7 +391,8 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.classifier_tags.poor_score = True  # it learns what its service knows, which may be nothing of the classes
+        # It learns what its service knows, which may be nothing about the classes.
+        tags.classifier_tags.poor_score = True
         return tags
 
 

@@ -1,4 +1,4 @@
-"""Class prompts: what the service is asked, one text per class."""
+"""Class prompts: one text per class, which a service receives with every image."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ def make_class_prompts(spec: Any, classes: Any) -> list[str]:
     Parameters
     ----------
     spec : str, dict or sequence of str
-        A template that contains ``{}``, where the class's name goes; a dict from class label to
-        prompt, which may hold more labels than are needed; or one prompt per class, in the order
-        of `classes`. Where the labels are numbers none of which is in the dict, but all of which are
-        places in it, as `VotingClassifier` and `StackingClassifier` make them of any labels, they
-        are taken for the places of its sorted keys.
+        A template in which ``{}`` stands for the class's name; a dict from class label to prompt, which may hold more
+        labels than are needed; or one prompt per class, in the order of `classes`. `VotingClassifier` and
+        `StackingClassifier` replace labels by numbers. If no label is in the dict, and all are numbers from 0 to
+        ``len(spec) - 1``, they are read as positions of its sorted keys.
     classes : array-like of shape (n_classes,)
-        The class labels, in the order in which the scores are returned.
+        Class labels, in the order of the returned prompts.
 
     Returns
     -------
-    class_prompts : list of str of length n_classes
+    class_prompts : list of str
+        One prompt per class.
 
     Raises
     ------
     ClassPromptError
-        If a class has no prompt, or a prompt is not a text.
+        If a class has no prompt, or if a prompt is not a text.
 
     Examples
     --------
@@ -42,12 +42,13 @@ def make_class_prompts(spec: Any, classes: Any) -> list[str]:
     >>> make_class_prompts({"cat": "a cat", "dog": "a dog", "cow": "a cow"}, ["cat", "dog"])
     ['a cat', 'a dog']
     """
-    classes = np.asarray(classes).tolist()  # plain labels, for the messages
+    # Messages show plain labels.
+    classes = np.asarray(classes).tolist()
     if isinstance(spec, str):
         if "{}" not in spec:
             raise ClassPromptError(
-                f"The class prompt template {spec!r} has no '{{}}', so that every class would get the same "
-                "prompt. Put '{}' where the class name goes, or pass a dict or one prompt per class."
+                f"The class prompt template {spec!r} has no '{{}}', so every class would get the same prompt. Put "
+                "'{}' where the class name goes, or pass a dict or one prompt per class."
             )
         prompts = [spec.replace("{}", str(label)) for label in classes]
     elif isinstance(spec, Mapping):
@@ -55,8 +56,8 @@ def make_class_prompts(spec: Any, classes: Any) -> list[str]:
         missing = [label for label in classes if label not in spec]
         if missing:
             raise ClassPromptError(
-                f"class_prompts has no prompt for the classes {missing}; it has them for {list(spec)}. "
-                "Add the missing ones; the dict's keys are the class labels as they stand in y."
+                f"class_prompts has no prompt for the classes {missing}; it has prompts for {list(spec)}. "
+                "Add the missing ones; the keys of the dict are the class labels in y."
             )
         prompts = [spec[label] for label in classes]
     elif isinstance(spec, Sequence) or hasattr(spec, "tolist"):
@@ -64,8 +65,8 @@ def make_class_prompts(spec: Any, classes: Any) -> list[str]:
         if len(prompts) != len(classes):
             raise ClassPromptError(
                 f"class_prompts has {len(prompts)} prompts, but y has {len(classes)} classes: {classes}. "
-                "Pass one prompt per class in this order, or a dict from class to prompt, which may hold "
-                "more classes than y."
+                "Pass one prompt per class in this order, or a dict from class to prompt, which may hold more "
+                "classes than y."
             )
     else:
         raise ClassPromptError(
@@ -81,7 +82,7 @@ def make_class_prompts(spec: Any, classes: Any) -> list[str]:
 
 
 def _by_position(spec: Mapping[Any, Any], classes: list[Any]) -> Mapping[Any, Any]:
-    """The dict by the places of its sorted keys, where that is how the labels name them."""
+    """Return the dict by the positions of its sorted keys if the labels are such positions, else unchanged."""
     if any(label in spec for label in classes):
         return spec
     if not all(isinstance(label, int) and 0 <= label < len(spec) for label in classes):

@@ -1,6 +1,6 @@
-"""Decoding: a single image, in any form that an image may have, to RGB pixels.
+"""Decoding of a single image, in any of the forms that `blackvip.inputs.sources` lists, to RGB pixels.
 
-See `blackvip.sources` for the forms. No content of a file is executed.
+No content of a file is executed.
 """
 
 from __future__ import annotations
@@ -29,27 +29,28 @@ __all__ = [
     "reason_of",
 ]
 
-SINGLE = (str, os.PathLike, bytes, bytearray, Image.Image)  #: Types that are one image, and no set of them.
+SINGLE = (str, os.PathLike, bytes, bytearray, Image.Image)  #: Types of a single image.
 _EXPECTED_ITEM = "expected a PIL image, the path or the bytes of an image file, or an array (height, width, 3)"
 
 
 def decoded(item: Any) -> np.ndarray:
-    """Pixels (height, width, 3) of an image; uint8 unless it is an array of something else.
+    """Decode an image to pixels (height, width, 3); they are uint8 unless it is an array of another type.
 
     Raises
     ------
     Exception
-        Of nearly any kind, for a damaged file; see `reason_of`.
+        If the image cannot be decoded. A damaged file may raise nearly any exception; see `reason_of`.
     """
     return _pixels(_unwrapped(item))
 
 
 def is_tensor(X: Any) -> bool:
+    """Whether X is a torch tensor."""
     return hasattr(X, "detach") and hasattr(X, "cpu")
 
 
 def is_row_of_numbers(item: Any) -> bool:
-    """Whether an item is a number or a sequence of numbers, as no image is."""
+    """Whether an item is a number or a sequence of numbers, and not an image."""
     if isinstance(item, Number):
         return not is_missing(item)
     if is_image(item) or isinstance(item, Mapping):
@@ -60,13 +61,14 @@ def is_row_of_numbers(item: Any) -> bool:
 
 
 def is_missing(item: Any) -> bool:
+    """Whether an item is None, NaN, or a missing value of pandas."""
     return (
         item is None or (isinstance(item, float) and math.isnan(item)) or type(item).__name__ in ("NAType", "NaTType")
     )
 
 
 def is_image(item: Any) -> bool:
-    """Whether an item has the type of an image, or is a tuple that starts with one."""
+    """Whether an item has the type of an image, or is a tuple that starts with an image."""
     if isinstance(item, tuple):
         return len(item) > 0 and is_image(item[0])
     return isinstance(item, SINGLE) or _is_undecoded(item) or (getattr(item, "ndim", None) or 0) >= 2
@@ -77,7 +79,7 @@ def _is_undecoded(item: Any) -> bool:
 
 
 def _unwrapped(item: Any) -> Any:
-    """The image in a row of a data set."""
+    """Return the image in a row of a data set."""
     if isinstance(item, tuple) and is_image(item):
         return _unwrapped(item[0])
     if not isinstance(item, Mapping) or _is_undecoded(item):
@@ -90,7 +92,7 @@ def _unwrapped(item: Any) -> Any:
 
 
 def path_of(item: Any) -> str | None:
-    """The path of an image, as far as the image tells it."""
+    """Return the path of an image, or None if the image does not tell it."""
     if isinstance(item, tuple) and item:
         return path_of(item[0])
     if _is_undecoded(item):
@@ -101,13 +103,13 @@ def path_of(item: Any) -> str | None:
 
 
 def reason_of(error: Exception) -> str:
-    """What went wrong, in words for a user."""
+    """Explain to a user why an image cannot be read."""
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, UnidentifiedImageError):
-        return "its content is no image in a format that Pillow reads"
+        return "its content is not an image in a format that Pillow reads"
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return f"{str(error).rstrip('.')}; if you trust it, raise the limit PIL.Image.MAX_IMAGE_PIXELS"
+        return f"{str(error).rstrip('.')}; if you trust the file, raise the limit PIL.Image.MAX_IMAGE_PIXELS"
     if isinstance(error, MemoryError):
         return "there is not enough memory to decode it"
     text = str(error).strip().rstrip(".")
@@ -119,7 +121,7 @@ def reason_of(error: Exception) -> str:
 
 
 def _pixels(item: Any) -> np.ndarray:
-    """Pixels (height, width, 3) of an image."""
+    """Return the pixels (height, width, 3) of an image."""
     if _is_undecoded(item):
         item = item["path"] if item["bytes"] is None else item["bytes"]
     if is_missing(item):
@@ -130,8 +132,9 @@ def _pixels(item: Any) -> np.ndarray:
         pixels = _encoded_pixels(io.BytesIO(item), len(item))
     elif isinstance(item, (str, os.PathLike)):
         status = os.stat(item)
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
-            raise ValueError("it is a directory" if stat.S_ISDIR(status.st_mode) else "it is no regular file")
+        # Reading a pipe or a device may never end.
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is a directory" if stat.S_ISDIR(status.st_mode) else "it is not a regular file")
         pixels = _encoded_pixels(item, status.st_size)
     else:
         pixels = _array_pixels(item)
@@ -155,15 +158,16 @@ def _array_pixels(item: Any) -> np.ndarray:
 
 
 def as_array(values: Any) -> np.ndarray:
-    """An array of a tensor, a polars Series, or any other array."""
+    """Convert a tensor, a polars Series or any array to a NumPy array."""
     if is_tensor(values):
         values = values.detach().cpu()
-        return np.asarray(values.float() if "bfloat16" in str(values.dtype) else values)  # NumPy has no bfloat16
+        # NumPy has no bfloat16.
+        return np.asarray(values.float() if "bfloat16" in str(values.dtype) else values)
     return np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
 
 
 def channels_last(images: np.ndarray) -> np.ndarray:
-    """Arrays of images as (n, height, width, 1) or (n, height, width, 3)."""
+    """Bring arrays of images into the shape (n, height, width, 1) or (n, height, width, 3)."""
     if images.ndim == 3:
         return images[..., None]
     if images.ndim == 4 and images.shape[3] in (1, 3):
@@ -172,12 +176,12 @@ def channels_last(images: np.ndarray) -> np.ndarray:
         return np.moveaxis(images, 1, 3)
     if images.ndim == 4 and images.shape[3] == 4 and images.dtype == np.uint8:
         return _on_white(images)
-    hint = " (RGBA is taken as uint8 only)" if images.ndim == 4 and images.shape[3] == 4 else ""
+    hint = " (RGBA must be uint8)" if images.ndim == 4 and images.shape[3] == 4 else ""
     raise ValueError(f"it is an array of shape {images.shape[1:]}{hint}; {_EXPECTED_ITEM}")
 
 
 def _on_white(rgba: np.ndarray) -> np.ndarray:
-    """RGBA (..., 4) on a white ground: RGB (..., 3); both uint8."""
+    """Lay RGBA (..., 4) on a white background: RGB (..., 3); both uint8."""
     alpha = rgba[..., 3:].astype(np.uint16)
     return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
@@ -187,7 +191,8 @@ def _encoded_pixels(file: Any, n_bytes: int) -> np.ndarray:
         raise ValueError("it is empty")
     with Image.open(file) as image:
         limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and image.width * image.height > limit:  # where Pillow only warns
+        # Pillow itself only warns.
+        if limit is not None and image.width * image.height > limit:
             raise Image.DecompressionBombError(
                 f"it has {image.height} x {image.width} pixels (height x width), more than {limit}"
             )
@@ -195,15 +200,16 @@ def _encoded_pixels(file: Any, n_bytes: int) -> np.ndarray:
 
 
 def _pil_pixels(image: Image.Image) -> np.ndarray:
-    """RGB (height, width, 3), uint8, of a PIL image of any mode."""
+    """Convert a PIL image of any mode to RGB (height, width, 3), uint8."""
     if image.format == "EPS":
-        raise ValueError("it is an EPS file, which is a program that would be executed; convert it to PNG before")
+        raise ValueError("it is an EPS file, a program that would be executed; convert it to PNG first")
     sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
     image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
         grey = _eight_bits(np.asarray(image, dtype=np.float64), image.mode, sixteen_bits)
         return np.broadcast_to(grey[..., None], (*grey.shape, 3))
-    if image.mode == "LAB":  # which Pillow's `convert` does not know
+    # Pillow's `convert` does not know LAB.
+    if image.mode == "LAB":
         lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return np.asarray(ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB"))
     if not image.has_transparency_data:
@@ -212,7 +218,7 @@ def _pil_pixels(image: Image.Image) -> np.ndarray:
 
 
 def _eight_bits(values: np.ndarray, mode: str, sixteen_bits: bool) -> np.ndarray:
-    """Grey values of a PIL mode with more than 8 bits, as uint8."""
+    """Scale the grey values of a PIL mode with more than 8 bits to uint8."""
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
     scale = 257 if mode != "F" and (sixteen_bits or high > 255) else 1
     is_fraction = mode == "F" and 0 < high <= 1

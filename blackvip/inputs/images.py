@@ -1,4 +1,4 @@
-"""Images: batches of pixels of one size and range, and pixels to 8 bits."""
+"""Images of one size and pixel range, read in batches, and their conversion to 8 bits."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .sources import ItemSource, open_source
 
 __all__ = ["ImageFormat", "Images", "to_uint8"]
 
-_COMMON_SIZE = (224, 224)  # of images of unequal sizes: the paper's
+_COMMON_SIZE = (224, 224)  # size to which images of unequal sizes are resized, as in the paper
 _RULES = ("crop", "pad", "stretch")
-_NAMED = 3  # unreadable images that an error or a warning names
-_CHECKED_AT_ONCE = 256  # images of an array
+_NAMED = 3  # number of unreadable images that an error or a warning names
+_CHECKED_AT_ONCE = 256  # images of an array that are checked at once
 _MAX_PIXELS = 2**24  # of a loaded format: no bytes in a file stand behind the size that images are resized to
 
 #: An `image_shape` in a file.
@@ -36,23 +36,24 @@ class Images(Sequence):  # type: ignore[type-arg]
     Parameters
     ----------
     source : ndarray of shape (n, height, width, channels), or ItemSource
+        The images before they are resized.
     kept : ndarray of int
-        The rows of `source` that are in it.
+        Rows of `source` to keep.
     image_format : ImageFormat
-        Says to what size and how images are resized.
+        Size of the images, and how they are resized.
     dtype : dtype
-        Of the pixels.
+        Type of the pixels.
     factor : float, default=1.0
-        What numbers other than uint8 are multiplied with, to be in the format's range.
+        Factor that brings numbers other than uint8 into the format's range.
 
     Attributes
     ----------
     size : tuple of int
         (height, width) in pixels.
     in_memory : bool
-        Whether X is an array; other images are read, and resized, each time that they are asked for.
+        Whether X is an array. Other images are read and resized each time they are needed.
     kept : ndarray of int, shape (len(images),)
-        The rows of X that are in it: all, unless ``on_error="skip"`` has left some out.
+        Rows of X that were kept: all, unless ``on_error="skip"`` left some out.
     """
 
     def __init__(
@@ -68,7 +69,8 @@ class Images(Sequence):  # type: ignore[type-arg]
         self._dtype = dtype
         self._factor = factor
         self.kept = kept
-        self._reading = Lock()  # whoever wrote a data set need not have thought of threads
+        # Data sets of others may not be safe for threads.
+        self._reading = Lock()
         self.in_memory = isinstance(source, np.ndarray)
         self.size = (image_format.height, image_format.width)
 
@@ -76,12 +78,12 @@ class Images(Sequence):  # type: ignore[type-arg]
         return len(self.kept)
 
     def __getitem__(self, rows: Any) -> np.ndarray:  # type: ignore[override]
-        """Raw pixels of shape (len(rows), height, width, 3), for an array of row numbers or a slice.
+        """Read raw pixels (len(rows), height, width, 3), for an array of row numbers or a slice.
 
         Raises
         ------
         ImageError
-            If an image cannot be read any more, or has changed its size.
+            If an image can no longer be read, or has changed its size.
         """
         if isinstance(self._source, np.ndarray) and self._source.shape[1:3] == self.size:
             block = self._scaled(self._source[rows])
@@ -94,16 +96,16 @@ class Images(Sequence):  # type: ignore[type-arg]
         return block
 
     def pixels(self, rows: Any) -> torch.Tensor:
-        """Pixels of shape (len(rows), 3, height, width), float32, in [0, 1]."""
+        """Read pixels (len(rows), 3, height, width), float32, in [0, 1]."""
         return self._format.pixels(self[rows])
 
     def name(self, position: int) -> str:
-        """The path of an image where it is known, else the number of its row in X."""
+        """Return the path of an image if it is known, else the number of its row in X."""
         row = int(self.kept[position])
         return str(row) if isinstance(self._source, np.ndarray) else self._source.name(row)
 
     def _fitted(self, position: int) -> np.ndarray:
-        """One image in the format's size and in the numbers that this batch is made of."""
+        """Read one image in the format's size and in the type of this batch."""
         if isinstance(self._source, np.ndarray):
             return self._format.resized_image(self._scaled(self._source[position]))
         row = int(self.kept[position])
@@ -113,7 +115,8 @@ class Images(Sequence):  # type: ignore[type-arg]
                 f"Image {row} is now {image.shape[0]} x {image.shape[1]} pixels (height x width), but was "
                 f"{self.size[0]} x {self.size[1]} when it was first read; expected an image that stays the same."
             )
-        if image.dtype == np.uint8 and self._dtype != np.uint8:  # among images in other numbers
+        # An 8-bit image among images in other numbers takes their range.
+        if image.dtype == np.uint8 and self._dtype != np.uint8:
             image = self._format.low + image / 255 * (self._format.high - self._format.low)
         return self._format.resized_image(image)
 
@@ -123,28 +126,28 @@ class Images(Sequence):  # type: ignore[type-arg]
 
 @dataclass
 class ImageFormat(Saveable):
-    """What `fit` learns about its images, so that later ones are read alike.
+    """Size and pixel range of the training images, with which later images are read.
 
     Attributes
     ----------
     height, width : int
-        Size of an image, in pixels.
+        Size of the images, in pixels.
     low, high : float
-        The values of black and white. 0 and 255 for uint8, PIL images and files, which are always taken so, and
-        for other numbers that lie between 0 and 255 and reach above 127; 0 and 1 for numbers between 0 and 1;
-        else the training images' least and greatest value.
+        Values of black and white. They are 0 and 255 for uint8, PIL images and files, and for other numbers between 0
+        and 255 that reach above 127. They are 0 and 1 for numbers between 0 and 1. Otherwise they are the smallest and
+        largest value of the training images.
     eight_bits : bool
-        Whether all training images were of 8 bits. Later ones in other numbers, none of which is above 1, are
-        taken as between 0 and 1 then.
+        Whether all training images had 8 bits. If so, later images in other numbers, none above 1, are read as numbers
+        between 0 and 1.
     image_shape : tuple of int or None
-        (height, width) or (height, width, channels) as set: what rows of flattened pixels are reshaped to.
+        (height, width) or (height, width, channels) as set: the shape of rows of flattened pixels.
     resize : {"crop", "pad", "stretch"}
-        How images of another size are resized, by bicubic interpolation with antialiasing. "crop": such that the
-        image covers the size, of which the centre is cut out, as CLIP's own preprocessing does. "pad": such that
-        the image fits inside, in the middle, with black around. "stretch": height and width on their own.
+        How images of another size are resized, by bicubic interpolation with antialiasing. "crop": the image is scaled
+        until it covers the size, and its centre is cut out, as in CLIP's own preprocessing. "pad": the image is scaled
+        until it fits inside, and is surrounded by black. "stretch": height and width are scaled separately.
     resized : bool
-        Whether images of another size are resized, and not refused: where `image_shape` is set, or the training
-        images were of unequal sizes.
+        Whether images of another size are resized instead of refused. This is so if `image_shape` is set, or if the
+        training images had unequal sizes.
     """
 
     height: int
@@ -179,27 +182,35 @@ class ImageFormat(Saveable):
     def learn(
         cls, X: Any, image_shape: Sequence[int] | None = None, resize: str = "crop", on_error: str = "raise"
     ) -> tuple[ImageFormat, Images]:
-        """The format of training images, and the images. Each one is read, one at a time.
+        """Learn the format of training images, and open them. Each image is read once.
 
         Parameters
         ----------
         X : images
-            See `blackvip.sources`; rows of flattened pixels have been checked to be a finite 2-D array.
+            Images in any form of `blackvip.inputs.sources`. Rows of flattened pixels must be a finite 2-D array.
         image_shape : sequence of int or None, default=None
-            (height, width) or (height, width, channels), to which images of another size are resized, and rows of
-            flattened pixels reshaped. None: such rows are grey images that are one pixel high; images of one size
-            are kept as they are; images of unequal sizes are resized to 224 x 224, and a warning says so.
+            (height, width) or (height, width, channels), to which images are resized and rows of flattened pixels
+            reshaped. None: such rows are grey images that are one pixel high, images of one size keep it, and images of
+            unequal sizes are resized to 224 x 224 with a warning.
         resize : {"crop", "pad", "stretch"}, default="crop"
             See `ImageFormat`.
         on_error : {"raise", "skip"}, default="raise"
             "skip": images that cannot be read are left out, and a warning counts them.
 
+        Returns
+        -------
+        image_format : ImageFormat
+            The learned format.
+        images : Images
+            The opened images.
+
         Raises
         ------
         ImageError
-            If X is no set of images, an image cannot be read (or none can), or `image_shape` does not fit.
+            If X is not a set of images, if an image cannot be read (with "skip": if none can), or if `image_shape` does
+            not fit.
         ValueError
-            For another `resize` or `on_error`.
+            If `resize` or `on_error` has another value.
         """
         if resize not in _RULES or on_error not in ("raise", "skip"):
             raise ValueError(
@@ -210,7 +221,7 @@ class ImageFormat(Saveable):
         source = open_source(X, shape)
         survey = _Survey.of(source)
         if survey.n_failed and (on_error == "raise" or not len(survey.rows)):
-            survey.fail('Repair or remove what cannot be read, or leave it out by on_error="skip".')
+            survey.fail('Repair or remove them, or set on_error="skip" to leave them out.')
         low, high = survey.pixel_range()
         height, width = shape[:2] if shape else _COMMON_SIZE if len(survey.sizes) > 1 else next(iter(survey.sizes))
         resized = shape is not None or len(survey.sizes) > 1
@@ -220,21 +231,26 @@ class ImageFormat(Saveable):
         return image_format, survey.images(image_format)
 
     def open(self, X: Any) -> Images:
-        """Later images, read as the training images were. Each one is read, one at a time, before any is used.
+        """Open later images with this format. Each image is read once before any is used.
 
         Parameters
         ----------
         X : images
-            See `blackvip.sources`.
+            Images in any form of `blackvip.inputs.sources`.
+
+        Returns
+        -------
+        images : Images
+            The opened images.
 
         Raises
         ------
         ImageError
-            If X is no set of images, an image cannot be read, or has another size and `resized` is False.
+            If X is not a set of images, if an image cannot be read, or if it has another size and `resized` is False.
         """
         survey = _Survey.of(open_source(X, self.image_shape))
         if survey.n_failed:
-            survey.fail("Repair or remove what cannot be read; every prediction needs its image.")
+            survey.fail("Repair or remove them; every prediction needs its image.")
         for (height, width), row in survey.sizes.items():
             if (height, width) != (self.height, self.width) and not self.resized:
                 raise ImageError(
@@ -246,18 +262,19 @@ class ImageFormat(Saveable):
         return survey.images(self, factor=255.0 if unit else 1.0)
 
     def pixels(self, raw: np.ndarray) -> torch.Tensor:
-        """Raw pixels (n, height, width, 3) as a tensor (n, 3, height, width), float32, in [0, 1].
+        """Convert raw pixels (n, height, width, 3) to a tensor (n, 3, height, width), float32, in [0, 1].
 
-        uint8 is taken as 0 to 255, whatever the training images were.
+        uint8 ranges from 0 to 255, whatever the range of the training images was.
         """
-        planes = np.array(np.moveaxis(raw, 3, 1), order="C")  # a copy, which torch may own
+        # torch may own this copy.
+        planes = np.array(np.moveaxis(raw, 3, 1), order="C")
         if raw.dtype == np.uint8:
             return torch.from_numpy(planes).float().div_(255)
         scaled = (planes.astype(np.float64) - self.low) / (self.high - self.low)
         return torch.from_numpy(scaled.clip(0, 1).astype(np.float32))
 
     def resized_image(self, image: np.ndarray) -> np.ndarray:
-        """An image (height, width, channels) of any size in this format's, within its range of pixels."""
+        """Resize an image (height, width, channels) to this format's size, within its pixel range."""
         height, width = image.shape[:2]
         target = (self.height, self.width)
         if (height, width) == target:
@@ -274,8 +291,8 @@ class ImageFormat(Saveable):
                 image, inner, (0, 0, width, height), black, white
             )
             return padded
-        # The size that covers the target, as torchvision's Resize computes it, and the offset of its CenterCrop; in
-        # the image's own pixels, so that the rest of a very long image is never computed.
+        # The covering size of torchvision's Resize, and the offset of its CenterCrop. The box is in the image's own
+        # pixels, so the rest of a very long image is never computed.
         if self.height * width >= self.width * height:
             covering = (self.height, width * self.height // height)
         else:
@@ -288,16 +305,16 @@ class ImageFormat(Saveable):
 
 @dataclass
 class _Survey:
-    """What reading every image once has found; no image is kept."""
+    """Findings from reading each image once; no image is kept."""
 
     source: np.ndarray | ItemSource
-    rows: list[int] = field(default_factory=list)  # of the readable images
-    sizes: dict[tuple[int, int], int] = field(default_factory=dict)  # each with the first row that has it
+    rows: list[int] = field(default_factory=list)  # rows of readable images
+    sizes: dict[tuple[int, int], int] = field(default_factory=dict)  # first row of each size
     dtypes: set[np.dtype] = field(default_factory=set)
-    low: float = np.inf  # of the images that are not uint8
+    low: float = np.inf  # smallest and largest number in images that are not uint8
     high: float = -np.inf
     n_failed: int = 0
-    failures: list[ImageError] = field(default_factory=list)  # the first ones
+    failures: list[ImageError] = field(default_factory=list)  # the first errors
 
     @classmethod
     def of(cls, source: np.ndarray | ItemSource) -> _Survey:
@@ -341,12 +358,12 @@ class _Survey:
         return " ".join(map(str, self.failures)) + (" ..." if self.n_failed > len(self.failures) else "")
 
     def fail(self, advice: str) -> NoReturn:
-        """Raise for the images that cannot be read."""
+        """Raise an error that names the images that cannot be read."""
         count = f"{self.n_failed} of {len(self.source)} images cannot be read"
         raise ImageError(f"{count}: {self._named_failures()} {advice}") from self.failures[0]
 
     def warn(self, image_format: ImageFormat) -> None:
-        """Tell which training images are left out, and to what the others are resized."""
+        """Warn if training images are left out, or are resized to a common size."""
         if self.n_failed:
             warn_caller(
                 f"{self.n_failed} of {len(self.source)} images cannot be read and are left out: "
@@ -363,13 +380,13 @@ class _Survey:
             )
 
     def pixel_range(self) -> tuple[float, float]:
-        """The values of black and white."""
+        """Values of black and white."""
         low, high = self.low, self.high
         if self.dtypes == {np.dtype(np.uint8)} or (low >= 0 and 127 < high <= 255):
             return 0.0, 255.0
         if np.dtype(np.uint8) in self.dtypes:
             raise ImageError(
-                f"Some images have 8 bits and others have numbers between {low:g} and {high:g}; expected one range. "
+                f"Some images have 8 bits, and others have numbers between {low:g} and {high:g}; expected one range. "
                 "Scale the others to 0 to 255."
             )
         return (0.0, 1.0) if low >= 0 and high <= 1 else (low, max(high, low + 1e-12))
@@ -377,7 +394,8 @@ class _Survey:
     def images(self, image_format: ImageFormat, factor: float = 1.0) -> Images:
         dtype = np.result_type(*self.dtypes)
         if dtype != np.uint8 and (image_format.resized or len(self.dtypes) > 1 or factor != 1):
-            dtype = np.dtype(np.float64)  # interpolated integers are none
+            # Interpolation makes fractions of integers.
+            dtype = np.dtype(np.float64)
         return Images(self.source, np.array(self.rows, dtype=np.intp), image_format, dtype, factor)
 
 
@@ -391,9 +409,9 @@ def _checked_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
 def _interpolated(
     image: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float], black: float, white: float
 ) -> np.ndarray:
-    """The part `box` (left, top, right, bottom) of an image (height, width, channels) in another size.
+    """Resize the part `box` (left, top, right, bottom) of an image (height, width, channels).
 
-    Pillow's bicubic interpolation, which is antialiased, in 32-bit floats: so files and arrays become the same.
+    It uses Pillow's antialiased bicubic interpolation in 32-bit floats, so files and arrays give the same result.
     """
     bands = [Image.fromarray(band) for band in np.moveaxis(image, 2, 0).astype(np.float32)]
     resized = [np.asarray(band.resize(size[::-1], Image.Resampling.BICUBIC, box)) for band in bands]
@@ -402,6 +420,7 @@ def _interpolated(
 
 
 def to_uint8(pixels: torch.Tensor) -> np.ndarray:
-    """Pixels (n, 3, height, width) in [0, 1] as a service is sent them: (n, height, width, 3), uint8."""
+    """Round pixels (n, 3, height, width) in [0, 1] to images for a service: (n, height, width, 3), uint8."""
     planes = pixels.mul(255).round_().to(torch.uint8).unbind(1)
-    return torch.stack(planes, dim=3).numpy()  # faster than a permuted copy
+    # This is faster than a permuted copy.
+    return torch.stack(planes, dim=3).numpy()

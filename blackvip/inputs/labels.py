@@ -1,4 +1,4 @@
-"""Labels and weights: y, sample weights and class weights as training needs them."""
+"""Checks of labels, sample weights and class weights."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def labels_of(X: Any, y: Any) -> np.ndarray:
 
 
 def check_labels(y: Any) -> np.ndarray:
-    """Labels as an array of shape (n,) of texts, integers, booleans or objects that are texts.
+    """Convert labels to an array (n,) of texts, integers, booleans or objects that are texts.
 
     Raises
     ------
@@ -84,12 +84,12 @@ def check_labels(y: Any) -> np.ndarray:
 
 
 def class_indices(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """The place of each label in the sorted `classes`, of shape (n,).
+    """Find the index (n,) of each label in the sorted `classes`.
 
     Raises
     ------
     ValueError
-        If y has a label that is not among them.
+        If y has a label that is not among the classes.
     """
     unknown = np.setdiff1d(y, classes)
     if len(unknown):
@@ -101,7 +101,7 @@ def class_indices(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def training_weights(sample_weight: Any, class_weight: Any, y: np.ndarray) -> np.ndarray:
-    """Weights of the training images, of shape (n,): the samples' times their classes', not negative.
+    """Compute the weights (n,) of the training images: sample weight times class weight, not negative.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def training_weights(sample_weight: Any, class_weight: Any, y: np.ndarray) -> np
     Raises
     ------
     ValueError
-        If a weight is negative or not finite, if all are zero, or if there is not one for each image.
+        If a weight is negative or not finite, if all are zero, or if there is not one per image.
     """
     weights: np.ndarray = _check_sample_weight(
         np.ones(len(y)) if sample_weight is None else sample_weight, y, dtype=np.float64, ensure_non_negative=True

@@ -1,4 +1,4 @@
-"""Sources of images: from whatever a user passes as X to an array, or to single images that are read when needed.
+"""Sources of images: X in any form, as an array or as single images that are read when they are needed.
 
 An image may be
 
@@ -6,16 +6,16 @@ An image may be
 - a PIL image of any mode;
 - an array or torch tensor of shape (height, width), (height, width, 3), (height, width, 1), (3, height, width) or
   (1, height, width); as uint8 also (height, width, 4), RGBA;
-- what Hugging Face's `datasets` give: a row with one image among its values, or an image that is not decoded,
+- an item of Hugging Face's `datasets`: a row with one image among its values, or an image that is not decoded,
   ``{"bytes": ..., "path": ...}``;
-- what torchvision's data sets give: a tuple whose first value is the image.
+- an item of torchvision's data sets: a tuple whose first value is the image.
 
-They come in a list, a tuple, an object array, a column of a pandas or polars table, or anything else that has a length
-and is indexed by row, such as a column of a Hugging Face data set or a torch data set. Such a container is kept as it
-is: no more than the rows that are asked for are read from it.
+Images come in a list, a tuple, an object array, a column of a pandas or polars table, or any container that has a
+length and is indexed by row, such as a column of a Hugging Face data set or a torch data set. Such a container is kept,
+and only the requested rows are read from it.
 
-Files and PIL images become RGB, uint8. EXIF orientation is applied; transparency is laid on white; 16-bit grey is
-scaled to 8 bits; of a file with several frames the first one is taken. No content of a file is executed.
+Files and PIL images become RGB, uint8. EXIF orientation is applied, transparency is laid on white, 16-bit grey is
+scaled to 8 bits, and the first of several frames is used. No content of a file is executed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _EXPECTED = (
 
 
 class ItemSource:
-    """Images that are read one at a time, when they are asked for.
+    """Images that are read one at a time, when they are needed.
 
     Parameters
     ----------
@@ -67,12 +67,12 @@ class ItemSource:
         return len(self._items)
 
     def __getitem__(self, row: int) -> np.ndarray:
-        """Pixels (height, width, 3) of one image; uint8 unless the image is an array of something else.
+        """Read the pixels (height, width, 3) of one image; they are uint8 unless it is an array of another type.
 
         Raises
         ------
         ImageError
-            If the image cannot be read; it names the row and, where it is known, the path.
+            If the image cannot be read. The error names the row, and the path if it is known.
         """
         row, item = int(row), None
         if not 0 <= row < len(self):
@@ -80,22 +80,24 @@ class ItemSource:
         try:
             item = self._items[row]
             return decoded(item)
-        except Exception as error:  # Pillow and its plugins raise nearly anything for a damaged file
+        except Exception as error:
+            # Pillow and its plugins raise nearly any exception for a damaged file.
             path = path_of(item) or _path_in_folder(self._items, row)
             name = f"{row} ({path})" if path else str(row)
             raise ImageError(f"Image {name} cannot be read: {reason_of(error)}.") from error
 
     def name(self, row: int) -> str:
-        """The path of an image in a list or column of paths, else the number of its row."""
+        """Return the path of an image in a list or column of paths, else the number of its row."""
         held = self._items if isinstance(self._items, (list, tuple, np.ndarray)) else ()
         return str(path_of(held[row]) or row) if len(held) else str(row)
 
 
 class _Rows:
-    """Some rows of a container that is indexed by row; nothing is read from it yet."""
+    """Rows of a container that is indexed by row; nothing is read from it yet."""
 
     def __init__(self, items: Any, rows: np.ndarray):
-        self.dataset, self.indices = items, rows  # the names that torch's Subset has
+        # torch's Subset has the same attributes.
+        self.dataset, self.indices = items, rows
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -141,13 +143,13 @@ def open_source(X: Any, image_shape: tuple[int, ...] | None = None) -> np.ndarra
     if isinstance(X, (str, os.PathLike)) and os.path.isdir(X):
         raise ImageError(
             f"X is the folder {os.fspath(X)!r}; expected the paths of its files, such as "
-            "X = sorted(pathlib.Path(folder).glob('*/*.png')); where a class has a folder of its own, the labels are "
+            "X = sorted(pathlib.Path(folder).glob('*/*.png')). If each class has a folder of its own, the labels are "
             "y = [path.parent.name for path in X]."
         )
     if isinstance(X, SINGLE):
         raise ImageError(f"X is a single {type(X).__name__}; {_EXPECTED}. Put it into a list.")
     if isinstance(X, Mapping):
-        raise ImageError(f"X is a {type(X).__name__} with the keys {list(X)[:5]}; pass one of them, X[key].")
+        raise ImageError(f"X is a {type(X).__name__} with the keys {list(X)[:5]}; pass the value of one key, X[key].")
     items = _items(X, is_table)
     if not isinstance(items, np.ndarray):
         return ItemSource(items)
@@ -195,7 +197,7 @@ def holds_flattened_rows(X: Any) -> bool:
 
 
 def select(X: Any, rows: np.ndarray) -> Any:
-    """Rows of X; opened images stay opened, and a data set that reads its images when needed still does."""
+    """Select rows of X; opened images stay opened, and a data set still reads its images when they are needed."""
     if isinstance(X, OpenedImages):
         return OpenedImages(_rows_of(X, rows), X.is_table)
     return _rows_of(open_images(X), rows)
@@ -210,22 +212,25 @@ def _rows_of(opened: OpenedImages, rows: np.ndarray) -> Any:
 
 
 def _items(X: Any, is_table: bool) -> Any:
-    """X as an array of numbers, or as a container that is indexed by row."""
+    """Return X as an array of numbers, or as a container that is indexed by row."""
     if _is_table(X):
         columns = _columns(X)
         held = [str(name) for name, column in zip(X.columns, columns) if _holds_items(column)]
         if len(columns) > 1 and held:
             raise ImageError(
-                f"X is a table of {len(columns)} columns; pass the one of the images, such as X[{held[0]!r}]."
+                f"X is a table of {len(columns)} columns; pass the column of the images, such as X[{held[0]!r}]."
             )
         X = columns[0] if held else X.to_numpy()
     if hasattr(X, "iloc"):
-        X = X.array  # indexed by position, whatever the index
+        # The array is indexed by position, whatever the index is.
+        X = X.array
     if is_tensor(X):
         return as_array(X)
     if isinstance(X, np.ndarray):
         if X.dtype.kind == "S":
-            raise ImageError(f"X is an array of {X.dtype}, which loses zero bytes; use a list, or dtype=object.")
+            raise ImageError(
+                f"X is an array of {X.dtype}, which drops trailing zero bytes; use a list, or dtype=object."
+            )
         if X.dtype.kind not in "OU" or not (X.ndim == 1 or (X.ndim == 2 and X.shape[1] == 1)):
             return X
         X = X.ravel().tolist() if X.dtype.kind == "U" else list(X.ravel())
@@ -237,18 +242,19 @@ def _items(X: Any, is_table: bool) -> Any:
     if hasattr(X, "__array__"):
         return np.asarray(X)
     hint = " Pass its data set, X.dataset." if hasattr(X, "dataset") else " Put its images into a list."
-    raise ImageError(f"X is a {type(X).__name__}, which has no length or is not indexed by row; {_EXPECTED}.{hint}")
+    raise ImageError(f"X is a {type(X).__name__}, which has no length or cannot be indexed by row; {_EXPECTED}.{hint}")
 
 
 def _stacked(items: Any) -> np.ndarray | None:
-    """Arrays of equal shape and dtype, or nested lists of numbers, as one array; None if the items are no such."""
+    """Stack arrays of equal shape and dtype, or nested lists of numbers; return None for other items."""
     arrays: list[np.ndarray] = []
     if not len(items) or isinstance(items[0], SINGLE):
         return None
     if all(isinstance(item, (list, tuple)) and not is_image(item) for item in items):
         try:
             stacked = np.asarray(items)
-        except ValueError:  # of different shapes
+        except ValueError:
+            # The items have different shapes.
             return None
         return stacked if stacked.dtype.kind in "uifb" else None
     for item in items:
@@ -274,7 +280,7 @@ def _columns(table: Any) -> list[Any]:
 
 
 def _holds_items(column: Any) -> bool:
-    """Whether a column, list or object array holds images one by one, and not numbers or rows of them."""
+    """Whether a column, list or object array holds images, and not numbers or rows of numbers."""
     dtype = getattr(column, "dtype", None)
     if getattr(dtype, "kind", "O") in "uifbc" or (_is_polars(dtype) and dtype.is_numeric()):  # type: ignore[union-attr]
         return False
@@ -283,10 +289,11 @@ def _holds_items(column: Any) -> bool:
 
 
 def _path_in_folder(items: Any, row: int) -> str | None:
-    """The path of a row of torchvision's ImageFolder, or of a subset of one; it fails before it gives an item."""
+    """Return the path of a row of torchvision's ImageFolder, or of a subset of it, if an item cannot be read."""
     try:
         while hasattr(items, "indices") and hasattr(items, "dataset"):
             items, row = items.dataset, int(items.indices[row])
         return path_of(items.samples[row])
-    except Exception:  # any other data set: its path is not known
+    except Exception:
+        # Other data sets do not tell their paths.
         return None

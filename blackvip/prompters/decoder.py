@@ -1,13 +1,13 @@
 """The Coordinator's decoder, for many parameter vectors at once.
 
-Every layer of BlackVIP's decoder is a transposed convolution with kernel and stride 2, a 1x1 convolution,
-or acts on single values. None of them mixes neighbouring positions, so a stage is one matrix product
-C_in -> 4 C_out for each position, and p perturbed decoders are p of them: one batched product. Positions
-stay in the order in which they are split (each position's four children side by side) until two stages are left.
+Each layer of BlackVIP's decoder is a transposed convolution with kernel and stride 2, a 1x1 convolution, or a function
+of single values. No layer mixes neighbouring positions, so a stage is one matrix product C_in -> 4 C_out for each
+position, and p perturbed decoders are one batched product. Positions stay in the order in which they are split, with
+the four children of a position side by side, until two stages are left.
 
-What costs time on a CPU is memory, not arithmetic. BatchNorm needs the mean and variance of a stage's output, which
-follow from the mean and covariance of its input, four times fewer numbers; so it becomes part of the product. The last
-two stages, which make most of the numbers, go from block to block of images without ever being held whole.
+On a CPU, memory costs more time than arithmetic. BatchNorm needs the mean and variance of a stage's output. They follow
+from the mean and covariance of its input, which has four times fewer numbers, so BatchNorm becomes part of the product.
+The last two stages make most of the numbers. They work on blocks of images, and their output is never held as a whole.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from ..encoders.cells import CELLS, MAX_STAGES, split_moments
 
 __all__ = ["Decoder"]
 
-_WIDTHS = (64, 32, 32, 16)  # channels behind the paper's first four stages; the last one has 3
-_EPS = 1e-5  # BatchNorm's
-_HELD_BYTES = 8 * 2**20  # of the activations that are held between the stages: that many candidates at a time
-_BLOCK_BYTES = 2 * 2**20  # of the activations that are worked on together: those of a core's own cache
+_WIDTHS = (64, 32, 32, 16)  # channels after the paper's first four stages; after the fifth there are 3
+_EPS = 1e-5  # BatchNorm adds it to the variance
+_HELD_BYTES = 8 * 2**20  # activations between stages that are held at once; it limits the candidates at a time
+_BLOCK_BYTES = 2 * 2**20  # activations that are worked on together: they fit into the cache of a core
 
 
 class Layer(NamedTuple):
-    """One of the decoder's parameter tensors, its shape and the bound of its uniform start (None: constant)."""
+    """Name and shape of a parameter tensor, and the bound of its uniform start (None: a constant start)."""
 
     name: str
     shape: tuple[int, ...]
@@ -44,7 +44,7 @@ Moments = Sequence[tuple[torch.Tensor, torch.Tensor]]  # mean and variance of ea
 
 
 class Product(NamedTuple):
-    """A stage as one product for each position, from c channels to those of its four children."""
+    """Matrix and offset of a stage: from the c channels of a position to those of its four children."""
 
     matrix: torch.Tensor  # (p, c, 4 c')
     offset: torch.Tensor  # (p, 1, 4 c')
@@ -58,9 +58,9 @@ class Decoder:
     n_channels : int
         Channels of the 7 x 7 input cells (BlackVIP's src_dim / 49).
     n_stages : int
-        Doublings, 1 to 5: prompts are 7·2^n_stages pixels wide. Five is the paper's decoder, whose stages are
-        64, 32, 32, 16 and 3 channels wide. With fewer it is the last `n_stages` of them, at half their width:
-        a smaller picture needs fewer parameters, and what SPSA pays for is parameters.
+        Number of doublings, 1 to 5; prompts are 7·2^n_stages pixels wide. The paper's decoder has five stages with 64,
+        32, 32, 16 and 3 channels. A smaller one has the last `n_stages` of them, at half their width: smaller pictures
+        need fewer parameters, and SPSA needs fewer billed images for fewer parameters.
     max_groups : int, default=64
         The first stage's transposed convolution has min(max_groups, n_channels) groups (BlackVIP: 64, and
         32 for the ResNet).
@@ -70,7 +70,7 @@ class Decoder:
     n_parameters : int
         Length of a parameter vector. 9,120 for 32 channels and five stages.
     side : int
-        Width and height of the prompts, in pixels.
+        Side of the prompts, in pixels.
     """
 
     def __init__(self, n_channels: int, n_stages: int = MAX_STAGES, max_groups: int = 64):
@@ -82,7 +82,7 @@ class Decoder:
         self.layers: list[Layer] = []
         n_in = n_channels
         for stage, n_out in enumerate(self.widths[:-1]):
-            # The first transposed convolution widens to n_out channels; the later ones are depthwise.
+            # The first transposed convolution widens to n_out channels; later ones are depthwise.
             n_mid = n_out if stage == 0 else n_in
             groups = math.gcd(min(max_groups, n_in), n_in, n_mid) if stage == 0 else n_in
             fan = n_mid // groups * 4
@@ -99,14 +99,15 @@ class Decoder:
         self.n_parameters = sum(self.sizes)
 
     def initial_parameters(self, rng: np.random.Generator, last_layer: str = "zero") -> np.ndarray:
-        """Parameters as torch.nn starts them (He et al. 2015, as torch.nn does it).
+        """Draw initial parameters as torch.nn does (He et al. 2015).
 
         Parameters
         ----------
         rng : numpy.random.Generator
+            Generator of random numbers.
         last_layer : {"zero", "random"}
-            "zero": the first prompt is zero, so that training starts at the zero-shot service. "random":
-            the paper's start, whose first prompt is noise.
+            "zero": the first prompt is zero, so training starts from the zero-shot service. "random": the paper's
+            start, whose first prompt is noise.
 
         Returns
         -------
@@ -125,14 +126,14 @@ class Decoder:
     def __call__(
         self, parameters: torch.Tensor, cells: torch.Tensor, statistics: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Prompts of every parameter vector for every image.
+        """Draw the prompts of each parameter vector for each image.
 
         Parameters
         ----------
         parameters : tensor of shape (p, n_parameters)
         cells : tensor of shape (p, n, n_channels, 49)
         statistics : tensor of shape (n_statistics,) or None
-            BatchNorm's mean and variance, stage after stage. None: those of the batch, for each candidate alone.
+            Means and variances of BatchNorm, stage after stage. None: each candidate uses those of its own batch.
 
         Returns
         -------
@@ -153,7 +154,7 @@ class Decoder:
         return 2 * sum(self.widths[:-1])
 
     def batch_statistics(self, parameters: torch.Tensor, batches: Callable[[], Iterable[torch.Tensor]]) -> torch.Tensor:
-        """BatchNorm's statistics over any number of images, a stage after the other, in bounded memory.
+        """Compute BatchNorm's statistics over any number of images, stage after stage, in bounded memory.
 
         Parameters
         ----------
@@ -163,7 +164,7 @@ class Decoder:
         Returns
         -------
         statistics : tensor of shape (n_statistics,)
-            Mean and biased variance, which normalises, over all positions of all images, stage after stage.
+            Mean and biased variance over all positions of all images, stage after stage.
         """
         pieces = self._pieces(parameters[None])
         statistics = parameters.new_empty(0)
@@ -176,13 +177,13 @@ class Decoder:
 
     @property
     def _n_held(self) -> int:
-        """Stages whose output is held whole: all but the last two."""
+        """Number of stages whose output is held as a whole: all but the last two."""
         return max(0, self.n_stages - 2)
 
     def _draw(
         self, pictures: torch.Tensor, parameters: torch.Tensor, cells: torch.Tensor, statistics: torch.Tensor | None
     ) -> None:
-        """Fill in the pictures (p, n, 3, side, side) of a few candidates."""
+        """Fill the pictures (p, n, 3, side, side) of a few candidates."""
         pieces = self._pieces(parameters)
         known = None if statistics is None else split_moments(statistics, self.widths[:-1])
         h = self._activations(_nested(cells), pieces, known, self._n_held)
@@ -194,14 +195,14 @@ class Decoder:
     def _activations(
         self, h: torch.Tensor, pieces: dict[str, torch.Tensor], known: Moments | None, n_stages: int
     ) -> torch.Tensor:
-        """The output (p, positions, c') of the first `n_stages` stages, each with BatchNorm and GELU."""
+        """Output (p, positions, c') of the first `n_stages` stages, each with BatchNorm and GELU."""
         for stage in range(n_stages):
             matrix, offset = self._product(h, pieces, known, stage)
             h = F.gelu(torch.baddbmm(offset, h, matrix)).view(len(h), -1, self.widths[stage])
         return h
 
     def _product(self, h: torch.Tensor, pieces: dict[str, torch.Tensor], known: Moments | None, stage: int) -> Product:
-        """A stage whose input is `h`, with BatchNorm in it."""
+        """Product of a stage with the input `h`, including BatchNorm."""
         matrix, offset = product = self._matrix(pieces, stage)
         if known is None:
             n_rows = max(1, _BLOCK_BYTES // (h[:, :1].numel() * h.element_size()))
@@ -214,13 +215,13 @@ class Decoder:
         return Product(matrix * slope, torch.addcmul(shift, offset, slope))
 
     def _pieces(self, parameters: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The named parameter tensors, each with the candidates first."""
+        """Parameter tensors by name, with the candidates as first axis."""
         parts = parameters.split(self.sizes, dim=1)
         return {layer.name: part.reshape(-1, *layer.shape) for layer, part in zip(self.layers, parts)}
 
     @staticmethod
     def _matrix(pieces: dict[str, torch.Tensor], stage: int) -> Product:
-        """Transposed convolution and 1x1 convolution of a stage."""
+        """Product of the transposed convolution and the 1x1 convolution of a stage."""
         deconv, bias, mix = (pieces[f"{stage}.{name}"] for name in ("deconv", "bias", "mix"))
         p, _, n_out = mix.shape
         grouped = mix.view(p, deconv.shape[1], deconv.shape[3], n_out)
@@ -229,12 +230,12 @@ class Decoder:
 
 
 def _nested(cells: torch.Tensor) -> torch.Tensor:
-    """(p, n, c, 49) -> (p, positions, c)."""
+    """Reshape cells (p, n, c, 49) to (p, positions, c)."""
     return cells.transpose(2, 3).flatten(1, 2)
 
 
 def _in_rows(h: torch.Tensor, n: int) -> torch.Tensor:
-    """(p, positions of n images in nested order, c) -> (p, n, positions row after row, c)."""
+    """Reorder positions of n images (p, positions, c) from nested order to rows: (p, n, positions, c)."""
     p, n_positions, channels = h.shape
     n_splits = int(math.log2(n_positions // (n * CELLS**2))) // 2
     h = h.view(p, n, CELLS, CELLS, *(2, 2) * n_splits, channels)
@@ -243,7 +244,7 @@ def _in_rows(h: torch.Tensor, n: int) -> torch.Tensor:
 
 
 def _draw_in_blocks(pictures: torch.Tensor, h: torch.Tensor, products: Sequence[Product]) -> None:
-    """The last stages: fill in pictures (p n, 3, side, side), a few at a time, from h (p, n, positions, c)."""
+    """Run the last stages: fill pictures (p n, 3, side, side), a few at a time, from h (p, n, positions, c)."""
     n, n_positions = h.shape[1:3]
     rows, halves = math.isqrt(n_positions), (2,) * len(products)
     h = h.flatten(0, 1)
@@ -259,7 +260,8 @@ def _draw_in_blocks(pictures: torch.Tensor, h: torch.Tensor, products: Sequence[
             x = F.gelu(x) if index else x
             x = (matrix[some] @ x).add_(offset[some]).view(len(x), 4 ** (index + 1), -1, n_positions)
         x = x.view(len(x), *halves, *halves, 3, rows, rows).permute(in_rows)
-        for columns in itertools.product((0, 1), repeat=len(halves)):  # several times faster than all in one copy
+        # This is several times faster than a single copy.
+        for columns in itertools.product((0, 1), repeat=len(halves)):
             at: tuple[Any, ...] = (..., *columns)
             pictures[some][at] = x[at]
 
@@ -268,7 +270,8 @@ def _pooled(parts: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean (p, 1, c) and covariance (p, c, c) over all rows of all parts (p, rows, c), in double precision."""
     count, total, scatter = 0, torch.zeros(()), torch.zeros(())
     for part in parts:
-        centre = part.mean(dim=1, keepdim=True)  # single precision is enough around it
+        # Around the centre of a part, single precision is enough.
+        centre = part.mean(dim=1, keepdim=True)
         centred = part - centre
         centre = centre.double()
         count += part.shape[1]
@@ -281,7 +284,7 @@ def _pooled(parts: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 def _output_moments(
     mean: torch.Tensor, covariance: torch.Tensor, product: Product
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance (p, 1, c') of what a product makes of an input with this mean and covariance."""
+    """Mean and variance (p, 1, c') of a product's output, from the mean and covariance of its input."""
     matrix = product.matrix.double()
     of_children = (mean @ matrix + product.offset).unflatten(2, (4, -1))
     spread = (matrix * (covariance @ matrix)).sum(dim=1, keepdim=True).unflatten(2, (4, -1))
