@@ -181,3 +181,27 @@ def test_formulas_become_mathml_or_an_error_that_names_them(tmp_path):
     assert "<mi>α</mi>" in html
     with pytest.raises(Exception, match=r"index\.md.*nonsense"):
         built(r"$\nonsense{a}$")
+
+
+def formulas():
+    """Number and modules of each formula, from the table at the end of docs/method.md."""
+    table = (DOCS / "method.md").read_text(encoding="utf-8").rpartition("\n## ")[2]
+    for number, modules in re.findall(r"^\| (eq\. \d|\(B\d+\)) \|[^|]+\| (.+) \|$", table, re.MULTILINE):
+        yield number, re.findall(r"`([\w/]+\.py)`", modules)
+
+
+@pytest.mark.parametrize(("number", "modules"), formulas(), ids=lambda value: str(value) if value else "none")
+def test_formulas_are_tagged_in_the_modules_that_compute_them(number, modules):
+    assert modules
+    for module in modules:
+        assert number in (ROOT / "blackvip" / module).read_text(encoding="utf-8"), module
+
+
+def test_tags_in_the_code_are_formulas_of_the_method():
+    known = dict(formulas())
+    text = (DOCS / "method.md").read_text(encoding="utf-8")
+    for number in known:
+        assert number.startswith("eq.") or f"\\mathrm{{{number.strip('()')}}}" in text, number
+    for path in (ROOT / "blackvip").rglob("*.py"):
+        for tag in re.findall(r"\(B\d+\)", path.read_text(encoding="utf-8")):
+            assert str(path.relative_to(ROOT / "blackvip").as_posix()) in known.get(tag, []), f"{path}: {tag}"
