@@ -51,13 +51,12 @@ class NameRole(SphinxRole):
 
 def top_level_or_plain(app, env, node, content):
     """Sphinx hook that links a name such as `SPSA`, used in a submodule, to blackvip.SPSA."""
-    if not node.get("any_name"):
+    if node.get("refdomain") != "py":
         return None
-    domain = env.domains.python_domain
     name = f"blackvip.{node['reftarget']}"
-    entry = domain.objects.get(name)
+    entry = env.domains.python_domain.objects.get(name)
     if entry is None:
-        return content
+        return content if node.get("any_name") else None
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, name)
 
 
