@@ -197,7 +197,7 @@ def test_a_new_optimizer(optimizer, tmp_path):
     assert type(make_optimizer("halving")) is Halving
     X, y = make_stripes(n=24)
     service = ToyService(glare=0.7)
-    settings = {**SETTINGS, "head": None, "max_queries": 1_200}
+    settings = {**SETTINGS, "a": "auto", "c": "auto", "head": None, "max_queries": 1_200}
     clf = BlackVIPClassifier(service, "{}", optimizer=optimizer, **settings).fit(X, y)
     assert type(clf.optimizer_) is Halving
     assert clf.n_queries_ == service.n_images <= 1_200
