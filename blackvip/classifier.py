@@ -11,11 +11,10 @@ import numpy as np
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 
-from .documentation import Documented, pipeline_block
+from .documentation import Documented
 from .encoders import Encoder, make_frozen_encoder
-from .exceptions import FitInterruptedWarning, JournalError, PromptNotUsedWarning, warn_caller
 from .heads.base import Head
-from .heads.decision import Decision, decide, fit_without_prompt
+from .heads.decision import decide, fit_without_prompt
 from .heads.scored import ScoredImages
 from .inputs.class_prompts import make_class_prompts
 from .inputs.labels import check_labels
@@ -27,14 +26,14 @@ from .prediction import PromptedClassifier
 from .prompters import Prompter, make_prompter
 from .scorers import ScoreFunction
 from .scorers.background import BackgroundThread
-from .scorers.checkpoint import replayed
+from .scorers.checkpoint import refuse_checkpoint, replayed
 from .scorers.replay import Replay
 from .scorers.scoring import log_scores_of
 from .training.augmentation import AUGMENTATIONS, augmentation
 from .training.callbacks import CallbackSupportMixin
 from .training.costs import PlansCosts
 from .training.features import TrainingFeatures, row_batches
-from .training.loop import TrainingResult, judged_log_scores, train
+from .training.loop import judged_log_scores, train
 from .training.monitoring import Monitor
 from .training.objective import Objective
 from .training.setup import Run, RunSettings, Streams, generator_of, prepare, seed_of
@@ -49,9 +48,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
     the service's scores by simultaneous perturbation (BlackVIP, Oh et al., CVPR 2023). A head turns the scores into
     class probabilities, and a guard keeps the prompt only if it helps.
 
-    The parameters come in five groups: the essentials (`score_fn` to `random_state`), images (`image_shape` to
-    `on_error`), the service (`score_type` to `checkpoint`), training (`a` to `warm_start`), and settings for research
-    (`prompt_scale` to `augment`).
+    The parameters come in groups: essentials (`score_fn` to `random_state`), images (`image_shape` to `on_error`), the
+    service (`score_type` to `checkpoint`), training (`a` to `warm_start`) and research (`prompt_scale` to `augment`).
 
     Parameters
     ----------
@@ -89,11 +87,9 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
         resized to it. None: flattened rows are grey images one pixel high, and other images keep their size; images of
         different sizes are resized to 224 x 224, with a warning.
     resize : {"crop", "pad", "stretch"}, default="crop"
-        How an image is resized. "crop" covers the new size and cuts out the centre; "pad" fits into it, with black
-        borders; "stretch" scales height and width separately.
+        "crop" covers the new size and cuts out the centre; "pad" adds black borders; "stretch" changes proportions.
     on_error : {"raise", "skip"}, default="raise"
-        What `fit` does with images that cannot be read: raise an error that names them, or leave them out with a
-        warning. Prediction always raises.
+        What `fit` does with images that cannot be read: raise an error that names them, or warn and leave them out.
     score_type : {"auto", "logits", "probabilities"}, default="auto"
         What the scores are. "auto": what `score_fn` declares, else what the first scores look like.
     images_per_call : int or None, default=None
@@ -112,13 +108,13 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
     batch_size : int, default=16
         Training images of one step. A step bills two images for each, unless the optimizer shares batches.
     validation_fraction : float or "auto", default="auto"
-        Share of each class's training images that is held out from training. "auto": a quarter if the prompt has more
-        parameters than there are training images, or if `patience` is given; else none.
+        Share of each class's images that is held out from training. "auto": a quarter if the prompt has more parameters
+        than there are training images, or if `patience` is given; else none.
     patience : int or None, default=None
         Checks of the held-out images without an improvement after which training stops. A fit makes at most ten
         checks, which bill at most about 5 % of the budget. None: training spends the budget.
     class_weight : dict, "balanced" or None, default=None
-        Weights of the classes, as in scikit-learn. They multiply `sample_weight`.
+        Weights of the classes, as in scikit-learn; they multiply `sample_weight`.
     warm_start : bool, default=False
         Whether another `fit` continues from the last one, with its prompter and optimizer and a new budget. The
         classes must be the same.
@@ -144,14 +140,12 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
     prompt_used_ : bool
         Whether predictions use the prompt. False: the guard found that it does not help.
     head_ : Head
-        The fitted head, a classifier of class indices.
+        The fitted head; it predicts class indices.
     baselines_ : dict of str to HeadResult
         Results without a prompt: "zero_shot", "calibrated_zero_shot", "local_probe" and "fused_zero_shot", with
         cross-validated `accuracy` and `log_loss`.
-    n_queries_ : int
-        Images that `fit` billed.
-    n_iter_ : int
-        Steps made.
+    n_queries_, n_iter_ : int
+        Images that `fit` billed, and steps that it made.
     history_ : list of dict
         One row per step, with "n_iter", "n_queries", "loss", "accuracy", "a", "a_k", "c_k", "estimate_norm" and
         "step_norm"; at checks also "validation_loss" and "validation_accuracy".
@@ -161,10 +155,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
         Step and perturbation size that training started with.
     termination_reason_ : {"budget", "no_improvement", "callback", "interrupted", "error"}
         Why training stopped.
-    score_type_ : {"logits", "probabilities"}
-        What the scores are.
-    score_floor_ : float
-        Smallest probability that is told apart from zero: half a unit of the last decimal if the service rounds.
+    score_type_, score_floor_ : {"logits", "probabilities"}, float
+        What the scores are, and the smallest probability that differs from zero in them.
     label_mapping_ : LabelMapping or None
         From the service's labels to classes, if `score_fn` is a `LabelMappedScorer` that learns it.
     seconds_per_image_ : float
@@ -172,13 +164,13 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
     probe_encoder_ : Encoder
         The fitted local encoder.
     image_format_ : ImageFormat
-        Size and pixel range of the training images, by which later images are read.
+        Size and pixel range of the training images.
     n_skipped_ : int
-        Images that could not be read and were left out.
+        Images that could not be read.
     n_features_in_ : int
         Columns of X if X is a table, else height * width * 3.
     feature_names_in_ : ndarray of str
-        Only if X is a table whose columns have names.
+        Names of the columns of X, if it is a table that has them.
 
     Notes
     -----
@@ -326,7 +318,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
             `BudgetError`, `ImageError`, `ClassPromptError` and `JournalError` are all of this kind.
         """
         if self.warm_start:
-            self._refuse_checkpoint("warm_start=True continues")
+            refuse_checkpoint(self.checkpoint, "warm_start=True")
         continues = self.warm_start and hasattr(self, "optimizer_")
         data = self._read(X, y, sample_weight, self.classes_ if continues else None, continues)
         with replayed(self, data.images, data.y, data.weights, seed_of) as replay:
@@ -361,7 +353,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         -------
         self : BlackVIPClassifier
         """
-        self._refuse_checkpoint("partial_fit continues")
+        refuse_checkpoint(self.checkpoint, "partial_fit")
         continues = hasattr(self, "optimizer_")
         if continues and classes is not None and not np.array_equal(np.unique(check_labels(classes)), self.classes_):
             raise ValueError(
@@ -441,7 +433,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
             decision = decide(baselines.result(), scored, last_answers, self.head, self.guard)
             self._store(run, result, decision, adds)
             self.baselines_, self._scored, self._rng = baselines.result().baselines, scored, rng
-        self._warn_or_raise(result, decision)
+        result.warn_or_raise(self.n_queries_, decision)
         return self
 
     def _read(self, X: Any, y: Any, sample_weight: Any, classes: Any, known: bool) -> TrainingSet:
@@ -453,37 +445,5 @@ shape (n, n_features); or sequence of images, paths or encoded files
         return data
 
     def _settings(self, budget: int, one_pass: bool = False) -> RunSettings:
-        names = ("max_queries", "batch_size", "guard", "validation_fraction", "patience")
-        return RunSettings(**{name: getattr(self, name) for name in names}, budget=budget, one_pass=one_pass)
-
-    def _refuse_checkpoint(self, what: str) -> None:
-        if self.checkpoint is not None:
-            raise JournalError(
-                f"{what} an earlier fit, but a checkpoint holds one fit from its start, and "
-                f"checkpoint={self.checkpoint!r}. Set checkpoint=None, or call fit with warm_start=False."
-            )
-
-    def _warn_or_raise(self, result: TrainingResult, decision: Decision) -> None:
-        if isinstance(result.error, KeyboardInterrupt):
-            warn_caller(
-                f"fit was interrupted after {result.n_iter} steps and {self.n_queries_} billed images. The estimator "
-                f"is fitted and uses {'the best prompt so far' if self.prompt_used_ else 'no prompt'}.",
-                FitInterruptedWarning,
-            )
-        elif result.error is not None:
-            raise result.error
-        elif not self.prompt_used_:
-            warn_caller(
-                f"The prompt did not help ({decision.comparison}), so it is not used. {self.n_queries_:,} images were "
-                "billed; predictions use the head on unmodified images. More training images, another prompter or a "
-                "larger budget may help.",
-                PromptNotUsedWarning,
-            )
-
-    def _sk_visual_block_(self) -> Any:
-        """The diagram in a notebook: the path of an image."""
-        service = getattr(self.score_fn, "__name__", type(self.score_fn).__name__)
-        head = "softmax" if self.head is None else self.head
-        return pipeline_block(
-            {"prompter": make_prompter(self.prompter), "service": f"service: {service}", "head": head}
-        )
+        limits = self.max_queries, budget, self.batch_size
+        return RunSettings(*limits, self.guard, self.validation_fraction, self.patience, one_pass)

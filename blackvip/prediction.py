@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 
+from .documentation import pipeline_block
 from .encoders.base import ENCODER, Encoder
 from .heads.base import Head
 from .heads.decision import Decision
@@ -34,7 +35,7 @@ from .persistence.arrays import Labels
 from .persistence.fields import BOOL, LABEL, NONE, ListOf, Maybe, OneOf, Pairs, Record, choice, integer, number, text
 from .persistence.format import expect
 from .persistence.objects import Object
-from .prompters.base import Prompter
+from .prompters.base import Prompter, make_prompter
 from .scorers import CachedScorer, Ledger, ScoreFormat, ScoreReader
 from .scorers.checkpoint import predictions_path
 from .scorers.contract import check_scores
@@ -44,6 +45,7 @@ from .scorers.labels.scorer import learning_scorer
 from .scorers.parallel.scorer import spread
 from .scorers.replay import JournaledScorer, Replay
 from .scorers.scoring import Drawing, Encoding, log_scores_of, score_images
+from .scorers.wrappers import scorer_name
 from .training.loop import TrainingResult
 from .training.progress import progress_bar
 from .training.setup import Run
@@ -52,16 +54,16 @@ __all__ = ["PromptedClassifier"]
 
 
 class PromptComparison(NamedTuple):
-    """The service's answers to the same images without and with a prompt.
+    """Scores of the same images without and with a prompt.
 
     Attributes
     ----------
     images : Images
-        The images, not yet prompted.
+        The images, without prompts.
     y : ndarray of shape (n_images,) or None
         Their labels.
     plain, prompted : ndarray of shape (n_images, n_classes) or None
-        Log scores of the images as they are and with their prompts.
+        Log scores of the images without and with their prompts.
     n_queries : int
         Billed images.
     seconds : float
@@ -83,7 +85,8 @@ class PromptComparison(NamedTuple):
 _RESULT = Object(HeadResult)
 _OTHER_BASELINES = ("calibrated_zero_shot", "local_probe", "fused_zero_shot")
 _GAIN = OneOf(choice("auto", None), number())
-_STEP = Record(  # of the history, with the figures of its optimizer
+# A step of the history, with the figures of its optimizer.
+_STEP = Record(
     {
         "n_iter": integer(1),
         "n_queries": integer(0),
@@ -102,6 +105,8 @@ class PromptedClassifier(
     """The fitted half of `BlackVIPClassifier`: prediction, and what a file holds of it."""
 
     score_fn: Any
+    prompter: Any
+    head: Any
     checkpoint: Any
     images_per_call: int | None
     n_jobs: int | None
@@ -201,8 +206,13 @@ class PromptedClassifier(
         """The fitted prompter, an alias of `prompter_`."""
         return self.prompter_
 
+    def _sk_visual_block_(self) -> Any:
+        """The diagram in a notebook: the path of an image."""
+        parts = {"prompter": make_prompter(self.prompter), "service": f"service: {scorer_name(self.score_fn)}"}
+        return pipeline_block({**parts, "head": "softmax" if self.head is None else self.head})
+
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Logarithms of the class probabilities of images; bills one image each.
+        """Predict the logarithms of class probabilities; bills one image each.
 
         Parameters
         ----------
@@ -218,16 +228,16 @@ class PromptedClassifier(
         return np.concatenate(list(self._log_probas(images, np.arange(len(images)))))
 
     def predict_to(self, path: str | os.PathLike[str], X: Any, *, verbose: int = 1) -> None:
-        """Predict images of any number into a table on disk; bills one image each, and none that has its row already.
+        """Predict any number of images into a table on disk; bills one image each.
 
-        Memory holds a bounded number of images. Each portion is on disk before the next is used: a call that was
-        stopped goes on when it is made again with the same images.
+        Each batch is on disk before the next one starts, and memory holds a bounded number of images. If a call is
+        interrupted, make it again with the same images: those that are in the table are skipped and not billed.
 
         Parameters
         ----------
         path : str or path-like
-            A CSV file with the columns "image" (the path, where X is paths, else the row number), "label", "proba_" and
-            the label for each class, and "model", which tells fitted estimators apart. It is made where there is none.
+            CSV file with the columns "image" (the path if X is paths, else the row number), "label", "proba_" followed
+            by the label for each class, and "model", which identifies the fitted estimator. It is created if needed.
         X : images, in any form that `fit` takes
             Of the training images' size, unless `fit` had to resize.
         verbose : {0, 1, 2}, default=1
@@ -236,7 +246,7 @@ class PromptedClassifier(
         Raises
         ------
         BlackVIPError
-            If the file has other classes, images or predictions of another model; nothing is sent then.
+            If the file has other classes or images, or predictions of another model. Nothing is sent then.
         """
         images = self._open_images(X)
         names = [images.name(position) for position in range(len(images))]
@@ -248,7 +258,7 @@ class PromptedClassifier(
                     bar.update(len(log_proba))
 
     def score_baselines(self, X: Any, y: Any) -> dict[str, float]:
-        """Accuracies of what was free, on other images; bills one image each.
+        """Score the baselines on other images; bills one image each.
 
         Parameters
         ----------
@@ -260,13 +270,13 @@ class PromptedClassifier(
         Returns
         -------
         accuracies : dict of str to float
-            Of each of `baselines_`.
+            Accuracy of each of `baselines_`.
         """
         images, y = self._open_labelled(X, y)
         hits = dict.fromkeys(self.baselines_, 0)
-        for rows, plain, features in self._answers(images, np.arange(len(images)), encode=self._encode):
-            for name, control in self.baselines_.items():
-                hits[name] += int((self._labels_by(control.head, plain, features) == y[rows]).sum())
+        for rows, plain, features in self._score_in_batches(images, np.arange(len(images)), encode=self._encode):
+            for name, baseline in self.baselines_.items():
+                hits[name] += int((self._labels_by(baseline.head, plain, features) == y[rows]).sum())
         return {name: n / len(images) for name, n in hits.items()}
 
     def compare_prompt(self, X: Any, y: Any = None, *, scores: Any = "ask", heads: bool = False) -> PromptComparison:
@@ -282,7 +292,7 @@ class PromptedClassifier(
             Their labels, if they are known.
         scores : "ask", None, or pair of array-like of shape (n_images, n_classes), default="ask"
             "ask": send the images to the service. None: do without scores. A pair: the service's scores for the
-            images as they are and for ``coordinator_.transform(X)``. Only "ask" bills images.
+            images without prompts and for ``prompter_.transform(X)``. Only "ask" bills images.
         heads : bool, default=False
             Whether to predict labels with each of `baselines_`, the service alone and the classifier.
 
@@ -296,12 +306,13 @@ class PromptedClassifier(
             return PromptComparison(images, y)
         if isinstance(scores, str) and scores != "ask":
             raise ValueError(f"scores={scores!r}; expected 'ask', None, or two arrays of scores.")
-        features = self._features(images) if heads else None
+        pixels = pixel_batches(self.image_format_, images)
+        features = self.probe_encoder_.encode_batches(pixels) if heads else None
         n_queries, seconds = 0, 0.0
         if isinstance(scores, str):
             draws = [None, self.prompter_.draw] if self.prompt_used_ else [None]
             rows, budget = np.arange(len(images)), len(draws) * len(images)
-            with self._keeping() as score_fn, self._ledger(budget, self._score_format, score_fn) as ledger:
+            with self._cached_scorer() as score_fn, self._ledger(budget, self._score_format, score_fn) as ledger:
                 found = [log_scores_of(ledger, images, rows, draw) for draw in draws]
             n_queries, seconds = ledger.n_queries, ledger.seconds
         else:
@@ -329,48 +340,46 @@ class PromptedClassifier(
         return images, y
 
     def _labels_by(self, head: Head, log_scores: np.ndarray, features: np.ndarray | None) -> np.ndarray:
-        """Class labels (n_images,) by a head."""
+        """Class labels (n_images,) that a head predicts."""
         log_proba = head.predict_log_proba_of(log_scores, features, len(self.classes_))
         return self.classes_[log_proba.argmax(axis=1)]
 
-    def _features(self, images: Images) -> np.ndarray:
-        """The local encoder's features of images as they are; asks no service."""
-        return self.probe_encoder_.encode_batches(pixel_batches(self.image_format_, images))
-
     def _encode(self, pixels: torch.Tensor) -> np.ndarray:
-        """The local encoder's features of images as they are; asks no service."""
+        """Features of the local encoder; asks no service."""
         return self.probe_encoder_.encode_batches([pixels])
 
     def _log_probas(self, images: Images, rows: np.ndarray) -> Generator[np.ndarray, None, None]:
-        """Log probabilities of images, portion by portion."""
+        """Log probabilities of images, batch by batch."""
         encode = self._encode if self.head_.needs_features else None
-        for _, log_scores, features in self._answers(images, rows, self.prompter_.draw, encode):
+        for _, log_scores, features in self._score_in_batches(images, rows, self.prompter_.draw, encode):
             yield self.head_.predict_log_proba_of(log_scores, features, len(self.classes_))
 
-    def _answers(
+    def _score_in_batches(
         self, images: Images, rows: np.ndarray, draw: Drawing | None = None, encode: Encoding | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
-        """What the service answers to images, see `score_images`."""
-        with self._keeping() as score_fn, self._ledger(len(rows), self._score_format, score_fn) as ledger:
+        """Score images batch by batch, see `score_images`."""
+        with self._cached_scorer() as score_fn, self._ledger(len(rows), self._score_format, score_fn) as ledger:
             yield from score_images(ledger, images, rows, draw, encode)
 
     def _log_scores_from(self, scores: Any, n_images: int) -> np.ndarray:
-        """Log scores (n_images, n_classes) of scores in the service's own format."""
-        log_scores = self._score_format.log_scores(check_scores(scores, n_images, self._asked_for, self.score_type_))
+        """Log scores (n_images, n_classes) from scores in the service's own format."""
+        log_scores = self._score_format.log_scores(
+            check_scores(scores, n_images, self._service_prompts, self.score_type_)
+        )
         return log_scores if self.label_mapping_ is None else self.label_mapping_.log_scores(log_scores)
 
     def _fingerprint(self) -> str:
-        """What the prompt and the head do, in twelve digits."""
+        """Twelve digits that identify the prompt and the head."""
         n_scores, n_features = len(self.classes_), sum(self.probe_encoder_.block_sizes_)
         features = np.zeros((n_scores, n_features))
-        answers = self.head_.predict_log_proba_of(-np.eye(n_scores), features, n_scores).round(6)
+        log_proba = self.head_.predict_log_proba_of(-np.eye(n_scores), features, n_scores).round(6)
         prompter = self.prompter_
-        parts = [prompter.parameters_, prompter.statistics_, prompter.prompt_scale_, answers, self.class_prompts_]
+        parts = [prompter.parameters_, prompter.statistics_, prompter.prompt_scale_, log_proba, self.class_prompts_]
         return hashlib.sha256(json.dumps(describe(parts)).encode()).hexdigest()[:12]
 
     @contextmanager
-    def _keeping(self) -> Iterator[Any]:
-        """The score function; where there is a checkpoint, one that keeps its answers."""
+    def _cached_scorer(self) -> Iterator[Any]:
+        """The score function, with a cache of its scores if there is a checkpoint."""
         if self.checkpoint is None or self.score_fn is None:
             yield self.score_fn
             return
@@ -379,11 +388,11 @@ class PromptedClassifier(
 
     @property
     def _score_format(self) -> ScoreFormat:
-        """What `fit` has found the scores to be."""
+        """The format of the scores that `fit` has recognised."""
         return ScoreFormat(self.score_type_, self.score_floor_)
 
     def _store(self, run: Run, result: TrainingResult, decision: Decision, adds: bool) -> None:
-        """Set the fitted attributes that a run leaves; with `adds`, behind those of earlier runs."""
+        """Set the fitted attributes of a run; with `adds`, the history continues that of earlier runs."""
         ledger = run.objective.ledger
         self.prompt_used_, self.head_ = decision.prompt_used, decision.result.head
         self.prompter_ = run.prompted.freeze(result.w, None if decision.prompt_used else 0.0)
@@ -404,7 +413,7 @@ class PromptedClassifier(
         self.termination_reason_ = result.termination_reason
 
     def _map_labels(self, plain: np.ndarray, data: TrainingSet, judged: np.ndarray, ledger: Ledger) -> np.ndarray:
-        """Log scores for classes; those for a service's own labels first teach the mapping, once."""
+        """Map scores for a service's own labels to classes; the first ones teach the mapping."""
         learning = learning_scorer(self.score_fn)
         if learning is None or ledger.reader.label_mapping is not None:
             return plain
@@ -415,22 +424,25 @@ class PromptedClassifier(
     def _ledger(
         self, max_queries: int, score_format: ScoreFormat | None, score_fn: Any, replay: Replay | None = None
     ) -> Ledger:
-        """A ledger of so many images; without a format, it recognises what the scores are."""
+        """A ledger with a budget; without a format, it recognises that of the scores."""
         if score_fn is None:
             raise ValueError(
-                f"This {type(self).__name__} has no score function, since files do not hold one; give it back with "
+                f"This {type(self).__name__} has no score function, because files do not hold one. Give it one with "
                 "blackvip.load(path, score_fn) or set_params(score_fn=score_fn)."
             )
-        asked = spread(score_fn, self.n_jobs, self.images_per_call)
-        images_per_call = self.images_per_call if asked is score_fn else None  # what is spread is cut there
-        reader = ScoreReader.of(asked, self.score_type, score_format=score_format, label_mapping=self.label_mapping_)
+        scorer = spread(score_fn, self.n_jobs, self.images_per_call)
+        # A spread score function cuts calls itself.
+        images_per_call = self.images_per_call if scorer is score_fn else None
+        reader = ScoreReader.of(scorer, self.score_type, score_format=score_format, label_mapping=self.label_mapping_)
         if replay is not None:
-            asked, images_per_call = JournaledScorer(asked, replay, reader, images_per_call), None
-        return Ledger(asked, self._asked_for, max_queries=max_queries, images_per_call=images_per_call, reader=reader)
+            scorer, images_per_call = JournaledScorer(scorer, replay, reader, images_per_call), None
+        return Ledger(
+            scorer, self._service_prompts, max_queries=max_queries, images_per_call=images_per_call, reader=reader
+        )
 
     @property
-    def _asked_for(self) -> list[str]:
-        """What the service is asked for: the class prompts, or its own labels, which are mapped to classes."""
+    def _service_prompts(self) -> list[str]:
+        """Prompts for the service: the class prompts, or its own labels, which are mapped to classes."""
         if self.label_mapping_ is not None:
             return list(self.label_mapping_.labels)
         learning = learning_scorer(self.score_fn)

@@ -317,7 +317,7 @@ def make_optimizer(optimizer: str | Optimizer, **gains: Any) -> Optimizer:
     optimizer : {"spsa-gc", "spsa", "cma-es"} or Optimizer
         Short name of an optimizer in `Optimizer.named`, or an instance, which is cloned.
     **gains : float or "auto"
-        Values for parameters of the optimizer; "auto" leaves them as they are.
+        Values for parameters of the optimizer; "auto" changes nothing.
 
     Returns
     -------

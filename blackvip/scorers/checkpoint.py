@@ -21,11 +21,20 @@ from ..journal.journal import Journal
 from .replay import Replay
 from .wrappers import service_identity
 
-__all__ = ["predictions_path", "replayed"]
+__all__ = ["predictions_path", "refuse_checkpoint", "replayed"]
 
 # Parameters that do not identify a fit. The first two are compared in another form.
 _NOT_COMPARED = ("score_fn", "class_prompts", "checkpoint", "n_jobs", "verbose")
 _LARGEST_SEED = 2**128
+
+
+def refuse_checkpoint(checkpoint: Any, what: str) -> None:
+    """Raise a `JournalError` if there is a checkpoint, which `what` cannot have."""
+    if checkpoint is not None:
+        raise JournalError(
+            f"{what} continues an earlier fit, but a checkpoint holds one fit from its start, and "
+            f"checkpoint={checkpoint!r}. Set checkpoint=None, or call fit with warm_start=False."
+        )
 
 
 @contextmanager

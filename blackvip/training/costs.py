@@ -126,7 +126,7 @@ class CostPlan:
 def cost_plan(
     run: Run, n_predict: int = 0, price_per_image: float | None = None, seconds_per_image: float | None = None
 ) -> CostPlan:
-    """What a run that is prepared will send at most; asking sends nothing.
+    """Plan the cost of a prepared run; it sends nothing.
 
     Parameters
     ----------

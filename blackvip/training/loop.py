@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..exceptions import FitInterruptedWarning, PromptNotUsedWarning, warn_caller
+from ..heads.decision import Decision
 from ..optimizers import Optimizer
 from ..scorers.replay import Replay
 from .gains import TrainingProbe
@@ -44,6 +46,24 @@ class TrainingResult:
     termination_reason: str = "budget"
     error: BaseException | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+
+    def warn_or_raise(self, n_queries: int, decision: Decision) -> None:
+        """Warn if the user interrupted the run or the prompt did not help; raise the error that ended it."""
+        if isinstance(self.error, KeyboardInterrupt):
+            warn_caller(
+                f"fit was interrupted after {self.n_iter} steps and {n_queries:,} billed images. The estimator is "
+                f"fitted and uses {'the best prompt so far' if decision.prompt_used else 'no prompt'}.",
+                FitInterruptedWarning,
+            )
+        elif self.error is not None:
+            raise self.error
+        elif not decision.prompt_used:
+            warn_caller(
+                f"The prompt did not help ({decision.comparison}), so it is not used. {n_queries:,} images were "
+                "billed; predictions use the head on unmodified images. More training images, another prompter or a "
+                "larger budget may help.",
+                PromptNotUsedWarning,
+            )
 
 
 def train(run: Run, monitor: Monitor | None = None) -> TrainingResult:

@@ -123,7 +123,7 @@ class Objective:
         return (losses * self.weights[rows]).mean(axis=1)
 
     def _drawn(self, candidates: np.ndarray, images: StepImages) -> Sent:
-        """The images of candidates, one candidate after the other, as they are sent."""
+        """The images of all candidates in the form that the service gets, one candidate after the other."""
         parts, positions = [], []
         w = torch.as_tensor(candidates, dtype=torch.float32, device=self.ledger.device)
         for some, of_some in images.drawn(self.features.prompter, w, self.prompt_scale):
