@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+from blackvip import PCAEncoder
 from blackvip.exceptions import ImageError, ImagesResizedWarning, ImagesSkippedWarning
 from blackvip.inputs.images import ImageFormat, to_uint8
 from blackvip.inputs.sources import holds_flattened_rows
@@ -118,6 +119,9 @@ def test_unequal_sizes_are_resized_and_told(arrays, files):
         assert images.size == (224, 224)
         assert images[:].shape == (len(X), 224, 224, 3)
         assert image_format.open(arrays[:, :4])[[0]].shape == (1, 224, 224, 3)  # later ones are resized alike
+    with pytest.warns(ImagesResizedWarning) as warnings:
+        PCAEncoder(2).fit(files)
+    assert warnings[0].filename == __file__  # it points to the caller, however deep the reading is
 
 
 @pytest.fixture

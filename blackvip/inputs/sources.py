@@ -107,14 +107,14 @@ class _Rows:
 
 
 class OpenedImages(NamedTuple):
-    """What a user passed as X, and whether it is a table of numbers with one row of flattened pixels per image."""
+    """X as the user passed it, with the decision whether it is a table of numbers: a row of pixels per image."""
 
     X: Any
     is_table: bool
 
 
 def open_images(X: Any) -> OpenedImages:
-    """Decide whether X is a table of numbers; images that are opened already are returned as they are."""
+    """Decide whether X is a table of numbers; opened images are returned unchanged."""
     return X if isinstance(X, OpenedImages) else OpenedImages(X, holds_flattened_rows(X))
 
 
