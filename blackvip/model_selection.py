@@ -87,9 +87,9 @@ def search_cost(
     groups : array-like of shape (n_images,), default=None
         Groups for the splitter.
     scoring : str, callable, list, tuple, dict or None, default=None
-        As in `cross_validate`. Ignored for a search, which has its own.
+        As in `cross_validate`. Ignored for a search.
     return_train_score : bool, default=False
-        As in `cross_validate`. Ignored for a search, which has its own.
+        As in `cross_validate`. Ignored for a search.
     train_sizes : array-like of shape (n_sizes,) or None, default=None
         As in `learning_curve`: the result is then what `learning_curve` bills, including its training scores.
 
@@ -229,7 +229,7 @@ def _of_folds(
 
 
 def _of_search(search: Any, y: np.ndarray, groups: Any = None) -> tuple[SearchCost, int]:
-    """What a search bills, and what its best estimator bills per prediction."""
+    """The cost of a search, and of a prediction by its best estimator."""
     splits = _splits(search.cv, search.estimator, y, groups)
     n_passes = _n_passes(search.estimator, search.scoring)
     is_grid = hasattr(search, "param_grid")

@@ -16,7 +16,7 @@ __all__ = ["Service", "ServiceAnswer"]
 
 
 class ServiceAnswer(NamedTuple):
-    """What a service returned for some images, and what is known of it since.
+    """Scores of some images, and the format that was recognised in them.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class Service:
     label_mapping: LabelMapping | None = None
 
     def score(self, images: Images, encode: Encoding | None = None) -> ServiceAnswer:
-        """Score images as they are; bills one image each.
+        """Score images without prompts; bills one image each.
 
         Parameters
         ----------

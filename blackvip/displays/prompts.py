@@ -36,7 +36,7 @@ class PromptDisplay(Display):
     prompts : ndarray of shape (n_images, height, width, 3)
         Change made by the prompts, between -1 and 1, in units of the pixel range.
     prompted : ndarray of shape (n_images, height, width, 3), uint8
-        The images with their prompts, as they are sent.
+        The images with their prompts, in the form that the service gets.
     plain_proba, prompted_proba : ndarray of shape (n_images, n_classes) or None, default=None
         The service's probabilities. None: predictions are not shown.
     classes : sequence or None, default=None
@@ -111,8 +111,8 @@ class PromptDisplay(Display):
         y : array-like of shape (n_images,) or None, default=None
             Labels of the images, if they are known.
         scores : "ask", None, or pair of array-like of shape (n_images, n_classes), default="ask"
-            "ask": send the images to the service. A pair: the service's scores for the images as they are and for
-            ``estimator.coordinator_.transform(X)``. None: show no predictions. Only "ask" bills images.
+            "ask": send the images to the service. A pair: the service's scores for the images without prompts and for
+            ``estimator.prompter_.transform(X)``. None: show no predictions. Only "ask" bills images.
         ax : matplotlib Axes, array-like of them, or None, default=None
             Axes to draw into, see `plot`.
 

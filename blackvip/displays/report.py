@@ -80,7 +80,7 @@ class _Results(NamedTuple):
 def report(clf: Any, path: str | PathLike[str], X: Any, y: Any, *, n_examples: int = 4) -> dict[str, float]:
     """Write a report of a fit and its results on other images to one HTML file; bills two images each.
 
-    Each image is sent once as it is and once with its prompt, or just once if the prompt is not used
+    Each image is sent once without and once with its prompt, or just once if the prompt is not used
     (``prompt_used_`` is False). The report has the accuracies of the classifier, of the prompt alone and of the
     baselines, all displays with alternative texts, the cost and the parameters. The file loads nothing from elsewhere
     and runs no code. It names the score function, but holds none of its parameters. Needs matplotlib and jinja2.
@@ -218,7 +218,7 @@ def _figures(estimator: Any, results: _Results) -> list[dict[str, str]]:
         "value": f"{repaired:,d} repaired",
         "note": f"by the prompt, and {made:,d} made",
     }
-    unused = {"title": "Prompt", "value": "not used", "note": "images are sent as they are"}
+    unused = {"title": "Prompt", "value": "not used", "note": "images are sent without a prompt"}
     return [
         {
             "title": "Accuracy",
@@ -240,7 +240,7 @@ def _warnings(estimator: Any, results: _Results) -> Iterable[str]:
     if not estimator.prompt_used_:
         yield (
             "the prompt does not help. On the training images, the service predicts no better with it than without, "
-            "so images are sent as they are. More training images, another prompter or a larger budget may help."
+            "so images are sent without it. More training images, another prompter or a larger budget may help."
         )
     best = max(estimator.baselines_, key=lambda name: results.hits[name])
     if results.hits[best] > results.hits["classifier"]:

@@ -1,4 +1,4 @@
-"""Persistence: files that are safe to load, whoever made them."""
+"""Persistence: files that are safe to load, even from strangers."""
 
 from .files import FORMAT_VERSION, SaveableEstimator, load, save
 from .saveable import Saveable

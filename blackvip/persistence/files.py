@@ -1,4 +1,4 @@
-"""Saving and loading: files that are safe to load, whoever made them.
+"""Saving and loading: files that are safe to load, even from strangers.
 
 A file is a ``.safetensors`` file, which any tool can list: arrays are tensors, and everything else is a JSON document
 in its metadata, next to a format version and a checksum. Loading a file executes nothing, and imports nothing that the

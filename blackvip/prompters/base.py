@@ -225,7 +225,7 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
         return self.freeze(w, self.batch_statistics(torch.as_tensor(w), batches))
 
     def transform(self, X: Any) -> np.ndarray:
-        """Draw prompts onto images, as they are sent to a service; no service is called.
+        """Draw prompts onto images, in the form that a service gets; no service is called.
 
         Parameters
         ----------

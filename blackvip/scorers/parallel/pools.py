@@ -54,7 +54,7 @@ class JoblibPool:
         return self._n_workers
 
     def results(self, function: Callable[[Any], Any], tasks: Iterator[Any]) -> Generator[Any]:
-        """Yield what a function returns for each task, as soon as it is done.
+        """Yield the result of a function for each task when it is done.
 
         Tasks start in rounds of one per worker. Otherwise joblib would start another task before the caller knows
         that one has failed.
@@ -107,7 +107,7 @@ class DaskPool:
         return n_threads if self._most is None else min(self._most, n_threads)
 
     def results(self, function: Callable[[Any], Any], tasks: Iterator[Any]) -> Generator[Any]:
-        """Yield what a function returns for each task, as soon as it is done; never starts more tasks than workers."""
+        """Yield the result of a function for each task when it is done; never starts more tasks than workers."""
         from distributed import as_completed
 
         def begun(n: int) -> list[Any]:

@@ -1,6 +1,6 @@
 """Scoring spread over threads, processes or machines by joblib's backends.
 
-The images are cut into parts, each of which goes to a worker. The scores of a part come back as soon as it is done, in
+The images are cut into parts, each of which goes to a worker. The scores of a part come back when it is done, in
 any order, and the calling process counts them and writes them to the journal. An error, or the loss of a worker, loses
 only the parts that the workers have.
 """
