@@ -326,6 +326,14 @@ class TestResults:
         assert [{k: v for k, v in row.items() if "seconds" not in k} for row in again.rows] == strip
         assert [json.loads(line) for line in path.read_text().splitlines()][-1]["rows"] == again.rows[-1:]
 
+    def test_a_torn_header_is_made_again(self, service, data, tmp_path):
+        path = tmp_path / "r.jsonl"
+        first = compared(["zero-shot"], service, data, results=path)
+        path.write_bytes(path.read_bytes()[:30])
+        again = compared(["zero-shot"], service, data, results=path)
+        assert again.rows[0]["accuracy"] == first.rows[0]["accuracy"]
+        assert Comparison.load(path).rows == again.rows
+
     def test_other_data_are_refused(self, service, data, tmp_path):
         path = tmp_path / "r.jsonl"
         compared(self.METHODS, service, data, results=path)
@@ -347,10 +355,11 @@ class TestResults:
 
     def test_another_file_stays_as_it_is(self, service, data, tmp_path):
         path = tmp_path / "notes.txt"
-        path.write_text("my notes\n")
-        with pytest.raises(BlackVIPError, match="is no file of a comparison"):
-            compared(self.METHODS, service, data, results=path)
-        assert path.read_text() == "my notes\n"
+        for text in ("my notes\n", "my notes", "[]\n"):
+            path.write_text(text)
+            with pytest.raises(BlackVIPError, match="is not a results file of a comparison"):
+                compared(self.METHODS, service, data, results=path)
+            assert path.read_text() == text
         assert service.n_images == 0
 
     def test_one_comparison_at_a_time(self, service, data, tmp_path):

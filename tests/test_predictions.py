@@ -85,6 +85,13 @@ def test_tables_of_something_else_are_refused_and_nothing_is_sent(fitted, tmp_pa
     with pytest.raises(BlackVIPError, match="not a table of predictions for these classes"):
         clf.predict_to(other, X, verbose=0)
     assert other.read_text() == "name,price\ntea,3\n"
+    other.write_text("buy milk")  # a line without its end is not taken for a torn one
+    with pytest.raises(BlackVIPError, match="not a table of predictions for these classes"):
+        clf.predict_to(other, X, verbose=0)
+    assert other.read_text() == "buy milk"
+    other.write_text("image,la")  # but the header's beginning is
+    clf.predict_to(other, X, verbose=0)
+    assert other.read_bytes() == kept
     with pytest.raises(BlackVIPError, match="row 10, which is of '10', expected None; give the same images"):
         clf.predict_to(path, X[:10], verbose=0)
     another = BlackVIPClassifier(service, "{}", max_queries=900, random_state=1, verbose=0)

@@ -16,6 +16,7 @@ from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from blackvip import SPSAGC, BlackVIPClassifier, BudgetError
+from blackvip.journal import Journal
 from blackvip.model_selection import search_cost
 from blackvip.scorers import SharedBudget
 
@@ -97,10 +98,10 @@ def test_a_lease_sets_aside_and_gives_back(service):
         assert (budget.n_queries, budget.remaining) == (0, 8)
         lease(IMAGES, PROMPTS)
         assert (budget.n_queries, budget.remaining, lease.n_queries) == (5, 8, 5)
-        with pytest.raises(BudgetError, match=r"only 8 are left \(5 are sent and 7 set aside.*search_cost tells"):
+        with pytest.raises(BudgetError, match=r"only 8 are left \(5 are sent and 7 reserved.*search_cost tells"):
             budget.lease(9)
         lease(IMAGES, PROMPTS)
-        with pytest.raises(BudgetError, match="of the 12 that were set aside 2 are left"):
+        with pytest.raises(BudgetError, match="of the 12 that were reserved 2 are left"):
             lease(IMAGES, PROMPTS)
     assert (budget.n_queries, budget.remaining) == (10, 10)
     lease.release()
@@ -150,6 +151,28 @@ def test_files_that_are_none_or_gone(service, tmp_path):
     with pytest.raises(BudgetError, match="does not exist any more; nothing was sent"):
         budget(IMAGES, PROMPTS)
     assert service.n_images == 0
+
+
+def test_a_damaged_file_is_named_and_a_journal_is_no_budget(tmp_path):
+    path = tmp_path / "budget"
+    SharedBudget(len, 12, path)._store.close()
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(BudgetError, match="is damaged"):
+        SharedBudget(len, 12, path)
+    Journal(tmp_path / "journal", {}).close()
+    with pytest.raises(BudgetError, match="is no shared budget of blackvip"):
+        SharedBudget(len, 12, tmp_path / "journal")
+
+
+def test_a_pickled_budget_whose_file_is_gone_says_so_when_it_is_used(tmp_path):
+    budget = SharedBudget(len, 12, tmp_path / "budget")
+    pickled = pickle.dumps(budget)
+    budget._store.close()
+    (tmp_path / "budget").unlink()
+    with pytest.raises(BudgetError, match="does not exist any more; nothing was sent"):
+        pickle.loads(pickled)(IMAGES, PROMPTS)
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

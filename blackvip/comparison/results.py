@@ -92,7 +92,9 @@ class ResultsFile:
         whole = data[: data.rfind(b"\n") + 1]
         entries = [_parsed(line) for line in whole.splitlines()]
         if not _is_comparison(entries) and not header.encode().startswith(data):
-            raise self._error("is no file of a comparison, and stays as it is. Give the path of another one")
+            raise self._error(
+                "is not a results file of a comparison, and was not changed. Give the path of another one"
+            )
         found = differences(entries[0]["data"], _through_json(self._identity)) if entries else []
         if found:
             raise self._error(f"has runs on other data: {'; '.join(found)}. Give the path of another file")
@@ -112,7 +114,7 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
     entries = [entry for entry in map(_parsed, lines) if entry is not None]
     if not _is_comparison(entries):
         raise BlackVIPError(
-            f"The file {os.fspath(path)!r} is no file of a comparison; expected one that `compare` wrote."
+            f"The file {os.fspath(path)!r} is not a results file of a comparison; expected one that `compare` wrote."
         )
     return list({_key(row): row for entry in entries[1:] for row in entry["rows"]}.values())
 

@@ -1,6 +1,6 @@
-"""What something is, in JSON: enough to tell whether answers that are on disk are those that it would get.
+"""Descriptions of objects in JSON, by which answers on disk are matched to the objects that they belong to.
 
-Of what is a secret by its name, nothing is told, and of objects that are no estimators only their class.
+Values named like secrets are left out. Objects that are not estimators are described by their class alone.
 """
 
 from __future__ import annotations
@@ -27,18 +27,23 @@ _SECRET = re.compile(
     r"signature|tokens?"
 )
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_MOST_NAMED = 8  # differences
+# Most differences that an error names.
+_MOST_NAMED = 8
 
 
 def describe(value: Any, open_names: bool = True) -> Any:
-    """A value as JSON that is the same in every process.
+    """Describe a value as JSON that is the same in every process.
 
     Parameters
     ----------
     value : object
         Estimators are described by their class and parameters, functions and other objects by their name alone.
     open_names : bool, default=True
-        Whether entries whose names are those of secrets are told too.
+        Whether to include entries that are named like secrets.
+
+    Returns
+    -------
+    description : object in JSON
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -78,21 +83,22 @@ def _described_estimator(estimator: Any, open_names: bool) -> dict[str, Any]:
 
 
 def name_of(value: Any) -> str:
-    """The module and the name of a function, or of an object's class."""
-    while isinstance(value, partial):  # what is bound to it may be a key
+    """Return the module and name of a function, or of an object's class."""
+    # Bound arguments are left out, since one may be a key.
+    while isinstance(value, partial):
         value = value.func
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{getattr(named, '__module__', None)}.{named.__qualname__}"
 
 
 def is_secret(name: str) -> bool:
-    """Whether a name is that of a secret, such as ``api_key``; the name of a tokenizer is not."""
+    """Whether a name is that of a secret, such as ``api_key`` (but not ``tokenizer``)."""
     words = [word.lower() for word in _WORDS.findall(name)]
     return any(_SECRET.fullmatch(word) for word in (*words, "".join(words)))
 
 
 def _without_credentials(text: str) -> str:
-    """An address without a user, a password, and what is a secret in its query."""
+    """Remove the user, the password and the secrets in the query from an address."""
     if "://" not in text:
         return text
     try:
@@ -104,7 +110,7 @@ def _without_credentials(text: str) -> str:
 
 
 def differences(found: Any, expected: Any) -> list[str]:
-    """What differs between two descriptions, by name: what was `found` on disk, and what is `expected` now."""
+    """Name what differs between two descriptions: the one `found` on disk, and the one `expected` now."""
     named = list(_differences(found, expected, ""))
     more = len(named) - _MOST_NAMED
     return named[:_MOST_NAMED] + ([f"and {more} more"] if more > 0 else [])

@@ -62,9 +62,9 @@ class Journal:
     path : str or path-like
         The file. An existing one is continued.
     identity : dict
-        Whose answers these are, as JSON. A file whose identity differs is refused, unless it has no answers yet.
+        What the answers belong to, as JSON. A file of another identity is refused, unless it has no answers yet.
     facts : dict or None, default=None
-        What else a new file is to remember, as JSON.
+        Other values for a new file to keep, as JSON.
     shared : bool, default=False
         Whether several journals, in this and other processes, may have the file open. Each sees at once what the others
         add. If False, a second one is refused.
@@ -72,7 +72,7 @@ class Journal:
     Attributes
     ----------
     facts : dict
-        As the file remembers them.
+        The facts that the file keeps.
 
     Raises
     ------
@@ -139,14 +139,14 @@ class Journal:
         return self._count("off_path")
 
     def find(self, keys: Sequence[bytes], n_scores: int) -> list[Answer | None]:
-        """The answers of these keys, which have so many scores; None where there is none."""
+        """Return the answers of these keys, of `n_scores` scores each; None where there is none."""
         return [
             None if row is None else self._parsed(row, n_scores)
             for row in self._store.read_each(f"{_SELECT} WHERE key = ?", keys)
         ]
 
     def check_usable(self) -> None:
-        """Raise an error if nothing can be added any more, as when the disk was full, before more is paid for."""
+        """Raise an error if answers can no longer be added, for example on a full disk, before more is paid for."""
         self._store.check_usable()
         if self._failure is not None:
             raise self._failure
@@ -190,7 +190,7 @@ class Journal:
         return int(self._store.read(f"SELECT count(*) FROM answers WHERE {condition}")[0][0])
 
     def _load(self, identity: dict[str, Any], facts: dict[str, Any]) -> None:
-        """Read the header; a file that is new, or has no answers and is another's, gets one."""
+        """Read the header, or write one if the file has no answers that belong to something else."""
         text = json.dumps({"identity": identity, "facts": facts})
         header = json.loads(text)
         with self._store.transaction() as connection:
@@ -225,7 +225,7 @@ class Journal:
         return dict(header)
 
     def _check_answers(self) -> None:
-        """Look for an answer that is not as it was written."""
+        """Raise an error if an answer is not as it was written."""
         for row in self._store.rows(_SELECT):
             self._parsed(row)
 

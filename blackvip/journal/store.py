@@ -33,7 +33,7 @@ _FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
 class Format(NamedTuple):
-    """What a file holds, and how errors speak of it.
+    """Contents of a file, and the words that errors use for it.
 
     Attributes
     ----------
@@ -66,9 +66,9 @@ class Format(NamedTuple):
 class Store:
     """A database in one file, which is opened when it is first used.
 
-    Threads take turns. A connection never crosses a fork: a shared store is closed before it and opened again when it
-    is next used, in the parent and in the child. One that a process has for itself stays with the parent. Pickles hold
-    the path alone.
+    Threads take turns. A connection never crosses a fork. A shared store is closed before the fork, and both parent and
+    child open it again when they next use it. An exclusive store stays open in the parent and is closed in the child.
+    Pickles hold only the path.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class Store:
     format : Format
         What the file holds.
     shared : bool, default=False
-        Whether other stores, also of other processes, may use the file at the same time. If False, they are refused.
+        Whether other stores, in this and other processes, may use the file too. If False, they are refused.
     synced : bool, default=True
         Whether a transaction waits until it is on disk. If False, it survives a kill, but a power failure may undo the
         last ones.
@@ -121,7 +121,7 @@ class Store:
         return Store, (self._place, self.format, self.shared, self.synced, False)
 
     def error(self, what: str) -> BlackVIPError:
-        """An error that names the file."""
+        """Make an error that names the file."""
         return self.format.error(f"The {self.format.noun} {os.fspath(self.path)!r} {what}.")
 
     def open(self) -> None:
@@ -153,7 +153,7 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A block whose changes are all on disk when it ends. If it raises an error, none is."""
+        """Commit the changes of a block when it ends; undo them if it raises an error."""
         with self.mutex, self._errors():
             connection = self._connected()
             connection.execute("BEGIN IMMEDIATE")
@@ -166,30 +166,30 @@ class Store:
                 raise
 
     def read(self, sql: str) -> list[tuple[Any, ...]]:
-        """The rows that a query finds."""
+        """Return the rows of a query."""
         with self.mutex, self._errors():
             return self._connected().execute(sql).fetchall()
 
     def read_each(self, sql: str, values: Iterable[Any]) -> list[tuple[Any, ...] | None]:
-        """The first row that a query finds for each value of its parameter; None where there is none."""
+        """Return the first row of a query for each value of its parameter; None where there is none."""
         with self.mutex, self._errors():
             connection = self._connected()
             return [connection.execute(sql, (value,)).fetchone() for value in values]
 
     def rows(self, sql: str) -> Iterator[tuple[Any, ...]]:
-        """The rows of a query, one after the other, so that memory holds a few of them only."""
+        """Yield the rows of a query one at a time, to bound memory."""
         with self.mutex, self._errors():
             yield from self._connected().execute(sql)
 
     def claim(self) -> None:
-        """Write down which process has the file for itself, where those that are refused can read it."""
+        """Record that this process has the file, where processes that are refused can read it."""
         with self.transaction() as connection:
             connection.execute("DELETE FROM holder")
             connection.execute("INSERT INTO holder VALUES (?)", (os.getpid(),))
         self.read("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def damaged(self, what: str) -> BlackVIPError:
-        """The error for a file that is not as it was written."""
+        """Make the error for a file that is not as it was written."""
         return self.error(f"is damaged: {what}. Restore the file, or {self.format.remedy}")
 
     def _connected(self) -> sqlite3.Connection:
@@ -215,10 +215,10 @@ class Store:
         return self._connection
 
     def _make_file(self) -> None:
-        """Make an empty file, if need be.
+        """Create an empty file if there is none.
 
-        The file that is there must not be opened by other means than SQLite: closing it would drop the locks that this
-        process holds on it (POSIX).
+        An existing file is opened only by SQLite. POSIX drops all locks of a process on a file as soon as the process
+        closes any descriptor of it.
         """
         try:
             if self._create:
@@ -229,11 +229,12 @@ class Store:
             raise self.error(f"cannot be opened: {error.strerror or error}") from error
         if not self._place.exists():
             raise self._gone()
-        if not self._place.is_file():  # a pipe would wait for someone who writes
+        # Opening a pipe would wait for a writer.
+        if not self._place.is_file():
             raise self.error("is not a file; expected the path of one, new or old")
 
     def _check_kind(self) -> None:
-        """Refuse a file of something else before SQLite may change it, as by rolling back somebody's transaction."""
+        """Refuse a foreign file before SQLite can change it, for example by rolling back its last transaction."""
         if not self._place.stat().st_size:
             return
         if self._peek("PRAGMA application_id") != self.format.application_id:
@@ -260,17 +261,17 @@ class Store:
         if {sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")} != tables:
             raise self.error(f"has tables that blackvip did not make. Restore the file, or {self.format.remedy}")
         connection.execute("COMMIT")
-        # A file system without shared memory keeps the mode that it has. That is as safe, but slower.
+        # Where WAL is not possible, SQLite keeps the rollback journal, which is as safe but slower.
         connection.execute("PRAGMA journal_mode=WAL")
 
     def _peek(self, query: str) -> Any:
-        """What the file says without locks and without what is not yet checkpointed; nothing is changed."""
+        """Query the file without locks, and without transactions that are still in the WAL. Nothing is changed."""
         with contextlib.closing(sqlite3.connect(f"{self._place.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
             return (connection.execute(query).fetchone() or [None])[0]
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """A block whose errors of SQLite are the format's, each with what to do about it."""
+        """Turn errors of SQLite into the format's errors, which say what to do."""
         try:
             yield
         except sqlite3.Error as error:
@@ -286,8 +287,9 @@ class Store:
             else:
                 found = self.error(f"cannot be used: {error}. It and its folder must be writable")
             raise found from error
-        except UnicodeDecodeError as error:  # as of an error of SQLite that repeats a damaged schema
-            raise self.damaged("it has text that is none") from error
+        except UnicodeDecodeError as error:
+            # SQLite's message may repeat a damaged schema.
+            raise self.damaged("its schema is not text") from error
 
     def _foreign(self) -> BlackVIPError:
         return self.error(f"is no {self.format.noun} of blackvip, and stays as it is. Give the path of another file")
@@ -320,10 +322,11 @@ class Store:
         self._connection = None
 
     def _abandon(self) -> None:
-        """Forget a connection of the parent without closing it: that would change the parent's file."""
+        """Forget the parent's connection without closing it, since closing would change the parent's file."""
         if self._connection is not None:
             self._disconnect.detach()
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))  # so that nothing ever finalizes it
+            # The extra reference keeps Python from finalizing the connection when the child exits.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
             self._connection, self._closed = None, True
 
 
@@ -335,9 +338,11 @@ _held: list[Store] = []
 def _before_fork() -> None:
     _forking.acquire()
     for store in list(_stores):
-        store.mutex.acquire()  # no thread is within a transaction then
+        # No thread is in a transaction while the process forks.
+        store.mutex.acquire()
         _held.append(store)
-        if store.shared:  # SQLite's records of locks would be wrong in the child
+        # SQLite's own list of locks would be wrong in the child.
+        if store.shared:
             store._detach()
 
 

@@ -38,36 +38,35 @@ _FORMAT = Format(
 class SharedBudget(ScorerWrapper):
     """A score function with one budget of billed images for all that use it.
 
-    It is a score function itself and takes the place of the one it wraps. Each fit sets its `max_queries` images
-    aside before it sends the first, and gives back at its end what it did not need: a search never starts a fit
-    that it cannot pay for. A prediction sets aside one image per image.
+    It is a score function itself and replaces the one it wraps. Each fit reserves its `max_queries` images before it
+    sends the first one, and releases what it did not need when it ends. So a search never starts a fit that it cannot
+    pay for. A prediction reserves one image per image.
 
     Parameters
     ----------
     score_fn : callable
-        ``score_fn(images, class_prompts) -> scores``, see `BlackVIPClassifier`. What it declares as attributes
-        is passed on.
+        ``score_fn(images, class_prompts) -> scores``, see `BlackVIPClassifier`. Its declared attributes are passed on.
     max_queries : int
-        Images that may be sent, all told.
+        The most images that may be sent in all, at least 1.
     path : str or path-like or None, default=None
-        The file that keeps count. One that exists is gone on with, so that a budget outlasts a restart. None: a
+        The file that keeps count. An existing file is continued, so that a budget outlasts a restart. None: a
         temporary file, which is removed when the process that made it ends.
 
     Attributes
     ----------
     n_queries : int
-        Images that were sent so far, by all processes.
+        Images sent so far, by all processes.
     remaining : int
-        Images that are neither sent nor set aside.
+        Images that are neither sent nor reserved.
 
     Notes
     -----
-    Copies share the budget and the count: ``copy.deepcopy`` and scikit-learn's ``clone`` copy neither the score
-    function nor the count, and pickled copies, as in joblib's processes, use the same file. All of them have to
-    be on one machine: file systems of a network may not lock.
+    Copies share the budget and the count. ``copy.deepcopy`` and scikit-learn's ``clone`` copy neither the score
+    function nor the count. Pickled copies, for example in joblib's processes, use the same file. The file is an SQLite
+    database and must be on a local disk: locks of network file systems are unreliable.
 
-    What a process had set aside when it was killed stays set aside, since nobody knows what it sent last. To use
-    it all the same, raise `max_queries` by as much.
+    Images that a killed process had reserved stay reserved, since nobody knows what it sent last. To use them all the
+    same, raise `max_queries` by as many.
 
     Examples
     --------
@@ -109,12 +108,12 @@ class SharedBudget(ScorerWrapper):
 
     @property
     def remaining(self) -> int:
-        """Images that are neither sent nor set aside."""
+        """Images that are neither sent nor reserved."""
         with self._counts() as counts:
             return self._left(counts)
 
     def lease(self, n_images: int) -> Lease:
-        """Set images aside, for a fit or a prediction.
+        """Reserve images for a fit or a prediction.
 
         Parameters
         ----------
@@ -124,20 +123,20 @@ class SharedBudget(ScorerWrapper):
         Returns
         -------
         lease : Lease
-            A score function that gives back at the end of a ``with`` block what it did not send.
+            A score function that releases what it did not send at the end of a ``with`` block.
 
         Raises
         ------
         BudgetError
-            If fewer are left; nothing is set aside then.
+            If fewer are left. Nothing is reserved then.
         """
         with self._counts() as counts:
             left = self._left(counts)
             if n_images > left:
-                aside = f" and {counts.reserved} set aside by fits that run or were killed" * bool(counts.reserved)
+                reserved = f" and {counts.reserved} reserved by fits that run or were killed" * bool(counts.reserved)
                 raise BudgetError(
                     f"A fit or a prediction may need {n_images} images, but of the shared budget of "
-                    f"{self.max_queries} only {left} are left ({counts.sent} are sent{aside}); nothing was sent for "
+                    f"{self.max_queries} only {left} are left ({counts.sent} are sent{reserved}); nothing was sent for "
                     "it. Raise the max_queries of SharedBudget, lower that of the classifier, or try less: "
                     "search_cost tells what a search may need."
                 )
@@ -149,7 +148,7 @@ class SharedBudget(ScorerWrapper):
             return lease(images, class_prompts)
 
     def answers(self, images: Any, class_prompts: list[str]) -> Iterator[Scored]:
-        """Answers as they come, see `blackvip.scorers.contract`; all images are set aside before the first is sent.
+        """Yield answers as they arrive, see `blackvip.scorers.contract`. All images are reserved first.
 
         Parameters
         ----------
@@ -198,12 +197,12 @@ class SharedBudget(ScorerWrapper):
 
 
 class Lease:
-    """Images that are set aside, as a score function that sends no more than those.
+    """Score function that sends no more images than were reserved for it.
 
     Attributes
     ----------
     n_images : int
-        Images that are set aside for it, sent or not.
+        Images reserved for it, sent or not.
     n_queries : int
         Images that it has sent.
     """
@@ -218,7 +217,7 @@ class Lease:
         return self._budget.score_fn(images, class_prompts)
 
     def answers(self, images: Any, class_prompts: list[str]) -> Iterator[Scored]:
-        """Answers as they come, see `blackvip.scorers.contract`; what turns out not to be sent is set aside again."""
+        """Yield answers as they arrive; images that turn out not to be sent are reserved again."""
         self._count(len(images))
         pieces = Metered(scores_of(self._budget.score_fn, images, class_prompts))
         try:
@@ -228,11 +227,11 @@ class Lease:
             self._count(-pieces.n_not_sent)
 
     def _count(self, n_images: int) -> None:
-        """Count images that were set aside as sent, before they are: whether or not an answer comes."""
+        """Count reserved images as sent, before they are sent, whether or not an answer arrives."""
         with self._budget._counts() as counts:
             if n_images > self.n_images - self.n_queries:
                 raise BudgetError(
-                    f"{n_images} images were to be sent, but of the {self.n_images} that were set aside "
+                    f"{n_images} images were to be sent, but of the {self.n_images} that were reserved "
                     f"{self.n_images - self.n_queries} are left. Ask for a lease of all that is needed."
                 )
             counts.reserved -= n_images
