@@ -206,7 +206,7 @@ def test_a_flipped_byte_never_gives_a_wrong_answer_and_is_named_where_it_matters
             assert path.read_bytes()[100:] == flipped[100:]
     assert len(errors) > 0.8 * len(used) / 3
     for error in errors:
-        assert re.search("is damaged|that blackvip did not|is no journal|has the format version|readonly", error)
+        assert re.search("is damaged|that blackvip did not|is not a journal|has the format version|readonly", error)
 
 
 @pytest.mark.parametrize("change", [0x01, 0xFF])
@@ -225,7 +225,7 @@ def test_a_flipped_byte_in_what_a_kill_left_costs_answers_and_changes_none(path,
 def test_a_file_that_was_cut_is_an_error_and_stays_as_it_is(path, closed):
     for cut in range(1, len(closed), 97):
         path.write_bytes(closed[:cut])
-        with pytest.raises(JournalError, match=r"is damaged|is no journal|that blackvip did not"):
+        with pytest.raises(JournalError, match=r"is damaged|is not a journal|that blackvip did not"):
             Journal(path, IDENTITY)
         assert path.read_bytes() == closed[:cut]
     path.write_bytes(b"")
@@ -458,7 +458,7 @@ def test_what_is_no_journal_stays_as_it_is(path, tmp_path):
         connection.commit()
     for data in (b"buy milk", b"S", b"SQLite format 3\0", os.urandom(1000), (tmp_path / "other.db").read_bytes()):
         path.write_bytes(data)
-        with pytest.raises(JournalError, match="is no journal of blackvip, and stays as it is"):
+        with pytest.raises(JournalError, match="is not a journal of blackvip, and was not changed"):
             Journal(path, IDENTITY)
         assert path.read_bytes() == data
         assert sorted(os.listdir(tmp_path)) == ["other.db", "run.journal"]
@@ -486,7 +486,7 @@ os.kill(os.getpid(), 9)
 """
     subprocess.run([sys.executable, "-c", code, str(path)])
     before = path.read_bytes(), wal_of(path).read_bytes()
-    with pytest.raises(JournalError, match="is no journal of blackvip, and stays as it is"):
+    with pytest.raises(JournalError, match="is not a journal of blackvip, and was not changed"):
         Journal(path, IDENTITY)
     assert (path.read_bytes(), wal_of(path).read_bytes()) == before
 

@@ -359,7 +359,7 @@ def test_what_goes_on_from_an_earlier_fit_is_refused(data, journal):
 def test_unusable_checkpoints(data, tmp_path):
     (tmp_path / "notes.txt").write_text("buy milk")
     for checkpoint, message in (
-        (tmp_path / "notes.txt", "is no journal of blackvip"),
+        (tmp_path / "notes.txt", "is not a journal of blackvip"),
         (tmp_path / "none" / "run.journal", "cannot be opened: No such file"),
         (f"{tmp_path}/notes.txt/", "cannot be created"),
     ):

@@ -143,7 +143,7 @@ def test_a_path_outlasts_restarts(service, tmp_path, monkeypatch):
 
 def test_files_that_are_none_or_gone(service, tmp_path):
     (tmp_path / "notes.txt").write_text("buy milk")
-    with pytest.raises(BudgetError, match="is no shared budget of blackvip, and stays as it is"):
+    with pytest.raises(BudgetError, match="is not a shared budget of blackvip, and was not changed"):
         SharedBudget(service, 12, tmp_path / "notes.txt")
     assert (tmp_path / "notes.txt").read_text() == "buy milk"
     budget = SharedBudget(service, 12, tmp_path / "budget")
@@ -161,7 +161,7 @@ def test_a_damaged_file_is_named_and_a_journal_is_no_budget(tmp_path):
     with pytest.raises(BudgetError, match="is damaged"):
         SharedBudget(len, 12, path)
     Journal(tmp_path / "journal", {}).close()
-    with pytest.raises(BudgetError, match="is no shared budget of blackvip"):
+    with pytest.raises(BudgetError, match="is not a shared budget of blackvip"):
         SharedBudget(len, 12, tmp_path / "journal")
 
 

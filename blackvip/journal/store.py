@@ -292,7 +292,9 @@ class Store:
             raise self.damaged("its schema is not text") from error
 
     def _foreign(self) -> BlackVIPError:
-        return self.error(f"is no {self.format.noun} of blackvip, and stays as it is. Give the path of another file")
+        return self.error(
+            f"is not a {self.format.noun} of blackvip, and was not changed. Give the path of another file"
+        )
 
     def _gone(self) -> BlackVIPError:
         return self.error(f"does not exist any more; {self.format.when_gone}")
