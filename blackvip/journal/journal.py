@@ -77,7 +77,7 @@ class Journal:
     Raises
     ------
     JournalError
-        If the file belongs to something else, is open elsewhere, is damaged, is no journal, or cannot be written.
+        If the file belongs to something else, is open elsewhere, is damaged, is not a journal, or cannot be written.
 
     Notes
     -----
