@@ -80,7 +80,7 @@ def test_a_local_probe_alone_sends_no_test_image(service, data):
 
 def test_figures_are_those_of_the_fit_by_itself(service, data):
     X, y, X_test, y_test = data
-    row = compared({"mine": {"n_directions": 2}}, service, data, seeds=[3]).rows[0]
+    row = compared({"mine": {"optimizer": SPSAGC(n_directions=2)}}, service, data, seeds=[3]).rows[0]
     counter = ToyService(glare=1.0)
     clf = BlackVIPClassifier(
         counter, "{}", optimizer=SPSAGC(n_directions=2), max_queries=500, random_state=3, verbose=0
@@ -156,7 +156,7 @@ def test_runs_at_once_give_the_same(service, data, tmp_path):
     def figures(comparison):
         return [{key: value for key, value in row.items() if "seconds" not in key} for row in comparison.rows]
 
-    methods = {"blm": "blm", "basis": "basis", "local": FAST_ARES, "other": {"n_directions": 2}}
+    methods = {"blm": "blm", "basis": "basis", "local": FAST_ARES, "other": {"optimizer": SPSAGC(n_directions=2)}}
     one = compared(methods, service, data, seeds=[0, 1])
     n_sent = service.n_images
     two = compared(methods, service, data, seeds=[0, 1], n_jobs=2, results=tmp_path / "r.jsonl")
@@ -349,9 +349,11 @@ class TestResults:
 
     def test_other_parameters_are_refused(self, service, data, tmp_path):
         path = tmp_path / "r.jsonl"
-        compared({"mine": {"n_directions": 2}}, service, data, results=path)
-        with pytest.raises(BlackVIPError, match="'mine' with other parameters: n_directions was 2 and is 3 now"):
-            compared({"mine": {"n_directions": 3}}, service, data, results=path)
+        compared({"mine": {"optimizer": SPSAGC(n_directions=2)}}, service, data, results=path)
+        with pytest.raises(
+            BlackVIPError, match="'mine' with other parameters: optimizer.n_directions was 2 and is 3 now"
+        ):
+            compared({"mine": {"optimizer": SPSAGC(n_directions=3)}}, service, data, results=path)
 
     def test_another_file_stays_as_it_is(self, service, data, tmp_path):
         path = tmp_path / "notes.txt"

@@ -19,6 +19,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 
 import blackvip
 from blackvip import (
+    SPSAGC,
     BlackVIPClassifier,
     BudgetError,
     Coordinator,
@@ -99,9 +100,16 @@ def test_a_journal_changes_nothing_and_answers_a_second_fit_alone(data, journal)
         {},
         {"head": "auto", "max_queries": 800},
         {"optimizer": "cma-es"},
-        {"prompter": "coordinator", "max_queries": 700, "a": 0.06, "c": 0.1, "n_directions": 1, "batch_size": 4},
+        {
+            "prompter": "coordinator",
+            "optimizer": SPSAGC(n_directions=1),
+            "max_queries": 700,
+            "a": 0.06,
+            "c": 0.1,
+            "batch_size": 4,
+        },
         {"guard": True, "validation_fraction": 0.4, "patience": 1, "a": 0.3},
-        {"images_per_call": 20, "share_batch": True},
+        {"images_per_call": 20, "optimizer": SPSAGC(share_batch=True)},
         {"on_error": "skip", "class_weight": {0: 1, 1: 2, 2: 0.5}},
     ],
 )
