@@ -8,8 +8,9 @@ LOWEST_READY := $(LOWEST)/.ready
 # A server that tests of services over HTTP start. It wants other releases than ours, and not every Python has it.
 MLSERVER := $(VENV)/mlserver
 MLSERVER_READY := $(MLSERVER)/.ready
-# A process for each core, each with one thread; a file's tests, which share servers and readers, stay together.
-PYTEST = OMP_NUM_THREADS=1 $(1) -m pytest -n logical --dist loadfile $(ARGS)
+# A process for each core, each with one thread. A file's tests, which share servers and readers, stay together, and
+# files are begun in the order of tests/conftest.py.
+PYTEST = OMP_NUM_THREADS=1 $(1) -m pytest -n logical --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: demo test test-fast test-lowest lint docs dist benchmarks clean
 
@@ -32,11 +33,13 @@ lint: $(READY)
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
 
-# Every warning is an error, and is shown before make stops. Examples that have not changed are not run again.
+# Every warning is an error, and is shown before make stops. Examples that have not changed are not run again. GALLERY
+# is a regular expression of the examples to run; the others are shown without their output.
 docs: $(READY)
-	OMP_NUM_THREADS=1 $(RUN) -m sphinx --builder html --fail-on-warning --keep-going docs docs/_build/html $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m sphinx --builder html --fail-on-warning --keep-going \
+		$(if $(GALLERY),-D sphinx_gallery_conf.filename_pattern='$(GALLERY)') docs docs/_build/html $(ARGS)
 
-# Into dist/, once the wheel has passed the sdist's tests.
+# Into dist/, once the wheel has passed some of the sdist's tests.
 dist: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) tools/check_dist.py --keep dist $(ARGS)
 

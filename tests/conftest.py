@@ -9,6 +9,31 @@ import numpy as np
 import pytest
 import torch
 
+#: Files whose slow tests share nothing, so that each can go to another process. Tests of all others stay together,
+#: since they share servers, readers and fitted classifiers.
+INDEPENDENT = ("test_examples.py", "test_form_digits.py", "test_code_blocks.py", "test_resuming.py", "test_paper.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests go first: the last to begin should be short, so that no process waits for another."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Files are spread over the processes, and of the independent ones the tests."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::", 1)[0]
+            return nodeid if file.endswith(INDEPENDENT) else file
+
+    return Scheduling(config, log)
+
 
 class ToyService:
     """A service that recognises bright stripes, and with `glare` takes all bright images for the first class.

@@ -57,7 +57,7 @@ class FailsToUnpack(ToyService):
 
 @contextlib.contextmanager
 def two_workers():
-    """Both workers are there, and whatever is done within is spread over them."""
+    """A client of a cluster, both of whose workers are there."""
     distributed = pytest.importorskip("distributed")
     cluster = distributed.LocalCluster(
         n_workers=2,
@@ -67,15 +67,28 @@ def two_workers():
         dashboard_address="127.0.0.1:0",
         silence_logs=50,
     )
-    with cluster, distributed.Client(cluster) as client, joblib.parallel_config(backend="dask"):
+    with cluster, distributed.Client(cluster) as client:
         client.wait_for_workers(2, timeout=120)
         yield client
 
 
-@pytest.fixture
-def cluster():
-    """Each test has its own: dask does not start a worker anew that is killed while it starts."""
+@pytest.fixture(scope="module")
+def shared_cluster():
+    """A cluster for the tests that kill no worker. It is not the backend of joblib outside of them."""
     with two_workers() as client:
+        yield client
+
+
+@pytest.fixture
+def cluster(shared_cluster):
+    with joblib.parallel_config(backend="dask"):
+        yield shared_cluster
+
+
+@pytest.fixture
+def own_cluster():
+    """A cluster for one test that kills workers: dask does not start one anew that is killed while it starts."""
+    with two_workers() as client, joblib.parallel_config(backend="dask"):
         yield client
 
 
@@ -136,9 +149,14 @@ def test_a_search_is_the_same(cluster, service):
     assert len(loads) == len(set(loads)) == 2  # eight fits and the last one
 
 
-def test_a_worker_is_killed(cluster, service, expected, tmp_path):
+def test_a_service_that_cannot_be_unpacked_is_an_error(cluster):
+    with pytest.raises(Exception, match="No module"):
+        classifier(FailsToUnpack()).fit(*STRIPES)
+
+
+def test_a_worker_is_killed(own_cluster, service, expected, tmp_path):
     """The end of a worker costs what was with it, and nothing else."""
-    workers = list(cluster.run(os.getpid).values())
+    workers = list(own_cluster.run(os.getpid).values())
     killed_at = []
 
     def kill():
@@ -160,23 +178,22 @@ def test_a_worker_is_killed(cluster, service, expected, tmp_path):
     assert len(lines_of(service.bill)) == paid
 
 
-def test_what_was_answered_is_not_paid_again(cluster, service):
+def test_what_was_answered_is_not_paid_again(own_cluster, service):
     """dask would compute again what a worker that ended had computed."""
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
     ledger = Ledger(spread(service, None, N_PER_CALL), ["a", "b", "c"])
     scores = ledger.log_scores(images)
-    for process in cluster.run(os.getpid).values():
+    for process in own_cluster.run(os.getpid).values():
         os.kill(process, signal.SIGKILL)
     np.testing.assert_array_equal(ledger.log_scores(images), scores)
     assert len(lines_of(service.bill)) == ledger.n_queries == 80
 
 
-@pytest.mark.parametrize(("score_fn", "error"), [(DiesInWorkers(), "workers died"), (FailsToUnpack(), "No module")])
-def test_a_cluster_that_gives_up_is_an_error(score_fn, error):
-    dask = pytest.importorskip("dask")
-    at_once = dask.config.set({"distributed.scheduler.allowed-failures": 0})
-    with at_once, two_workers(), pytest.raises(Exception, match=error):
-        classifier(score_fn).fit(*STRIPES)
+def test_workers_that_die_are_an_error(own_cluster):
+    at_once = lambda dask_scheduler: setattr(dask_scheduler, "allowed_failures", 0)
+    own_cluster.run_on_scheduler(at_once)
+    with pytest.raises(Exception, match="workers died"):
+        classifier(DiesInWorkers()).fit(*STRIPES)
 
 
 def test_ray(tmp_path, expected, monkeypatch):

@@ -257,19 +257,15 @@ def survive(service, n, stall, timeout):
     return counts
 
 
-def test_under_faults_the_scores_are_the_same_bit_for_bit(service):
-    survive(service, 600, stall=2.5, timeout=1.5)
-
-
 @pytest.mark.slow
-def test_ten_thousand_images_under_faults(service):
-    """With stalls of five seconds; each image is one request."""
-    survive(service, 10_000, stall=5, timeout=2)
+def test_under_faults_the_scores_are_the_same_bit_for_bit(service):
+    """Each image is one request."""
+    survive(service, 2_000, stall=5, timeout=1.5)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::blackvip.PromptNotUsedWarning")
-def test_a_fit_of_ten_thousand_images_under_faults_is_the_same_bit_for_bit(service):
+def test_a_fit_under_faults_is_the_same_bit_for_bit(service):
     X = make_images(60, side=12) // 3
     y = np.arange(60) % 3
     for image, label in zip(X, y):
@@ -280,11 +276,11 @@ def test_a_fit_of_ten_thousand_images_under_faults_is_the_same_bit_for_bit(servi
         service.control(rates=wanted, seed=2)
         scorer = scorer_of(service, n_concurrent=32, timeout=1)
         clf = BlackVIPClassifier(
-            scorer, "{}", prompter="basis", max_queries=10_000, random_state=0, score_type="logits"
+            scorer, "{}", prompter="basis", max_queries=2_500, random_state=0, score_type="logits"
         )
         fitted.append(clf.fit(X, y))
         counts.append(service.counts())
-        assert counts[-1]["images"] == clf.n_queries_ > 9_500
+        assert counts[-1]["images"] == clf.n_queries_ > 2_300
     undisturbed, survivor = fitted
     assert all(counts[1][name] > 0 for name in rates)
     assert counts[1]["requests"] - sum(counts[1][name] for name in rates) == survivor.n_queries_
