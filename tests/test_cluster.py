@@ -14,7 +14,7 @@ from conftest import ToyService, make_stripes
 from killing import N_AT_ONCE, BilledService
 from sklearn.model_selection import GridSearchCV
 
-from blackvip import BlackVIPClassifier
+from blackvip import SPSAGC, BlackVIPClassifier
 from blackvip.scorers import Ledger, SharedBudget
 from blackvip.scorers.parallel.scorer import spread
 
@@ -137,7 +137,7 @@ def test_a_fit_and_a_prediction_are_the_same(cluster, service, expected):
 
 
 def test_a_search_is_the_same(cluster, service):
-    grid = {"c": [0.05, 0.1], "momentum": [0.0, 0.9]}
+    grid = {"c": [0.05, 0.1], "optimizer": [SPSAGC(momentum=0.0), SPSAGC(momentum=0.9)]}
     X, y = STRIPES
     found = GridSearchCV(classifier(service, max_queries=200), grid, cv=2).fit(X, y)
     loads = lines_of(service.loads)

@@ -42,7 +42,7 @@ EXPECTED_FAILURES = {
     },
 }
 
-CLASSIFIER = BlackVIPClassifier(RowReader(), "{}", max_queries=2_000, optimizer=SPSAGC(n_directions=2), random_state=0)
+CLASSIFIER = BlackVIPClassifier(RowReader(), "{}", max_queries=1_000, optimizer=SPSAGC(n_directions=2), random_state=0)
 ESTIMATORS = [
     CLASSIFIER,
     BlackVIPPrompter(CLASSIFIER),

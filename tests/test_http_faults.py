@@ -275,12 +275,10 @@ def test_a_fit_under_faults_is_the_same_bit_for_bit(service):
     for wanted in ({}, rates):
         service.control(rates=wanted, seed=2)
         scorer = scorer_of(service, n_concurrent=32, timeout=1)
-        clf = BlackVIPClassifier(
-            scorer, "{}", prompter="basis", max_queries=2_500, random_state=0, score_type="logits"
-        )
+        clf = BlackVIPClassifier(scorer, "{}", prompter="basis", max_queries=1_500, random_state=0, score_type="logits")
         fitted.append(clf.fit(X, y))
         counts.append(service.counts())
-        assert counts[-1]["images"] == clf.n_queries_ > 2_300
+        assert counts[-1]["images"] == clf.n_queries_ > 1_300
     undisturbed, survivor = fitted
     assert all(counts[1][name] > 0 for name in rates)
     assert counts[1]["requests"] - sum(counts[1][name] for name in rates) == survivor.n_queries_

@@ -396,7 +396,7 @@ def test_two_classes_of_this_package_may_not_share_a_name():
 
 
 def test_in_another_process(tmp_path):
-    """Each way to read a file is the only one in its process; the processes are forks of one that has imported torch."""
+    """Each way to read a file has its process: a fork of one that has imported torch and read nothing."""
     clf = fitted(prompter="coordinator")
     np.savez(tmp_path / "expected.npz", X=X, proba=clf.predict_proba(X))
     (tmp_path / "pickled").write_bytes(pickle.dumps(clf))
