@@ -95,8 +95,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
     images_per_call : int or None, default=None
         The most images in one call of `score_fn`. None: what it declares, else 64.
     n_jobs : int or None, default=None
-        Number of workers that call `score_fn`, each with a copy of its own, as in scikit-learn; within a
-        ``joblib.parallel_config`` they may be on other machines. See `ParallelScorer`.
+        Workers that call `score_fn`, each with its own copy, as in scikit-learn. See `ParallelScorer`.
     checkpoint : str, path-like or None, default=None
         File in which every answer of the service is stored before it is used. After a crash or Ctrl-C, call `fit` again
         with the same checkpoint, parameters and images: it resumes bit for bit, and pays for no answer twice.
@@ -114,7 +113,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
         Checks of the held-out images without an improvement after which training stops. A fit makes at most ten
         checks, which bill at most about 5 % of the budget. None: training spends the budget.
     class_weight : dict, "balanced" or None, default=None
-        Weights of the classes, as in scikit-learn; they multiply `sample_weight`.
+        Weights of the classes, as in scikit-learn.
     warm_start : bool, default=False
         Whether another `fit` continues from the last one, with its prompter and optimizer and a new budget. The
         classes must be the same.
@@ -310,6 +309,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         Returns
         -------
         self : BlackVIPClassifier
+            The fitted estimator.
 
         Raises
         ------
@@ -352,6 +352,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         Returns
         -------
         self : BlackVIPClassifier
+            The estimator, trained further.
         """
         refuse_checkpoint(self.checkpoint, "partial_fit")
         continues = hasattr(self, "optimizer_")

@@ -109,7 +109,18 @@ class Encoder(ImageTransformer, ABC):
         return 0
 
     def initial_parameters(self, rng: np.random.Generator) -> np.ndarray:
-        """Parameters (n_parameters,) that training starts from."""
+        """Draw the parameters that training starts from.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Source of random numbers.
+
+        Returns
+        -------
+        parameters : ndarray of shape (n_parameters,)
+            Empty for a frozen encoder.
+        """
         return np.empty(0)
 
     def latents(
@@ -143,6 +154,11 @@ class Encoder(ImageTransformer, ABC):
             The parameters that will be frozen.
         batches : callable
             Returns an iterator over the features of all training images.
+
+        Returns
+        -------
+        statistics : tensor of shape (n_statistics,)
+            Empty for a frozen encoder.
         """
         return parameters.new_empty(0)
 

@@ -187,23 +187,75 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
         return len(present) >= cls.min_classes and present.min() >= cls.min_images
 
     def with_layout(self, n_scores: int, block_sizes: tuple[int, ...]) -> Head:
-        """Make an unfitted copy for this many log scores, and for blocks of features of these sizes."""
+        """Make an unfitted copy for inputs of a given layout.
+
+        Parameters
+        ----------
+        n_scores : int
+            Number of log scores per image.
+        block_sizes : tuple of int
+            Number of features in each block of the local encoder.
+
+        Returns
+        -------
+        head : Head
+            The copy.
+        """
         return clone(self)
 
     def inputs(self, log_scores: np.ndarray, features: np.ndarray | None) -> np.ndarray:
-        """Make X from log scores (n_images, n_scores) and features (n_images, n_features)."""
+        """Make X from log scores and features, as far as the head needs them.
+
+        Parameters
+        ----------
+        log_scores : ndarray of shape (n_images, n_scores)
+            Log scores of the service.
+        features : ndarray of shape (n_images, n_features) or None
+            Features of the local encoder. None only for a head that needs none.
+
+        Returns
+        -------
+        X : ndarray of shape (n_images, n_features_in_)
+            The inputs of `fit` and `predict_log_proba`.
+        """
         if not self.needs_features:
             return log_scores
         assert features is not None
         return np.hstack([log_scores, features]) if self.needs_scores else features
 
     def fit_scored(self, data: LabelledScores) -> np.ndarray:
-        """Fit to scored images, and compute cross-validated log probabilities (n_images, n_classes) of all classes."""
+        """Fit to scored images, and cross-validate on them.
+
+        Parameters
+        ----------
+        data : LabelledScores
+            The training images with their scores.
+
+        Returns
+        -------
+        held_out : ndarray of shape (n_images, n_classes)
+            Log probabilities of all classes, each row from a head that was not fitted to that image.
+        """
         held_out = self.fit_held_out(self.inputs(data.log_scores, data.features), data.y, data.weights)
         return self._of_all_classes(held_out, data.n_classes)
 
     def predict_log_proba_of(self, log_scores: np.ndarray, features: np.ndarray | None, n_classes: int) -> np.ndarray:
-        """Log probabilities (n_images, n_classes) of all classes, of which the head may not have seen some."""
+        """Predict log probabilities of all classes, also of those that the head has not seen.
+
+        Parameters
+        ----------
+        log_scores : ndarray of shape (n_images, n_scores)
+            Log scores of the service.
+        features : ndarray of shape (n_images, n_features) or None
+            Features of the local encoder.
+        n_classes : int
+            Number of classes.
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n_images, n_classes)
+            A class that the head has not seen gets the lowest probability.
+        """
         return self._of_all_classes(self.predict_log_proba(self.inputs(log_scores, features)), n_classes)
 
     def _of_all_classes(self, log_proba: np.ndarray, n_classes: int) -> np.ndarray:

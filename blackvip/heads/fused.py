@@ -213,7 +213,20 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         return self.n_scores != 0
 
     def with_layout(self, n_scores: int, block_sizes: tuple[int, ...]) -> Head:
-        """Make an unfitted copy for this many log scores, and for blocks of features of these sizes."""
+        """Make an unfitted copy for inputs of a given layout.
+
+        Parameters
+        ----------
+        n_scores : int
+            Number of log scores per image.
+        block_sizes : tuple of int
+            Number of features in each block of the local encoder.
+
+        Returns
+        -------
+        head : FusedHead
+            The copy.
+        """
         return clone(self).set_params(n_scores=n_scores if self.needs_scores else 0, block_sizes=block_sizes)
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> FusedHead:
@@ -263,7 +276,18 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         return self._fit_stack(self._examples(X, index, weights, probes, None), probes)
 
     def fit_scored(self, data: LabelledScores) -> np.ndarray:
-        """Fit to scored images and to their last answers; heads with the same probes share them."""
+        """Fit to scored images and to their last answers; heads with the same probes share them.
+
+        Parameters
+        ----------
+        data : LabelledScores
+            The training images with their scores.
+
+        Returns
+        -------
+        held_out : ndarray of shape (n_images, n_classes)
+            Log probabilities of all classes, each row from a head that was not fitted to that image.
+        """
         X, index, weights = self._validated(self.inputs(data.log_scores, data.features), data.y, data.weights)
         probes = data.once(
             (fit_probes, self.C, self.n_folds),

@@ -101,7 +101,13 @@ class ReadsImages(Saveable, saveable=False):
         return self.image_format_.open(X)
 
     def read_like(self, fitted: ReadsImages) -> None:
-        """Take over the format of images from another fitted estimator."""
+        """Take over the format of images from another fitted estimator.
+
+        Parameters
+        ----------
+        fitted : ReadsImages
+            The other estimator.
+        """
         for name in ("image_format_", "n_features_in_", "feature_names_in_"):
             if hasattr(fitted, name):
                 setattr(self, name, getattr(fitted, name))

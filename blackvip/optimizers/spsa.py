@@ -300,7 +300,7 @@ class SPSA(Optimizer, name="spsa"):
         Returns
         -------
         share : float
-            n / (n + d) for n directions.
+            A number in [0, 1]: n / (n + d) for n directions.
         """
         n = n_steps * self.n_directions
         return n / (n + d)  # (B9)

@@ -81,6 +81,7 @@ class CachedScorer(WrapperEstimator):
         images : ndarray of shape (n, height, width, 3), uint8, or tensor
             Images in the form that the score function takes.
         class_prompts : list of str
+            Prompts that the scores belong to.
 
         Yields
         ------
