@@ -19,7 +19,7 @@ from .heads.scored import ScoredImages
 from .inputs.class_prompts import make_class_prompts
 from .inputs.labels import check_labels
 from .inputs.reading import most_to_fit
-from .inputs.training_set import TrainingSet, read_training_set
+from .inputs.training_set import TrainingSet
 from .losses import LOSSES, Temperature
 from .optimizers import Optimizer, make_optimizer
 from .prediction import PromptedClassifier
@@ -439,7 +439,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
 
     def _read(self, X: Any, y: Any, sample_weight: Any, classes: Any, known: bool) -> TrainingSet:
         """Read the training set; learns the format of the images, the classes and the class prompts."""
-        data = read_training_set(self, X, y, sample_weight, self.class_weight, classes, known)
+        data = self._read_training_set(X, y, sample_weight, classes, known)
         self.label_mapping_ = self.label_mapping_ if known else None
         self.classes_, self.n_skipped_ = data.classes, data.n_skipped
         self.class_prompts_ = make_class_prompts(self.class_prompts, data.classes)

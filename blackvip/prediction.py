@@ -24,8 +24,8 @@ from .heads.scored import ScoredImages
 from .inputs.estimators import PredictsFromLogProba, SharesScoreFunction
 from .inputs.images import IMAGE_SHAPE, Images
 from .inputs.labels import check_labels
-from .inputs.reading import ReadsImages, pixel_batches
-from .inputs.training_set import TrainingSet
+from .inputs.reading import pixel_batches
+from .inputs.training_set import ReadsTrainingSets, TrainingSet
 from .journal.identity import describe
 from .journal.predictions import PredictionsFile
 from .optimizers import Optimizer
@@ -100,7 +100,7 @@ _STEP = Record(
 
 
 class PromptedClassifier(
-    SaveableEstimator, ReadsImages, PredictsFromLogProba, SharesScoreFunction, BaseEstimator, saveable=False
+    SaveableEstimator, ReadsTrainingSets, PredictsFromLogProba, SharesScoreFunction, BaseEstimator, saveable=False
 ):
     """The fitted half of `BlackVIPClassifier`: prediction, and what a file holds of it."""
 

@@ -12,7 +12,7 @@ from .labels import check_labels, class_indices, labels_of, training_weights
 from .reading import ReadsImages
 from .sources import select
 
-__all__ = ["TrainingSet", "read_training_set"]
+__all__ = ["ReadsTrainingSets", "TrainingSet"]
 
 
 @dataclass(frozen=True)
@@ -43,39 +43,41 @@ class TrainingSet:
         return len(self.y)
 
 
-def read_training_set(
-    reader: ReadsImages, X: Any, y: Any, sample_weight: Any, class_weight: Any, classes: Any = None, known: bool = False
-) -> TrainingSet:
-    """Read a training set; images of weight zero are left out.
+class ReadsTrainingSets(ReadsImages, saveable=False):
+    """Mixin of classifiers whose X is images: reads the training set."""
 
-    Parameters
-    ----------
-    reader : ReadsImages
-        Learns the format of the images, unless it is known already.
-    X : images, in any form that `BlackVIPClassifier` takes
-    y : array-like of shape (n,)
-        Labels.
-    sample_weight : array-like of shape (n,) or None
-    class_weight : dict, "balanced" or None
-    classes : array-like of shape (n_classes,) or None, default=None
-        All class labels. None: those in y.
-    known : bool, default=False
-        Whether the images are read in the format that `reader` has learned before.
+    class_weight: Any
 
-    Raises
-    ------
-    ValueError
-        If images, labels and weights do not fit together, or there are fewer than two classes.
-    """
-    y = labels_of(X, y)
-    weights = training_weights(sample_weight, class_weight, y)
-    if not weights.all():
-        used = np.flatnonzero(weights)
-        X, y, weights = select(X, used), y[used], weights[used]
-    images, y = (reader._open_images(X), y) if known else reader._learn_images(X, y)
-    n_skipped = len(y) - len(images.kept)
-    y, weights = y[images.kept], weights[images.kept]
-    classes = np.unique(y if classes is None else check_labels(classes))
-    if len(classes) < 2:
-        raise ValueError(f"y has 1 class, {classes.tolist()[0]!r}; expected at least two classes.")
-    return TrainingSet(images, class_indices(y, classes), weights, classes, n_skipped)
+    def _read_training_set(
+        self, X: Any, y: Any, sample_weight: Any, classes: Any = None, known: bool = False
+    ) -> TrainingSet:
+        """Read a training set; images of weight zero are left out.
+
+        Parameters
+        ----------
+        X : images, in any form that `BlackVIPClassifier` takes
+        y : array-like of shape (n,)
+            Labels.
+        sample_weight : array-like of shape (n,) or None
+        classes : array-like of shape (n_classes,) or None, default=None
+            All class labels. None: those in y.
+        known : bool, default=False
+            Whether the images have the format that was learned before.
+
+        Raises
+        ------
+        ValueError
+            If images, labels and weights do not fit together, or there are fewer than two classes.
+        """
+        y = labels_of(X, y)
+        weights = training_weights(sample_weight, self.class_weight, y)
+        if not weights.all():
+            used = np.flatnonzero(weights)
+            X, y, weights = select(X, used), y[used], weights[used]
+        images, y = (self._open_images(X), y) if known else self._learn_images(X, y)
+        n_skipped = len(y) - len(images.kept)
+        y, weights = y[images.kept], weights[images.kept]
+        classes = np.unique(y if classes is None else check_labels(classes))
+        if len(classes) < 2:
+            raise ValueError(f"y has 1 class, {classes.tolist()[0]!r}; expected at least two classes.")
+        return TrainingSet(images, class_indices(y, classes), weights, classes, n_skipped)
