@@ -25,7 +25,7 @@ def run_demo(tmp_path, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("prompter", "queries"), [("basis", 2_500), ("coordinator", 4_000)])
+@pytest.mark.parametrize(("prompter", "queries"), [("basis", 1_500), ("coordinator", 2_500)])
 def test_demo_on_the_real_reader(prompter, queries, tmp_path):
     figures, done = run_demo(tmp_path, "--prompter", prompter, "--surface", "strike", "--queries", str(queries))
     assert set(figures) == KEYS
