@@ -106,7 +106,7 @@ def predicted_waiting(plan, asking, latency, n_workers=1, at_a_time=None):
         return math.ceil(n_images / (at_a_time or n_workers)) * latency + asking
 
     n_steps = plan.steps.images // N_STEP
-    return question(plan.controls.images) + n_steps * question(N_STEP) + question(plan.final.images)
+    return question(plan.baselines.images) + n_steps * question(N_STEP) + question(plan.final.images)
 
 
 def measured_waiting(clf, X, y):

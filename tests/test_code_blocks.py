@@ -121,8 +121,8 @@ def limits(request):
 def paper(request):
     import pandas
 
-    X_test, y_test = make_stripes(60, seed=1)
-    return names(X_test=X_test, y_test=y_test, pandas=pandas)
+    (X, y), (X_test, y_test) = make_stripes(24), make_stripes(24, seed=1)
+    return names(X=X, y=y, X_test=X_test, y_test=y_test, pandas=pandas)
 
 
 def services(request):

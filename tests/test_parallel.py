@@ -159,7 +159,7 @@ def test_images_per_call_makes_the_calls_the_same():
     for n_jobs, service in services.items():
         with joblib.parallel_config("threading"):
             clf = fitted(service, n_jobs=n_jobs, images_per_call=5)
-            assert clf.plan(*make_stripes(n=24, n_classes=3)).controls.calls == 5
+            assert clf.plan(*make_stripes(n=24, n_classes=3)).baselines.calls == 5
     one, three = (sorted(images.tobytes() for images, _ in service.calls) for service in services.values())
     assert one == three
 
