@@ -521,7 +521,7 @@ def test_a_key_is_in_no_file(data, journal, monkeypatch):
 @pytest.mark.parametrize("how", ["calls", "answers", "http"])
 @pytest.mark.parametrize("kind", ["fit", "predict"])
 def test_kills_change_nothing_and_cost_no_more_than_what_was_in_flight(kind, how, tmp_path):
-    n_kills, seed = 25 if how == "http" else 20, str(np.random.randint(10**6))
+    n_kills, seed = 50 if how == "http" else 20, str(np.random.randint(10**6))
     command = [sys.executable, str(TESTS / "killing.py"), str(tmp_path), f"{kind}_{how}", str(n_kills), seed]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=900, env={**os.environ})
     assert ended.returncode == 0, ended.stderr
