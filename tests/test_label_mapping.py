@@ -81,7 +81,9 @@ def test_frequency_weights_take_the_greatest_counts_first_and_no_label_twice():
             expected[place] = 1
             left[place[0]], left[:, place[1]] = -1, -1
         np.testing.assert_array_equal(frequency_weights(counts), expected)
-    with pytest.raises(ValueError, match="each of 5 classes a label of its own, and there are 4 labels; use mapping"):
+    with pytest.raises(
+        ValueError, match="each of 5 classes a label of its own, but there are only 4 labels; use mapping"
+    ):
         frequency_weights(np.zeros((4, 5)))
 
 
@@ -211,7 +213,7 @@ def test_text_gives_the_highest_score_of_the_labels_that_mean_a_class():
     np.testing.assert_array_equal(scores, np.stack([np.fmax(top[:, 0], top[:, 1]), top[:, 2]], axis=1))
     each = [unknown(IMAGES[[k]], prompts)[0] for k in range(6)]
     np.testing.assert_array_equal(each, scores)  # whatever comes with it
-    with pytest.raises(ScoreError, match="answered with a ndarray of scores without names; .*labels=None"):
+    with pytest.raises(ScoreError, match="returned a ndarray of scores without names; .*labels=None"):
         LabelMappedScorer(LabelService(), mapping="text")(IMAGES, prompts)
 
 
@@ -274,7 +276,7 @@ def test_images_for_which_nothing_is_recognised_have_no_scores():
     np.testing.assert_array_equal(np.isnan(scores).all(axis=1), [True, False, True, False])
     with pytest.raises(ScoreError, match="no score at all for 4 images"):
         LabelMappedScorer(lambda images, labels: [{} for _ in images], ["sofa"]).learn(X, [0, 1, 0, 1])
-    with pytest.raises(ScoreError, match="gave 3 answers for 4 images"):
+    with pytest.raises(ScoreError, match="returned 3 answers for 4 images"):
         LabelMappedScorer(lambda images, labels: np.zeros((3, 2))).learn(X, [0, 1, 0, 1])
 
 

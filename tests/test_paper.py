@@ -100,13 +100,13 @@ def test_end_to_end(arguments, model, folder, tmp_path, capsys):
 def test_settings_are_those_of_the_data_set():
     args = paper.parsed(["--encoder", "scratch"])
     made = paper.methods_for("eurosat", ["blackvip", "blackvip-se", "basis", "ares"], print, args)
-    assert (made["blackvip"].c, made["blackvip"].gamma) == (0.005, 0.2)
+    assert (made["blackvip"].c, made["blackvip"].optimizer.gamma) == (0.005, 0.2)
     assert made["blackvip"].prompter.encoder == "scratch"
     assert made["blackvip"].prompt_scale == pytest.approx(0.27 * 0.4)
     assert made["blackvip-se"].prompter.encoder == "pca"
     assert {estimator.image_shape for estimator in made.values()} == {(224, 224)}
     made = paper.methods_for("loc_1:4", ["blackvip"], print, args)
-    assert (made["blackvip"].a, made["blackvip"].alpha, made["blackvip"].image_shape) == (0.02, 0.5, None)
+    assert (made["blackvip"].a, made["blackvip"].optimizer.alpha, made["blackvip"].image_shape) == (0.02, 0.5, None)
 
 
 def test_table_2_has_the_average_of_all_only_where_all_are_there():

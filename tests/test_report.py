@@ -23,6 +23,7 @@ from sklearn.preprocessing import FunctionTransformer
 import blackvip
 from blackvip import BlackVIPClassifier, BudgetError, Coordinator, PersistenceError, SharedBudget
 from blackvip.displays import report
+from blackvip.inputs.reading import pixel_batches
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -120,7 +121,7 @@ def written(clf, test_data, tmp_path_factory):
 def evil(tmp_path_factory):
     """The report of a fit to classes whose names are attacks, none of which the prompt helps."""
     service = ToyService(gain=0)
-    with pytest.warns(UserWarning, match="does not classify training images better"):
+    with pytest.warns(UserWarning, match="The prompt did not help"):
         clf = fitted_to(service, names=EVIL, head="calibrated", max_queries=300)
     path = tmp_path_factory.mktemp("report") / "evil.html"
     before = service.n_images
@@ -170,7 +171,8 @@ class TestContent:
         """On noise, whose labels are what the local probe says."""
         X = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3), dtype=np.uint8)
         probe = clf.baselines_["local_probe"].head
-        y = clf._labels_by(probe, np.empty((40, 0)), clf._features(clf._open_images(X)))
+        pixels = pixel_batches(clf.image_format_, clf._open_images(X))
+        y = clf._labels_by(probe, np.empty((40, 0)), clf.probe_encoder_.encode_batches(pixels))
         found = report(clf, tmp_path / "fit.html", X, y)
         assert found["local_probe"] == 1 > found["classifier"]
         texts = [e["text"] for e in Page(tmp_path / "fit.html").all("p") if e["attrs"].get("class") == "warning"]
@@ -186,7 +188,7 @@ class TestContent:
         rows = {row[0]: row[1:] for row in written["page"].rows("parameters-caption")[1:]}
         assert rows.keys() == clf.get_params(deep=False).keys()
         assert rows["max_queries"] == ["700", "10000"]
-        assert rows["momentum"] == ["0.9", ""]
+        assert rows["batch_size"] == ["16", ""]
         assert rows["score_fn"][0] == "conftest.ToyService"
 
     def test_four_pictures_with_words(self, clf, written):

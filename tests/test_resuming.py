@@ -357,9 +357,9 @@ def test_two_fits_on_one_journal_are_refused(data, journal):
 
 
 def test_what_goes_on_from_an_earlier_fit_is_refused(data, journal):
-    with pytest.raises(JournalError, match="warm_start=True goes on from an earlier fit.*Set checkpoint=None"):
+    with pytest.raises(JournalError, match="warm_start=True continues an earlier fit.*Set checkpoint=None"):
         make_classifier(blinded(), warm_start=True, checkpoint=journal).fit(*data)
-    with pytest.raises(JournalError, match="partial_fit goes on from an earlier fit"):
+    with pytest.raises(JournalError, match="partial_fit continues an earlier fit"):
         make_classifier(blinded(), checkpoint=journal).partial_fit(*data)
     assert not journal.exists()
 

@@ -62,11 +62,11 @@ class CachedEncoder(Encoder):
 
     Examples
     --------
-    >>> from blackvip import BlackVIPClassifier, CachedEncoder
+    >>> from blackvip import BlackVIPClassifier, CachedEncoder, Coordinator
     >>> def service(images, class_prompts):
     ...     return images.mean(axis=(1, 2))
     >>> network = CachedEncoder("vit_base_patch16_224.mae")
-    >>> clf = BlackVIPClassifier(service, prompter="coordinator", encoder=network, local_encoder=network)
+    >>> clf = BlackVIPClassifier(service, prompter=Coordinator(network), local_encoder=network)
     """
 
     _parameter_constraints = {

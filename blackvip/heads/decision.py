@@ -17,7 +17,7 @@ __all__ = ["Decision", "WithoutPrompt", "choose_head", "decide", "fit_without_pr
 
 _MIN_IMAGES = 2  # of each class, for head="auto" to consider any head but the service's own
 _MIN_GAIN = 1e-3  # relative gain in log loss: two fits to the same scores may differ by less
-_MIN_NATS = 1e-4  # the same, absolute: where all images are right, relative differences say nothing
+_MIN_NATS = 1e-6  # the same, absolute: where all images are right, relative differences say nothing
 
 
 @dataclass
