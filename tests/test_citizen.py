@@ -23,6 +23,10 @@ from blackvip.documentation import documentation_url
 
 pytestmark = pytest.mark.filterwarnings("ignore::blackvip.PromptNotUsedWarning")
 
+needs_callbacks = pytest.mark.skipif(
+    not hasattr(BlackVIPClassifier, "set_callbacks"), reason="scikit-learn has callbacks since 1.9"
+)
+
 
 def make_classifier(service=None, **parameters):
     defaults = dict(prompter="basis", max_queries=600, optimizer=SPSAGC(n_directions=2), random_state=0, verbose=0)
@@ -243,6 +247,7 @@ class Recorder:
         return self.steps == self.stop_at
 
 
+@needs_callbacks
 def test_callbacks_see_every_step_and_bill_nothing(stripes):
     recorder, service = Recorder(), ToyService()
     clf = make_classifier(service, max_queries=2_000, validation_fraction=0.25).set_callbacks(recorder)
@@ -258,6 +263,7 @@ def test_callbacks_see_every_step_and_bill_nothing(stripes):
     np.testing.assert_array_equal(clf.predict_proba(stripes[0]), unwatched.predict_proba(stripes[0]))
 
 
+@needs_callbacks
 def test_a_callback_may_end_training_and_is_torn_down_after_an_error(stripes):
     recorder, service = Recorder(stop_at=3), ToyService()
     clf = make_classifier(service).set_callbacks(recorder).fit(*stripes)
@@ -271,6 +277,7 @@ def test_a_callback_may_end_training_and_is_torn_down_after_an_error(stripes):
         clf.set_callbacks(print)
 
 
+@needs_callbacks
 def test_a_callback_may_not_send_other_images(stripes):
     class Curious(Recorder):
         def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):

@@ -13,6 +13,10 @@ from blackvip.scorers import LabelMappedScorer
 
 pytestmark = pytest.mark.filterwarnings("ignore::blackvip.PromptNotUsedWarning")
 
+needs_callbacks = pytest.mark.skipif(
+    not hasattr(BlackVIPClassifier, "set_callbacks"), reason="scikit-learn has callbacks since 1.9"
+)
+
 
 def make_classifier(scorer, **parameters):
     return BlackVIPClassifier(scorer, **{"max_queries": 500, "random_state": 0, "verbose": 0, **parameters})
@@ -67,6 +71,7 @@ def test_a_file_has_the_mapping(tmp_path):
     assert again.label_mapping_.labels == LABELS
 
 
+@needs_callbacks
 def test_a_callback_may_score():
     accuracies = []
 

@@ -119,14 +119,14 @@ class CountingTree(DecisionTreeClassifier):
         super().__init__(max_depth=max_depth, max_leaf_nodes=max_leaf_nodes, random_state=random_state)
         self.max_queries = max_queries
 
-    def fit(self, X, y):
+    def fit(self, X, y, sample_weight=None, check_input=True):
         BILLED["fits"] += 1
         BILLED["images"] += self.max_queries
-        return super().fit(X, y)
+        return super().fit(X, y, sample_weight, check_input)
 
-    def predict(self, X):
+    def predict(self, X, check_input=True):
         BILLED["images"] += len(X)
-        return super().predict(X)
+        return super().predict(X, check_input)
 
 
 BILLED = {"fits": 0, "images": 0}

@@ -163,7 +163,7 @@ class Subspace(Optimizer):
         if best_w is None:
             return
         inner = self._inner()
-        inner.adapt(improvement, np.linalg.lstsq(self.state["P"], best_w - self.state["origin"])[0])
+        inner.adapt(improvement, np.linalg.lstsq(self.state["P"], best_w - self.state["origin"], rcond=None)[0])
         self._take(inner)
 
     def figures(self) -> dict[str, float]:
