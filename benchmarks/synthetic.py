@@ -90,7 +90,7 @@ def estimator_of(method: str, name: str, score_fn, class_prompts, factor: float 
     if method.startswith("bar"):
         estimator.prompter.set_params(inner=_BAR_INNER[name.partition("_")[0]])
     if method in STEPPED:
-        # SPSA takes its step size from the estimator, BAR's optimizer has its own.
+        # SPSA takes its step size from the estimator, BAR's optimizer keeps it.
         stepped = estimator.optimizer if estimator.get_params(deep=False).get("a", "auto") == "auto" else estimator
         sizes = {key: factor * value for key, value in stepped.get_params(deep=False).items() if key in ("a", "a_end")}
         stepped.set_params(**sizes)

@@ -62,7 +62,7 @@ figure.colorbar(picture, label="accuracy, two folds")
 plt.show()
 
 # %%
-# Without a search, the classifier finds both sizes by itself.
+# Without a search, the classifier finds both sizes.
 
 found = BlackVIPClassifier(service, "a photo taken at {}", head=None, max_queries=1000, random_state=0).fit(X, y)
 print(f"found by itself: a = {found.a_:.3g}, c = {found.c_:.3g}, accuracy {found.score(X, y):.3f}")

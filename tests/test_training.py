@@ -114,6 +114,9 @@ class FilesOnDisk:
     def __init__(self, images):
         self.images, self.size, self.reads, self.broken_after = images, images.size, [], 100
 
+    def __len__(self):
+        return len(self.images)
+
     def pixels(self, rows):
         self.reads.append((threading.current_thread().name, rows.tolist()))
         if len(self.reads) > self.broken_after:
@@ -148,6 +151,15 @@ def test_what_cannot_be_read_ahead_ends_the_step_that_needs_it():
     with pytest.raises(ImageError, match="Image 3"):
         objective.candidate_losses(candidates, rows)
     assert objective.ledger.n_queries == 4  # those of the first step
+
+
+def test_features_that_cannot_be_computed_are_an_error_each_time_and_never_waited_for():
+    features = make_objective().features
+    features.images = files = FilesOnDisk(features.images)
+    files.broken_after = 0
+    for _ in range(2):
+        with pytest.raises(ImageError, match="Image 3"):
+            features.of(np.arange(2))
 
 
 def test_start_costs_what_plain_images_cost(objective):

@@ -56,8 +56,10 @@ class TrainingFeatures:
         if not self.kept:
             return self.prompter.features(self.images.pixels(rows))
         if self._all is None:
-            self._all = Future()
-            self._all.set_result(torch.cat(list(self._computed())))
+            # Only features that could be computed are kept: nobody may wait for those that failed.
+            computed: Future[torch.Tensor] = Future()
+            computed.set_result(torch.cat(list(self._computed())))
+            self._all = computed
         return self._all.result().index_select(0, torch.from_numpy(rows))
 
     def batches(self) -> Iterator[torch.Tensor]:

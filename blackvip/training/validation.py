@@ -112,8 +112,7 @@ class Validation:
 
     def spread_over(self, n_steps: int) -> None:
         """Spread the checks that are left evenly over a run of `n_steps` steps, the last one at its end."""
-        self.interval = max(1, math.ceil(n_steps / max(1, self.checks_left)))
-        self.n_steps = n_steps
+        self.interval, self.n_steps = _interval(n_steps, self.checks_left), n_steps
 
     def is_due(self, n_iter: int) -> bool:
         """Whether the held-out images are checked after step `n_iter`."""
@@ -129,7 +128,7 @@ class Validation:
         if not self.checks_left or not len(self.rows):
             return 0
         left = self.checks_left - continues
-        interval = max(1, math.ceil(n_steps / max(1, left)))
+        interval = _interval(n_steps, left)
         due = sum(n_iter % interval == 0 or n_iter == n_steps for n_iter in range(1, n_steps + 1))
         return continues + min(left, due)
 
@@ -166,3 +165,8 @@ class Validation:
     def _loss(self, log_scores: np.ndarray) -> float:
         losses = self.temperature.best_losses(log_scores, self.y)
         return float(np.average(losses, weights=self.weights))
+
+
+def _interval(n_steps: int, n_checks: int) -> int:
+    """Steps between checks that are spread evenly over a run."""
+    return max(1, math.ceil(n_steps / max(1, n_checks)))
