@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import reprlib
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -21,11 +21,11 @@ from .heads.base import Head
 from .heads.decision import Decision
 from .heads.judging import HeadResult
 from .heads.scored import ScoredImages
-from .inputs.estimators import PredictsFromLogProba, SharesScoreFunction
+from .inputs.estimators import PredictsFromLogProba
 from .inputs.images import IMAGE_SHAPE, Images
 from .inputs.labels import check_labels
 from .inputs.reading import pixel_batches
-from .inputs.training_set import ReadsTrainingSets, TrainingSet
+from .inputs.training_set import ReadsTrainingSets
 from .journal.identity import describe
 from .journal.predictions import PredictionsFile
 from .optimizers import Optimizer
@@ -36,15 +36,11 @@ from .persistence.fields import BOOL, LABEL, NONE, ListOf, Maybe, OneOf, Pairs, 
 from .persistence.format import expect
 from .persistence.objects import Object
 from .prompters.base import Prompter, make_prompter
-from .scorers import CachedScorer, Ledger, ScoreFormat, ScoreReader
-from .scorers.checkpoint import predictions_path
-from .scorers.contract import check_scores
+from .scorers import ScoreFormat
+from .scorers.connection import ReachesService
 from .scorers.formats import FLOOR, SCORE_TYPES
 from .scorers.labels.mapping import LabelMapping
-from .scorers.labels.scorer import learning_scorer
-from .scorers.parallel.scorer import spread
-from .scorers.replay import JournaledScorer, Replay
-from .scorers.scoring import Drawing, Encoding, log_scores_of, score_images
+from .scorers.scoring import log_scores_of
 from .scorers.wrappers import scorer_name
 from .training.loop import TrainingResult
 from .training.progress import progress_bar
@@ -100,19 +96,13 @@ _STEP = Record(
 
 
 class PromptedClassifier(
-    SaveableEstimator, ReadsTrainingSets, PredictsFromLogProba, SharesScoreFunction, BaseEstimator, saveable=False
+    SaveableEstimator, ReadsTrainingSets, PredictsFromLogProba, ReachesService, BaseEstimator, saveable=False
 ):
     """The fitted half of `BlackVIPClassifier`: prediction, and what a file holds of it."""
 
-    score_fn: Any
     prompter: Any
     head: Any
-    checkpoint: Any
-    images_per_call: int | None
-    n_jobs: int | None
-    score_type: str
     classes_: np.ndarray
-    class_prompts_: list[str]
     prompter_: Prompter
     optimizer_: Optimizer
     history_: list[dict[str, Any]]
@@ -122,10 +112,7 @@ class PromptedClassifier(
     prompt_used_: bool
     head_: Head
     baselines_: dict[str, HeadResult]
-    label_mapping_: LabelMapping | None
     _scored: ScoredImages
-    score_type_: str
-    score_floor_: float
     probe_encoder_: Encoder
 
     not_saved = ("score_fn", "n_jobs", "checkpoint")
@@ -354,20 +341,6 @@ class PromptedClassifier(
         for _, log_scores, features in self._score_in_batches(images, rows, self.prompter_.draw, encode):
             yield self.head_.predict_log_proba_of(log_scores, features, len(self.classes_))
 
-    def _score_in_batches(
-        self, images: Images, rows: np.ndarray, draw: Drawing | None = None, encode: Encoding | None = None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
-        """Score images batch by batch, see `score_images`."""
-        with self._cached_scorer() as score_fn, self._ledger(len(rows), self._score_format, score_fn) as ledger:
-            yield from score_images(ledger, images, rows, draw, encode)
-
-    def _log_scores_from(self, scores: Any, n_images: int) -> np.ndarray:
-        """Log scores (n_images, n_classes) from scores in the service's own format."""
-        log_scores = self._score_format.log_scores(
-            check_scores(scores, n_images, self._service_prompts, self.score_type_)
-        )
-        return log_scores if self.label_mapping_ is None else self.label_mapping_.log_scores(log_scores)
-
     def _fingerprint(self) -> str:
         """Twelve digits that identify the prompt and the head."""
         n_scores, n_features = len(self.classes_), sum(self.probe_encoder_.block_sizes_)
@@ -376,20 +349,6 @@ class PromptedClassifier(
         prompter = self.prompter_
         parts = [prompter.parameters_, prompter.statistics_, prompter.prompt_scale_, log_proba, self.class_prompts_]
         return hashlib.sha256(json.dumps(describe(parts)).encode()).hexdigest()[:12]
-
-    @contextmanager
-    def _cached_scorer(self) -> Iterator[Any]:
-        """The score function, with a cache of its scores if there is a checkpoint."""
-        if self.checkpoint is None or self.score_fn is None:
-            yield self.score_fn
-            return
-        with closing(CachedScorer(self.score_fn, predictions_path(self.checkpoint))) as cached:
-            yield cached
-
-    @property
-    def _score_format(self) -> ScoreFormat:
-        """The format of the scores that `fit` has recognised."""
-        return ScoreFormat(self.score_type_, self.score_floor_)
 
     def _store(self, run: Run, result: TrainingResult, decision: Decision, adds: bool) -> None:
         """Set the fitted attributes of a run; with `adds`, the history continues that of earlier runs."""
@@ -411,39 +370,3 @@ class PromptedClassifier(
         self.history_ = (self.history_ if adds else []) + history
         self.n_iter_ = n_iter + result.n_iter
         self.termination_reason_ = result.termination_reason
-
-    def _map_labels(self, plain: np.ndarray, data: TrainingSet, judged: np.ndarray, ledger: Ledger) -> np.ndarray:
-        """Map scores for a service's own labels to classes; the first ones teach the mapping."""
-        learning = learning_scorer(self.score_fn)
-        if learning is None or ledger.reader.label_mapping is not None:
-            return plain
-        mapping = learning.fit_labels(plain, data.y[judged], self.class_prompts_, data.weights[judged])
-        self.label_mapping_ = ledger.reader.label_mapping = mapping
-        return mapping.log_scores(plain)
-
-    def _ledger(
-        self, max_queries: int, score_format: ScoreFormat | None, score_fn: Any, replay: Replay | None = None
-    ) -> Ledger:
-        """A ledger with a budget; without a format, it recognises that of the scores."""
-        if score_fn is None:
-            raise ValueError(
-                f"This {type(self).__name__} has no score function, because files do not hold one. Give it one with "
-                "blackvip.load(path, score_fn) or set_params(score_fn=score_fn)."
-            )
-        scorer = spread(score_fn, self.n_jobs, self.images_per_call)
-        # A spread score function cuts calls itself.
-        images_per_call = self.images_per_call if scorer is score_fn else None
-        reader = ScoreReader.of(scorer, self.score_type, score_format=score_format, label_mapping=self.label_mapping_)
-        if replay is not None:
-            scorer, images_per_call = JournaledScorer(scorer, replay, reader, images_per_call), None
-        return Ledger(
-            scorer, self._service_prompts, max_queries=max_queries, images_per_call=images_per_call, reader=reader
-        )
-
-    @property
-    def _service_prompts(self) -> list[str]:
-        """Prompts for the service: the class prompts, or its own labels, which are mapped to classes."""
-        if self.label_mapping_ is not None:
-            return list(self.label_mapping_.labels)
-        learning = learning_scorer(self.score_fn)
-        return self.class_prompts_ if learning is None else learning.service_labels
