@@ -4,21 +4,26 @@ import copy
 import pickle
 import re
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
 from conftest import ToyService, make_stripes
 
 from blackvip import (
+    RGF,
     SPSA,
     SPSAGC,
+    AdamSPSA,
     BlackVIPClassifier,
     BudgetError,
+    CachedScorer,
     ClassPromptError,
     CostPlan,
     ImageError,
     ScoreError,
     SharedBudget,
+    Subspace,
 )
 from blackvip.training.costs import Cost
 
@@ -134,12 +139,64 @@ def test_what_fit_refuses_a_plan_refuses_with_the_same_words(X, y, parameters, e
     assert service.n_images == 0
 
 
-def test_the_budget_that_is_named_against_noise_is_enough(stripes):
-    clf = make_classifier(ToyService(), prompter="coordinator", a=0.01, c=0.1, max_queries=150)
-    with pytest.raises(BudgetError, match="at least") as refused:
-        clf.plan(*stripes)
-    least = int(re.search(r"at least (\d+) images", str(refused.value)).group(1))
-    assert 150 < clf.set_params(max_queries=least).plan(*stripes).fit.images <= least < 2_000
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"max_queries": 1},
+        GAINS,
+        {"prompter": "coordinator"},
+        {"prompter": "coordinator", **GAINS},
+        {"prompter": "coordinator", "patience": 2, "batch_size": 5, "optimizer": SPSAGC(n_directions=3)},
+        {"prompter": "coordinator", "validation_fraction": 0.1, "optimizer": "spsa"},
+        {"patience": 1, "validation_fraction": 0.4},
+        {"patience": 1, "batch_size": 1, "max_queries": 81},
+        {"optimizer": "cma-es", "batch_size": 7},
+        {"optimizer": AdamSPSA(n_directions=2), "batch_size": 1000},
+        {"optimizer": RGF(n_directions=4)},
+        {"optimizer": Subspace(SPSA(), n_dims=3), "prompter": "coordinator"},
+        {"guard": False, "optimizer": SPSA(n_directions=5)},
+        {"images_per_call": 3, "head": None, "a": 0.01},
+    ],
+)
+def test_the_smallest_budget_that_is_named_works_and_no_smaller_one(parameters, stripes):
+    service = ToyService()
+    clf = make_classifier(service, **{"max_queries": 85, **parameters})
+    with pytest.raises(BudgetError, match="works here is max_queries") as refused:
+        clf.fit(*stripes)
+    assert service.n_images == 0
+    smallest = named_budget(refused)
+    parts = re.search(r"max_queries=\d+: (.*)\.", str(refused.value)).group(1)
+    assert sum(int(number) for number in re.findall(r"(?:^|, )(\d+) (?:to|for|that)", parts)) <= smallest
+    with pytest.raises(BudgetError) as refused:
+        clf.set_params(max_queries=smallest - 1).fit(*stripes)
+    assert named_budget(refused) == smallest
+    clf.set_params(max_queries=smallest)
+    planned = clf.plan(*stripes).fit.images
+    assert clf.fit(*stripes).n_iter_ >= 1
+    assert clf.n_queries_ == service.n_images
+    assert clf.n_queries_ == planned <= smallest or clf.patience
+
+
+def test_the_smallest_budget_counts_what_earlier_calls_have_billed(stripes):
+    X, y = stripes
+    service = ToyService()
+    clf = make_classifier(service, max_queries=600).partial_fit(X, y)
+    clf.set_params(max_queries=clf.n_queries_ + 50)
+    for _ in range(2):
+        before = service.n_images
+        with pytest.raises(BudgetError, match=f"{clf.n_queries_} that earlier calls have billed") as refused:
+            clf.partial_fit(X, y)
+        assert service.n_images == before
+        clf.set_params(max_queries=named_budget(refused)).partial_fit(X, y)
+        assert clf.n_queries_ == service.n_images <= clf.max_queries
+    clf.set_params(max_queries=10)
+    with pytest.raises(BudgetError) as refused:
+        clf.partial_fit(X, y)
+    assert clf.set_params(max_queries=named_budget(refused)).partial_fit(X, y).n_queries_ <= clf.max_queries
+
+
+def named_budget(refused):
+    return int(re.search(r"works here is max_queries=(\d+)", str(refused.value)).group(1))
 
 
 def test_a_shared_budget_is_looked_at_and_not_touched(stripes):
@@ -197,10 +254,10 @@ def test_the_time_is_given_or_measured_or_known_from_the_last_fit(stripes):
     assert not sent
     plan = clf.plan(*stripes, n_predict=10, measure=True)
     assert 0.02 <= plan.predict.seconds < 1
-    np.testing.assert_array_equal(np.concatenate(sent), stripes[0][:8])
-    assert len(sent) == 1
+    np.testing.assert_array_equal(np.concatenate(sent), stripes[0][:16])
+    assert [len(images) for images in sent] == [8, 8]
     clf.set_params(images_per_call=3).plan(*stripes, measure=True)
-    assert len(sent[1]) == 3
+    assert [len(images) for images in sent[2:]] == [3, 3]
     clf.fit(*stripes)
     assert 0.002 <= clf.seconds_per_image_ < 0.1
     assert clf.plan(*stripes, n_predict=10).predict.seconds == 10 * clf.seconds_per_image_
@@ -208,10 +265,39 @@ def test_the_time_is_given_or_measured_or_known_from_the_last_fit(stripes):
 
 def test_measuring_is_paid_for_and_finds_a_service_that_does_not_answer(stripes):
     budget = SharedBudget(ToyService(), 1500)
-    make_classifier(budget, max_queries=700).plan(*stripes, measure=True)
-    assert (budget.n_queries, budget.remaining) == (8, 1492)
+    plan = make_classifier(budget, max_queries=700).plan(*stripes, measure=True, price_per_image=0.5)
+    assert (budget.n_queries, budget.remaining) == (16, 1484)
+    assert (plan.measured.images, plan.measured.calls, plan.measured.price) == (16, 2, 8)
+    assert plan.fit.images + plan.predict.images == plan.total.images
+    assert str(plan).splitlines()[-1].split()[:5] == ["billed", "to", "measure", "16", "2"]
     with pytest.raises(ScoreError, match="no score at all for 8 images"):
         make_classifier(lambda images, prompts: [{}] * len(images)).plan(*stripes, measure=True)
+
+
+def test_the_call_that_is_timed_comes_after_one_that_warms_the_service_up(stripes):
+    sizes = []
+
+    def cold(images, prompts):
+        time.sleep(0.001 * len(images) if sizes else 0.5)
+        sizes.append(len(images))
+        return ToyService()(images, prompts)
+
+    plan = make_classifier(cold, max_queries=700).plan(*stripes, measure=True)
+    assert sum(sizes) == plan.measured.images == 16
+    assert plan.fit.seconds < 0.05 * plan.fit.images
+    assert plan.measured.seconds > 0.5
+    service = ToyService()
+    images, y = make_stripes(n=5)
+    plan = make_classifier(service, optimizer=SPSA(a=0.1), guard=False, batch_size=1).plan(images, y, measure=True)
+    assert [len(images) for images, _ in service.calls] == [2, 2]
+
+
+def test_answers_from_a_cache_are_neither_billed_nor_timed(stripes, tmp_path):
+    with closing(CachedScorer(ToyService(), tmp_path / "cache")) as cached:
+        clf = make_classifier(cached)
+        assert clf.plan(*stripes, measure=True).measured.images == 16
+        plan = clf.plan(*stripes, measure=True)
+        assert (plan.measured.images, plan.measured.calls, plan.fit.seconds) == (0, 0, None)
 
 
 def test_predictions_are_planned_call_by_call(stripes):

@@ -249,7 +249,7 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
         if len(images) > self.max_queries:
             raise BudgetError(
                 f"max_queries={self.max_queries} does not pay for the {len(images)} training images; AReS sends each "
-                "once. Raise max_queries, or pass fewer images."
+                f"once. The smallest budget that works here is max_queries={len(images)}; or pass fewer images."
             )
         index = class_indices(y, self.classes_)
         self.class_prompts_ = make_class_prompts(self.class_prompts, self.classes_)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from numbers import Integral
 from typing import Any
@@ -17,7 +17,7 @@ from .setup import Run, generator_of
 
 __all__ = ["Cost", "CostPlan", "PlansCosts", "cost_plan", "duration"]
 
-# The most images that `plan` sends when it is asked to measure.
+# The most images of a call that `plan` times, and of the call before it, which warms the service up.
 _MEASURED_IMAGES = 8
 
 _TITLES = {
@@ -77,6 +77,8 @@ class CostPlan:
         Scoring the training images with the trained prompt, except those that a check has scored.
     predict : Cost
         Predicting the images that were asked about.
+    measured : Cost
+        What ``plan(measure=True)`` has billed to measure the time of an image. It is not part of `total`.
 
     Notes
     -----
@@ -90,6 +92,7 @@ class CostPlan:
     checks: Cost
     final: Cost
     predict: Cost = field(default=Cost(0, 0))
+    measured: Cost = field(default=Cost(0, 0))
 
     @property
     def fit(self) -> Cost:
@@ -106,6 +109,8 @@ class CostPlan:
         lines += [(f"  {title}", getattr(self, name)) for name, title in _TITLES.items()]
         if self.predict.images:
             lines += [("predictions", self.predict), ("all", self.total)]
+        if self.measured.images:
+            lines += [("billed to measure", self.measured)]
         columns = [["", *(title for title, _ in lines)]]
         columns += [["images", *(f"{cost.images:,}" for _, cost in lines)]]
         columns += [["calls", *(f"{cost.calls:,}" for _, cost in lines)]]
@@ -214,8 +219,9 @@ class PlansCosts:
         sample_weight : array-like of shape (n,) or None, default=None
             Weights of the images; those of weight zero are not sent.
         measure : bool, default=False
-            Whether to measure `seconds_per_image` with the first training images, at most eight. They are billed in
-            addition to the plan.
+            Whether to measure `seconds_per_image`. The first training images, at most eight, are sent in a call that
+            warms the service up, and as many others in a call that is timed. These images, sixteen at most, are billed
+            in addition to the plan, which counts them in `measured`.
 
         Returns
         -------
@@ -261,10 +267,23 @@ class PlansCosts:
         with ledger:  # a shared budget must have as many images left
             pass
         if measure:
-            n_measured = min(_MEASURED_IMAGES, ledger.images_per_call, len(data))
-            with reader._ledger(n_measured, ledger.score_format, self.score_fn) as measuring:
-                measuring.log_scores(measuring.as_sent(data.images.pixels(np.arange(n_measured))))
-            seconds = measuring.seconds_per_image
+            n_each = min(_MEASURED_IMAGES, ledger.images_per_call, len(data) // 2)
+            billed, took = [], []
+            with reader._ledger(2 * n_each, ledger.score_format, self.score_fn) as measuring:
+                for first in (0, n_each):
+                    before = measuring.n_queries, measuring.seconds
+                    rows = np.arange(first, first + n_each)
+                    measuring.log_scores(measuring.as_sent(data.images.pixels(rows)))
+                    billed.append(measuring.n_queries - before[0])
+                    took.append(measuring.seconds - before[1])
+            # Answers from a cache say nothing about the service's time.
+            seconds = took[-1] / billed[-1] if billed[-1] else None
         elif seconds is None:
             seconds = getattr(self, "seconds_per_image_", None)
-        return cost_plan(run, int(n_predict), ledger.price_per_image if price is None else price, seconds)
+        price = ledger.price_per_image if price is None else price
+        plan = cost_plan(run, int(n_predict), price, seconds)
+        if measure:
+            n = sum(billed)
+            cost = Cost(n, np.count_nonzero(billed), sum(took), None if price is None else n * price)
+            plan = replace(plan, measured=cost)
+        return plan

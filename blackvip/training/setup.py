@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -29,6 +28,7 @@ _HELD_OUT_SHARE = 0.25  # of the images, where a prompt has enough parameters to
 _LEAST_SIGNAL = 0.01  # of what a run's estimates add up to: below it there is nothing to pay for
 _CHECK_SHARE = 0.05  # of the budget, for checks of the held-out images
 _MAX_CHECKS = 10
+_LARGEST_BUDGET = 2**62  # at which the search for one that works ends
 
 
 def seed_of(random_state: Any) -> int:
@@ -175,46 +175,103 @@ def prepare(
     held_out = judged[split_held_out(data.y[judged], settings.held_out_share(len(w), len(data)), rng.held_out)]
     rows = np.setdiff1d(np.arange(len(data)), held_out)
     batches = Batches(rows, min(settings.batch_size, len(rows)), rng.batches)
-    smallest = RunBudget.of(optimizer, len(w), batches, 0)
-    n_checks = settings.n_checks(len(judged), len(held_out), smallest.gains, smallest.step)
+    spending = Spending(settings, optimizer, len(w), batches, len(judged), len(held_out))
+    n_checks, budget = spending.of(settings.budget)
+    spending.check(budget)
 
     prompted = PromptedImages(objective.features, objective.ledger, objective.prompt_scale)
     validation = Validation(prompted, data, objective.temperature, judged, held_out, n_checks, settings.patience)
-    pass_length = -(-len(rows) // batches.n_rows(optimizer)) if settings.one_pass else None
-    left = settings.budget - 2 * len(judged) - validation.cost
-    budget = RunBudget.of(optimizer, len(w), batches, left, pass_length)
-    _check_budget(budget, settings, len(judged), batches.n_rows_each(optimizer))
-    if not optimizer.started and not settings.one_pass:
-        _check_signal(budget, settings, optimizer, len(w), len(judged))
     if optimizer.started and not settings.one_pass:
         optimizer.begin_run(budget.n_steps)
     return Run(objective, prompted, probe, optimizer, w, batches, judged, validation, budget, rng.optimizer)
 
 
-def _check_budget(budget: RunBudget, settings: RunSettings, n_judged: int, n_rows_each: int) -> None:
-    if budget.n_steps:
-        return
-    smallest = 2 * n_judged + budget.gains + budget.step
-    left = "" if settings.budget == settings.max_queries else f", of which {settings.budget} are left,"
-    raise BudgetError(
-        f"max_queries={settings.max_queries}{left} does not pay for one step. The smallest budget that works here is "
-        f"{smallest}: {2 * n_judged} to score the {n_judged} training images before and after, {budget.gains} to "
-        f"find the step size, {budget.step} for a step ({budget.step // n_rows_each} candidates, {n_rows_each} images "
-        "each)."
-    )
+@dataclass(frozen=True)
+class Spending:
+    """What a run spends its images on, for any budget.
 
+    Attributes
+    ----------
+    settings : RunSettings
+    optimizer : Optimizer
+    d : int
+        Number of parameters.
+    batches : Batches
+    n_judged, n_held_out : int
+        Images that are scored before and after training, and those of them that are held out.
+    """
 
-def _check_signal(budget: RunBudget, settings: RunSettings, optimizer: Optimizer, d: int, n_judged: int) -> None:
-    """Refuse a whole training that would be spent on noise."""
-    share = optimizer.signal_share(d, budget.n_steps)
-    if share >= _LEAST_SIGNAL:
-        return
-    # n / (n + d) is the share of n directions in d parameters.
-    n_directions = round(share / (1 - share) * d)
-    n_steps = math.ceil(_LEAST_SIGNAL / (1 - _LEAST_SIGNAL) * d * budget.n_steps / n_directions)
-    raise BudgetError(
-        f"max_queries={settings.max_queries} pays for {n_directions} perturbations of the "
-        f"prompt's {d} parameters; expected at least one for every hundred parameters, since a prompt that is found "
-        f"from fewer is noise. Choose a prompter with fewer parameters, such as prompter='basis', or allow at least "
-        f"{math.ceil((2 * n_judged + budget.gains + budget.step * n_steps) / (1 - _CHECK_SHARE))} images."
-    )
+    settings: RunSettings
+    optimizer: Optimizer
+    d: int
+    batches: Batches
+    n_judged: int
+    n_held_out: int
+
+    def of(self, images: int) -> tuple[int, RunBudget]:
+        """The number of checks of a run that may bill so many images, and the budget of its training."""
+        least = self._training(0)
+        settings = replace(self.settings, budget=images)
+        n_checks = settings.n_checks(self.n_judged, self.n_held_out, least.gains, least.step)
+        return n_checks, self._training(images - 2 * self.n_judged - n_checks * self.n_held_out)
+
+    def _training(self, images: int) -> RunBudget:
+        one_pass = -(-len(self.batches.rows) // self.batches.n_rows(self.optimizer))
+        return RunBudget.of(self.optimizer, self.d, self.batches, images, one_pass if self.settings.one_pass else None)
+
+    def check(self, budget: RunBudget) -> None:
+        """Raise a `BudgetError` that names the smallest budget that works, if this one does not."""
+        if self._works(budget):
+            return
+        settings = self.settings
+        smallest, steps = self._smallest()
+        spent = settings.max_queries - settings.budget
+        left = f", of which {settings.budget} are left," if spent else ""
+        if not budget.n_steps:
+            problem = f"max_queries={settings.max_queries}{left} does not pay for one step."
+        else:
+            problem = (
+                f"max_queries={settings.max_queries} pays for {self._n_directions(budget.n_steps)} perturbations of "
+                f"the prompt's {self.d} parameters; expected at least one for every hundred parameters, since a prompt "
+                "that is found from fewer is noise. Choose a prompter with fewer parameters, such as "
+                "prompter='basis', or a larger budget."
+            )
+        n_rows = self.batches.n_rows_each(self.optimizer)
+        parts = [
+            (spent, "that earlier calls have billed"),
+            (2 * self.n_judged, f"to score the {self.n_judged} training images before and after"),
+            (smallest - 2 * self.n_judged - steps.total, "to check held-out images"),
+            (steps.gains, "to find the step size"),
+            (
+                steps.total - steps.gains,
+                f"for {steps.n_steps} step{'s' * (steps.n_steps > 1)} ({steps.step // n_rows} candidates, {n_rows} "
+                "images each)",
+            ),
+        ]
+        raise BudgetError(
+            f"{problem} The smallest budget that works here is max_queries={spent + smallest}: "
+            f"{', '.join(f'{images} {purpose}' for images, purpose in parts if images)}."
+        )
+
+    def _works(self, budget: RunBudget) -> bool:
+        """Whether training makes a step and, if it is a whole one, is not spent on noise."""
+        if not budget.n_steps or self.optimizer.started or self.settings.one_pass:
+            return budget.n_steps > 0
+        return self.optimizer.signal_share(self.d, budget.n_steps) >= _LEAST_SIGNAL
+
+    def _smallest(self) -> tuple[int, RunBudget]:
+        """The smallest number of images that works, above one that does not, and the budget of its training."""
+        fails = max(0, self.settings.budget)
+        works = fails + 1
+        while works < _LARGEST_BUDGET and not self._works(self.of(works)[1]):
+            works *= 2
+        # What is spent on checks and gains depends on the budget, so that only trying tells.
+        while works - fails > 1:
+            middle = (works + fails) // 2
+            works, fails = (middle, fails) if self._works(self.of(middle)[1]) else (works, middle)
+        return works, self.of(works)[1]
+
+    def _n_directions(self, n_steps: int) -> int:
+        """Perturbations of a run: n / (n + d) is the share of signal of n directions in d parameters."""
+        share = self.optimizer.signal_share(self.d, n_steps)
+        return round(share / (1 - share) * self.d)
