@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOp
 from .documentation import Documented
 from .encoders import Encoder, make_frozen_encoder
 from .heads.base import Head
-from .heads.decision import decide, fit_without_prompt
+from .heads.decision import fit_without_prompt
 from .heads.scored import ScoredImages
 from .inputs.class_prompts import make_class_prompts
 from .inputs.labels import check_labels
@@ -33,7 +33,7 @@ from .training.augmentation import AUGMENTATIONS, augmentation
 from .training.callbacks import CallbackSupportMixin
 from .training.costs import PlansCosts
 from .training.features import TrainingFeatures, row_batches
-from .training.loop import judged_log_scores, train
+from .training.loop import decided, judged_log_scores, train
 from .training.monitoring import Monitor
 from .training.objective import Objective
 from .training.setup import Run, RunSettings, Streams, generator_of, prepare, seed_of
@@ -177,9 +177,9 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
     trains. With more than 2,000 training images, these two use a share of each class, 2,000 images in all. A prediction
     bills one image.
 
-    Ctrl-C during training does not raise: the best prompt so far is used, and a `FitInterruptedWarning` says so. If
-    `score_fn` raises during training, the estimator is fitted in the same way, and the error is then raised. With a
-    `checkpoint`, nothing more is sent after such an error, and the estimator uses no prompt until `fit` has resumed.
+    Ctrl-C during training does not raise: the best prompt so far is used, and a `FitInterruptedWarning` says so. It is
+    raised if it comes twice, and in a script with a `checkpoint`. If it or an error of `score_fn` is raised, the
+    estimator is fitted too; with a `checkpoint`, nothing more is sent then, and it has no prompt until `fit` resumes.
 
     Examples
     --------
@@ -431,10 +431,10 @@ shape (n, n_features); or sequence of images, paths or encoded files
 
             # Scores -> probabilities: the prompt or none, and the head that goes with it.
             last_answers = scored.last_answers(judged, *objective.last_answers.get(ledger.n_classes))
-            decision = decide(baselines.result(), scored, last_answers, self.head, self.guard)
+            without, decision = decided(result, baselines, scored, last_answers, self.head, self.guard)
             self._store(run, result, decision, adds)
-            self.baselines_, self._scored, self._rng = baselines.result().baselines, scored, rng
-        result.warn_or_raise(self.n_queries_, decision)
+            self.baselines_, self._scored, self._rng = without.baselines, scored, rng
+        result.warn_or_raise(self.n_queries_, decision, replay is not None)
         return self
 
     def _read(self, X: Any, y: Any, sample_weight: Any, classes: Any, known: bool) -> TrainingSet:

@@ -185,7 +185,8 @@ def test_a_service_that_never_says_the_same_is_remembered_answer_by_answer(journ
     assert service.n_images == 0
 
 
-def test_ctrl_c_and_callbacks_end_a_fit_and_the_next_one_goes_on(data, journal):
+def test_ctrl_c_and_callbacks_end_a_fit_and_the_next_one_goes_on(data, journal, monkeypatch):
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)  # a person is there to go on with the estimator
     expected = make_classifier(blinded()).fit(*data)
     service = blinded()
     service.fail_at, service.failure = 6, KeyboardInterrupt()

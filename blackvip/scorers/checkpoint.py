@@ -67,7 +67,7 @@ def replayed(
     with Journal(path, identity, {"seed": str(draw_seed(clf.random_state))}) as journal:
         try:
             yield Replay(journal, service_identity(clf.score_fn), _seed(journal))
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             if journal.n_answers and not isinstance(error, JournalError):
                 error.add_note(f"The answers so far are in {os.fspath(path)!r}. Call fit again to resume from there.")
             raise

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..exceptions import FitInterruptedWarning, PromptNotUsedWarning, warn_caller
-from ..heads.decision import Decision
+from ..heads.base import ServiceHead
+from ..heads.decision import Decision, WithoutPrompt, decide
+from ..heads.judging import judge
+from ..heads.scored import LastAnswers, ScoredImages
 from ..optimizers import Optimizer
 from ..scorers.replay import Replay
 from .gains import TrainingProbe
 from .monitoring import Monitor
 from .setup import Run
 
-__all__ = ["TrainingResult", "judged_log_scores", "train"]
+__all__ = ["TrainingResult", "decided", "is_interactive", "judged_log_scores", "train"]
 
 
 @dataclass
@@ -37,6 +42,8 @@ class TrainingResult:
         What ended the training early.
     history : list of dict
         A row per step; see `BlackVIPClassifier.history_`.
+    raises_interrupt : bool
+        Whether `fit` raises Ctrl-C in any case, because it came a second time or after an error.
     """
 
     w: np.ndarray
@@ -46,17 +53,30 @@ class TrainingResult:
     termination_reason: str = "budget"
     error: BaseException | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    raises_interrupt: bool = False
 
-    def warn_or_raise(self, n_queries: int, decision: Decision) -> None:
-        """Warn if the user interrupted the run or the prompt did not help; raise the error that ended it."""
+    def interrupt(self, error: KeyboardInterrupt) -> None:
+        """Note Ctrl-C, which `fit` raises in any case if it comes a second time, or after an error."""
+        self.raises_interrupt = self.error is not None
+        error.__cause__ = self.error
+        self.termination_reason, self.error = "interrupted", error
+
+    def ends_with_error(self, resumes: bool) -> bool:
+        """Whether `fit` will raise the error: any but Ctrl-C, which in a script is raised if `fit` can resume."""
         if isinstance(self.error, KeyboardInterrupt):
+            return self.raises_interrupt or (resumes and not is_interactive())
+        return self.error is not None
+
+    def warn_or_raise(self, n_queries: int, decision: Decision, resumes: bool) -> None:
+        """Warn if the user interrupted the run or the prompt did not help; raise the error that ended it."""
+        if self.error is not None and self.ends_with_error(resumes):
+            raise self.error
+        if self.error is not None:
             warn_caller(
                 f"fit was interrupted after {self.n_iter} steps and {n_queries:,} billed images. The estimator is "
                 f"fitted and uses {'the best prompt so far' if decision.prompt_used else 'no prompt'}.",
                 FitInterruptedWarning,
             )
-        elif self.error is not None:
-            raise self.error
         elif not decision.prompt_used:
             warn_caller(
                 f"The prompt did not help ({decision.comparison}), so it is not used. {n_queries:,} images were "
@@ -64,6 +84,12 @@ class TrainingResult:
                 "larger budget may help.",
                 PromptNotUsedWarning,
             )
+
+
+def is_interactive() -> bool:
+    """Whether a person can go on with the estimator after Ctrl-C: in a notebook, in IPython or at Python's prompt."""
+    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
+    return hasattr(sys, "ps1") or get_ipython() is not None
 
 
 def train(run: Run, monitor: Monitor | None = None) -> TrainingResult:
@@ -113,7 +139,7 @@ def train(run: Run, monitor: Monitor | None = None) -> TrainingResult:
                 result.termination_reason = "no_improvement"
                 break
     except KeyboardInterrupt as error:
-        result.termination_reason, result.error = "interrupted", error
+        result.interrupt(error)
     # A stranger's score function may raise anything, and what is paid for must not be lost.
     except Exception as error:
         result.termination_reason, result.error = "error", error
@@ -131,13 +157,37 @@ def judged_log_scores(result: TrainingResult, run: Run, replay: Replay | None = 
     if replay is not None:
         replay.off_path = result.termination_reason in ("callback", "interrupted")
         # `fit` will resume: a prompt from halfway is not worth its price.
-        if isinstance(result.error, Exception):
+        if result.ends_with_error(resumes=True):
             return unknown
     if not result.n_iter:
         return unknown
     try:
         return run.validation.judged_log_scores(result.w)
+    except KeyboardInterrupt as error:
+        result.interrupt(error)
     # The service still fails: the plain scores are all there is.
-    except (KeyboardInterrupt, Exception) as error:
+    except Exception as error:
         result.error = result.error or error
-        return unknown
+    return unknown
+
+
+def decided(
+    result: TrainingResult,
+    without: Future[WithoutPrompt],
+    scored: ScoredImages,
+    last_answers: LastAnswers | None,
+    head: Any,
+    guard: bool,
+) -> tuple[WithoutPrompt, Decision]:
+    """The results without a prompt, and the decision, see `decide`.
+
+    If Ctrl-C interrupts them, what was paid for is not lost: the service's own head, which is fitted at once, decides.
+    """
+    try:
+        baselines = without.result()
+        return baselines, decide(baselines, scored, last_answers, head, guard)
+    except KeyboardInterrupt as error:
+        result.interrupt(error)
+    plain = judge(ServiceHead(), scored.without_prompt())
+    baselines = WithoutPrompt({"zero_shot": plain}, plain, {})
+    return baselines, decide(baselines, scored, None, None, guard)
