@@ -27,8 +27,8 @@ from .prompters import Prompter, make_prompter
 from .scorers import ScoreFunction
 from .scorers.background import BackgroundThread
 from .scorers.checkpoint import refuse_checkpoint, replayed
+from .scorers.formats import SCORE_TYPES
 from .scorers.replay import Replay
-from .scorers.scoring import log_scores_of
 from .training.augmentation import AUGMENTATIONS, augmentation
 from .training.callbacks import CallbackSupportMixin
 from .training.costs import PlansCosts
@@ -90,8 +90,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
         "crop" covers the new size and cuts out the centre; "pad" adds black borders; "stretch" changes proportions.
     on_error : {"raise", "skip"}, default="raise"
         What `fit` does with images that cannot be read: raise an error that names them, or warn and leave them out.
-    score_type : {"auto", "logits", "probabilities"}, default="auto"
-        What the scores are. "auto": what `score_fn` declares, else what the first scores look like.
+    score_type : {"auto", "logits", "probabilities", "percent"}, default="auto"
+        What the scores are. "auto": what `score_fn` declares, else what the training images' scores show.
     images_per_call : int or None, default=None
         The most images in one call of `score_fn`. None: what it declares, else 64.
     n_jobs : int or None, default=None
@@ -154,8 +154,10 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
         Step and perturbation size that training started with.
     termination_reason_ : {"budget", "no_improvement", "callback", "interrupted", "error"}
         Why training stopped.
-    score_type_, score_floor_ : {"logits", "probabilities"}, float
-        What the scores are, and the smallest probability that differs from zero in them.
+    score_format_ : ScoreFormat
+        What the scores are: `score_type`, `floor` and `zeros_missing`, and in words how that was found.
+    score_type_ : {"logits", "probabilities", "percent"}
+        ``score_format_.score_type``.
     label_mapping_ : LabelMapping or None
         From the service's labels to classes, if `score_fn` is a `LabelMappedScorer` that learns it.
     seconds_per_image_ : float
@@ -212,7 +214,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
         "image_shape": [None, tuple, list],
         "resize": [StrOptions({"crop", "pad", "stretch"})],
         "on_error": [StrOptions({"raise", "skip"})],
-        "score_type": [StrOptions({"auto", "logits", "probabilities"})],
+        "score_type": [StrOptions({"auto", *SCORE_TYPES})],
         "images_per_call": [None, Interval(Integral, 1, None, closed="left")],
         "n_jobs": [Integral, None],
         "checkpoint": [str, PathLike, None],
@@ -245,7 +247,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
         image_shape: tuple[int, ...] | None = None,
         resize: Literal["crop", "pad", "stretch"] = "crop",
         on_error: Literal["raise", "skip"] = "raise",
-        score_type: Literal["auto", "logits", "probabilities"] = "auto",
+        score_type: Literal["auto", "logits", "probabilities", "percent"] = "auto",
         images_per_call: int | None = None,
         n_jobs: int | None = None,
         checkpoint: str | PathLike[str] | None = None,
@@ -389,7 +391,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
             w = prompter.initial_parameters(streams.start)
 
         # Prompted images -> scores -> losses.
-        ledger = self._ledger(settings.budget, self._score_format if continues else None, self.score_fn, replay)
+        ledger = self._ledger(settings.budget, self.score_format_ if continues else None, self.score_fn, replay)
         temperature = Temperature(None if self.temperature == "auto" else float(self.temperature), self.loss)
         augment = None if self.augment is None else augmentation(self.augment, streams.augment)
         features = TrainingFeatures(prompter, data.images)
@@ -412,7 +414,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
             objective.features.compute_in(background)
             try:
                 # Zero-shot: one image each.
-                plain = self._map_labels(log_scores_of(ledger, data.images, judged), data, judged, ledger)
+                plain = self._plain_log_scores(ledger, data, judged)
                 objective.temperature.learn(plain, data.y[judged])
                 run.validation.set_start(plain)
                 scored = ScoredImages.before_training(

@@ -98,6 +98,10 @@ class ImagesSkippedWarning(UserWarning):
     """Unreadable images were left out because of ``on_error="skip"``."""
 
 
+class ScoreTypeWarning(UserWarning):
+    """The type of a service's scores is a guess; ``score_type`` declares it."""
+
+
 class PromptNotUsedWarning(ConvergenceWarning):
     """The trained prompt did not beat the baselines, so the fitted estimator does not use it."""
 

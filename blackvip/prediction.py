@@ -38,7 +38,6 @@ from .persistence.objects import Object
 from .prompters.base import Prompter, make_prompter
 from .scorers import ScoreFormat
 from .scorers.connection import ReachesService
-from .scorers.formats import FLOOR, SCORE_TYPES
 from .scorers.labels.mapping import LabelMapping
 from .scorers.scoring import log_scores_of
 from .scorers.wrappers import scorer_name
@@ -138,8 +137,7 @@ class PromptedClassifier(
         "a_": _GAIN,
         "c_": _GAIN,
         "termination_reason_": choice("budget", "no_improvement", "callback", "interrupted", "error"),
-        "score_type_": choice(*SCORE_TYPES),
-        "score_floor_": number(FLOOR, 0.05),
+        "score_format_": Object(ScoreFormat),
         "label_mapping_": OneOf(NONE, Object(LabelMapping)),
         "seconds_per_image_": OneOf(NONE, number(low=0)),
         "probe_encoder_": Object(Encoder),
@@ -299,7 +297,7 @@ class PromptedClassifier(
         if isinstance(scores, str):
             draws = [None, self.prompter_.draw] if self.prompt_used_ else [None]
             rows, budget = np.arange(len(images)), len(draws) * len(images)
-            with self._cached_scorer() as score_fn, self._ledger(budget, self._score_format, score_fn) as ledger:
+            with self._cached_scorer() as score_fn, self._ledger(budget, self.score_format_, score_fn) as ledger:
                 found = [log_scores_of(ledger, images, rows, draw) for draw in draws]
             n_queries, seconds = ledger.n_queries, ledger.seconds
         else:
@@ -359,8 +357,7 @@ class PromptedClassifier(
         self.probe_encoder_ = run.probe
         self.optimizer_, self.a_, self.c_ = result.optimizer, result.a, result.optimizer.c_
         # A service may have given no score to a single image.
-        score_format = ledger.score_format or ScoreFormat("logits")
-        self.score_type_, self.score_floor_ = score_format.score_type, score_format.floor
+        self.score_format_ = ledger.score_format or ScoreFormat("logits")
         self.seconds_per_image_ = ledger.seconds_per_image
         n_iter, n_queries = (self.n_iter_, self.n_queries_ - ledger.n_queries) if adds else (0, 0)
         history = [

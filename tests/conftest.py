@@ -42,6 +42,8 @@ class ToyService:
     sent, keeps what it saw, and can be told to fail.
     """
 
+    score_type = "logits"
+
     def __init__(self, gain=6.0, glare=0.0):
         self.gain = gain
         self.glare = glare

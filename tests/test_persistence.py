@@ -546,7 +546,7 @@ def rename(header, old, new):
         (lambda h, d: h["__metadata__"].update(more="x"), "metadata have the keys"),
         (lambda h, d: h.update(more=h["prompter_.parameters_"]), "cannot be loaded"),
         (lambda h, d: h.pop("prompter_.parameters_"), "cannot be loaded"),
-        (lambda h, d: fitted_of(d).update(score_type_=None), "score_type_ is None"),
+        (lambda h, d: fitted_of(d).update(score_format_=None), "score_format_ is no object"),
         (lambda h, d: fitted_of(d)["prompter_"]["fitted"].update(prompt_scale_=10**30), "prompt_scale_ is 10"),
         (lambda h, d: fitted_of(d)["prompter_"]["fitted"].update(n_parameters_=11), "n_parameters_ is 11"),
         (lambda h, d: fitted_of(d)["prompter_"]["fitted"].update(prompt_scale_=0.0), "contradict"),

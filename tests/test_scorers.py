@@ -11,7 +11,6 @@ from scipy.special import softmax
 import blackvip
 from blackvip import BlackVIPClassifier, BudgetError, ScoreError
 from blackvip.scorers import Ledger, ScoreFormat, ScoreReader, SharedBudget, check_scores, report_not_sent, score_noise
-from blackvip.scorers.formats import FLOOR
 
 IMAGES = np.zeros((5, 2, 2, 3), np.uint8)
 NAN = np.nan
@@ -58,83 +57,20 @@ def test_scores_that_a_service_does_not_give():
         np.testing.assert_allclose(check_scores(answer, 2, prompts), expected, rtol=1e-6)
 
 
-def test_negative_probabilities_are_explained():
-    with pytest.raises(ScoreError, match="returned -0.5, .* score_type='logits'"):
+def test_scores_that_are_no_probabilities_are_explained():
+    with pytest.raises(
+        ScoreError, match="returned -0.5, .* read as probabilities, which are from 0 to 1. Set score_type"
+    ):
         check_scores([[0.5, -0.5, NAN]], 1, list("abc"), "probabilities")
+    with pytest.raises(ScoreError, match="returned 1.2, .* from 0 to 1. "):
+        check_scores([[0.5, 1.2]], 1, list("ab"), "probabilities")
+    with pytest.raises(ScoreError, match="returned 120, .* read as percent, which are from 0 to 100. "):
+        check_scores([[0.5, 120]], 1, list("ab"), "percent")
     assert check_scores([[0.5, -0.5]], 1, list("ab"), "logits").min() == -0.5
-
-
-@pytest.mark.parametrize(
-    ("scores", "expected"),
-    [
-        ([[0.2, 0.8], [1.0, 0.0]], "probabilities"),
-        ([[0.2, 0.9], [1.0, 0.0]], "logits"),
-        ([[-0.2, 1.2]], "logits"),
-        ([[0.2, 0.3, NAN], [0.9, NAN, NAN], [NAN, NAN, NAN]], "probabilities"),  # the rest went to other classes
-        ([[0.2, 0.3, NAN], [0.3, 0.3, 0.3]], "logits"),  # a row that is complete, and does not sum to 1
-        ([[0.7, 0.4, NAN]], "logits"),
-        ([[0.7, -np.inf, NAN]], "logits"),
-        ([[23.1, NAN, 22.8]], "logits"),
-    ],
-)
-def test_probabilities_are_recognised(scores, expected):
-    assert ScoreFormat.recognise(np.array(scores)).score_type == expected
-
-
-def test_log_scores():
-    probabilities, logits = ScoreFormat("probabilities"), ScoreFormat("logits")
-    np.testing.assert_array_equal(probabilities.log_scores(np.array([[0.5, 0.0]])), [np.log([0.5, 1e-6])])
-    np.testing.assert_array_equal(logits.log_scores(np.array([[3.0, -1.0]])), [[3.0, -1.0]])
-
-
-def test_missing_scores_are_lower_than_all_that_were_given():
-    probabilities, logits = ScoreFormat("probabilities"), ScoreFormat("logits")
-    scores = np.array(
-        [[0.5, 0.1, NAN, NAN], [0.8, 0.16, NAN, NAN], [0.6, 0.4, NAN, NAN], [NAN] * 4, [0.4, 0.3, 0.2, 0.1]]
-    )
-    expected = [
-        [0.5, 0.1, 0.05, 0.05],
-        [0.8, 0.16, 0.02, 0.02],
-        [0.6, 0.4, 1e-6, 1e-6],
-        [0.25] * 4,
-        [0.4, 0.3, 0.2, 0.1],
-    ]
-    np.testing.assert_allclose(np.exp(probabilities.log_scores(scores)), expected)
-    scores = np.array([[3.0, NAN, 1.0], [-np.inf, -2.0, NAN], [NAN] * 3])
-    half = np.log(2)
-    np.testing.assert_allclose(logits.log_scores(scores), [[3, 1 - half, 1], [-2 - half, -2, -2 - half], [0] * 3])
 
 
 def random_probabilities(n_images=40, n_classes=10, sharpness=6):
     return softmax(sharpness * np.random.default_rng(0).normal(size=(n_images, n_classes)), axis=1)
-
-
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("decimals", [1, 2, 3, 4, 5])
-def test_rounded_probabilities_are_recognised(decimals, dtype):
-    scores = np.round(random_probabilities(), decimals).astype(dtype).astype(np.float64)
-    if decimals <= 2:
-        assert np.abs(scores.sum(axis=1) - 1).max() > 1e-3  # as probabilities that are not rounded never do
-    found = ScoreFormat.recognise(scores)
-    assert found.score_type == "probabilities"
-    assert found.floor == pytest.approx(0.5 * 10**-decimals)
-    truncated = np.where(scores >= np.sort(scores, axis=1)[:, -3:-2], scores, NAN)
-    assert ScoreFormat.recognise(truncated) == found
-
-
-@pytest.mark.parametrize(
-    "scores",
-    [
-        random_probabilities(),
-        random_probabilities().astype(np.float32).astype(float),
-        np.round(random_probabilities(), 6),  # half of such a unit is below what is always the floor
-        np.eye(10)[np.arange(40) % 10],  # labels alone
-        np.full((40, 2), 0.5),  # a service that answers all alike tells nothing of its decimals
-        np.array([[0.25, 0.75]]),
-    ],
-)
-def test_probabilities_that_are_not_rounded_keep_the_floor_that_there_always_was(scores):
-    assert ScoreFormat.recognise(scores) == ScoreFormat("probabilities", 1e-6)
 
 
 def test_a_ledger_recognises_the_format_of_the_first_images_and_keeps_it():
@@ -169,12 +105,6 @@ def test_a_service_that_gives_nothing_at_all_is_an_error_and_an_image_without_sc
     images[3] = 255
     log_scores = Ledger(bright_ones, ["a", "b"], images_per_call=images_per_call).log_scores(images)
     assert (np.ptp(log_scores, axis=1) > 0).tolist() == [False, False, False, True, False]
-
-
-def test_a_declared_score_type_is_believed():
-    scores = np.round(random_probabilities(), 2)
-    assert ScoreFormat.recognise(scores, "logits") == ScoreFormat("logits", FLOOR)
-    assert ScoreFormat.recognise(2 * scores, "probabilities") == ScoreFormat("probabilities", 0.01 / 2)
 
 
 def top_two(images, class_prompts):
@@ -267,8 +197,8 @@ def test_declarations_of_a_scorer_are_used():
     np.testing.assert_array_equal(ledger.log_scores(IMAGES), np.full((5, 2), 0.5))
     assert ledger.images_per_call == 3
     assert ScoreReader.of(Scorer(), "probabilities").score_type == "probabilities"
-    Scorer.score_type = "percent"
-    with pytest.raises(ValueError, match="declares score_type='percent'"):
+    Scorer.score_type = "odds"
+    with pytest.raises(ValueError, match="declares score_type='odds'"):
         Ledger(Scorer(), ["a", "b"])
 
 

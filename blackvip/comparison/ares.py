@@ -26,7 +26,7 @@ from ..inputs.class_prompts import make_class_prompts
 from ..inputs.estimators import PredictsFromLogProba, SharesScoreFunction
 from ..inputs.labels import class_indices
 from ..inputs.reading import ReadsImages, pixel_batches
-from ..scorers import ScoreFormat
+from ..scorers.formats import SCORE_TYPES
 from ..scorers.labels.mapping import bayesian_weights, label_counts
 from .service import Service
 
@@ -76,7 +76,7 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
         Number of outputs that the mapping counts for each image, as a share of the classes; at least one is counted.
     max_queries : int, default=10_000
         Limit of billed images in `fit`, which needs one per training image.
-    score_type : {"auto", "logits", "probabilities"}, default="auto"
+    score_type : {"auto", "logits", "probabilities", "percent"}, default="auto"
         As in `BlackVIPClassifier`.
     images_per_call : int or None, default=None
         As in `BlackVIPClassifier`.
@@ -117,8 +117,8 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
         Mean cross-entropy of the second stage in each epoch, in nats.
     n_queries_ : int
         Number of images billed by `fit`.
-    score_type_ : {"logits", "probabilities"}
-        Type of the service's scores.
+    score_format_ : ScoreFormat
+        What the service's scores are.
 
     Notes
     -----
@@ -160,7 +160,7 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
         "smoothing": [Interval(Real, 0, None, closed="left")],
         "top_share": [Interval(Real, 0, 1, closed="right")],
         "max_queries": [Interval(Integral, 1, None, closed="left")],
-        "score_type": [StrOptions({"auto", "logits", "probabilities"})],
+        "score_type": [StrOptions({"auto", *SCORE_TYPES})],
         "images_per_call": [None, Interval(Integral, 1, None, closed="left")],
         "image_shape": [None, tuple, list],
         "resize": [StrOptions({"crop", "pad", "stretch"})],
@@ -262,8 +262,8 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
                 "`encode` uses operations of torch alone."
             )
         service = Service(self.score_fn, self.class_prompts_, self.score_type, self.images_per_call)
-        answer = service.score(images)
-        self.score_type_, self._floor = answer.score_format.score_type, answer.score_format.floor
+        answer = service.score(images, y=index)
+        self.score_format_ = answer.score_format
         self.n_queries_ = answer.n_queries
         self._prime(pixels, softmax(answer.log_scores, axis=1), random)
         self._reprogram(pixels, index, random)
@@ -306,8 +306,8 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
             outputs = [self._outputs(pixels.double(), program) for pixels in pixel_batches(self.image_format_, images)]
         found = {"local": log_softmax(torch.cat(outputs).numpy() @ self.mapping_, axis=1)}
         if "both" in names:
-            score_format = ScoreFormat(self.score_type_, self._floor)
-            service = Service(self.score_fn, self.class_prompts_, self.score_type, self.images_per_call, score_format)
+            prompts, limit = self.class_prompts_, self.images_per_call
+            service = Service(self.score_fn, prompts, self.score_type, limit, self.score_format_)
             log_scores = service.score(images).log_scores
             found["both"] = log_softmax(found["local"] + log_softmax(log_scores, axis=1), axis=1)
         return {name: found[name] for name in names}

@@ -23,6 +23,7 @@ from ..inputs.estimators import PredictsFromLogProba
 from ..inputs.images import Images
 from ..inputs.labels import class_indices
 from ..inputs.reading import ReadsImages, most_to_fit, pixel_batches
+from ..scorers.formats import SCORE_TYPES
 from ..scorers.labels.scorer import LabelMappedScorer, learning_scorer
 from ..scorers.wrappers import innermost
 from .service import Service
@@ -95,7 +96,7 @@ class ServiceBaselines(_ReadsTrainingSet, BaseEstimator):
         learning = learning_scorer(self.score_fn)
         asked_for = self.class_prompts_ if learning is None else learning.service_labels
         service = Service(self.score_fn, asked_for, self.score_type, self.images_per_call)
-        answer = service.score(images, self._encode)
+        answer = service.score(images, self._encode, index)
         mapping, plain, weights = None, answer.log_scores, np.ones(len(index))
         if learning is not None:
             mapping = learning.fit_labels(plain, index, self.class_prompts_, weights)
@@ -174,7 +175,7 @@ class LabelMappedService(_ReadsTrainingSet, PredictsFromLogProba, BaseEstimator)
         "score_fn": [callable],
         "class_prompts": [str, dict, "array-like"],
         "mapping": [StrOptions({"blm+", "blm", "frequency"})],
-        "score_type": [StrOptions({"auto", "logits", "probabilities"})],
+        "score_type": [StrOptions({"auto", *SCORE_TYPES})],
         "images_per_call": [None, Interval(Integral, 1, None, closed="left")],
         "image_shape": [None, tuple, list],
         "resize": [StrOptions({"crop", "pad", "stretch"})],
@@ -211,7 +212,7 @@ class LabelMappedService(_ReadsTrainingSet, PredictsFromLogProba, BaseEstimator)
             labels = self.class_prompts_
             scorer = LabelMappedScorer(self.score_fn, labels, self.mapping, text_weight=0.0)
         service = Service(self.score_fn, labels, self.score_type, self.images_per_call)
-        answer = service.score(images)
+        answer = service.score(images, y=index)
         mapping = scorer.fit_labels(answer.log_scores, index, self.class_prompts_)
         self.service_ = replace(service, score_format=answer.score_format, label_mapping=mapping)
         self.n_queries_ = answer.n_queries

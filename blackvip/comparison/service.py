@@ -46,12 +46,12 @@ class Service:
         Score function, see `BlackVIPClassifier`.
     class_prompts : list of str
         What the score function is asked for: class prompts, or labels of its own.
-    score_type : {"auto", "logits", "probabilities"}, default="auto"
+    score_type : {"auto", "logits", "probabilities", "percent"}, default="auto"
         What the scores are.
     images_per_call : int or None, default=None
         The most images in one call.
     score_format : ScoreFormat or None, default=None
-        The format of the scores. None: recognised in the first scores.
+        The format of the scores. None: recognised in the first images' scores.
     label_mapping : LabelMapping or None, default=None
         Maps scores for labels to scores for classes.
     """
@@ -63,7 +63,7 @@ class Service:
     score_format: ScoreFormat | None = None
     label_mapping: LabelMapping | None = None
 
-    def score(self, images: Images, encode: Encoding | None = None) -> ServiceAnswer:
+    def score(self, images: Images, encode: Encoding | None = None, y: np.ndarray | None = None) -> ServiceAnswer:
         """Score images without prompts; bills one image each.
 
         Parameters
@@ -72,6 +72,8 @@ class Service:
             Images to send, at least one.
         encode : callable or None, default=None
             Computes features (n, n_features) of pixels (n, 3, height, width), so that each image is read only once.
+        y : ndarray of shape (n_images,) or None, default=None
+            Class indices of the images. They help to recognise the format of the scores.
 
         Returns
         -------
@@ -89,9 +91,10 @@ class Service:
             reader=reader,
         )
         with ledger:
-            _, log_scores, features = zip(*score_images(ledger, images, np.arange(len(images)), encode=encode))
+            rows = np.arange(len(images))
+            _, scores, features = zip(*score_images(ledger, images, rows, encode=encode, score=ledger.scores))
         return ServiceAnswer(
-            np.concatenate(log_scores),
+            reader.learn(np.concatenate(scores), y),
             None if encode is None else np.concatenate(features),
             ledger.n_queries,
             # If the service returned no score at all, its format is unknown and does not matter.

@@ -3,13 +3,14 @@
 from .answers import report_not_sent
 from .cached import CachedScorer
 from .contract import ScoreFunction, check_rate, check_scores
-from .formats import ScoreFormat, ScoreReader
+from .formats import ScoreFormat
 from .labels.mapping import LabelMapping
 from .labels.scorer import LabelMappedScorer
 from .ledger import Ledger
 from .noise import score_noise
 from .open_clip import OpenCLIPScorer
 from .parallel.scorer import ParallelScorer
+from .reader import ScoreReader
 from .shared_budget import Lease, SharedBudget
 
 __all__ = [

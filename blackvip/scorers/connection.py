@@ -14,13 +14,14 @@ from ..inputs.training_set import TrainingSet
 from .cached import CachedScorer
 from .checkpoint import predictions_path
 from .contract import check_scores
-from .formats import ScoreFormat, ScoreReader
+from .formats import ScoreFormat
 from .labels.mapping import LabelMapping
 from .labels.scorer import learning_scorer
 from .ledger import Ledger
 from .parallel.scorer import spread
+from .reader import ScoreReader
 from .replay import JournaledScorer, Replay
-from .scoring import Drawing, Encoding, score_images
+from .scoring import Drawing, Encoding, plain_scores_of, score_images
 
 __all__ = ["ReachesService"]
 
@@ -35,8 +36,7 @@ class ReachesService(SharesScoreFunction):
     score_type: str
     class_prompts_: list[str]
     label_mapping_: LabelMapping | None
-    score_type_: str
-    score_floor_: float
+    score_format_: ScoreFormat
 
     def _ledger(
         self, max_queries: int, score_format: ScoreFormat | None, score_fn: Any, replay: Replay | None = None
@@ -61,22 +61,26 @@ class ReachesService(SharesScoreFunction):
         self, images: Images, rows: np.ndarray, draw: Drawing | None = None, encode: Encoding | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
         """Score images batch by batch, see `score_images`."""
-        with self._cached_scorer() as score_fn, self._ledger(len(rows), self._score_format, score_fn) as ledger:
+        with self._cached_scorer() as score_fn, self._ledger(len(rows), self.score_format_, score_fn) as ledger:
             yield from score_images(ledger, images, rows, draw, encode)
 
     def _log_scores_from(self, scores: Any, n_images: int) -> np.ndarray:
         """Log scores (n_images, n_classes) from scores in the service's own format."""
-        log_scores = self._score_format.log_scores(
-            check_scores(scores, n_images, self._service_prompts, self.score_type_)
-        )
+        checked = check_scores(scores, n_images, self._service_prompts, self.score_type_)
+        log_scores = self.score_format_.log_scores(checked)
         return log_scores if self.label_mapping_ is None else self.label_mapping_.log_scores(log_scores)
 
-    def _map_labels(self, plain: np.ndarray, data: TrainingSet, judged: np.ndarray, ledger: Ledger) -> np.ndarray:
-        """Map scores for a service's own labels to classes; the first ones teach the mapping."""
+    def _plain_log_scores(self, ledger: Ledger, data: TrainingSet, rows: np.ndarray) -> np.ndarray:
+        """Log scores (len(rows), n_classes) of training images without prompts; one billed image each.
+
+        The first ones show what the scores are, and teach the mapping of a service's own labels.
+        """
+        y, weights = data.y[rows], data.weights[rows]
+        plain = ledger.reader.learn(plain_scores_of(ledger, data.images, rows), y, weights)
         learning = learning_scorer(self.score_fn)
         if learning is None or ledger.reader.label_mapping is not None:
             return plain
-        mapping = learning.fit_labels(plain, data.y[judged], self.class_prompts_, data.weights[judged])
+        mapping = learning.fit_labels(plain, y, self.class_prompts_, weights)
         self.label_mapping_ = ledger.reader.label_mapping = mapping
         return mapping.log_scores(plain)
 
@@ -90,9 +94,14 @@ class ReachesService(SharesScoreFunction):
             yield cached
 
     @property
-    def _score_format(self) -> ScoreFormat:
-        """The format of the scores that `fit` has recognised."""
-        return ScoreFormat(self.score_type_, self.score_floor_)
+    def score_type_(self) -> str:
+        """Type of the scores, as declared or recognised."""
+        return self.score_format_.score_type
+
+    @property
+    def score_floor_(self) -> float:
+        """Half a unit of the last decimal to which the service rounds probabilities, else 0."""
+        return self.score_format_.floor
 
     @property
     def _service_prompts(self) -> list[str]:

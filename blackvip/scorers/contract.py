@@ -10,7 +10,7 @@ one per image, from class prompt to score, works as well; a prompt that is left 
 A score function may declare these attributes:
 
 - ``images_per_call``: the most images in one call.
-- ``score_type``: "logits" or "probabilities".
+- ``score_type``: "logits", "probabilities" or "percent".
 - ``price_per_image``: in any currency.
 - ``takes_tensors = True``: images come as a float32 torch tensor (n, 3, height, width) with values in [0, 1], on the
   device where they were computed, without rounding to 8 bits.
@@ -38,6 +38,7 @@ from typing import Any
 import numpy as np
 
 from ..exceptions import ScoreError
+from .formats import SUM_ERROR, UNITS
 
 __all__ = ["ScoreFunction", "check_anything_given", "check_rate", "check_scores"]
 
@@ -55,7 +56,7 @@ def check_scores(scores: Any, n_images: int, class_prompts: Sequence[str], score
     n_images : int
         Number of images it was given.
     class_prompts : sequence of str
-    score_type : {"auto", "logits", "probabilities"}, default="auto"
+    score_type : {"auto", "logits", "probabilities", "percent"}, default="auto"
         Type of the scores; "auto" if it is not known yet.
 
     Returns
@@ -66,8 +67,8 @@ def check_scores(scores: Any, n_images: int, class_prompts: Sequence[str], score
     Raises
     ------
     ScoreError
-        If the scores are not numbers, have another shape, name other class prompts, are infinite, or are negative
-        probabilities.
+        If the scores are not numbers, have another shape, name other class prompts, are infinite, or are no
+        probabilities although they should be.
     """
     n_classes = len(class_prompts)
     expected = (
@@ -102,10 +103,12 @@ def check_scores(scores: Any, n_images: int, class_prompts: Sequence[str], score
             f"({infinite.sum()} of {infinite.size} scores are infinite); expected finite numbers. Return NaN for "
             "a score that the service does not give."
         )
-    if score_type == "probabilities" and (array < 0).any():
+    unit = UNITS.get(score_type, np.inf)
+    outside = (array < 0) | (array > unit * (1 + SUM_ERROR))
+    if unit < np.inf and outside.any():
         raise ScoreError(
-            f"The score function returned {np.nanmin(array):.4g}, but its scores were read as probabilities, which are "
-            "not negative. Set score_type='logits' if they are logits, and return NaN for a score that is missing."
+            f"The score function returned {array[outside][0]:.4g}, but its scores were read as {score_type}, which are "
+            f"from 0 to {unit:g}. Set score_type if they are something else, and return NaN for a missing score."
         )
     return array
 

@@ -19,7 +19,8 @@ from ..exceptions import BudgetError
 from ..inputs.images import to_uint8
 from .answers import IMAGES_PER_CALL, Metered, scores_of
 from .contract import ScoreFunction, check_anything_given, check_rate
-from .formats import ScoreFormat, ScoreReader
+from .formats import ScoreFormat
+from .reader import ScoreReader
 
 __all__ = ["Ledger"]
 
@@ -156,7 +157,11 @@ class Ledger:
         return np.concatenate(parts) if parts else np.empty((0, 1, 1, 3), np.uint8)
 
     def log_scores(self, images: Sent) -> np.ndarray:
-        """Send images and return their log scores.
+        """Send images and return their log scores (n, n_classes), float64; see `scores`."""
+        return self.reader.log_scores(self.scores(images)) if len(images) else np.empty((0, self.n_classes))
+
+    def scores(self, images: Sent) -> np.ndarray:
+        """Send images and return their scores as the service gives them, checked.
 
         Parameters
         ----------
@@ -165,7 +170,8 @@ class Ledger:
 
         Returns
         -------
-        log_scores : ndarray of shape (n, n_classes), float64
+        scores : ndarray of shape (n, n_prompts), float64
+            NaN for missing ones.
 
         Raises
         ------
@@ -178,13 +184,11 @@ class Ledger:
             raise BudgetError(
                 f"{len(images)} images were to be sent, but the budget of {self.max_queries} leaves {self.remaining}."
             )
-        if not len(images):
-            return np.empty((0, self.n_classes))
-        scores = self._scores(images)
+        scores = self._counted(images)
         check_anything_given(scores)
-        return self.reader.log_scores(scores)
+        return scores
 
-    def _scores(self, images: Sent) -> np.ndarray:
+    def _counted(self, images: Sent) -> np.ndarray:
         """Send images, count them, and return their scores (n, n_prompts)."""
         scores = np.empty((len(images), len(self.class_prompts)))
         pieces = Metered(scores_of(self._send, images, self.class_prompts, self._images_per_call))

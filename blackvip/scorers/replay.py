@@ -17,7 +17,7 @@ from ..exceptions import JournalError
 from ..journal.journal import Journal
 from .answers import Metered, Scored, collected, report_not_sent, report_paid_before, scores_of
 from .contract import ScoreFunction
-from .formats import ScoreReader
+from .reader import ScoreReader
 from .wrappers import ScorerWrapper
 
 __all__ = ["ContentKeys", "JournalHit", "JournaledScorer", "Replay"]

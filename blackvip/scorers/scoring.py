@@ -13,10 +13,11 @@ from ..inputs.reading import BATCH
 from .background import prefetch
 from .ledger import Ledger
 
-__all__ = ["Drawing", "Encoding", "log_scores_of", "score_images"]
+__all__ = ["Drawing", "Encoding", "log_scores_of", "plain_scores_of", "score_images"]
 
 Drawing = Callable[[torch.Tensor], torch.Tensor]
 Encoding = Callable[[torch.Tensor], np.ndarray]
+Scoring = Callable[[Any], np.ndarray]
 
 # Limits of what a streaming score function is given at once.
 _MOST_BATCHES, _MOST_BYTES = 16, 64 * 2**20
@@ -28,6 +29,7 @@ def score_images(
     rows: np.ndarray,
     draw: Drawing | None = None,
     encode: Encoding | None = None,
+    score: Scoring | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
     """Yield log scores of images, batch by batch; the next batch is read and drawn while the service answers.
 
@@ -41,11 +43,14 @@ def score_images(
         Draws prompts onto pixels (n, 3, height, width). None: images are sent without a prompt.
     encode : callable or None, default=None
         Computes features (n, n_features) of the pixels without a prompt, so that an image is read once for both.
+    score : callable or None, default=None
+        Method of the ledger that sends images. None: ``ledger.log_scores``.
 
     Yields
     ------
     rows : ndarray of shape (n,)
     log_scores : ndarray of shape (n, n_classes)
+        What `score` returned.
     features : ndarray of shape (n, n_features) or None
     """
 
@@ -59,13 +64,18 @@ def score_images(
         return batch, ledger.joined(sent), np.concatenate(features) if features else None
 
     for batch, sent, features in prefetch(map(made, _batches(ledger, images, rows))):
-        yield batch, ledger.log_scores(sent), features
+        yield batch, (score or ledger.log_scores)(sent), features
 
 
 def log_scores_of(ledger: Ledger, images: Images, rows: np.ndarray, draw: Drawing | None = None) -> np.ndarray:
     """Return the log scores (len(rows), n_classes) of images; see `score_images`."""
     parts = [log_scores for _, log_scores, _ in score_images(ledger, images, rows, draw)]
     return np.concatenate(parts) if parts else np.empty((0, ledger.n_classes))
+
+
+def plain_scores_of(ledger: Ledger, images: Images, rows: np.ndarray) -> np.ndarray:
+    """Return the scores (len(rows), n_prompts) of images without prompts, as the service gives them."""
+    return np.concatenate([scores for _, scores, _ in score_images(ledger, images, rows, score=ledger.scores)])
 
 
 def _batches(ledger: Ledger, images: Images, rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -12,7 +12,7 @@ import numpy as np
 from ..heads.base import ServiceHead
 from ..inputs.images import to_uint8
 from ..scorers.cached import PaidAnswers
-from ..scorers.formats import FLOOR
+from ..scorers.formats import ScoreFormat
 from .callbacks import fit_task
 from .progress import ProgressBar
 from .setup import Run
@@ -100,8 +100,7 @@ class Monitor:
             "checkpoint": None,
             # The paid answers are for classes already.
             "label_mapping_": None,
-            "score_type_": "logits",
-            "score_floor_": FLOOR,
+            "score_format_": ScoreFormat("logits"),
             "prompter_": prompter,
             "head_": ServiceHead().fit(validation.last_log_scores, None),
         }

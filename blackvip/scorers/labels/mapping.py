@@ -25,12 +25,16 @@ from scipy.special import softmax
 from sklearn.base import BaseEstimator
 
 from ...persistence.arrays import Array
-from ...persistence.fields import ListOf, choice, number, text
+from ...persistence.fields import ListOf, text
 from ...persistence.format import expect
+from ...persistence.objects import Object
 from ...persistence.saveable import Saveable
-from ..formats import FLOOR, SCORE_TYPES
+from ..formats import ScoreFormat
 
 __all__ = ["LabelMapping", "bayesian_weights", "frequency_weights", "label_counts"]
+
+_LOGITS = ScoreFormat("logits")
+_FLOOR = 1e-6  # of the probability of a class
 
 
 def label_counts(
@@ -141,17 +145,15 @@ class LabelMapping(Saveable, BaseEstimator):
         The class prompts of the k classes.
     weights : ndarray of shape (m, k)
         Columns sum to 1.
-    score_type : {"logits", "probabilities"}, default="logits"
-    floor : float, default=1e-6
-        Format of the service's scores, see `ScoreFormat`. `LabelMappedScorer` uses it when it maps scores itself.
+    score_format : ScoreFormat, default=ScoreFormat("logits")
+        Format of the service's scores. `LabelMappedScorer` uses it when it maps scores itself.
     """
 
     saved_parameters = {
         "labels": ListOf(text()),
         "class_prompts": ListOf(text()),
         "weights": Array(("n_labels", "n_mapped"), low=0, high=1 + 1e-9),
-        "score_type": choice(*SCORE_TYPES),
-        "floor": number(FLOOR, 0.05),
+        "score_format": Object(ScoreFormat),
     }
 
     def _finish_loading(self) -> None:
@@ -163,14 +165,12 @@ class LabelMapping(Saveable, BaseEstimator):
         labels: Sequence[str],
         class_prompts: Sequence[str],
         weights: np.ndarray,
-        score_type: str = "logits",
-        floor: float = FLOOR,
+        score_format: ScoreFormat = _LOGITS,
     ):
         self.labels = labels
         self.class_prompts = class_prompts
         self.weights = weights
-        self.score_type = score_type
-        self.floor = floor
+        self.score_format = score_format
 
     def log_scores(self, log_scores: np.ndarray) -> np.ndarray:
         """Return the log scores of the classes.
@@ -189,7 +189,7 @@ class LabelMapping(Saveable, BaseEstimator):
         probabilities = softmax(log_scores, axis=1) @ self.weights
         total = probabilities.sum(axis=1, keepdims=True)
         shares = np.divide(probabilities, total, out=np.full_like(probabilities, 1.0), where=total > 0)
-        return np.log(np.maximum(shares, FLOOR))
+        return np.log(np.maximum(shares, _FLOOR))
 
     def top_labels(self, n_labels: int = 3) -> dict[str, dict[str, float]]:
         """Return the labels with the largest weights for each class prompt.

@@ -20,7 +20,7 @@ from ...inputs.labels import check_labels, class_indices
 from ...inputs.reading import pixel_batches
 from ..answers import Scored, collected, scores_of
 from ..contract import ScoreFunction, check_anything_given, check_scores
-from ..formats import ScoreFormat
+from ..recognition import recognise
 from ..wrappers import ForwardsAttributes, innermost
 from .mapping import LabelMapping, bayesian_weights, frequency_weights, label_counts
 from .texts import text_matches
@@ -209,10 +209,11 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
         labels = _labels_in(answers) if self.labels is None else sent_prompts
         scores = _label_scores(answers, len(answers), labels)
         check_anything_given(scores)
-        score_format = ScoreFormat.recognise(scores, getattr(self.score_fn, "score_type", "auto"))
+        index = class_indices(y, classes)
+        score_format = recognise(scores, getattr(self.score_fn, "score_type", "auto"), index)
         known = type(self)(**{**self.get_params(deep=False), "labels": labels})
-        mapping = known.fit_labels(score_format.log_scores(scores), class_indices(y, classes), prompts)
-        mapping.set_params(score_type=score_format.score_type, floor=score_format.floor)
+        mapping = known.fit_labels(score_format.log_scores(scores), index, prompts)
+        mapping.set_params(score_format=score_format)
         return known.set_params(mapping=mapping)
 
     def __call__(self, images: Any, class_prompts: Sequence[str]) -> np.ndarray:
@@ -286,7 +287,7 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
     def _mapped(self, answer: Any, n_images: int, sent_prompts: list[str], class_prompts: Sequence[str]) -> np.ndarray:
         if isinstance(self.mapping, LabelMapping):
             scores = _label_scores(answer, n_images, self.mapping.labels)
-            log_scores = ScoreFormat(self.mapping.score_type, self.mapping.floor).log_scores(scores)
+            log_scores = self.mapping.score_format.log_scores(scores)
             probabilities = np.exp(self.mapping.log_scores(log_scores))
             # Images in which nothing was recognised.
             probabilities[~np.isfinite(scores).any(axis=1)] = np.nan

@@ -1,0 +1,108 @@
+"""The reader of a service's answers: it checks them and turns them into log scores for classes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from ..exceptions import ScoreTypeWarning, warn_caller
+from .contract import check_scores
+from .formats import SCORE_TYPES, ScoreFormat
+from .recognition import recognise
+
+__all__ = ["ScoreReader"]
+
+logger = logging.getLogger("blackvip")
+
+
+class _MapsLabels(Protocol):
+    """The part of a `LabelMapping` that a `ScoreReader` uses."""
+
+    class_prompts: Sequence[str]
+
+    def log_scores(self, log_scores: np.ndarray) -> np.ndarray: ...
+
+
+class ScoreReader:
+    """Reads answers: checks them, and turns them into log scores for classes.
+
+    Parameters
+    ----------
+    score_type : {"auto", "logits", "probabilities", "percent"}, default="auto"
+        The declared type of the scores.
+    score_format : ScoreFormat or None, default=None
+        A format that was recognised before. None: `learn` recognises it, else the first call's scores do. It is then
+        kept, so that an image's log scores depend on its own scores alone.
+    label_mapping : LabelMapping or None, default=None
+        Maps log scores for a service's own labels to log scores for classes. It maps all images of a call at once,
+        which keeps results bit-identical however the answers were split on their way.
+
+    Raises
+    ------
+    ValueError
+        If `score_type` is none of these.
+    """
+
+    def __init__(
+        self,
+        score_type: str = "auto",
+        score_format: ScoreFormat | None = None,
+        label_mapping: _MapsLabels | None = None,
+    ):
+        if score_type not in ("auto", *SCORE_TYPES):
+            raise ValueError(
+                f"The score function declares score_type={score_type!r}; expected 'logits', 'probabilities' or "
+                "'percent'."
+            )
+        self._declared_type = score_type
+        self.score_format = score_format
+        self.label_mapping = label_mapping
+
+    @classmethod
+    def of(cls, score_fn: Any, score_type: str = "auto", **kwargs: Any) -> Self:
+        """Return a reader for a score function; "auto" stands for the `score_type` that the function declares."""
+        return cls(getattr(score_fn, "score_type", "auto") if score_type == "auto" else score_type, **kwargs)
+
+    @property
+    def score_type(self) -> str:
+        """Type of the scores; "auto" until it is declared or recognised."""
+        return self._declared_type if self.score_format is None else self.score_format.score_type
+
+    def check(self, answer: Any, n_images: int, class_prompts: Sequence[str]) -> np.ndarray:
+        """Return an answer as an array (n_images, n_prompts), or raise a `ScoreError`; see `check_scores`."""
+        return check_scores(answer, n_images, class_prompts, self.score_type)
+
+    def learn(self, scores: np.ndarray, y: np.ndarray | None = None, weights: np.ndarray | None = None) -> np.ndarray:
+        """Recognise the format of all plain scores together, unless it is known, and return the log scores.
+
+        A `ScoreTypeWarning` says so if the format is a guess.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (n_images, n_prompts)
+            Scores as `check` returns them.
+        y : ndarray of shape (n_images,) or None, default=None
+            Class indices, which decide where the numbers alone do not.
+        weights : ndarray of shape (n_images,) or None, default=None
+            Positive weights of the images.
+
+        Returns
+        -------
+        log_scores : ndarray of shape (n_images, n_classes)
+        """
+        # A single image may have no score at all, which says nothing about the format.
+        if self.score_format is None and np.isfinite(scores).any():
+            self.score_format = recognise(scores, self._declared_type, y, weights)
+            finding = f"Scores are read as {self.score_format.finding}"
+            logger.info(finding)
+            if not self.score_format.certain:
+                warn_caller(finding, ScoreTypeWarning)
+        log_scores = (self.score_format or ScoreFormat("logits")).log_scores(scores)
+        return log_scores if self.label_mapping is None else self.label_mapping.log_scores(log_scores)
+
+    def log_scores(self, scores: np.ndarray) -> np.ndarray:
+        """Return the log scores (n_images, n_classes) of scores (n_images, n_prompts) that `check` returned."""
+        return self.learn(scores)

@@ -1,0 +1,181 @@
+"""Recognition of the format of scores, from all plain scores of the training images together.
+
+Most formats show in the numbers alone. Cosine similarities between 0 and 1, and logits between 0 and 100, look like
+probabilities and percent that do not sum to 1 or 100. There the labels decide: the scores are read in both ways, and
+the reading counts under which a calibrated head predicts the labels better.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from scipy.special import log_softmax
+
+from ..heads.base import log_loss
+from ..heads.calibrated import CalibratedHead
+from .formats import SCORE_TYPES, SUM_ERROR, UNITS, ScoreFormat
+
+__all__ = ["recognise"]
+
+# Decimals to which a service may round, and the levels of 8-bit numbers.
+_ROUNDING_UNITS = (*(10.0**-decimals for decimals in range(1, 7)), 1 / 255, 1 / 256)
+# Fractions and zeros, and distinct fractions, that are needed to tell rounding from coincidence.
+_N_ROUNDED, _N_DISTINCT = 20, 3
+# Relative error of a rounded number that arrives as a 32-bit float.
+_SINGLE_PRECISION = 1e-7
+# Share of images that must have the same number of scores other than zero, for zeros to be missing ones.
+_TOP_SHARE = 0.9
+# An image's largest score is rarely more than so many times its smallest one if the scores are cosine similarities.
+_COSINE_RATIO = 5.0
+# Percent of part of the classes sum to more than this for some image, and never to more than 100.
+_PERCENT_SUM = 50
+# Standard errors by which such scores must be the better logits.
+_CLEARLY = 2
+# The most images and scores of an image that a doubtful case is decided on.
+_MOST_IMAGES, _MOST_SCORES = 1_000, 64
+
+
+def recognise(
+    scores: np.ndarray, declared: str = "auto", y: np.ndarray | None = None, weights: np.ndarray | None = None
+) -> ScoreFormat:
+    """Recognise the format of scores.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_images, n_scores)
+        Scores of images without prompts, as `check_scores` returns them.
+    declared : {"auto", "logits", "probabilities", "percent"}, default="auto"
+        The declared type; "auto" if none is declared.
+    y : ndarray of shape (n_images,) or None, default=None
+        Class indices. None: a doubtful case is a guess.
+    weights : ndarray of shape (n_images,) or None, default=None
+        Positive weights of the images.
+
+    Returns
+    -------
+    score_format : ScoreFormat
+        Its `finding` says what was seen and assumed.
+
+    Notes
+    -----
+    Scores are logits if one is negative or above 100. Otherwise they are probabilities if none is above 1, and percent
+    if one is. Two cases are doubtful: scores up to 1 that do not sum to 1 and are all of similar size, as cosine
+    similarities are; and scores up to 100 that do not sum to 100. The labels must clearly speak for logits if the sums
+    come near 100, but never exceed it.
+    """
+    given = scores[np.isfinite(scores)]
+    if declared != "auto":
+        return _described(_in_detail(scores, declared), "as declared", scores)
+    if not len(given) or np.isneginf(scores).any() or given.min() < 0 or given.max() > 100 * (1 + SUM_ERROR):
+        return _described(ScoreFormat("logits"), "as the range shows", scores)
+    bounded = "probabilities" if given.max() <= 1 + SUM_ERROR else "percent"
+    found = _in_detail(scores, bounded)
+    if _sums_to_one(scores / UNITS[bounded], found.floor):
+        return _described(found, "as the sums show", scores)
+    if bounded == "probabilities" and not _looks_like_cosines(scores):
+        return _described(found, "as the range shows", scores)
+    return _decided(found, scores, y, weights)
+
+
+def _decided(bounded: ScoreFormat, scores: np.ndarray, y: np.ndarray | None, weights: np.ndarray | None) -> ScoreFormat:
+    """Choose between probabilities or percent and logits by the labels."""
+    # Percent of some of a service's classes.
+    part_of_all = not _looks_like_cosines(scores) and _PERCENT_SUM <= np.nansum(scores, axis=1).max() <= 100
+    rows = np.arange(0) if y is None else _decisive_rows(scores, y)
+    if not len(rows) or y is None:
+        if bounded.score_type == "percent" and not part_of_all:
+            bounded = ScoreFormat("logits")
+        reason = "which is a guess, since there are too few labelled images to decide it"
+        return _described(replace(bounded, certain=False), reason, scores)
+    weights = np.ones(len(y)) if weights is None else weights
+    columns = np.argsort(-np.nan_to_num(scores).mean(axis=0), kind="stable")[:_MOST_SCORES]
+    _, index = np.unique(y[rows], return_inverse=True)
+    readings = [bounded, ScoreFormat("logits")]
+    losses = []
+    for reading in readings:
+        head = CalibratedHead(Cs=(1.0,))
+        held_out = head.fit_held_out(reading.log_scores(scores)[np.ix_(rows, columns)], index, weights[rows])
+        losses.append(log_loss(held_out, index))
+    excess = losses[0] - losses[1]
+    mean, standard_error = np.average(excess, weights=weights[rows]), excess.std() / np.sqrt(len(rows))
+    clear = bool(abs(mean) > standard_error)
+    if part_of_all:
+        mean, clear = mean - _CLEARLY * standard_error, True
+    # Both predict the labels equally well: what the service itself believes must fit them, too.
+    elif not clear and scores.shape[1] == y.max() + 1:
+        own = [log_loss(log_softmax(reading.log_scores(scores), axis=1), y)[rows] for reading in readings]
+        mean = np.average(own[0] - own[1], weights=weights[rows])
+    chosen, other = readings if mean <= 0 else readings[::-1]
+    means = [f"{np.average(loss, weights=weights[rows]):.3g}" for loss in losses]
+    first, second = means if mean <= 0 else means[::-1]
+    reason = (
+        f"{'as the labels show' if clear else 'which is a guess'}: a head that is calibrated to them has a "
+        f"cross-validated log loss of {first}, and of {second} if they are read as {other.score_type}"
+    )
+    return _described(replace(chosen, certain=clear), reason, scores)
+
+
+def _decisive_rows(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Rows of images with scores whose classes have two or more of them; none if these are not two classes."""
+    rows = np.flatnonzero(np.isfinite(scores).any(axis=1))
+    if len(rows) > _MOST_IMAGES:
+        rows = rows[np.linspace(0, len(rows) - 1, _MOST_IMAGES).astype(int)]
+    rows = rows[np.bincount(y[rows])[y[rows]] >= 2]
+    return rows if len(np.unique(y[rows])) >= 2 else rows[:0]
+
+
+def _in_detail(scores: np.ndarray, score_type: str) -> ScoreFormat:
+    """Return the format of scores of a known type: whether they are rounded, and whether zeros are missing scores."""
+    if score_type == "logits":
+        return ScoreFormat(score_type)
+    unit = _rounding_unit(scores / UNITS[score_type])
+    n_positive = (np.nan_to_num(scores) > 0).sum(axis=1)
+    most = n_positive.max(initial=0)
+    top_only = 0 < most < scores.shape[1] and (n_positive == most).mean() >= _TOP_SHARE
+    return ScoreFormat(score_type, unit / 2, bool(top_only and (scores == 0).any()))
+
+
+def _rounding_unit(probabilities: np.ndarray) -> float:
+    """Return the unit of which all probabilities are multiples; 0 if there is none, or too few of them to tell."""
+    given = probabilities[np.isfinite(probabilities)]
+    fractions = given[(given > 0) & (given < 1)]
+    if len(fractions) + np.sum(given == 0) < _N_ROUNDED or len(np.unique(fractions)) < _N_DISTINCT:
+        return 0.0
+    for unit in _ROUNDING_UNITS:
+        if (np.abs(given - np.round(given / unit) * unit) <= _SINGLE_PRECISION * given).all():
+            return unit
+    return 0.0
+
+
+def _sums_to_one(probabilities: np.ndarray, floor: float) -> bool:
+    """Tell whether the scores of every image sum to 1, apart from rounding; images without scores do not count."""
+    total = np.nansum(probabilities, axis=1)
+    complete = np.isfinite(probabilities).all(axis=1) & (total > 0)
+    allowed = SUM_ERROR + probabilities.shape[1] * floor
+    return bool(complete.any() and (np.abs(total[complete] - 1) <= allowed).all() and (total <= 1 + allowed).all())
+
+
+def _looks_like_cosines(scores: np.ndarray) -> bool:
+    """Tell whether the scores of nearly all images are of similar size."""
+    rows = scores[np.isfinite(scores).all(axis=1)]
+    return bool(len(rows) and np.mean(rows.max(axis=1) <= _COSINE_RATIO * rows.min(axis=1)) >= _TOP_SHARE)
+
+
+def _described(score_format: ScoreFormat, reason: str, scores: np.ndarray) -> ScoreFormat:
+    """Add the finding in words, with the observed range and sums."""
+    given = scores[np.isfinite(scores)]
+    seen = "there was no score"
+    if len(given):
+        sums = np.nansum(np.where(np.isfinite(scores), scores, np.nan), axis=1)
+        seen = (
+            f"values from {given.min():.3g} to {given.max():.3g}, sums of an image's scores from {sums.min():.3g} to "
+            f"{sums.max():.3g}"
+        )
+        if score_format.floor:
+            seen += f", rounded to {2 * score_format.floor * UNITS[score_format.score_type]:.3g}"
+        if score_format.zeros_missing:
+            seen += ", zeros for scores that are not returned"
+    others = " or ".join(repr(name) for name in SCORE_TYPES if name != score_format.score_type)
+    hint = "" if reason == "as declared" else f" If this is wrong, set score_type to {others}."
+    return replace(score_format, finding=f"{score_format.score_type}, {reason} ({seen}).{hint}")
