@@ -17,6 +17,7 @@ from .exceptions import (
     BlackVIPError,
     BudgetError,
     ClassPromptError,
+    ClassPromptWarning,
     DatasetError,
     DatasetIncompleteWarning,
     FitInterruptedWarning,
@@ -30,6 +31,7 @@ from .exceptions import (
 )
 from .heads.calibrated import CalibratedHead
 from .heads.fused import FusedHead
+from .inputs.class_prompts import EncodedClassPrompts
 from .model_selection import SearchCost, search_cost
 from .optimizers import CMAES, RGF, SPSA, SPSAGC, AdamSPSA, Subspace
 from .persistence import load
@@ -56,12 +58,14 @@ __all__ = [
     "CachedScorer",
     "CalibratedHead",
     "ClassPromptError",
+    "ClassPromptWarning",
     "Comparison",
     "ConfusionChangeDisplay",
     "Coordinator",
     "CostPlan",
     "DatasetError",
     "DatasetIncompleteWarning",
+    "EncodedClassPrompts",
     "FitInterruptedWarning",
     "FusedHead",
     "GainDisplay",

@@ -58,9 +58,9 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
         (n, height, width, 3), RGB, and `class_prompts` a list of str in the order of `classes_`. The scores have the
         shape (n, n_classes); higher is better. A score that the service does not give is NaN, or missing in a dict
         from class prompt to score. See `blackvip.scorers.contract`, also for what it may declare as attributes.
-    class_prompts : str, dict or sequence of str, default="a photo of a {}."
-        A template in which ``{}`` becomes the class's name, a dict from label to prompt, or one prompt per class in
-        the order of `classes_`.
+    class_prompts : str, dict, Series or sequence of str, default="{}"
+        A template in which ``{}`` becomes the class's name, a dict (or a Series with an index) from label to prompt,
+        or one prompt per class in the order of `classes_`. See `EncodedClassPrompts` for meta-estimators.
     prompter : {"basis", "coordinator"} or Prompter, default="basis"
         "basis": `PromptBasis`, which has fourteen parameters and is by far the cheapest to train. "coordinator": the
         paper's `Coordinator`; ``**blackvip.presets.cvpr2023()`` also sets everything that goes with it.
@@ -235,7 +235,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
     def __init__(
         self,
         score_fn: ScoreFunction,
-        class_prompts: str | Mapping[Any, str] | Sequence[str] = "a photo of a {}.",
+        class_prompts: str | Mapping[Any, str] | Sequence[str] = "{}",
         *,
         prompter: Literal["basis", "coordinator"] | Prompter = "basis",
         optimizer: Literal["spsa-gc", "spsa", "cma-es"] | Optimizer = "spsa-gc",
@@ -444,7 +444,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         data = self._read_training_set(X, y, sample_weight, classes, known)
         self.label_mapping_ = self.label_mapping_ if known else None
         self.classes_, self.n_skipped_ = data.classes, data.n_skipped
-        self.class_prompts_ = make_class_prompts(self.class_prompts, data.classes)
+        self.class_prompts_ = make_class_prompts(self.class_prompts, data.classes, data.names)
         return data
 
     def _settings(self, budget: int, one_pass: bool = False) -> RunSettings:

@@ -12,6 +12,7 @@ __all__ = [
     "BlackVIPError",
     "BudgetError",
     "ClassPromptError",
+    "ClassPromptWarning",
     "DatasetError",
     "DatasetIncompleteWarning",
     "FitInterruptedWarning",
@@ -84,6 +85,10 @@ class JournalError(BlackVIPError):
 
 class PersistenceError(BlackVIPError):
     """`load` cannot read a file, or `save` cannot write an estimator."""
+
+
+class ClassPromptWarning(UserWarning):
+    """A template of class prompts was filled with numbers or booleans, which mean little to most services."""
 
 
 class DatasetIncompleteWarning(UserWarning):

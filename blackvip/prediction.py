@@ -21,9 +21,10 @@ from .heads.base import Head
 from .heads.decision import Decision
 from .heads.judging import HeadResult
 from .heads.scored import ScoredImages
+from .inputs.class_prompts import CLASS_PROMPTS
 from .inputs.estimators import PredictsFromLogProba
 from .inputs.images import IMAGE_SHAPE, Images
-from .inputs.labels import check_labels
+from .inputs.labels import check_labels, class_indices
 from .inputs.reading import pixel_batches
 from .inputs.training_set import ReadsTrainingSets
 from .journal.identity import describe
@@ -116,7 +117,7 @@ class PromptedClassifier(
 
     not_saved = ("score_fn", "n_jobs", "checkpoint")
     saved_parameters = {
-        "class_prompts": OneOf(text(), Pairs(LABEL, text()), ListOf(text())),
+        "class_prompts": CLASS_PROMPTS,
         "local_encoder": ENCODER,
         "head": OneOf(NONE, text(), Object(Head, fitted="no")),
         "image_shape": IMAGE_SHAPE,
@@ -318,11 +319,11 @@ class PromptedClassifier(
         return self._scored
 
     def _open_labelled(self, X: Any, y: Any) -> tuple[Images, np.ndarray]:
-        """Images and their labels, a label for each."""
+        """Images and their labels, as they are in `classes_`, a label for each."""
         images, y = self._open_images(X), check_labels(y)
         if len(images) != len(y):
             raise ValueError(f"X has {len(images)} images, but y has {len(y)} labels; expected a label for each image.")
-        return images, y
+        return images, self.classes_[class_indices(y, self.classes_)]
 
     def _labels_by(self, head: Head, log_scores: np.ndarray, features: np.ndarray | None) -> np.ndarray:
         """Class labels (n_images,) that a head predicts."""

@@ -250,7 +250,7 @@ def test_learn_finds_the_labels_and_the_mapping_and_bills_each_image_once(as_dic
     X, y = bright_images()
     service = LabelService(as_dicts, n_top=3 if as_dicts else None)
     scorer = LabelMappedScorer(service, mapping=mapping)
-    learned = scorer.learn(X, y)
+    learned = scorer.learn(X, y, "a photo of a {}.")
     assert service.n_images == len(X)
     assert (scorer.labels, scorer.mapping) == (None, mapping)
     assert learned.labels == (sorted(LABELS) if as_dicts else ["0", "1", "2", "3", "4"])

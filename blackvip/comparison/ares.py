@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..encoders.base import Encoder
 from ..encoders.by_name import make_frozen_encoder
 from ..exceptions import BudgetError
+from ..inputs.class_names import class_names
 from ..inputs.class_prompts import make_class_prompts
 from ..inputs.estimators import PredictsFromLogProba, SharesScoreFunction
 from ..inputs.labels import class_indices
@@ -48,7 +49,7 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
     ----------
     score_fn : callable
         As in `BlackVIPClassifier`.
-    class_prompts : str, dict or sequence of str, default="a photo of a {}."
+    class_prompts : str, dict, Series or sequence of str, default="{}"
         As in `BlackVIPClassifier`.
     local_encoder : str or Encoder, default="gradients"
         The frozen encoder: "gradients", "pca", the name of a timm model, or an `Encoder` whose `encode` lets gradients
@@ -171,7 +172,7 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
     def __init__(
         self,
         score_fn: Any,
-        class_prompts: Any = "a photo of a {}.",
+        class_prompts: Any = "{}",
         *,
         local_encoder: str | Encoder = "gradients",
         reprogramming: str = "watermark",
@@ -242,6 +243,7 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
                 f"reprogramming='padding' enlarges images, but local_encoder={self.local_encoder!r} takes only images "
                 "of the training images' size; expected reprogramming='watermark', or another local_encoder."
             )
+        names = class_names(X, y)
         images, y = self._learn_labelled(X, y)
         self.classes_ = np.unique(y)
         if len(self.classes_) < 2:
@@ -252,7 +254,7 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
                 f"once. The smallest budget that works here is max_queries={len(images)}; or pass fewer images."
             )
         index = class_indices(y, self.classes_)
-        self.class_prompts_ = make_class_prompts(self.class_prompts, self.classes_)
+        self.class_prompts_ = make_class_prompts(self.class_prompts, self.classes_, names)
         random = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
         pixels = self.image_format_.pixels(images[:])
         self.encoder_ = encoder.fit_pixels(pixels)

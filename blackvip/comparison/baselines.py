@@ -18,6 +18,7 @@ from ..encoders.base import Encoder
 from ..encoders.by_name import make_frozen_encoder
 from ..heads.baselines import fit_baselines
 from ..heads.scored import ScoredImages
+from ..inputs.class_names import class_names
 from ..inputs.class_prompts import make_class_prompts
 from ..inputs.estimators import PredictsFromLogProba
 from ..inputs.images import Images
@@ -42,9 +43,10 @@ class _ReadsTrainingSet(ReadsImages):
 
     def _training_set(self, X: Any, y: Any) -> tuple[Images, np.ndarray]:
         """Open the images and return them with their class indices."""
+        names = class_names(X, y)
         images, y = self._learn_labelled(X, y)
         self.classes_ = np.unique(y)
-        self.class_prompts_ = make_class_prompts(self.class_prompts, self.classes_)
+        self.class_prompts_ = make_class_prompts(self.class_prompts, self.classes_, names)
         return images, class_indices(y, self.classes_)
 
 
@@ -71,7 +73,7 @@ class ServiceBaselines(_ReadsTrainingSet, BaseEstimator):
     def __init__(
         self,
         score_fn: Any,
-        class_prompts: Any = "a photo of a {}.",
+        class_prompts: Any = "{}",
         *,
         local_encoder: str | Encoder = "gradients",
         score_type: str = "auto",
@@ -184,7 +186,7 @@ class LabelMappedService(_ReadsTrainingSet, PredictsFromLogProba, BaseEstimator)
     def __init__(
         self,
         score_fn: Any,
-        class_prompts: Any = "a photo of a {}.",
+        class_prompts: Any = "{}",
         *,
         mapping: str = "blm+",
         score_type: str = "auto",

@@ -17,7 +17,9 @@ from tqdm.auto import tqdm
 
 from ..displays.drawing import load_pyplot
 from ..exceptions import BudgetError, PromptNotUsedWarning
-from ..inputs.labels import labels_of
+from ..inputs.class_names import class_names
+from ..inputs.class_prompts import make_class_prompts
+from ..inputs.labels import check_same_type, labels_of
 from ..scorers import SharedBudget
 from .methods import METHODS, Method, View, make_method, prepared, with_parameters
 from .results import ResultsFile, data_identity, read_rows
@@ -48,7 +50,7 @@ def compare(
     X_test: Any,
     y_test: Any,
     *,
-    class_prompts: Any = "a photo of a {}.",
+    class_prompts: Any = "{}",
     max_queries: int | Sequence[int] = 10_000,
     seeds: Sequence[int] = (0, 1, 2),
     results: str | os.PathLike[str] | None = None,
@@ -87,7 +89,7 @@ def compare(
         Test images. They are used only to score the fitted methods.
     y_test : array-like of shape (n_test_images,)
         Their labels.
-    class_prompts : str, dict or sequence of str, default="a photo of a {}."
+    class_prompts : str, dict, Series or sequence of str, default="{}"
         Class prompts, as in `BlackVIPClassifier`.
     max_queries : int or sequence of int, default=10_000
         The most images that each fit may bill. With several budgets, each method is fitted once per budget; methods
@@ -133,7 +135,10 @@ def compare(
     """
     budgets = _checked_numbers([max_queries] if isinstance(max_queries, Integral) else max_queries, "max_queries", 1)
     seeds = _checked_numbers(seeds, "seeds", 0)
+    if isinstance(class_prompts, str) and (names := class_names(X, y)):
+        class_prompts = make_class_prompts(class_prompts, np.unique(labels_of(X, y)), names)
     y, y_test = labels_of(X, y), labels_of(X_test, y_test)
+    check_same_type(y_test, y, "y_test")
     runs = [run for method in prepared(methods, score_fn, class_prompts) for run in _runs(method, budgets, seeds)]
     identity = None if results is None else data_identity(score_fn, class_prompts, X, y, X_test, y_test)
     with ResultsFile(results, identity) as file, _bar(len(runs), verbose) as bar, warnings.catch_warnings():

@@ -74,7 +74,7 @@ METHODS = (*_VIEWS, *_MAPPINGS, "basis", *_PRESETS, "vp-white-box")
 def make_method(
     name: str,
     score_fn: Any,
-    class_prompts: Any = "a photo of a {}.",
+    class_prompts: Any = "{}",
     dataset: str | None = None,
     encoder: str | Encoder | None = None,
 ) -> Any:
@@ -88,7 +88,7 @@ def make_method(
         One of `METHODS`.
     score_fn : callable
         Score function, as in `BlackVIPClassifier`.
-    class_prompts : str, dict or sequence of str, default="a photo of a {}."
+    class_prompts : str, dict, Series or sequence of str, default="{}"
         Class prompts, as in `BlackVIPClassifier`.
     dataset : str or None, default=None
         The data set whose settings a preset uses, see ``blackvip.presets.SETTINGS``. None: the most common settings.

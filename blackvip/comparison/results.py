@@ -124,7 +124,7 @@ def data_identity(score_fn: Any, class_prompts: Any, X: Any, y: np.ndarray, X_te
     return {
         "version": __version__,
         "score_fn": service_identity(score_fn),
-        "class_prompts": describe(class_prompts),
+        "class_prompts": describe(dict(class_prompts.items()) if hasattr(class_prompts, "iloc") else class_prompts),
         "training images": _images_identity(X),
         "training labels": describe(y),
         "test images": _images_identity(X_test),

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval
 
+from ..inputs.class_names import class_names
 from ..inputs.class_prompts import make_class_prompts
 from ..inputs.estimators import PredictsFromLogProba, SharesScoreFunction
 from ..inputs.images import to_uint8
@@ -71,7 +72,7 @@ class WhiteBoxClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction)
     ----------
     score_fn : OpenCLIPScorer, torch.nn.Module or object
         The network, whose logits let gradients pass to the pixels; see `blackvip.comparison.white_box.differentiable`.
-    class_prompts : str, dict or sequence of str, default="a photo of a {}."
+    class_prompts : str, dict, Series or sequence of str, default="{}"
         As in `BlackVIPClassifier`.
     prompter : {"basis", "coordinator"}, Prompter or None, default=None
         The prompter to train. None: VP's `PaddingFrame` of 30 px.
@@ -151,7 +152,7 @@ class WhiteBoxClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction)
     def __init__(
         self,
         score_fn: Any,
-        class_prompts: Any = "a photo of a {}.",
+        class_prompts: Any = "{}",
         *,
         prompter: str | Prompter | None = None,
         prompt_scale: float = CLIP_UNIT,
@@ -196,11 +197,12 @@ class WhiteBoxClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction)
         TypeError
             If gradients do not pass through `score_fn`.
         """
+        names = class_names(X, y)
         images, y = self._learn_labelled(X, y)
         self.classes_ = np.unique(y)
         if len(self.classes_) < 2:
             raise ValueError(f"y has 1 class, {self.classes_.tolist()[0]!r}; expected at least two classes.")
-        self.class_prompts_ = make_class_prompts(self.class_prompts, self.classes_)
+        self.class_prompts_ = make_class_prompts(self.class_prompts, self.classes_, names)
         network = differentiable(self.score_fn, self.class_prompts_)
         pixels = self.image_format_.pixels(images[:])
         rng = np.random.default_rng(self.random_state)

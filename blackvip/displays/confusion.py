@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.metrics import confusion_matrix
 from sklearn.utils.validation import check_consistent_length
 
-from ..inputs.labels import check_labels
+from ..inputs.labels import check_labels, check_same_type
 from .drawing import BETTER, WIDTH, WORSE, Display, check_fitted, counted, listed, shortened
 
 __all__ = ["ConfusionChangeDisplay"]
@@ -158,8 +158,12 @@ More mistakes: dog predicted as cat (1 more).
         """Make the display of two predictions without drawing it."""
         y_true, y_before, y_after = (check_labels(labels) for labels in (y_true, y_before, y_after))
         check_consistent_length(y_true, y_before, y_after)
-        known = [] if classes is None else [check_labels(classes)]
-        classes = np.unique(np.concatenate([*known, y_true, y_before, y_after]))
+        given = {"y_before": y_before, "y_after": y_after}
+        if classes is not None:
+            given["classes"] = check_labels(classes)
+        for name, labels in given.items():
+            check_same_type(labels, y_true, name)
+        classes = np.unique(np.concatenate([y_true, *given.values()]))
         right_before, right_after = y_before == y_true, y_after == y_true
         return cls(
             confusion_matrix(y_true, y_before, labels=classes),

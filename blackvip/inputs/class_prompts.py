@@ -2,28 +2,61 @@
 
 from __future__ import annotations
 
+import re
+import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+from ..exceptions import ClassPromptError, ClassPromptWarning, warn_caller
+from ..persistence.fields import LABEL, Field, ListOf, OneOf, Pairs, Reading, Writing, text
+from ..persistence.format import expect
+from .label_values import label_key, plain_label
 
-from ..exceptions import ClassPromptError
+__all__ = ["CLASS_PROMPTS", "EncodedClassPrompts", "make_class_prompts"]
 
-__all__ = ["make_class_prompts"]
+_PLACE = re.compile(r"\{\s*\}")
+# Modules of scikit-learn whose meta-estimators number the labels before they fit.
+_ENCODING = ("sklearn.multiclass", "sklearn.ensemble")
+_MOST_SHOWN = 5
+_ENCODED_HINT = (
+    " Meta-estimators such as VotingClassifier and OneVsRestClassifier replace labels by numbers before they fit."
+)
 
 
-def make_class_prompts(spec: Any, classes: Any) -> list[str]:
-    """Turn a template, a dict or a sequence into one class prompt per class.
+class EncodedClassPrompts(dict[Any, str]):
+    """Class prompts by label, which may also be used with labels that were replaced by numbers.
+
+    `VotingClassifier`, `StackingClassifier`, `BaggingClassifier` and others replace the labels by the numbers 0 to
+    n - 1, in sorted order, before they fit. A plain dict of class prompts is then an error, because its keys are not
+    the labels. This dict says that such numbers are meant as positions of its sorted keys, if there are exactly as many
+    labels as keys. It never applies to booleans.
+
+    Examples
+    --------
+    >>> from blackvip import EncodedClassPrompts
+    >>> prompts = EncodedClassPrompts({"dog": "a dog", "cat": "a cat"})
+    >>> make_class_prompts(prompts, ["cat", "dog"]), make_class_prompts(prompts, [0, 1])
+    (['a cat', 'a dog'], ['a cat', 'a dog'])
+    """
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({super().__repr__()})"
+
+
+def make_class_prompts(spec: Any, classes: Any, names: Mapping[Any, str] | None = None) -> list[str]:
+    """Turn a template, a dict, a Series or a sequence into one class prompt per class.
 
     Parameters
     ----------
-    spec : str, dict or sequence of str
-        A template in which ``{}`` stands for the class's name; a dict from class label to prompt, which may hold more
-        labels than are needed; or one prompt per class, in the order of `classes`. `VotingClassifier` and
-        `StackingClassifier` replace labels by numbers. If no label is in the dict, and all are numbers from 0 to
-        ``len(spec) - 1``, they are read as positions of its sorted keys.
+    spec : str, dict, Series or sequence of str
+        A template in which ``{}`` stands for the class's name; a dict from class label to prompt, or a pandas Series
+        with labels as its index, which may hold more labels than are needed; or one prompt per class, in the order of
+        `classes`. `EncodedClassPrompts` is a dict for meta-estimators that replace labels by numbers.
     classes : array-like of shape (n_classes,)
         Class labels, in the order of the returned prompts.
+    names : dict from label to str or None, default=None
+        Names that a template uses instead of labels that are numbers or booleans, see `class_names`.
 
     Returns
     -------
@@ -33,7 +66,12 @@ def make_class_prompts(spec: Any, classes: Any) -> list[str]:
     Raises
     ------
     ClassPromptError
-        If a class has no prompt, or if a prompt is not a text.
+        If a class has no prompt, or if a prompt is not a text, is blank, still has a ``{}``, or is that of two classes.
+
+    Warns
+    -----
+    ClassPromptWarning
+        If a template is filled with numbers or booleans.
 
     Examples
     --------
@@ -43,48 +81,178 @@ def make_class_prompts(spec: Any, classes: Any) -> list[str]:
     ['a cat', 'a dog']
     """
     # Messages show plain labels.
-    classes = np.asarray(classes).tolist()
+    labels = [plain_label(label) for label in (classes.tolist() if hasattr(classes, "tolist") else classes)]
+    if getattr(spec, "ndim", None) == 0:
+        spec = spec.item()
     if isinstance(spec, str):
-        if "{}" not in spec:
-            raise ClassPromptError(
-                f"The class prompt template {spec!r} has no '{{}}', so every class would get the same prompt. Put "
-                "'{}' where the class name goes, or pass a dict or one prompt per class."
-            )
-        prompts = [spec.replace("{}", str(label)) for label in classes]
-    elif isinstance(spec, Mapping):
-        spec = _by_position(spec, classes)
-        missing = [label for label in classes if label not in spec]
-        if missing:
-            raise ClassPromptError(
-                f"class_prompts has no prompt for the classes {missing}; it has prompts for {list(spec)}. "
-                "Add the missing ones; the keys of the dict are the class labels in y."
-            )
-        prompts = [spec[label] for label in classes]
-    elif isinstance(spec, Sequence) or hasattr(spec, "tolist"):
-        prompts = list(spec)
-        if len(prompts) != len(classes):
-            raise ClassPromptError(
-                f"class_prompts has {len(prompts)} prompts, but y has {len(classes)} classes: {classes}. "
-                "Pass one prompt per class in this order, or a dict from class to prompt, which may hold more "
-                "classes than y."
-            )
+        prompts = _filled(spec, labels, names or {})
+    elif isinstance(spec, Mapping) or hasattr(spec, "iloc"):
+        prompts = _looked_up(spec, labels)
     else:
+        prompts = _in_order(spec, labels)
+    _check(prompts, labels, is_template=isinstance(spec, str))
+    return [str.__str__(prompt) for prompt in prompts]
+
+
+def _filled(template: str, labels: list[Any], names: Mapping[Any, str]) -> list[str]:
+    """Fill a template with the names of the classes."""
+    if "{}" not in template:
+        raise ClassPromptError(
+            f"The class prompt template {template[:100]!r} has no '{{}}', so every class would get the same prompt. "
+            "Put '{}' where the class name goes, or pass a dict or one prompt per class."
+        )
+    unnamed = [label for label in labels if not isinstance(label, str) and label not in names]
+    prompts = [template.replace("{}", _name(label, names)) for label in labels]
+    if unnamed:
+        kind = "booleans" if isinstance(unnamed[0], bool) else "numbers"
+        warn_caller(
+            f"The labels are {kind}, so the template {template[:100]!r} makes class prompts such as "
+            f"{prompts[labels.index(unnamed[0])]!r}; a service seldom knows what they stand for. Pass a dict from "
+            f"label to class prompt, such as {{{unnamed[0]!r}: 'a cat', ...}}, or pass the class prompts as a list if "
+            "they are meant like this." + (_ENCODED_HINT if _inside_encoder() else ""),
+            ClassPromptWarning,
+        )
+    return prompts
+
+
+def _name(label: Any, names: Mapping[Any, str]) -> str:
+    """Return the text for a class in a template: 2019.0 is written 2019."""
+    if isinstance(label, str):
+        return label
+    return str(names.get(label, int(label) if isinstance(label, float) and label.is_integer() else label))
+
+
+def _looked_up(spec: Any, labels: list[Any]) -> list[Any]:
+    """Look labels up in a dict or in the index of a Series."""
+    is_series = not isinstance(spec, Mapping)
+    if is_series and getattr(spec, "ndim", 1) != 1:
+        raise ClassPromptError(f"class_prompts is a {type(spec).__name__}; pass the column of the class prompts.")
+    what, keys = ("index", "index") if is_series else ("dict", "keys")
+    by_key: dict[Any, Any] = {}
+    for label, prompt in spec.items():
+        if label_key(label) in by_key:
+            raise ClassPromptError(f"class_prompts has two prompts for the class {plain_label(label)!r}.")
+        by_key[label_key(label)] = prompt
+    numbered = [("number", position) for position in range(len(labels))]
+    wanted = [label_key(label) for label in labels]
+    missing = [label for label, key in zip(labels, wanted) if key not in by_key]
+    known = [plain_label(label) for label in spec.keys()]  # noqa: SIM118  a Series iterates over its values
+    if not missing:
+        if len(by_key) > len(labels) and wanted == numbered and _inside_encoder():
+            raise ClassPromptError(
+                f"class_prompts has {len(by_key)} prompts, but the labels are {labels}, and the meta-estimator around "
+                "this classifier may have replaced others by these numbers." + _encoded_remedy(False)
+            )
+        return [by_key[key] for key in wanted]
+    fits = wanted == numbered and len(by_key) == len(labels) and {kind for kind, _ in by_key} in ({"text"}, {"number"})
+    if isinstance(spec, EncodedClassPrompts) and fits:
+        return [by_key[key] for key in sorted(by_key)]
+    looks_encoded = wanted in (numbered, [("number", -1), ("number", 1)])
+    hint = _encoded_remedy(fits) if looks_encoded else ""
+    raise ClassPromptError(
+        f"class_prompts has no prompt for the classes {_shown(missing)}; it has prompts for {_shown(known)}. "
+        f"Add the missing ones; the {keys} of the {'Series' if is_series else what} must be the class labels in y, of "
+        "the same type." + hint
+    )
+
+
+def _encoded_remedy(fits: bool) -> str:
+    """Tell what to do about labels that a meta-estimator has replaced."""
+    if fits:
+        return (
+            _ENCODED_HINT
+            + " If that is the case here, pass blackvip.EncodedClassPrompts(class_prompts), whose sorted keys are "
+            "numbered in the same way, or one prompt per class as a list."
+        )
+    return (
+        _ENCODED_HINT + " Inside one of them, pass one prompt for each of the labels that the classifier receives, as "
+        "a list in their order; if these are parts of a problem, such as one class against the rest, use the "
+        "classifier without the meta-estimator."
+    )
+
+
+def _in_order(spec: Any, labels: list[Any]) -> list[Any]:
+    """Take prompts in the order of the classes."""
+    for method in ("to_pylist", "to_list", "tolist"):
+        if hasattr(spec, method) and not isinstance(spec, Sequence):
+            spec = getattr(spec, method)()
+    if isinstance(spec, (bytes, bytearray, str)) or not isinstance(spec, Sequence):
         raise ClassPromptError(
             f"class_prompts is a {type(spec).__name__}; expected a template with '{{}}', a dict from class to "
             "prompt, or a sequence of prompts."
         )
-    for label, prompt in zip(classes, prompts):
+    prompts = list(spec)
+    if len(prompts) != len(labels):
+        is_template = any(isinstance(prompt, str) and _PLACE.search(prompt) for prompt in prompts)
+        hint = " To fill a template, pass it as a str." if is_template else ""
+        raise ClassPromptError(
+            f"class_prompts has {len(prompts)} prompts, but y has {len(labels)} classes: {_shown(labels)}. "
+            "Pass one prompt per class in this order, or a dict from class to prompt, which may hold more "
+            f"classes than y.{hint}"
+        )
+    return prompts
+
+
+def _check(prompts: list[Any], labels: list[Any], is_template: bool) -> None:
+    """Raise a `ClassPromptError` if a prompt is not a text, is blank or unfilled, or is that of two classes."""
+    seen: dict[str, Any] = {}
+    for label, prompt in zip(labels, prompts):
         if not isinstance(prompt, str):
             raise ClassPromptError(
-                f"The prompt of class {label!r} is a {type(prompt).__name__}, {prompt!r}; expected a text."
+                f"The prompt of class {label!r} is a {type(prompt).__name__}, {prompt!r:.100}; expected a text."
             )
-    return [str(prompt) for prompt in prompts]
+        if _PLACE.search(prompt):
+            remedy = "Rename the class" if is_template else "Write the name of the class, or pass one template as a str"
+            raise ClassPromptError(f"The prompt of class {label!r}, {prompt[:100]!r}, still has a '{{}}'. {remedy}.")
+        if not any(unicodedata.category(char)[0] not in "CZ" for char in prompt):
+            raise ClassPromptError(f"The prompt of class {label!r} is blank, {prompt[:100]!r}; expected a text.")
+        # Services do not tell texts apart that differ by their encoding or by spaces.
+        compared = " ".join(unicodedata.normalize("NFC", prompt).split())
+        if compared in seen:
+            raise ClassPromptError(
+                f"The classes {seen[compared]!r} and {label!r} have the same prompt, {prompt[:100]!r}; expected a "
+                "different one for each class, apart from spaces."
+            )
+        seen[compared] = label
 
 
-def _by_position(spec: Mapping[Any, Any], classes: list[Any]) -> Mapping[Any, Any]:
-    """Return the dict by the positions of its sorted keys if the labels are such positions, else unchanged."""
-    if any(label in spec for label in classes):
-        return spec
-    if not all(isinstance(label, int) and 0 <= label < len(spec) for label in classes):
-        return spec
-    return dict(enumerate(spec[key] for key in np.unique(list(spec)).tolist()))
+def _shown(labels: list[Any]) -> str:
+    """List labels, without the end of a long list."""
+    if len(labels) <= 2 * _MOST_SHOWN:
+        return repr(labels)
+    return f"{repr(labels[:_MOST_SHOWN])[:-1]}, ...] ({len(labels)} in all)"
+
+
+def _inside_encoder() -> bool:
+    """Whether a meta-estimator of scikit-learn that may replace labels by numbers is being fitted."""
+    frame: Any = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith(_ENCODING):
+            return True
+        frame = frame.f_back
+    return False
+
+
+class _Mapped(Pairs):
+    """A dict of class prompts, or a Series, which is stored as one."""
+
+    def pack(self, value: Any, file: Writing, where: str) -> Any:
+        return super().pack(dict(value.items()) if hasattr(value, "iloc") else value, file, where)
+
+
+class _Encoded(Field):
+    """`EncodedClassPrompts`."""
+
+    _pairs = Pairs(LABEL, text())
+
+    def pack(self, value: Any, file: Writing, where: str) -> Any:
+        expect(isinstance(value, EncodedClassPrompts), f"{where} is a {type(value).__name__}")
+        return {"encoded": self._pairs.pack(value, file, where)}
+
+    def unpack(self, packed: Any, file: Reading, where: str) -> Any:
+        expect(isinstance(packed, dict) and packed.keys() == {"encoded"}, f"{where} is not a dict of encoded prompts")
+        return EncodedClassPrompts(self._pairs.unpack(packed["encoded"], file, where))
+
+
+#: Field of the parameter `class_prompts` in a file.
+CLASS_PROMPTS = OneOf(text(), _Encoded(), _Mapped(LABEL, text()), ListOf(text()))

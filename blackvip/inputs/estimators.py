@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+
+from .labels import class_indices, labels_of
 
 __all__ = ["PredictsFromLogProba", "SharesScoreFunction"]
 
@@ -63,6 +66,31 @@ class PredictsFromLogProba(ClassifierMixin):
         """
         log_proba = self.predict_log_proba(X)
         return log_proba[:, 1] - log_proba[:, 0] if len(self.classes_) == 2 else log_proba
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy on labelled images; it bills as many images as `predict_log_proba`.
+
+        Labels are checked before any image is sent. A label that is not among `classes_` counts as a mistake.
+
+        Parameters
+        ----------
+        X : images, in any form that `fit` takes
+            Images of the training images' size, unless `fit` had to resize.
+        y : array-like of shape (n_images,)
+            Their labels.
+        sample_weight : array-like of shape (n_images,) or None, default=None
+            Weights of the images.
+
+        Returns
+        -------
+        accuracy : float
+            Share of the images whose label is predicted.
+        """
+        check_is_fitted(self)
+        index = class_indices(labels_of(X, y), self.classes_, unknown="ignore")
+        weights = None if sample_weight is None else _check_sample_weight(sample_weight, index)
+        hits = (index >= 0) & (self.predict(X) == self.classes_[index])
+        return float(np.average(hits, weights=weights))
 
 
 class SharesScoreFunction(BaseEstimator):

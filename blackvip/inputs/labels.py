@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from sklearn.utils import assert_all_finite, column_or_1d, compute_sample_weight
+from sklearn.utils import assert_all_finite, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length
 
-from .decoding import as_array, is_missing, is_tensor
+from .label_values import label_array, label_key
 from .sources import open_images, open_source
 
-__all__ = ["check_labels", "class_indices", "labels_of", "training_weights"]
+__all__ = ["check_labels", "check_same_type", "class_indices", "labels_of", "training_weights"]
+
+_TYPES = {"b": "booleans", **dict.fromkeys("iuf", "numbers")}
 
 
 def labels_of(X: Any, y: Any) -> np.ndarray:
@@ -48,56 +50,70 @@ def labels_of(X: Any, y: Any) -> np.ndarray:
 
 
 def check_labels(y: Any) -> np.ndarray:
-    """Convert labels to an array (n,) of texts, integers, booleans or objects that are texts.
+    """Convert labels to an array (n,) of texts, integers, floats without a fraction, or booleans.
+
+    Members of an Enum count as their values, and nullable integers stay integers.
 
     Raises
     ------
     ValueError
-        If y is missing, not one-dimensional, has missing values, or mixes types that cannot be ordered.
+        If y is missing, not one-dimensional, has missing values, or holds anything but texts, numbers or booleans of
+        one type.
     """
     if y is None:
         raise ValueError("BlackVIPClassifier requires y to be passed, but the target y is None.")
-    if is_tensor(y):
-        y = as_array(y)
-    y = column_or_1d(y, warn=True)
-    if y.dtype.kind in "OUST":
-        values = y.tolist()
-        missing = [row for row, value in enumerate(values) if is_missing(value)]
-        if missing:
-            raise ValueError(
-                f"y contains NaN: {len(missing)} of {len(values)} labels are missing, the first in row {missing[0]}. "
-                "Give every image a label, or leave those images out."
-            )
-        kinds = sorted({type(value).__name__ for value in values})
-        texts = all(isinstance(value, str) for value in values)
-        if not texts and y.dtype.kind == "O":
-            if len(kinds) > 1 and not all(np.issubdtype(type(value), np.number) for value in values):
-                raise ValueError(
-                    f"The labels in y are of different types, {', '.join(kinds)}; expected labels of one type. "
-                    "Turn them all into text."
-                )
-            y = np.array(values)
-    else:
+    y = label_array(y)
+    if y.dtype.kind == "f":
         assert_all_finite(y, input_name="y")
     check_classification_targets(y)
     return y
 
 
-def class_indices(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Find the index (n,) of each label in the sorted `classes`.
+def check_same_type(y: np.ndarray, classes: np.ndarray, name: str = "y") -> None:
+    """Raise a ValueError if labels and classes, both checked before, are of different types, so that none is equal.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,)
+    classes : ndarray of shape (n_classes,)
+    name : str, default="y"
+        Name of the labels in the error.
+    """
+    own, expected = (_TYPES.get(labels.dtype.kind, "texts") for labels in (y, classes))
+    if len(y) and len(classes) and own != expected:
+        raise ValueError(
+            f"The labels in {name} are {own}, such as {y.tolist()[0]!r}, but the classes are {expected}, such as "
+            f"{classes.tolist()[0]!r}; expected labels of the same type."
+        )
+
+
+def class_indices(y: np.ndarray, classes: np.ndarray, unknown: Literal["raise", "ignore"] = "raise") -> np.ndarray:
+    """Find the index (n,) of each label in `classes`.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,)
+        Labels, see `check_labels`.
+    classes : ndarray of shape (n_classes,)
+        Class labels.
+    unknown : {"raise", "ignore"}, default="raise"
+        What is done with a label that is not among the classes; "ignore" gives it the index -1.
 
     Raises
     ------
     ValueError
-        If y has a label that is not among the classes.
+        If y has labels of another type than the classes, or one that is not among them.
     """
-    unknown = np.setdiff1d(y, classes)
-    if len(unknown):
+    check_same_type(y, classes)
+    places = {label_key(label): index for index, label in enumerate(classes.tolist())}
+    labels, inverse = np.unique(y, return_inverse=True)
+    found = np.array([places.get(label_key(label), -1) for label in labels.tolist()], dtype=np.intp)
+    if unknown == "raise" and (found < 0).any():
         raise ValueError(
-            f"y has the labels {unknown.tolist()[:5]}, which are not among the classes {classes.tolist()}; "
+            f"y has the labels {labels[found < 0].tolist()[:5]}, which are not among the classes {classes.tolist()}; "
             "classes are fixed by the first fit."
         )
-    return np.searchsorted(classes, y)
+    return found[inverse.reshape(-1)]
 
 
 def training_weights(sample_weight: Any, class_weight: Any, y: np.ndarray) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ..persistence.fields import LABEL, Maybe, Pairs, text
+from .class_names import class_names
 from .images import Images
 from .labels import check_labels, class_indices, labels_of, training_weights
 from .reading import ReadsImages
@@ -31,6 +33,8 @@ class TrainingSet:
         Sorted class labels.
     n_skipped : int
         Images that could not be read.
+    names : dict from label to str
+        Names of classes whose labels are numbers or booleans, if they are known.
     """
 
     images: Images
@@ -38,6 +42,7 @@ class TrainingSet:
     weights: np.ndarray
     classes: np.ndarray
     n_skipped: int = 0
+    names: dict[Any, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.y)
@@ -47,6 +52,9 @@ class ReadsTrainingSets(ReadsImages, saveable=False):
     """Mixin of classifiers whose X is images: reads the training set."""
 
     class_weight: Any
+    _class_names: dict[Any, str]
+
+    saved_attributes = {"_class_names": Maybe(Pairs(LABEL, text()))}
 
     def _read_training_set(
         self, X: Any, y: Any, sample_weight: Any, classes: Any = None, known: bool = False
@@ -69,7 +77,8 @@ class ReadsTrainingSets(ReadsImages, saveable=False):
         ValueError
             If images, labels and weights do not fit together, or there are fewer than two classes.
         """
-        y = labels_of(X, y)
+        given, y = y, labels_of(X, y)
+        names = class_names(X, given) or (getattr(self, "_class_names", {}) if known else {})
         weights = training_weights(sample_weight, self.class_weight, y)
         if not weights.all():
             used = np.flatnonzero(weights)
@@ -80,4 +89,6 @@ class ReadsTrainingSets(ReadsImages, saveable=False):
         classes = np.unique(y if classes is None else check_labels(classes))
         if len(classes) < 2:
             raise ValueError(f"y has 1 class, {classes.tolist()[0]!r}; expected at least two classes.")
-        return TrainingSet(images, class_indices(y, classes), weights, classes, n_skipped)
+        # Later batches may not tell the names.
+        self._class_names = names = {label: names[label] for label in classes.tolist() if label in names}
+        return TrainingSet(images, class_indices(y, classes), weights, classes, n_skipped, names)

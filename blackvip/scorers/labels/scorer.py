@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_consistent_length
 
 from ...exceptions import ClassPromptError, ScoreError
+from ...inputs.class_names import class_names
 from ...inputs.class_prompts import make_class_prompts
 from ...inputs.images import ImageFormat, to_uint8
 from ...inputs.labels import check_labels, class_indices
@@ -167,7 +168,7 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
             weights = bayesian_weights(counts, self.smoothing)
         return LabelMapping(labels, list(class_prompts), weights)
 
-    def learn(self, X: Any, y: Any, class_prompts: Any = "a photo of a {}.") -> LabelMappedScorer:
+    def learn(self, X: Any, y: Any, class_prompts: Any = "{}") -> LabelMappedScorer:
         """Return a scorer that has learned its mapping, and its labels if they were unknown; bills one image each.
 
         Use this for a service that publishes no list of labels. Otherwise leave it to `BlackVIPClassifier`, which does
@@ -179,7 +180,7 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
             Training images.
         y : array-like of shape (n_images,)
             Class labels of the images.
-        class_prompts : str, dict or sequence of str, default="a photo of a {}."
+        class_prompts : str, dict, Series or sequence of str, default="{}"
             Class prompts, as for the classifier.
 
         Returns
@@ -188,10 +189,10 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
             A scorer with known `labels` and a `LabelMapping` for these class prompts.
         """
         self._validate_params()
-        y = check_labels(y)
+        names, y = class_names(X, y), check_labels(y)
         check_consistent_length(X, y)
         classes = np.unique(y)
-        prompts = make_class_prompts(class_prompts, classes)
+        prompts = make_class_prompts(class_prompts, classes, names)
         sent_prompts = prompts if self.labels is None else self.service_labels
         image_format, images = ImageFormat.learn(X, None, "crop", "raise")
         answers: list[Any] = []
