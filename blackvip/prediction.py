@@ -319,7 +319,7 @@ class PromptedClassifier(
         return self._scored
 
     def _open_labelled(self, X: Any, y: Any) -> tuple[Images, np.ndarray]:
-        """Images and their labels, as they are in `classes_`, a label for each."""
+        """Open images and convert their labels to those of `classes_`, one for each image."""
         images, y = self._open_images(X), check_labels(y)
         if len(images) != len(y):
             raise ValueError(f"X has {len(images)} images, but y has {len(y)} labels; expected a label for each image.")

@@ -152,7 +152,7 @@ def _values(y: Any) -> np.ndarray | list[Any]:
     if is_tensor(y):
         return column_or_1d(as_array(y), warn=True)
     for method in ("to_pylist", "to_list"):
-        # A column of numbers that NumPy can hold as they are stays one.
+        # NumPy holds these numbers and dates exactly.
         if hasattr(y, method) and not (isinstance(getattr(y, "dtype", None), np.dtype) and y.dtype.kind in "biufmM"):
             return list(getattr(y, method)())
     if isinstance(y, Sequence):
