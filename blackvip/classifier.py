@@ -436,6 +436,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
             without, decision = decided(result, baselines, scored, last_answers, self.head, self.guard)
             self._store(run, result, decision, adds)
             self.baselines_, self._scored, self._rng = without.baselines, scored, rng
+            monitor.tell_result(self._summary(decision))
         result.warn_or_raise(self.n_queries_, decision, replay is not None)
         return self
 

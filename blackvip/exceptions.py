@@ -111,6 +111,10 @@ class PromptNotUsedWarning(ConvergenceWarning):
     """The trained prompt did not beat the baselines, so the fitted estimator does not use it."""
 
 
+class HeadNotHelpfulWarning(ConvergenceWarning):
+    """The head classifies the training images no better than the service's own answers."""
+
+
 class FitInterruptedWarning(UserWarning):
     """`fit` was interrupted; the estimator is fitted with the best prompt so far."""
 

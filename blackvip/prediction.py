@@ -20,6 +20,7 @@ from .encoders.base import ENCODER, Encoder
 from .heads.base import Head
 from .heads.decision import Decision
 from .heads.judging import HeadResult
+from .heads.leaderboard import leaderboard
 from .heads.scored import ScoredImages
 from .inputs.class_prompts import CLASS_PROMPTS
 from .inputs.estimators import PredictsFromLogProba
@@ -348,6 +349,13 @@ class PromptedClassifier(
         prompter = self.prompter_
         parts = [prompter.parameters_, prompter.statistics_, prompter.prompt_scale_, log_proba, self.class_prompts_]
         return hashlib.sha256(json.dumps(describe(parts)).encode()).hexdigest()[:12]
+
+    def _summary(self, decision: Decision) -> str:
+        """The result of a fit in a few lines."""
+        return (
+            f"{leaderboard(self.baselines_, decision)}\n{self.n_queries_:,} images were billed. Scores were read as "
+            f"{self.score_format_.finding}"
+        )
 
     def _store(self, run: Run, result: TrainingResult, decision: Decision, adds: bool) -> None:
         """Set the fitted attributes of a run; with `adds`, the history continues that of earlier runs."""

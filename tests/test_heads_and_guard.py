@@ -13,7 +13,8 @@ from blackvip import BlackVIPClassifier, CalibratedHead, FusedHead, PromptNotUse
 from blackvip.heads import ClassifierHead, LocalProbe, ServiceHead, decision
 from blackvip.heads.baselines import fit_baselines
 from blackvip.heads.decision import decide, fit_without_prompt, prompt_helps
-from blackvip.heads.judging import judge
+from blackvip.heads.judging import HeadResult, judge
+from blackvip.heads.leaderboard import leaderboard
 from blackvip.heads.scored import LabelledScores, ScoredImages
 from blackvip.inputs.training_set import TrainingSet
 from blackvip.losses import Temperature, cross_entropy
@@ -176,12 +177,14 @@ def test_one_class_so_far_leaves_the_service_as_it_is():
 
 
 def test_auto_compares_on_the_held_out_images_alone():
-    few, y = scores_with(3.0, n=20, n_classes=10, seed=1)
-    few = 2 * few
-    wrong = np.flatnonzero(few.argmax(axis=1) != y)
-    right = np.flatnonzero(few.argmax(axis=1) == y)
-    assert isinstance(choose_head("auto", few, y, right).head, ServiceHead)
-    assert isinstance(choose_head("auto", few, y, np.tile(wrong, 2)).head, FusedHead | CalibratedHead)
+    few, y = scores_with(3.0, n=40, n_classes=10, seed=1)
+    own, calibrated, fused = (
+        judge(head, labelled(few, y)).losses for head in (ServiceHead(), CalibratedHead(), FusedHead())
+    )
+    better = np.flatnonzero(own < np.minimum(calibrated, fused))
+    worse = np.flatnonzero((own > np.maximum(calibrated, fused)) & (few.argmax(axis=1) != y))
+    assert isinstance(choose_head("auto", few, y, better).head, ServiceHead)
+    assert isinstance(choose_head("auto", few, y, worse).head, FusedHead | CalibratedHead)
 
 
 def test_a_class_of_one_image_gets_no_head_of_its_own_accord():
@@ -319,6 +322,68 @@ def test_guard_drops_a_prompt_that_only_flatters_its_training_images():
     assert not prompt_helps(plain, flattered, held_out)
 
 
+def results(n_right, losses, n=100):
+    """A result with so many of n images right, the first ones, and these losses."""
+    _, y = scores_with(1.0, n=n)
+    losses = np.broadcast_to(np.asarray(losses, dtype=float), n)
+    held_out = np.full((n, 3), np.log(1 / 3))
+    return HeadResult(ServiceHead(), held_out, np.arange(n) < n_right, losses, np.ones(n))
+
+
+def test_a_head_is_worse_by_accuracy_or_by_log_loss_beyond_a_standard_error():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(scale=0.1, size=100)
+    good = results(80, 0.5)
+    assert results(70, 0.5).is_worse(good)
+    assert results(70, 0.4).is_worse(good)  # sure of itself, but often wrong
+    assert not results(79, 0.5).is_worse(good)  # one image, whose standard error is one image
+    assert results(80, 0.6 + noise).is_worse(good)
+    assert not results(80, 0.505 + noise - noise.mean()).is_worse(good)
+    assert not results(90, 0.6 + noise).is_worse(good)  # more accurate
+    assert not good.is_worse(good)
+    assert results(70, 0.5).is_worse(good, np.arange(60, 100))
+    assert not results(70, 0.5).is_worse(good, np.arange(60))
+
+
+@pytest.mark.parametrize("head", ["auto", "calibrated", None])
+def test_a_prompt_that_makes_the_service_surer_but_more_often_wrong_is_dropped(head):
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    right = np.arange(120) < 108  # of the plain service, which is far too sure
+    plain = 60.0 * np.eye(3)[np.where(right, y, (y + 1) % 3)] + rng.normal(size=(120, 3))
+    fewer = rng.permutation(120) < 80
+    prompted = 2.0 * np.eye(3)[np.where(fewer, y, (y + 1) % 3)] + rng.normal(size=(120, 3)) / 10
+    scored = ScoredImages(y, np.ones(120), np.zeros(120, bool), rng.normal(size=(120, 16)), (16,), plain, prompted)
+    without = fit_without_prompt(scored, head)
+    outcome = decide(without, scored, None, head, guard=True)
+    assert not outcome.prompt_used
+    assert outcome.result.accuracy >= 0.87
+    assert decide(without, scored, None, head, guard=False).prompt_used
+
+
+def test_it_is_said_if_no_head_helps_or_the_one_that_was_asked_for_does_not():
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 10
+    plain = 4.0 * np.eye(10)[np.where(rng.uniform(size=60) < 0.9, y, (y + 1) % 10)] + rng.normal(size=(60, 10))
+    shared = np.ones(60), np.zeros(60, bool), rng.normal(size=(60, 16)), (16,)
+    scored = ScoredImages(y, *shared, plain, np.full_like(plain, np.nan))
+    notes = {
+        head: decide(fit_without_prompt(scored, head), scored, None, head, True).head_note
+        for head in ("auto", "calibrated", None)
+    }
+    assert notes[None] == ""
+    assert (
+        "The head CalibratedHead classifies the training images worse than the service's own answers (accuracy 0.9"
+        in (notes["calibrated"])
+    )
+    assert "No head classifies the training images better than the service's own answers (accuracy 0.9" in notes["auto"]
+    without = fit_without_prompt(scored, "auto")
+    table = leaderboard(without.baselines, decide(without, scored, None, "auto", True))
+    assert table.splitlines()[0].split() == ["on", "training", "images", "accuracy", "log", "loss"]
+    assert table.splitlines()[-1].startswith("used: no prompt, ServiceHead")
+    assert len(table.splitlines()) == 6
+
+
 @pytest.mark.parametrize("guard", [True, False])
 @pytest.mark.parametrize("better", [True, False, None])
 def test_the_decision_is_for_a_prompt_and_its_own_head(better, guard):
@@ -329,6 +394,6 @@ def test_the_decision_is_for_a_prompt_and_its_own_head(better, guard):
     scored = ScoredImages(y, np.ones(90), np.arange(90) % 4 == 0, features_with(1.0, y), BLOCKS, plain, prompted)
     for head, name in ((None, "zero_shot"), ("calibrated", "calibrated_zero_shot"), ("fused", "fused_zero_shot")):
         without = fit_without_prompt(scored, head)
-        used, shipped, _ = decide(without, scored, None, head, guard)
+        used, shipped, *_ = decide(without, scored, None, head, guard)
         assert used == (better is not None and (better or not guard))
         assert (shipped is without.baselines[name]) == (not used)

@@ -379,7 +379,7 @@ def _ending(estimator: Any) -> str:
     return (
         f"Training made {counted(estimator.n_iter_, 'step')} of {type(estimator.optimizer_).__name__} on the "
         f"{counted(estimator.coordinator_.n_parameters_, 'parameter')} of {prompter}, and ended because {reason}. The "
-        f"head is {estimator.head_.title}. Scores were read as {estimator.score_type_}."
+        f"head is {estimator.head_.title}. Scores were read as {estimator.score_format_.finding}"
     )
 
 

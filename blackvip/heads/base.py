@@ -28,17 +28,14 @@ class Auto(NamedTuple):
     Attributes
     ----------
     rank : int
-        Heads are tried in this order, the preferred one first. A later one replaces the best so far if that one gets
-        fewer images right and has a higher log loss.
-    margin : float
-        Standard errors by which that log loss must be higher.
+        Heads are tried in this order, the preferred one first. A later one replaces the best so far if that one is
+        worse, see `HeadResult.is_worse`.
     held_out_only : bool
         Whether to compare on the images that the prompt was not trained on, where there are any. A prompt flatters
         the service's own answers to its training images.
     """
 
     rank: int
-    margin: float = 0.0
     held_out_only: bool = False
 
 
@@ -65,6 +62,7 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
 
     needs_scores: bool = True  #: Whether it uses the service's log scores.
     needs_features: bool = False  #: Whether it uses the features of the local encoder.
+    learns: ClassVar[bool] = True  #: Whether its predictions depend on the images that it is fitted to.
     min_classes: ClassVar[int] = 1  #: Classes that must have images.
     min_images: ClassVar[int] = 1  #: Images that each of these classes must have.
     fallback: ClassVar[type[Head] | None] = None  #: Used where there are too few images. None: `ServiceHead`.
@@ -267,6 +265,8 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
 
 class ServiceHead(Head, auto=Auto(rank=2, held_out_only=True)):
     """Softmax of the service's scores, as in the paper; it learns nothing."""
+
+    learns = False
 
     @property
     def n_features_in_(self) -> int:  # type: ignore[override]

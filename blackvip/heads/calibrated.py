@@ -26,7 +26,7 @@ from .base import Auto, Head, ServiceHead, log_loss
 __all__ = ["CalibratedHead"]
 
 
-class CalibratedHead(Head, name="calibrated", auto=Auto(rank=1, margin=1.0)):
+class CalibratedHead(Head, name="calibrated", auto=Auto(rank=1)):
     """Multinomial logistic regression on log scores, with a cross-validated regularisation strength.
 
     Parameters

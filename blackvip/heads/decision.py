@@ -50,11 +50,14 @@ class Decision(NamedTuple):
         The head that goes with this choice.
     comparison : str
         The log losses without and with the prompt, in words.
+    head_note : str
+        A sentence that says so if no head helps, or the one that was asked for does not; else empty.
     """
 
     prompt_used: bool
     result: HeadResult
     comparison: str
+    head_note: str = ""
 
 
 def fit_without_prompt(scored: ScoredImages, head: Any) -> WithoutPrompt:
@@ -91,13 +94,31 @@ def decide(
     guard : bool
         Whether to use the prompt only if it helps, see `prompt_helps`.
     """
-    if not np.isfinite(scored.prompted).all():
-        return Decision(False, without.chosen, "images with it were not scored")
-    prompted = choose_head(head, scored.with_prompt(last_answers, without.shared))
-    comparison = f"log loss {prompted.log_loss:.3g} with it, {without.chosen.log_loss:.3g} without"
-    if guard and not prompt_helps(without.chosen, prompted, np.flatnonzero(scored.held_out)):
-        return Decision(False, without.chosen, comparison)
-    return Decision(True, prompted, comparison)
+    zero_shot = without.baselines["zero_shot"]
+    used, result, comparison = False, without.chosen, "images with it were not scored"
+    if np.isfinite(scored.prompted).all():
+        prompted = choose_head(head, scored.with_prompt(last_answers, without.shared))
+        comparison = f"log loss {prompted.log_loss:.3g} with it, {without.chosen.log_loss:.3g} without"
+        used = not guard or prompt_helps(without.chosen, prompted, np.flatnonzero(scored.held_out))
+        # The head without a prompt may be worse than the service's own answers, if it was asked for.
+        if used and guard and prompted.is_worse(zero_shot):
+            used, comparison = False, f"accuracy {prompted.accuracy:.3f} with it, {zero_shot.accuracy:.3f} zero-shot"
+        result = prompted if used else result
+    return Decision(used, result, comparison, _head_note(head, result, without.baselines))
+
+
+def _head_note(head: Any, result: HeadResult, baselines: Mapping[str, HeadResult]) -> str:
+    """Say so if the head is worse than the service's own answers, or if no head is better; else return nothing."""
+    zero_shot = baselines["zero_shot"]
+    own = f"the service's own answers (accuracy {zero_shot.accuracy:.3f}, log loss {zero_shot.log_loss:.3g})"
+    if head == "auto" and not result.head.learns and len(baselines) > 1:
+        return f"No head classifies the training images better than {own}, so predictions are the service's own."
+    if result.head.learns and result.is_worse(zero_shot):
+        return (
+            f"The head {result.head.title} classifies the training images worse than {own}: accuracy "
+            f"{result.accuracy:.3f}, log loss {result.log_loss:.3g}. Use head='auto', or head=None."
+        )
+    return ""
 
 
 def choose_head(head: Any, data: LabelledScores, fitted: Mapping[type[Head], HeadResult] | None = None) -> HeadResult:
@@ -147,7 +168,7 @@ def _best(data: LabelledScores, result_of: Callable[[type[Head]], HeadResult]) -
             continue
         result = result_of(kind)
         rows = held_out if kind.auto.held_out_only and len(held_out) > 1 else every
-        if best is None or best.is_worse(result, rows, kind.auto.margin):
+        if best is None or best.is_worse(result, rows):
             best = result
     assert best is not None  # ServiceHead is always a candidate
     return best

@@ -60,27 +60,33 @@ class HeadResult(Saveable):
         """Mean of `losses`."""
         return float(np.average(self.losses, weights=self.weights))
 
-    def is_worse(self, other: HeadResult, rows: np.ndarray, margin: float = 0.0) -> bool:
-        """Compare with another head on some images.
+    def is_worse(self, other: HeadResult, rows: np.ndarray | None = None) -> bool:
+        """Compare with another head on the same images, pair by pair.
 
         Parameters
         ----------
         other : HeadResult
-            A head on the same images.
-        rows : ndarray of int
-            The images to compare on.
-        margin : float, default=0.0
-            Standard errors by which the log loss must be higher.
+            The other head.
+        rows : ndarray of int or None, default=None
+            The images to compare on. None: all.
 
         Returns
         -------
         is_worse : bool
-            Whether this head gets fewer images right, and its log loss is higher by more than the margin (B17).
+            Whether this head gets fewer images right, by more than a standard error of the difference; or gets no more
+            right and has a higher log loss, by more than a standard error (B17).
         """
-        weights, excess = self.weights[rows], (self.losses - other.losses)[rows]
-        standard_error = excess.std() / np.sqrt(len(rows))
-        fewer = weights @ self.hits[rows] < weights @ other.hits[rows]
-        return bool(fewer and np.average(excess, weights=weights) > margin * standard_error)
+        rows = np.arange(len(self.losses)) if rows is None else rows
+        weights, n = self.weights[rows], len(rows)
+        missed = other.hits[rows].astype(float) - self.hits[rows]
+        excess = (self.losses - other.losses)[rows]
+
+        def is_clear(differences: np.ndarray) -> bool:
+            deviation = differences.std(ddof=1) if n > 1 else np.inf
+            # A single image, whose standard error is as large as itself, is never clear.
+            return bool(np.average(differences, weights=weights) > (1 + 1e-9) * deviation / np.sqrt(n))
+
+        return is_clear(missed) or (weights @ missed >= 0 and is_clear(excess))
 
 
 def judge(head: Head, data: LabelledScores) -> HeadResult:

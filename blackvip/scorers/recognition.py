@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from scipy.special import log_softmax
 
 from ..heads.base import log_loss
 from ..heads.calibrated import CalibratedHead
@@ -28,10 +27,10 @@ _SINGLE_PRECISION = 1e-7
 _TOP_SHARE = 0.9
 # An image's largest score is rarely more than so many times its smallest one if the scores are cosine similarities.
 _COSINE_RATIO = 5.0
-# Percent of part of the classes sum to more than this for some image, and never to more than 100.
+# Percent of some of a service's classes sum to more than this for some image, and never to more than 100.
 _PERCENT_SUM = 50
 # Standard errors by which such scores must be the better logits.
-_CLEARLY = 2
+_CLEARLY = 2.0
 # The most images and scores of an image that a doubtful case is decided on.
 _MOST_IMAGES, _MOST_SCORES = 1_000, 64
 
@@ -61,8 +60,8 @@ def recognise(
     -----
     Scores are logits if one is negative or above 100. Otherwise they are probabilities if none is above 1, and percent
     if one is. Two cases are doubtful: scores up to 1 that do not sum to 1 and are all of similar size, as cosine
-    similarities are; and scores up to 100 that do not sum to 100. The labels must clearly speak for logits if the sums
-    come near 100, but never exceed it.
+    similarities are; and scores up to 100 that do not sum to 100. There the labels must clearly speak for logits if the
+    sums come near 100 and never exceed it, and clearly for percent otherwise.
     """
     given = scores[np.isfinite(scores)]
     if declared != "auto":
@@ -80,40 +79,33 @@ def recognise(
 
 def _decided(bounded: ScoreFormat, scores: np.ndarray, y: np.ndarray | None, weights: np.ndarray | None) -> ScoreFormat:
     """Choose between probabilities or percent and logits by the labels."""
-    # Percent of some of a service's classes.
-    part_of_all = not _looks_like_cosines(scores) and _PERCENT_SUM <= np.nansum(scores, axis=1).max() <= 100
+    readings, margin = [bounded, ScoreFormat("logits")], 0.0
+    if bounded.score_type == "percent":
+        # Percent of some of a service's classes come near 100 together for some image.
+        part = not _looks_like_cosines(scores) and _PERCENT_SUM <= np.nansum(scores, axis=1).max() <= 100
+        readings, margin = (readings, _CLEARLY) if part else (readings[::-1], 1.0)
     rows = np.arange(0) if y is None else _decisive_rows(scores, y)
     if not len(rows) or y is None:
-        if bounded.score_type == "percent" and not part_of_all:
-            bounded = ScoreFormat("logits")
         reason = "which is a guess, since there are too few labelled images to decide it"
-        return _described(replace(bounded, certain=False), reason, scores)
-    weights = np.ones(len(y)) if weights is None else weights
+        return _described(replace(readings[0], certain=False), reason, scores)
+    weights = np.ones(len(rows)) if weights is None else weights[rows]
     columns = np.argsort(-np.nan_to_num(scores).mean(axis=0), kind="stable")[:_MOST_SCORES]
     _, index = np.unique(y[rows], return_inverse=True)
-    readings = [bounded, ScoreFormat("logits")]
     losses = []
     for reading in readings:
-        head = CalibratedHead(Cs=(1.0,))
-        held_out = head.fit_held_out(reading.log_scores(scores)[np.ix_(rows, columns)], index, weights[rows])
-        losses.append(log_loss(held_out, index))
+        log_scores = reading.log_scores(scores)[np.ix_(rows, columns)]
+        losses.append(log_loss(CalibratedHead(Cs=(1.0,)).fit_held_out(log_scores, index, weights), index))
     excess = losses[0] - losses[1]
-    mean, standard_error = np.average(excess, weights=weights[rows]), excess.std() / np.sqrt(len(rows))
-    clear = bool(abs(mean) > standard_error)
-    if part_of_all:
-        mean, clear = mean - _CLEARLY * standard_error, True
-    # Both predict the labels equally well: what the service itself believes must fit them, too.
-    elif not clear and scores.shape[1] == y.max() + 1:
-        own = [log_loss(log_softmax(reading.log_scores(scores), axis=1), y)[rows] for reading in readings]
-        mean = np.average(own[0] - own[1], weights=weights[rows])
-    chosen, other = readings if mean <= 0 else readings[::-1]
-    means = [f"{np.average(loss, weights=weights[rows]):.3g}" for loss in losses]
-    first, second = means if mean <= 0 else means[::-1]
+    standard_error = excess.std() / np.sqrt(len(rows))
+    advantage = np.average(excess, weights=weights)
+    clear = bool(margin or abs(advantage) > standard_error)
+    order = [1, 0] if advantage > margin * standard_error else [0, 1]
+    means = [f"{np.average(losses[place], weights=weights):.3g}" for place in order]
     reason = (
-        f"{'as the labels show' if clear else 'which is a guess'}: a head that is calibrated to them has a "
-        f"cross-validated log loss of {first}, and of {second} if they are read as {other.score_type}"
+        f"{'as the labels show' if clear else 'which is a guess'}: a head that is calibrated to them has a cross-"
+        f"validated log loss of {means[0]}, and of {means[1]} if they are read as {readings[order[1]].score_type}"
     )
-    return _described(replace(chosen, certain=clear), reason, scores)
+    return _described(replace(readings[order[0]], certain=clear), reason, scores)
 
 
 def _decisive_rows(scores: np.ndarray, y: np.ndarray) -> np.ndarray:

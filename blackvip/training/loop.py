@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..exceptions import FitInterruptedWarning, PromptNotUsedWarning, warn_caller
+from ..exceptions import FitInterruptedWarning, HeadNotHelpfulWarning, PromptNotUsedWarning, warn_caller
 from ..heads.base import ServiceHead
 from ..heads.decision import Decision, WithoutPrompt, decide
 from ..heads.judging import judge
@@ -84,6 +84,8 @@ class TrainingResult:
                 "larger budget may help.",
                 PromptNotUsedWarning,
             )
+        if decision.head_note and self.error is None:
+            warn_caller(decision.head_note, HeadNotHelpfulWarning)
 
 
 def is_interactive() -> bool:

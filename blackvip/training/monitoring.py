@@ -85,6 +85,11 @@ class Monitor:
             )
         )
 
+    def tell_result(self, text: str) -> None:
+        """Write the result of the fit to the log, and above the progress bar."""
+        logger.info(text)
+        self._bar.write(text)
+
     @property
     def _watched(self) -> bool:
         return hasattr(self.estimator, "_skl_callbacks")

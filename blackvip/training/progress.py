@@ -46,5 +46,10 @@ class ProgressBar:
             self._figures["held_out"] = f"{row['validation_accuracy']:.3f}"
         self._bar.set_postfix(self._figures, refresh=False)
 
+    def write(self, text: str) -> None:
+        """Write lines of text above the bar, if there is one."""
+        if not self._bar.disable:
+            self._bar.write(text, file=self._bar.fp)
+
     def close(self) -> None:
         self._bar.close()
