@@ -269,7 +269,8 @@ def test_measuring_is_paid_for_and_finds_a_service_that_does_not_answer(stripes)
     assert (budget.n_queries, budget.remaining) == (16, 1484)
     assert (plan.measured.images, plan.measured.calls, plan.measured.price) == (16, 2, 8)
     assert plan.fit.images + plan.predict.images == plan.total.images
-    assert str(plan).splitlines()[-1].split()[:5] == ["billed", "to", "measure", "16", "2"]
+    assert str(plan).splitlines()[-2].split()[:5] == ["billed", "to", "measure", "16", "2"]
+    assert re.fullmatch(r"scores: logits, as declared \(values from .* to .*, sums .*\).", str(plan).splitlines()[-1])
     with pytest.raises(ScoreError, match="no score at all for 8 images"):
         make_classifier(lambda images, prompts: [{}] * len(images)).plan(*stripes, measure=True)
 

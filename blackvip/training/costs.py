@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.base import _fit_context
 
 from ..scorers import check_rate
+from ..scorers.recognition import recognise
 from .setup import Run, generator_of
 
 __all__ = ["Cost", "CostPlan", "PlansCosts", "cost_plan", "duration"]
@@ -79,6 +80,8 @@ class CostPlan:
         Predicting the images that were asked about.
     measured : Cost
         What ``plan(measure=True)`` has billed to measure the time of an image. It is not part of `total`.
+    scores : str
+        What the measured scores are, with their range; empty without a measurement. `fit` sees more of them.
 
     Notes
     -----
@@ -93,6 +96,7 @@ class CostPlan:
     final: Cost
     predict: Cost = field(default=Cost(0, 0))
     measured: Cost = field(default=Cost(0, 0))
+    scores: str = ""
 
     @property
     def fit(self) -> Cost:
@@ -123,7 +127,7 @@ class CostPlan:
             "  ".join([row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:]))])
             for row in zip(*columns)
         )
-        return "\n".join(rows)
+        return "\n".join([*rows, *([f"scores: {self.scores}"] if self.scores else [])])
 
     __repr__ = __str__
 
@@ -268,12 +272,12 @@ class PlansCosts:
             pass
         if measure:
             n_each = min(_MEASURED_IMAGES, ledger.images_per_call, len(data) // 2)
-            billed, took = [], []
+            billed, took, scores = [], [], []
+            rows = np.arange(2 * n_each)
             with reader._ledger(2 * n_each, ledger.score_format, self.score_fn) as measuring:
-                for first in (0, n_each):
+                for part in np.split(rows, 2):
                     before = measuring.n_queries, measuring.seconds
-                    rows = np.arange(first, first + n_each)
-                    measuring.log_scores(measuring.as_sent(data.images.pixels(rows)))
+                    scores.append(measuring.scores(measuring.as_sent(data.images.pixels(part))))
                     billed.append(measuring.n_queries - before[0])
                     took.append(measuring.seconds - before[1])
             # Answers from a cache say nothing about the service's time.
@@ -285,5 +289,6 @@ class PlansCosts:
         if measure:
             n = sum(billed)
             cost = Cost(n, np.count_nonzero(billed), sum(took), None if price is None else n * price)
-            plan = replace(plan, measured=cost)
+            found = recognise(np.concatenate(scores), measuring.reader.score_type, data.y[rows])
+            plan = replace(plan, measured=cost, scores=found.finding)
         return plan
