@@ -25,6 +25,7 @@ from ..inputs.labels import class_indices
 from ..inputs.reading import ReadsImages, pixel_batches
 from ..prompters.base import Prompter, make_prompter, prompted
 from ..prompters.frames import PaddingFrame
+from ..scorers.declarations import method_of
 from .presets import BATCH_SIZE, CLIP_UNIT
 
 __all__ = ["WhiteBoxClassifier", "differentiable"]
@@ -55,8 +56,8 @@ def differentiable(score_fn: Any, class_prompts: Sequence[str]) -> Network:
     TypeError
         If gradients do not pass through the scorer.
     """
-    if hasattr(score_fn, "differentiable"):
-        return score_fn.differentiable(list(class_prompts))
+    if (method := method_of(score_fn, "differentiable")) is not None:
+        return method(list(class_prompts))
     if isinstance(score_fn, torch.nn.Module):
         return score_fn
     raise TypeError(

@@ -27,7 +27,7 @@ from ..exceptions import PersistenceError
 from ..inputs.labels import check_labels
 from ..journal.identity import describe, name_of
 from ..persistence.format import write
-from ..scorers import check_rate
+from ..scorers.declarations import declared
 from ..scorers.wrappers import innermost
 from ..training.costs import duration
 from .confusion import ConfusionChangeDisplay
@@ -350,7 +350,7 @@ def _picture(display: Display, title: str, caption: str) -> dict[str, Any]:
 
 
 def _cost(estimator: Any, n_queries: int, waited: float) -> dict[str, Any]:
-    price = check_rate(getattr(estimator.score_fn, "price_per_image", None), "price_per_image")
+    price = declared(estimator.score_fn, "price_per_image")
     rate = estimator.seconds_per_image_
     parts = [
         ("this fit", estimator.n_queries_, None if rate is None else rate * estimator.n_queries_),
@@ -361,7 +361,7 @@ def _cost(estimator: Any, n_queries: int, waited: float) -> dict[str, Any]:
     for title, n_images, seconds in parts:
         cells = [title, f"{n_images:,d}", "" if seconds is None else duration(seconds)]
         rows.append({"cells": cells + ([] if price is None else [f"{n_images * price:,.2f}"]), "chosen": False})
-    declared = (
+    sentence = (
         "The service declares no price." if price is None else f"The service declares a price of {price:g} per image."
     )
     return {
@@ -369,7 +369,7 @@ def _cost(estimator: Any, n_queries: int, waited: float) -> dict[str, Any]:
         "columns": _columns("for", "billed images", "time", *([] if price is None else ["price"])),
         "rows": rows,
         "notes": [
-            declared + " The time of the fit is its number of images times the mean time per image in its last run."
+            sentence + " The time of the fit is its number of images times the mean time per image in its last run."
         ],
     }
 

@@ -69,7 +69,7 @@ def describe(value: Any, open_names: bool = True) -> Any:
         return [describe(item, open_names) for item in value]
     if isinstance(value, (os.PathLike, torch.device, torch.dtype, np.dtype, enum.Enum)):
         return str(value)
-    if hasattr(value, "get_params") and not isinstance(value, type):
+    if hasattr(type(value), "get_params"):
         return _described_estimator(value, open_names)
     return name_of(value)
 

@@ -2,7 +2,8 @@
 
 from .answers import report_not_sent
 from .cached import CachedScorer
-from .contract import ScoreFunction, check_rate, check_scores
+from .contract import ScoreFunction, check_scores
+from .declarations import check_rate
 from .formats import ScoreFormat
 from .labels.mapping import LabelMapping
 from .labels.scorer import LabelMappedScorer

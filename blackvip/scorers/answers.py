@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..exceptions import ScoreError
+from .declarations import declared, method_of
+from .raw_scores import NamedScores, read_scores
 
-__all__ = ["IMAGES_PER_CALL", "Metered", "collected", "report_not_sent", "report_paid_before", "scores_of"]
+__all__ = ["IMAGES_PER_CALL", "Metered", "collected", "report_not_sent", "report_paid_before", "rows_of", "scores_of"]
 
 #: Images in one call if neither the user nor the score function sets a limit.
 IMAGES_PER_CALL = 64
@@ -47,19 +49,19 @@ def scores_of(
     ScoreError
         If an image comes twice, or not at all.
     """
-    streams = hasattr(score_fn, "answers")
-    declared = len(images) if streams else getattr(score_fn, "images_per_call", None) or IMAGES_PER_CALL
-    size = images_per_call or declared
     n_begun = 0
     try:
+        answers = method_of(score_fn, "answers")
+        most = declared(score_fn, "images_per_call", IMAGES_PER_CALL) if answers is None else len(images)
+        size = images_per_call or most
         while n_begun < len(images):
             first, part = n_begun, images[n_begun : n_begun + size]
             n_begun += len(part)
-            if not streams:
+            if answers is None:
                 sent = np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part
                 yield np.arange(first, n_begun), score_fn(sent, [*class_prompts])
                 continue
-            with closing(_checked(score_fn.answers(part, [*class_prompts]), len(part))) as pieces:
+            with closing(_checked(answers(part, [*class_prompts]), len(part))) as pieces:
                 for rows, scores in pieces:
                     yield first + rows, scores
     finally:
@@ -67,16 +69,39 @@ def scores_of(
 
 
 def collected(pieces: Iterator[Scored], n_images: int, n_prompts: int) -> Any:
-    """Return the scores of all images, in their order, from pieces: an array, or a list if the pieces are lists."""
+    """Return the scores of all images, in their order, from pieces: an array, or a list of dicts if they have names."""
     rows: list[Any] = [None] * n_images
     is_array = True
-    for places, scores in pieces:
+    for places, piece in pieces:
+        scores = rows_of(piece, len(places))
+        if len(scores) != len(places):
+            raise ScoreError(
+                f"The score function returned {len(scores)} answers for {len(places)} images; expected one for each."
+            )
         is_array = not isinstance(scores, list)
         for place, row in zip(places.tolist(), scores):
             rows[place] = row
     if not rows:
         return np.empty((0, n_prompts))
     return np.stack(rows) if is_array else rows
+
+
+def rows_of(scores: Any, n_images: int) -> np.ndarray | list[dict[str, float]]:
+    """Return a copy of what a score function returned: an array, or a dict for each image if scores have names.
+
+    Raises
+    ------
+    ScoreError
+        If they are not numbers.
+    """
+    try:
+        found = read_scores(scores, n_images)
+    except TypeError as error:
+        raise ScoreError(
+            f"The score function returned a {type(scores).__name__} that is not an array of numbers ({error}); "
+            "expected a row of scores for each image, or dicts from name to score."
+        ) from error
+    return found.dicts() if isinstance(found, NamedScores) else np.atleast_1d(found)
 
 
 def _checked(pieces: Any, n_images: int) -> Generator[Scored]:

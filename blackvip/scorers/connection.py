@@ -13,7 +13,7 @@ from ..inputs.images import Images
 from ..inputs.training_set import TrainingSet
 from .cached import CachedScorer
 from .checkpoint import predictions_path
-from .contract import check_scores
+from .contract import check_scores, check_scores_vary
 from .formats import ScoreFormat
 from .labels.mapping import LabelMapping
 from .labels.scorer import learning_scorer
@@ -76,7 +76,11 @@ class ReachesService(SharesScoreFunction):
         The first ones show what the scores are, and teach the mapping of a service's own labels.
         """
         y, weights = data.y[rows], data.weights[rows]
-        plain = ledger.reader.learn(plain_scores_of(ledger, data.images, rows), y, weights)
+        scores = plain_scores_of(ledger, data.images, rows)
+        # A small batch that is added to a fit may well get equal scores.
+        if ledger.score_format is None:
+            check_scores_vary(scores, data.images, rows)
+        plain = ledger.reader.learn(scores, y, weights)
         learning = learning_scorer(self.score_fn)
         if learning is None or ledger.reader.label_mapping is not None:
             return plain

@@ -3,11 +3,13 @@
 ``score_fn(images, class_prompts) -> scores``: `images` is a uint8 array (n, height, width, 3), RGB, exactly what a
 service is sent; `class_prompts` is a list of str; `scores` is an array (n, n_prompts), higher is better.
 
-A service that returns only its top scores has NaN for the others, or -inf if the scores are logits. A list of dicts,
-one per image, from class prompt to score, works as well; a prompt that is left out, or has None, counts as missing.
-`ScoreFormat.log_scores` fills in missing scores.
+Scores may also have names, which are matched with the class prompts, in Unicode NFC: frames with a row per image and a
+column per class prompt, dicts of such columns, and lists of dicts, Series, or labels with scores as pipelines return
+them. A class prompt that is left out counts as missing, and so does a score that is None, NaN or masked, or a logit of
+-inf. `ScoreFormat.log_scores` fills in missing scores.
 
-A score function may declare these attributes:
+A score function may declare these attributes. They are checked before anything is sent. The methods among them count
+only if the class of the score function defines them, so that mocks and proxies declare none.
 
 - ``images_per_call``: the most images in one call.
 - ``score_type``: "logits", "probabilities" or "percent".
@@ -31,19 +33,23 @@ A score function may declare these attributes:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..exceptions import ScoreError
+from ..inputs.images import Images
+from ..inputs.reading import BATCH
 from .formats import SUM_ERROR, UNITS
+from .raw_scores import NamedScores, read_scores
 
-__all__ = ["ScoreFunction", "check_anything_given", "check_rate", "check_scores"]
+__all__ = ["ScoreFunction", "check_anything_given", "check_scores", "check_scores_vary"]
 
 #: From images (n, height, width, 3), uint8, and class prompts to scores (n, n_prompts), higher is better.
 ScoreFunction = Callable[[np.ndarray, list[str]], Any]
+# The largest magnitude of a score.
+_LARGEST = 1e100
 
 
 def check_scores(scores: Any, n_images: int, class_prompts: Sequence[str], score_type: str = "auto") -> np.ndarray:
@@ -77,17 +83,15 @@ def check_scores(scores: Any, n_images: int, class_prompts: Sequence[str], score
     )
     if scores is None:
         raise ScoreError(f"The score function returned None; {expected}. Does it end with a return statement?")
-    if isinstance(scores, (list, tuple)) and any(isinstance(row, Mapping) for row in scores):
-        scores = _rows_of(scores, class_prompts)
-    # A torch tensor, on any device.
-    if hasattr(scores, "detach"):
-        scores = scores.detach().cpu()
     try:
-        array = np.asarray(scores, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        found = read_scores(scores, n_images, class_prompts)
+    except TypeError as error:
+        reason = str(error)
         raise ScoreError(
-            f"The score function returned a {type(scores).__name__} that is not an array of numbers; {expected}."
+            f"The score function returned a {type(scores).__name__} that is not an array of numbers; {expected}. "
+            f"{reason[:1].upper()}{reason[1:]}."
         ) from error
+    array = found.matched(class_prompts) if isinstance(found, NamedScores) else found
     if array.shape != (n_images, n_classes):
         reason = ""
         if array.ndim >= 1 and len(array) != n_images:
@@ -95,13 +99,13 @@ def check_scores(scores: Any, n_images: int, class_prompts: Sequence[str], score
         elif array.ndim == 2:
             reason = f" {n_classes} class prompts were sent: is there a score for each of them, in their order?"
         raise ScoreError(f"The score function returned an array of shape {array.shape}; {expected}.{reason}")
-    infinite = np.isposinf(array)
-    if infinite.any():
-        row, column = np.argwhere(infinite)[0]
+    absurd = (np.abs(array) > _LARGEST) & ~np.isneginf(array)
+    if absurd.any():
+        row, column = np.argwhere(absurd)[0]
         raise ScoreError(
-            f"The score function returned {array[row, column]} for image {row} and class prompt {column} "
-            f"({infinite.sum()} of {infinite.size} scores are infinite); expected finite numbers. Return NaN for "
-            "a score that the service does not give."
+            f"The score function returned {array[row, column]:.4g} for image {row} and class prompt {column} "
+            f"({absurd.sum()} of {absurd.size} scores are infinite or above {_LARGEST:g}); expected finite numbers. "
+            "Return NaN for a score that the service does not give."
         )
     unit = UNITS.get(score_type, np.inf)
     outside = (array < 0) | (array > unit * (1 + SUM_ERROR))
@@ -111,6 +115,28 @@ def check_scores(scores: Any, n_images: int, class_prompts: Sequence[str], score
             f"from 0 to {unit:g}. Set score_type if they are something else, and return NaN for a missing score."
         )
     return array
+
+
+def check_scores_vary(scores: np.ndarray, images: Images, rows: np.ndarray) -> None:
+    """Raise a `ScoreError` if several images that differ have all the same scores.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_rows, n_scores)
+        Scores as `check_scores` returns them.
+    images : Images
+    rows : ndarray of shape (n_rows,)
+        Rows of the images that the scores belong to.
+    """
+    if len(rows) < 2 or not np.array_equal(scores, np.broadcast_to(scores[:1], scores.shape), equal_nan=True):
+        return
+    first = images.pixels(rows[:1])
+    for begin in range(0, len(rows), BATCH):
+        if (images.pixels(rows[begin : begin + BATCH]) != first).any():
+            raise ScoreError(
+                f"The score function gave all {len(rows)} training images the same scores; expected scores that depend "
+                "on the image. Does it use its argument `images`, and does the service recognise anything in them?"
+            )
 
 
 def check_anything_given(scores: np.ndarray) -> None:
@@ -123,29 +149,3 @@ def check_anything_given(scores: np.ndarray) -> None:
             f"The score function returned no score at all for {len(scores)} images; expected at least one. Do the "
             "names in the service's answer match the class prompts?"
         )
-
-
-def check_rate(rate: Any, name: str) -> float | None:
-    """Return a price or a time per image as a float, or None. An invalid one raises a `ValueError` with its name."""
-    if rate is None:
-        return None
-    if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 <= float(rate) < np.inf:
-        raise ValueError(f"{name} is {rate!r}; expected a finite number of at least 0, or None.")
-    return float(rate)
-
-
-def _rows_of(answers: Sequence[Any], class_prompts: Sequence[str]) -> list[list[Any]]:
-    """Turn a list of dicts from class prompt to score into rows of scores, None for missing ones."""
-    for row, answer in enumerate(answers):
-        if not isinstance(answer, Mapping):
-            raise ScoreError(
-                f"The score function returned a {type(answer).__name__} for image {row} in a list of dicts; expected a "
-                "dict from class prompt to score for each image, empty if the service gives no score."
-            )
-        unknown = [prompt for prompt in answer if prompt not in class_prompts]
-        if unknown:
-            raise ScoreError(
-                f"The score function returned a score for {unknown[0]!r} for image {row}, which is not a class "
-                f"prompt; expected only those that it was given, such as {class_prompts[0]!r}. Leave out all others."
-            )
-    return [[answer.get(prompt) for prompt in class_prompts] for answer in answers]

@@ -18,7 +18,8 @@ import torch
 from ..exceptions import BudgetError
 from ..inputs.images import to_uint8
 from .answers import IMAGES_PER_CALL, Metered, scores_of
-from .contract import ScoreFunction, check_anything_given, check_rate
+from .contract import ScoreFunction, check_anything_given
+from .declarations import declared, method_of
 from .formats import ScoreFormat
 from .reader import ScoreReader
 
@@ -81,14 +82,12 @@ class Ledger:
         self.score_fn = score_fn
         self.class_prompts = tuple(class_prompts)
         self.max_queries = max_queries
-        self.images_per_call: int = images_per_call or getattr(score_fn, "images_per_call", None) or IMAGES_PER_CALL
-        self.streams: bool = getattr(score_fn, "streams", hasattr(score_fn, "answers"))
+        self.images_per_call: int = images_per_call or declared(score_fn, "images_per_call", IMAGES_PER_CALL)
+        self.streams: bool = declared(score_fn, "streams", method_of(score_fn, "answers") is not None)
         self.reader = reader or ScoreReader.of(score_fn)
-        self.price_per_image = check_rate(
-            getattr(score_fn, "price_per_image", None), "The price_per_image that the score function declares"
-        )
-        self.takes_tensors: bool = getattr(score_fn, "takes_tensors", False)
-        self.device = torch.device(getattr(score_fn, "tensor_device", "cpu") if self.takes_tensors else "cpu")
+        self.price_per_image: float | None = declared(score_fn, "price_per_image")
+        self.takes_tensors: bool = declared(score_fn, "takes_tensors", False)
+        self.device = torch.device(declared(score_fn, "tensor_device", "cpu") if self.takes_tensors else "cpu")
         self.on_queries = on_queries
         self.n_queries = 0
         self.seconds = 0.0
@@ -105,7 +104,7 @@ class Ledger:
         BudgetError
             If the shared budget has fewer images left; nothing is sent then.
         """
-        lease = getattr(self.score_fn, "lease", None)
+        lease = method_of(self.score_fn, "lease")
         if lease is not None and self.max_queries is not None:
             self._send = self._leased.enter_context(lease(self.max_queries - self.n_queries))
         return self

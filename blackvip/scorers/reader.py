@@ -10,6 +10,7 @@ import numpy as np
 
 from ..exceptions import ScoreTypeWarning, warn_caller
 from .contract import check_scores
+from .declarations import declared
 from .formats import SCORE_TYPES, ScoreFormat
 from .recognition import recognise
 
@@ -64,7 +65,7 @@ class ScoreReader:
     @classmethod
     def of(cls, score_fn: Any, score_type: str = "auto", **kwargs: Any) -> Self:
         """Return a reader for a score function; "auto" stands for the `score_type` that the function declares."""
-        return cls(getattr(score_fn, "score_type", "auto") if score_type == "auto" else score_type, **kwargs)
+        return cls(declared(score_fn, "score_type", "auto") if score_type == "auto" else score_type, **kwargs)
 
     @property
     def score_type(self) -> str:

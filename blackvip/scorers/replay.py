@@ -17,6 +17,7 @@ from ..exceptions import JournalError
 from ..journal.journal import Journal
 from .answers import Metered, Scored, collected, report_not_sent, report_paid_before, scores_of
 from .contract import ScoreFunction
+from .declarations import method_of
 from .reader import ScoreReader
 from .wrappers import ScorerWrapper
 
@@ -188,12 +189,12 @@ class JournaledScorer(ScorerWrapper):
     @property
     def streams(self) -> bool:
         """Whether the score function inside makes its own calls."""
-        return hasattr(self.score_fn, "answers")
+        return method_of(self.score_fn, "answers") is not None
 
     @contextmanager
     def lease(self, n_images: int) -> Iterator[JournaledScorer]:
         """Reserve the images that the journal does not have, if the score function inside shares a budget."""
-        lease = getattr(self.score_fn, "lease", None)
+        lease = method_of(self.score_fn, "lease")
         if lease is None:
             yield self
             return

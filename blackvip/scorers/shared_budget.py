@@ -19,7 +19,7 @@ from ..exceptions import BudgetError
 from ..journal.store import Format, Store
 from .answers import Metered, Scored, scores_of
 from .contract import ScoreFunction
-from .wrappers import ScorerWrapper
+from .wrappers import ScorerWrapper, scorer_name
 
 __all__ = ["Lease", "SharedBudget"]
 
@@ -176,8 +176,7 @@ class SharedBudget(ScorerWrapper):
         return self
 
     def __repr__(self) -> str:
-        name = getattr(self.score_fn, "__name__", type(self.score_fn).__name__)  # its repr might tell a secret
-        return f"SharedBudget({name}, max_queries={self.max_queries})"
+        return f"SharedBudget({scorer_name(self.score_fn)}, max_queries={self.max_queries})"
 
     def _left(self, counts: _Counts) -> int:
         return max(0, self.max_queries - counts.sent - counts.reserved)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any, ClassVar, Self
 
 from sklearn.base import BaseEstimator
 
 from ..journal.identity import describe
+from .declarations import declared
 
 __all__ = [
     "ForwardsAttributes",
@@ -38,27 +40,27 @@ class ForwardsAttributes:
     @property
     def images_per_call(self) -> int | None:
         """The most images in one call, as the score function inside declares."""
-        return getattr(self.score_fn, "images_per_call", None)
+        return declared(self.score_fn, "images_per_call")
 
     @property
     def score_type(self) -> str:
         """Type of the scores, as the score function inside declares."""
-        return getattr(self.score_fn, "score_type", "auto")
+        return declared(self.score_fn, "score_type", "auto")
 
     @property
     def price_per_image(self) -> float | None:
         """Price of an image in any currency, as the score function inside declares."""
-        return getattr(self.score_fn, "price_per_image", None)
+        return declared(self.score_fn, "price_per_image")
 
     @property
     def takes_tensors(self) -> bool:
         """Whether images are float tensors, as the score function inside declares."""
-        return getattr(self.score_fn, "takes_tensors", False)
+        return declared(self.score_fn, "takes_tensors", False)
 
     @property
     def tensor_device(self) -> str:
         """Device on which tensors are best made, as the score function inside declares."""
-        return getattr(self.score_fn, "tensor_device", "cpu")
+        return declared(self.score_fn, "tensor_device", "cpu")
 
     def with_scorer(self, score_fn: Any) -> Self:
         """Return this score function around another one.
@@ -98,7 +100,8 @@ def innermost(score_fn: Any) -> Any:
 
 def scorer_name(score_fn: Any) -> str:
     """Return a name for a score function. Its repr may contain a secret."""
-    return getattr(score_fn, "__name__", type(score_fn).__name__)
+    name = inspect.getattr_static(score_fn, "__name__", None) and getattr(score_fn, "__name__", None)
+    return name if isinstance(name, str) else type(score_fn).__name__
 
 
 def service_identity(score_fn: Any) -> Any:

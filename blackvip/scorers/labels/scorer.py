@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from numbers import Integral, Real
 from typing import Any
 
@@ -19,8 +20,10 @@ from ...inputs.class_prompts import make_class_prompts
 from ...inputs.images import ImageFormat, to_uint8
 from ...inputs.labels import check_labels, class_indices
 from ...inputs.reading import pixel_batches
-from ..answers import Scored, collected, scores_of
+from ..answers import Scored, collected, rows_of, scores_of
 from ..contract import ScoreFunction, check_anything_given, check_scores
+from ..declarations import declared
+from ..raw_scores import NamedScores, read_scores
 from ..recognition import recognise
 from ..wrappers import ForwardsAttributes, innermost
 from .mapping import LabelMapping, bayesian_weights, frequency_weights, label_counts
@@ -200,6 +203,7 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
             sent = pixels.float() if self.takes_tensors else to_uint8(pixels)
             batch: list[Any] = [None] * len(sent)
             for rows, answer in scores_of(self.score_fn, sent, sent_prompts):
+                answer = rows_of(answer, len(rows))
                 if len(answer) != len(rows):
                     raise ScoreError(
                         f"The service returned {len(answer)} answers for {len(rows)} images; expected one for each."
@@ -211,7 +215,7 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
         scores = _label_scores(answers, len(answers), labels)
         check_anything_given(scores)
         index = class_indices(y, classes)
-        score_format = recognise(scores, getattr(self.score_fn, "score_type", "auto"), index)
+        score_format = recognise(scores, declared(self.score_fn, "score_type", "auto"), index)
         known = type(self)(**{**self.get_params(deep=False), "labels": labels})
         mapping = known.fit_labels(score_format.log_scores(scores), index, prompts)
         mapping.set_params(score_format=score_format)
@@ -297,13 +301,14 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
             return _label_scores(answer, n_images, sent_prompts)
         if self.labels is not None:
             return _matched(_label_scores(answer, n_images, sent_prompts), sent_prompts, class_prompts)
-        if not all(isinstance(row, Mapping) for row in answer):
+        found = rows_of(answer, n_images)
+        if isinstance(found, np.ndarray):
             raise ScoreError(
                 f"The service returned a {type(answer).__name__} of scores without names; with labels=None, expected "
                 "dicts from label to score. Pass the labels to LabelMappedScorer."
             )
         # Images are matched one by one, since the scores of one must not depend on the others.
-        named = [(_labels_in([row]), row) for row in answer]
+        named = [(_labels_in([row]), row) for row in found]
         rows = [_matched(_label_scores([row], 1, labels), labels, class_prompts) for labels, row in named]
         return np.concatenate(rows)
 
@@ -322,7 +327,7 @@ def learning_scorer(score_fn: Any) -> LabelMappedScorer | None:
         The scorer, to be called with its `service_labels`. None: the service is called with class prompts.
     """
     scorer = innermost(score_fn)
-    return scorer if getattr(scorer, "learns", False) else None
+    return scorer if declared(scorer, "learns", False) else None
 
 
 def _matched(scores: np.ndarray, labels: Sequence[str], class_prompts: Sequence[str]) -> np.ndarray:
@@ -352,11 +357,8 @@ def _labels_in(answer: Any) -> list[str]:
 
 
 def _label_scores(answer: Any, n_images: int, labels: Sequence[str]) -> np.ndarray:
-    """Return the scores (n_images, n_labels) in an answer; other labels in dicts are ignored."""
-    if isinstance(answer, (list, tuple)) and any(isinstance(row, Mapping) for row in answer):
-        wanted = set(labels)
-        answer = [
-            {label: score for label, score in row.items() if label in wanted} if isinstance(row, Mapping) else row
-            for row in answer
-        ]
+    """Return the scores (n_images, n_labels) in an answer; named scores of other labels are ignored."""
+    with suppress(TypeError):
+        found = read_scores(answer, n_images, labels)
+        answer = found.only(labels) if isinstance(found, NamedScores) else found
     return check_scores(answer, n_images, labels)

@@ -15,6 +15,7 @@ import cloudpickle
 from sklearn.base import clone
 
 from ..contract import ScoreFunction
+from ..declarations import method_of
 
 __all__ = ["Shared", "PerDevice", "PickledScorer", "Source", "UnknownScorerError"]
 
@@ -75,7 +76,7 @@ class PerDevice:
     is_remote = False
 
     def __init__(self, score_fn: Any, devices: Sequence[str]):
-        if "device" not in getattr(score_fn, "get_params", dict)():
+        if "device" not in (method_of(score_fn, "get_params") or dict)():
             raise TypeError(
                 f"devices={list(devices)} was given, but the score function, a {type(score_fn).__name__}, has no "
                 "parameter `device`; expected an estimator that has one, such as OpenCLIPScorer."

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..answers import IMAGES_PER_CALL, Metered, Scored, collected, report_not_sent, scores_of
+from ..answers import IMAGES_PER_CALL, Metered, Scored, collected, report_not_sent, rows_of, scores_of
 from ..contract import ScoreFunction
+from ..declarations import declared, method_of
 from ..wrappers import ScorerWrapper, WrapperEstimator, scorer_name
 from .packing import PerDevice, PickledScorer, Shared, Source, UnknownScorerError
 from .pools import JoblibPool, Pool, in_worker, in_worker_process, pool_of_context
@@ -270,10 +271,10 @@ def spread(score_fn: Any, n_jobs: int | None, images_per_call: int | None) -> An
     """
     if isinstance(score_fn, ParallelScorer):
         return score_fn.for_one_run(images_per_call)
-    if hasattr(score_fn, "with_scorer"):
+    if method_of(score_fn, "with_scorer") is not None:
         inner = spread(score_fn.score_fn, n_jobs, images_per_call)
         return score_fn if inner is score_fn.score_fn else score_fn.with_scorer(inner)
-    if getattr(score_fn, "asks_concurrently", False):
+    if declared(score_fn, "asks_concurrently", False):
         return score_fn
     parallel = ParallelScorer(score_fn, n_jobs, images_per_part=images_per_call)
     if not in_worker():
@@ -315,10 +316,8 @@ def _score_part(task: _Task) -> _Result:
             answers = Metered(scores_of(score_fn, task.images, task.class_prompts, len(task.images)))
             try:
                 for rows, scores in answers:
-                    # A tensor may be on a device of the worker's machine.
-                    if task.source.is_remote and hasattr(scores, "detach"):
-                        scores = scores.detach().cpu().numpy()
-                    pieces.append((rows, scores))
+                    # A copy, since the score function may reuse the array, or have it on a device of its machine.
+                    pieces.append((rows, rows_of(scores, len(rows))))
             except Exception as raised:
                 error = _portable(raised) if task.source.is_remote else raised
             finally:
