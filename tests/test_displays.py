@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ToyService, make_stripes
+from conftest import ToyService, Undecided, make_stripes
 from scipy.optimize import minimize_scalar
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import confusion_matrix
@@ -70,7 +70,7 @@ def clf(service, data):
 @pytest.fixture(scope="module")
 def promptless(data):
     """A fit whose guard has found that there is nothing to gain."""
-    clf = BlackVIPClassifier(ToyService(gain=0), "{}", head="calibrated", max_queries=300, random_state=0, verbose=0)
+    clf = BlackVIPClassifier(Undecided(), "{}", head="calibrated", max_queries=300, random_state=0, verbose=0)
     with pytest.warns(UserWarning, match="The prompt did not help"):
         clf.fit(*data)
     return clf

@@ -23,7 +23,7 @@ from blackvip.exceptions import ImageError
 from blackvip.scorers import Ledger
 from blackvip.scorers.http import Adapter, HTTPScorer, KServe, ServiceError, media_type
 from blackvip.scorers.http.encoding import allowed_size, encode_image, to_tensor
-from blackvip.scorers.wrappers import service_identity
+from blackvip.scorers.identity import service_identity
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,9 @@ CALLS = {"baselines": 1, "training": 6, "final scores": 16}
 class Interrupted(ToyService):
     """A service during whose calls of given numbers Ctrl-C comes."""
 
+    #: Its answers depend on none of them.
+    identity_params = ()
+
     def __init__(self, at=()):
         super().__init__(glare=0.7)
         self.at = at

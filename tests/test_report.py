@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from browser import Browser, find_chromium
-from conftest import ToyService, make_stripes
+from conftest import ToyService, Undecided, make_stripes
 from PIL import Image
 from scipy.stats import binomtest
 from servers.running import running
@@ -120,7 +120,7 @@ def written(clf, test_data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def evil(tmp_path_factory):
     """The report of a fit to classes whose names are attacks, none of which the prompt helps."""
-    service = ToyService(gain=0)
+    service = Undecided()
     with pytest.warns(UserWarning, match="The prompt did not help"):
         clf = fitted_to(service, names=EVIL, head="calibrated", max_queries=300)
     path = tmp_path_factory.mktemp("report") / "evil.html"

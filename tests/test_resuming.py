@@ -199,7 +199,8 @@ def test_ctrl_c_and_callbacks_end_a_fit_and_the_next_one_goes_on(data, journal, 
             service.fail_at = None
             raise
 
-    relent.__qualname__, relent.__module__ = "ToyService", "conftest"
+    last = blinded()
+    relent.identity = service.identity = last.identity = "toy"
     clf.set_params(score_fn=relent).fit(*data)
     assert clf.termination_reason_ == "interrupted"
     assert np.isfinite(clf._scored.prompted).all()
@@ -207,7 +208,6 @@ def test_ctrl_c_and_callbacks_end_a_fit_and_the_next_one_goes_on(data, journal, 
     if hasattr(BlackVIPClassifier, "set_callbacks"):
         stopped = make_classifier(service, checkpoint=journal).set_callbacks(StopAfter(4)).fit(*data)
         assert (stopped.termination_reason_, stopped.n_iter_) == ("callback", 4)
-    last = blinded()
     ended = make_classifier(last, checkpoint=journal).fit(*data)
     assert same_fit(ended, expected)
     assert 0 < last.n_images < 350

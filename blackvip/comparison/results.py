@@ -16,7 +16,7 @@ from ..inputs.decoding import as_array
 from ..inputs.sources import open_images, open_source
 from ..journal.identity import describe, differences
 from ..journal.lines import LinesFile
-from ..scorers.wrappers import service_identity
+from ..scorers.identity import service_identity
 
 __all__ = ["ResultsFile", "data_identity", "read_rows"]
 

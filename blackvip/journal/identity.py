@@ -87,8 +87,10 @@ def name_of(value: Any) -> str:
     # Bound arguments are left out, since one may be a key.
     while isinstance(value, partial):
         value = value.func
-    named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{getattr(named, '__module__', None)}.{named.__qualname__}"
+    named = value if isinstance(getattr(value, "__qualname__", None), str) else type(value)
+    # A process that multiprocessing has spawned gives the main module another name.
+    module = "__main__" if (module := getattr(named, "__module__", None)) == "__mp_main__" else module
+    return f"{module}.{named.__qualname__}"
 
 
 def is_secret(name: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,9 +14,11 @@ import numpy as np
 from ..exceptions import BudgetError
 from ..journal.journal import Journal
 from .answers import Metered, Scored, collected, report_not_sent, scores_of
+from .checkpoint import warn_of_new_code
 from .contract import ScoreFunction, check_scores
+from .identity import instructions_of, service_identity
 from .replay import ContentKeys
-from .wrappers import WrapperEstimator, scorer_name, service_identity
+from .wrappers import WrapperEstimator, scorer_name
 
 __all__ = ["CachedScorer", "PaidAnswers"]
 
@@ -38,9 +42,11 @@ class CachedScorer(WrapperEstimator):
 
     Notes
     -----
-    A service is identified by its name and by the parameters that its ``get_params`` returns, without secrets, see
-    `blackvip.scorers.contract`. A plain function is identified by its name alone: delete the file when the function
-    changes. If a service answers the same image differently each time, the cache keeps its first answer.
+    A service is identified by its name and by the parameters, closed-over variables and bound arguments that tell it
+    from others of its class or function, without secrets; or by its attribute ``identity``, see
+    `blackvip.scorers.contract`. If the code of a function has changed, a warning says so: give another file if it
+    answers differently now. If a service answers the same image differently each time, the cache keeps its first
+    answer.
 
     A cache is meant for a service that is called again and again, as in a search over parameters. For a fit that may
     be interrupted, use the `checkpoint` of `BlackVIPClassifier`: it keeps every answer, and raises an error if it
@@ -62,8 +68,9 @@ class CachedScorer(WrapperEstimator):
     received 2
     """
 
-    _live_attributes = ("_journal",)
+    _live_attributes = ("_journal", "_compared")
     _journal: Journal | None = None
+    _compared: tuple[Journal, str] | None = None
 
     def __init__(self, score_fn: ScoreFunction, path: str | os.PathLike[str]):
         self.score_fn = score_fn
@@ -91,7 +98,9 @@ class CachedScorer(WrapperEstimator):
             NaN where the service returned no score.
         """
         journal, n_prompts = self._opened(), len(class_prompts)
-        keys = ContentKeys(service_identity(self.score_fn), class_prompts).of(images)
+        service = service_identity(self.score_fn)
+        code = self._code_to_keep(journal, service)
+        keys = ContentKeys(service, class_prompts).of(images)
         found = journal.find(keys, n_prompts)
         known = np.array([row for row, answer in enumerate(found) if answer is not None], int)
         report_not_sent(len(known))
@@ -111,6 +120,9 @@ class CachedScorer(WrapperEstimator):
             for answered, piece in pieces:
                 scores = check_scores(piece, len(answered), class_prompts, self.score_type)
                 journal.add([unknown[index] for index in answered], scores)
+                if code is not None and np.isfinite(scores).any():
+                    journal.add(*code, n_free=1)
+                    code = None
                 rows = np.concatenate([alike[index] for index in answered])
                 yield rows, scores.repeat([len(alike[index]) for index in answered], axis=0)
         finally:
@@ -120,6 +132,21 @@ class CachedScorer(WrapperEstimator):
         """Close the file. The next call opens it again."""
         if self._journal is not None:
             self._journal.close()
+
+    def _code_to_keep(self, journal: Journal, service: Any) -> tuple[list[bytes], np.ndarray] | None:
+        """Return a digest of the score function's code, with its key, if the file has none; warn if it has another."""
+        digest = instructions_of(self.score_fn)
+        if digest is None or self._compared == (journal, digest):
+            return None
+        key = hashlib.sha256(json.dumps(["instructions", service]).encode()).digest()
+        own = np.frombuffer(bytes.fromhex(digest), np.uint8).astype(np.float64)
+        known = journal.find([key], len(own))[0]
+        if known is None:
+            return [key], own[None]
+        self._compared = journal, digest
+        if not np.array_equal(known.scores, own):
+            warn_of_new_code(self.score_fn, self.path)
+        return None
 
     def _opened(self) -> Journal:
         """Return the open journal. A copy opens its own, and so does one whose file was deleted."""

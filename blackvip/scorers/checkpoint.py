@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
-from ..exceptions import JournalError
+from ..exceptions import JournalError, warn_caller
 from ..inputs.images import Images
 from ..inputs.reading import BATCH
 from ..journal.identity import describe
 from ..journal.journal import Journal
+from .identity import instructions_of, service_identity
 from .replay import Replay
-from .wrappers import service_identity
+from .wrappers import innermost, scorer_name
 
 __all__ = ["predictions_path", "refuse_checkpoint", "replayed"]
 
@@ -64,7 +65,11 @@ def replayed(
         return
     identity = fit_identity(clf, images, y, weights)
     path = _fit_path(clf.checkpoint, identity)
-    with Journal(path, identity, {"seed": str(draw_seed(clf.random_state))}) as journal:
+    instructions = instructions_of(clf.score_fn)
+    facts = {"seed": str(draw_seed(clf.random_state)), "instructions": instructions}
+    with Journal(path, identity, facts) as journal:
+        if journal.facts.get("instructions", instructions) != instructions:
+            warn_of_new_code(clf.score_fn, path)
         try:
             yield Replay(journal, service_identity(clf.score_fn), _seed(journal))
         except (Exception, KeyboardInterrupt) as error:
@@ -90,6 +95,16 @@ def fit_identity(clf: Any, images: Images, y: np.ndarray, weights: np.ndarray) -
         "labels": {"sha256": hashlib.sha256(y.astype("<i8").tobytes()).hexdigest()},
         "weights": {"sha256": hashlib.sha256(weights.astype("<f8").tobytes()).hexdigest()},
     }
+
+
+def warn_of_new_code(score_fn: Any, path: str | os.PathLike[str]) -> None:
+    """Warn that answers of a score function whose code was another one are used."""
+    warn_caller(
+        f"The code of the score function {scorer_name(innermost(score_fn))} has changed since its answers in "
+        f"{os.fspath(path)!r} were paid for. They are used all the same. If it answers differently now, give another "
+        "file, or another name to the function.",
+        UserWarning,
+    )
 
 
 def predictions_path(checkpoint: str | os.PathLike[str]) -> Path:

@@ -26,7 +26,11 @@ only if the class of the score function defines them, so that mocks and proxies 
   send by `report_not_sent`.
 - ``streams = False``: its ``answers`` only pass on the calls of a plain function, so larger batches gain nothing.
 - ``asks_concurrently = True``: it makes concurrent requests of its own, and `n_jobs` does not spread it.
-- ``identity_params``: names of those of its parameters (``get_params``) on which its scores depend. Default: all.
+- ``identity``: a text that identifies the service in files. Score functions of the same identity share answers.
+  Default: the class or function, and what tells its instances, closures and partials apart, see
+  `blackvip.scorers.identity`.
+- ``identity_params``: names of those of its parameters (``get_params``), or attributes, on which its scores depend.
+  Default: all parameters.
 - ``lease(n_images)``: a context manager whose value is a score function that sends no more than `n_images`, see
   `SharedBudget`.
 """

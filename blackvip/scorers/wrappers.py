@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Self
 
 from sklearn.base import BaseEstimator
 
-from ..journal.identity import describe
 from .declarations import declared
 
 __all__ = [
@@ -18,7 +17,6 @@ __all__ = [
     "WrapperEstimator",
     "innermost",
     "scorer_name",
-    "service_identity",
 ]
 
 
@@ -102,13 +100,3 @@ def scorer_name(score_fn: Any) -> str:
     """Return a name for a score function. Its repr may contain a secret."""
     name = inspect.getattr_static(score_fn, "__name__", None) and getattr(score_fn, "__name__", None)
     return name if isinstance(name, str) else type(score_fn).__name__
-
-
-def service_identity(score_fn: Any) -> Any:
-    """Return the identity of a score function as JSON: its name and the parameters on which its scores depend.
-
-    These parameters are the ones that it names as ``identity_params``, else all that its ``get_params`` returns.
-    Wrappers that leave scores unchanged are skipped. A plain function, or an object that is no estimator, is
-    identified by its name alone.
-    """
-    return describe(innermost(score_fn), open_names=False)
