@@ -110,8 +110,9 @@ def test_objects_that_answer_to_every_name_are_plain_callables(tmp_path):
     for service in (Mock(side_effect=toy), MagicMock(side_effect=toy), Proxy(toy), Broken(toy), Recorder()):
         np.testing.assert_array_equal(fit(service)._scored.plain, expected)
         assert method_of(service, "answers") is None
-        for name in ("images_per_call", "score_type", "takes_tensors", "learns", "identity", "price_per_image"):
+        for name in ("images_per_call", "takes_tensors", "learns", "identity", "price_per_image"):
             assert declared(service, name) is None
+        assert declared(service, "score_type") == ("logits" if isinstance(service, Recorder) else None)
         budget = SharedBudget(service, 100)
         np.testing.assert_array_equal(budget(X, PROMPTS), toy(X, PROMPTS))
         assert isinstance(scorer_name(service), str)
