@@ -44,7 +44,7 @@ from .scorers.labels.mapping import LabelMapping
 from .scorers.scoring import log_scores_of
 from .scorers.wrappers import scorer_name
 from .training.loop import TrainingResult
-from .training.progress import progress_bar
+from .training.progress import ProgressBar
 from .training.setup import Run
 
 __all__ = ["PromptedClassifier"]
@@ -238,7 +238,7 @@ class PromptedClassifier(
         images = self._open_images(X)
         names = [images.name(position) for position in range(len(images))]
         with PredictionsFile(path, names, self.classes_.tolist(), self._fingerprint()) as file:
-            bar = progress_bar(len(images), "predict", verbose, initial=file.n_done)
+            bar = ProgressBar(len(images), "predict", verbose, initial=file.n_done)
             with bar, closing(self._log_probas(images, np.arange(file.n_done, len(images)))) as parts:
                 for log_proba in parts:
                     file.add(np.exp(log_proba))

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
-from tqdm.auto import tqdm
 
 from ..displays.drawing import load_pyplot
 from ..exceptions import BudgetError, PromptNotUsedWarning
@@ -21,6 +20,7 @@ from ..inputs.class_names import class_names
 from ..inputs.class_prompts import make_class_prompts
 from ..inputs.labels import check_same_type, labels_of
 from ..scorers import SharedBudget
+from ..training.progress import ProgressBar
 from .methods import METHODS, Method, View, make_method, prepared, with_parameters
 from .results import ResultsFile, data_identity, read_rows
 
@@ -141,7 +141,8 @@ def compare(
     check_same_type(y_test, y, "y_test")
     runs = [run for method in prepared(methods, score_fn, class_prompts) for run in _runs(method, budgets, seeds)]
     identity = None if results is None else data_identity(score_fn, class_prompts, X, y, X_test, y_test)
-    with ResultsFile(results, identity) as file, _bar(len(runs), verbose) as bar, warnings.catch_warnings():
+    bar = ProgressBar(len(runs), "compare", verbose, unit="run")
+    with bar, ResultsFile(results, identity) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptNotUsedWarning)  # the column "prompt_used" tells
         found = {number: file.find(run.key, run.method.identity) for number, run in enumerate(runs)}
         bar.update(sum(rows is not None for rows in found.values()))
@@ -149,7 +150,7 @@ def compare(
         for number, rows in _made(n_jobs, left, score_fn, X, y, X_test, y_test, class_prompts):
             file.add(rows, runs[number].method.identity)
             found[number] = rows
-            bar.set_postfix_str(f"{rows[-1]['method']} is done", refresh=False)
+            bar.show(f"{rows[-1]['method']} is done")
             bar.update()
     return Comparison([row for rows in found.values() for row in rows or []])
 
@@ -403,8 +404,3 @@ def _checked_numbers(values: Any, name: str, least: int) -> list[int]:
     if not numbers or not all(isinstance(value, Integral) and int(value) >= least for value in numbers):
         raise ValueError(f"{name}={values!r:.100}; expected whole numbers of at least {least}.")
     return [int(value) for value in dict.fromkeys(numbers)]
-
-
-def _bar(n_runs: int, verbose: int) -> Any:
-    disable = {0: True, 1: None, 2: False}[int(verbose)]
-    return tqdm(total=n_runs, unit="run", desc="compare", disable=disable, dynamic_ncols=True)

@@ -29,6 +29,7 @@ from ..journal.identity import describe, name_of
 from ..persistence.format import write
 from ..scorers.declarations import declared
 from ..scorers.wrappers import innermost
+from ..surroundings import usual_settings
 from ..training.costs import duration
 from .confusion import ConfusionChangeDisplay
 from .curves import BASELINE_NAMES, QueryCurveDisplay
@@ -77,6 +78,7 @@ class _Results(NamedTuple):
         return cls(found.y, before, after, hits)
 
 
+@usual_settings()
 def report(clf: Any, path: str | PathLike[str], X: Any, y: Any, *, n_examples: int = 4) -> dict[str, float]:
     """Write a report of a fit and its results on other images to one HTML file; bills two images each.
 

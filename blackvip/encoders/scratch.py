@@ -163,7 +163,8 @@ class ScratchEncoder(Encoder, name="scratch"):
 
 def _pooled_moments(parts: Iterable[torch.Tensor]) -> torch.Tensor:
     """Mean and biased variance (2 * width,) over all rows of all parts (rows, width), in double precision."""
-    count, total, square = 0, torch.zeros(()), torch.zeros(())
+    zero = torch.zeros((), dtype=torch.float64)
+    count, total, square = 0, zero, zero
     for part in parts:
         part = part.double()
         count += len(part)

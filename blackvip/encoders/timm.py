@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from sklearn.utils._param_validation import Interval
 
 from ..persistence.fields import text
+from ..surroundings import loading_settings
 from .base import MODEL_NAME, Encoder
 
 __all__ = ["TimmEncoder", "network"]
@@ -66,7 +67,7 @@ class TimmEncoder(Encoder):
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         model, config = network(self.model_name, self.pretrained, self.device)
         size = tuple(config["input_size"][-2:])
-        mean, std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
+        mean, std = (torch.tensor(config[name], dtype=torch.float32).view(3, 1, 1) for name in ("mean", "std"))
         parts = []
         for part in pixels.split(self.batch_size):
             part = part.float()
@@ -83,6 +84,7 @@ _ELSEWHERE = {
 
 
 @functools.lru_cache(maxsize=2)  # clones and the candidates of a search share two networks: prompter's and probe's
+@loading_settings()
 @torch.inference_mode(False)  # gradients pass through the network later, even if it was first needed without a graph
 def network(model_name: str, pretrained: bool, device: str) -> tuple[torch.nn.Module, dict[str, Any]]:
     """Network of a model, with frozen weights, and timm's configuration of its input."""
@@ -107,4 +109,4 @@ def _n_features(model_name: str, pretrained: bool, device: str) -> int:
     """Length of the network's output, which no attribute of timm's models states reliably."""
     model, config = network(model_name, pretrained, device)
     with torch.inference_mode():
-        return int(model(torch.zeros(1, *config["input_size"], device=device)).shape[1])
+        return int(model(torch.zeros(1, *config["input_size"], dtype=torch.float32, device=device)).shape[1])

@@ -9,12 +9,13 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
+from ..surroundings import UsualSettings
 from .labels import class_indices, labels_of
 
 __all__ = ["PredictsFromLogProba", "SharesScoreFunction"]
 
 
-class PredictsFromLogProba(ClassifierMixin):
+class PredictsFromLogProba(UsualSettings, ClassifierMixin):
     """Mixin of classifiers that make all their predictions from `predict_log_proba`."""
 
     classes_: np.ndarray

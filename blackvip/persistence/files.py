@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._version import __version__
 from ..exceptions import PersistenceError
+from ..surroundings import usual_settings
 from .fields import Reading, Writing
 from .format import decode, encode, expect, read, write
 from .objects import Object
@@ -56,6 +57,7 @@ class SaveableEstimator(Saveable, saveable=False):
         save(self, path)
 
 
+@usual_settings()
 def save(estimator: Any, path: Path) -> None:
     """Save a fitted classifier, transformer or prompter, as its method `save` does.
 
@@ -88,6 +90,7 @@ def save(estimator: Any, path: Path) -> None:
         ) from error
 
 
+@usual_settings()
 def load(path: Path, score_fn: Any = None) -> Any:
     """Load a file that `save` has written. It executes nothing from the file, so the file need not be trusted.
 

@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.utils._param_validation import HasMethods, Interval, Options
 
 from ..exceptions import PersistenceError
+from ..surroundings import UsualSettings
 from .arrays import PLAIN
 from .fields import (
     BOOL,
@@ -35,7 +36,7 @@ from .objects import Object, register
 __all__ = ["Saveable"]
 
 
-class Saveable:
+class Saveable(UsualSettings):
     """Mixin of classes whose instances can be part of a file of `blackvip.save`.
 
     A subclass is registered when it is defined, so no other module has to know it. It need not declare anything: what

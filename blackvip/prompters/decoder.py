@@ -268,7 +268,8 @@ def _draw_in_blocks(pictures: torch.Tensor, h: torch.Tensor, products: Sequence[
 
 def _pooled(parts: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean (p, 1, c) and covariance (p, c, c) over all rows of all parts (p, rows, c), in double precision."""
-    count, total, scatter = 0, torch.zeros(()), torch.zeros(())
+    zero = torch.zeros((), dtype=torch.float64)
+    count, total, scatter = 0, zero, zero
     for part in parts:
         # Around the centre of a part, single precision is enough.
         centre = part.mean(dim=1, keepdim=True)

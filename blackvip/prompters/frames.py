@@ -34,7 +34,7 @@ class Frame(Prompter):
     def _finish_loading(self) -> None:
         super()._finish_loading()
         expect(self.statistics_ is None, "statistics_ of a frame is not null")
-        self.fit_pixels(torch.empty(0, 3, self.image_format_.height, self.image_format_.width))
+        self.fit_pixels(torch.empty(0, 3, self.image_format_.height, self.image_format_.width, dtype=torch.float32))
         found, expected = len(self.parameters_), self.n_parameters_
         expect(found == expected, f"parameters_ has {found} numbers; expected {expected}")
 

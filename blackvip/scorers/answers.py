@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..exceptions import ScoreError
+from ..surroundings import callers_device, iterated_on_callers_device
 from .declarations import declared, method_of
 from .raw_scores import NamedScores, read_scores
 
@@ -59,9 +60,13 @@ def scores_of(
             n_begun += len(part)
             if answers is None:
                 sent = np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part
-                yield np.arange(first, n_begun), score_fn(sent, [*class_prompts])
+                with callers_device():
+                    scores = score_fn(sent, [*class_prompts])
+                yield np.arange(first, n_begun), scores
                 continue
-            with closing(_checked(answers(part, [*class_prompts]), len(part))) as pieces:
+            with callers_device():
+                answered = answers(part, [*class_prompts])
+            with closing(_checked(answered, len(part))) as pieces:
                 for rows, scores in pieces:
                     yield first + rows, scores
     finally:
@@ -107,7 +112,7 @@ def rows_of(scores: Any, n_images: int) -> np.ndarray | list[dict[str, float]]:
 def _checked(pieces: Any, n_images: int) -> Generator[Scored]:
     open_rows = np.ones(n_images, bool)
     try:
-        for rows, scores in pieces:
+        for rows, scores in iterated_on_callers_device(pieces):
             rows = np.asarray(rows)
             fits = rows.ndim == 1 and len(rows) and rows.dtype.kind in "iu"
             if not fits or rows.min() < 0 or rows.max() >= n_images or not open_rows[rows].all():

@@ -152,7 +152,7 @@ class Ledger:
     def joined(self, parts: Sequence[Sent]) -> Sent:
         """Concatenate batches of images that `as_sent` returned; an empty sequence gives no images."""
         if self.takes_tensors:
-            return torch.cat(list(parts)) if parts else torch.empty(0, 3, 1, 1)
+            return torch.cat(list(parts)) if parts else torch.empty(0, 3, 1, 1, dtype=torch.float32)
         return np.concatenate(parts) if parts else np.empty((0, 1, 1, 3), np.uint8)
 
     def log_scores(self, images: Sent) -> np.ndarray:

@@ -22,6 +22,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..exceptions import ClassPromptError, ImageError
+from ..surroundings import loading_settings, usual_settings
 from .wrappers import LeavesOutLive
 
 __all__ = ["OpenCLIPScorer", "resized_for_model"]
@@ -125,6 +126,7 @@ class OpenCLIPScorer(LeavesOutLive, BaseEstimator):
         device = _device(self.device)
         return "cpu" if device.type == "mps" else str(device)
 
+    @usual_settings()
     def __call__(self, images: np.ndarray | torch.Tensor, class_prompts: Sequence[str]) -> np.ndarray:
         """Return the logits of images for class prompts.
 
@@ -155,6 +157,7 @@ class OpenCLIPScorer(LeavesOutLive, BaseEstimator):
             parts = pixels.split(min(self.batch_size, tower.most_images))
             return torch.cat([tower.logits(part, texts, dtype) for part in parts]).cpu().numpy()
 
+    @usual_settings()
     def differentiable(self, class_prompts: Sequence[str]) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the logits as a function of pixels that gradients can pass.
 
@@ -316,6 +319,7 @@ def _stamp(model_name: str, pretrained: Any) -> Any:
     return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
+@loading_settings()
 def _load(model_name: str, pretrained: Any, device: torch.device, cache_dir: Any) -> _Tower:
     import open_clip  # type: ignore[import-untyped, unused-ignore]
 

@@ -14,6 +14,7 @@ from sklearn.base import _fit_context
 
 from ..scorers import check_rate
 from ..scorers.recognition import recognise
+from ..surroundings import UsualSettings
 from .setup import Run, generator_of
 
 __all__ = ["Cost", "CostPlan", "PlansCosts", "cost_plan", "duration"]
@@ -178,7 +179,7 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:,.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
 
 
-class PlansCosts:
+class PlansCosts(UsualSettings):
     """Mixin of classifiers that tell what a fit will bill."""
 
     _read: Any

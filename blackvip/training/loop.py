@@ -112,6 +112,8 @@ def train(run: Run, monitor: Monitor | None = None) -> TrainingResult:
     optimizer, batches, validation = run.optimizer, run.batches, run.validation
     result = TrainingResult(run.w, optimizer)
     try:
+        if monitor is not None:
+            monitor.begin_stage("training")
         if optimizer.started:
             validation.start_from(run.w)
         else:
@@ -147,6 +149,8 @@ def train(run: Run, monitor: Monitor | None = None) -> TrainingResult:
         result.termination_reason, result.error = "error", error
     if validation.best_w is not None:
         result.w = validation.best_w
+    if monitor is not None:
+        monitor.begin_stage("heads")
     return result
 
 

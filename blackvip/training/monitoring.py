@@ -14,7 +14,7 @@ from ..inputs.images import to_uint8
 from ..scorers.cached import PaidAnswers
 from ..scorers.formats import ScoreFormat
 from .callbacks import fit_task
-from .progress import ProgressBar
+from .progress import FitProgress
 from .setup import Run
 
 __all__ = ["Monitor"]
@@ -43,21 +43,25 @@ class Monitor:
 
     def __enter__(self) -> Monitor:
         run, ledger, estimator = self.run, self.run.objective.ledger, self.estimator
-        self._bar = ProgressBar(int(ledger.remaining), estimator.verbose)
-        self._open.callback(self._bar.close)
-        ledger.on_queries = self._bar.on_queries
         logger.info(
             "fit: %d images of %d classes, %d of them held out; %d parameters; at most %d images to send, %d steps",
             *(len(run.objective.y), len(estimator.classes_), len(run.validation.rows)),
             *(len(run.w), ledger.remaining, run.budget.n_steps),
         )
         self._task = self._open.enter_context(fit_task(estimator, run.budget.n_steps))
+        self._bar = FitProgress(ledger, estimator.verbose)
+        self.begin_stage("baselines")
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self._bar.close(complete=error[0] is None)
         self._open.__exit__(*error)
         if error[0] is None:
             logger.info("fit: ended with %d images sent", self.run.objective.ledger.n_queries)
+
+    def begin_stage(self, stage: str) -> None:
+        """Tell what comes now: "baselines", "training" or "heads"."""
+        self._bar.on_stage(stage)
 
     def begin_step(self) -> None:
         """Tell that a step begins."""
