@@ -128,9 +128,18 @@ closed = io.StringIO()
 closed.close()
 
 
-@pytest.mark.parametrize("verbose", [1, 2])
-@pytest.mark.parametrize("stream", [None, closed, Broken(), object()], ids=["none", "closed", "broken", "no stream"])
-@pytest.mark.parametrize("name", ["stderr", "stdout"])
+@pytest.mark.parametrize(
+    ("name", "stream", "verbose"),
+    [
+        ("stderr", None, 1),
+        ("stderr", None, 2),
+        ("stderr", closed, 1),
+        ("stderr", closed, 2),
+        ("stderr", Broken(), 1),
+        ("stderr", object(), 2),
+        ("stdout", None, 1),
+    ],
+)
 def test_a_process_without_a_standard_stream_is_like_any_other(name, stream, verbose, stripes, tmp_path, monkeypatch):
     expected = make_classifier(ToyService(), max_queries=160, verbose=0).fit(*stripes)
     monkeypatch.setattr(sys, name, stream)
