@@ -266,7 +266,9 @@ class PromptedClassifier(
                 hits[name] += int((self._labels_by(baseline.head, plain, features) == y[rows]).sum())
         return {name: n / len(images) for name, n in hits.items()}
 
-    def compare_prompt(self, X: Any, y: Any = None, *, scores: Any = "ask", heads: bool = False) -> PromptComparison:
+    def compare_prompt(
+        self, X: Any, y: Any = None, *, scores: Any = "ask", heads: bool = False, some_unknown: bool = False
+    ) -> PromptComparison:
         """Score images without and with the prompt; bills two images each.
 
         If the prompt is not used (``prompt_used_`` is False), both are the same, and one image each is billed.
@@ -282,13 +284,15 @@ class PromptedClassifier(
             images without prompts and for ``prompter_.transform(X)``. Only "ask" bills images.
         heads : bool, default=False
             Whether to predict labels with each of `baselines_`, the service alone and the classifier.
+        some_unknown : bool, default=False
+            Whether y may have labels besides those of `classes_`.
 
         Returns
         -------
         comparison : PromptComparison
             The images, both sets of log scores, and what they have cost.
         """
-        images, y = (self._open_images(X), None) if y is None else self._open_labelled(X, y)
+        images, y = (self._open_images(X), None) if y is None else self._open_labelled(X, y, some_unknown)
         if scores is None:
             return PromptComparison(images, y)
         if isinstance(scores, str) and scores != "ask":
@@ -319,12 +323,15 @@ class PromptedClassifier(
         """The training images on which the heads and the prompt were judged, with their labels and log scores."""
         return self._scored
 
-    def _open_labelled(self, X: Any, y: Any) -> tuple[Images, np.ndarray]:
-        """Open images and convert their labels to those of `classes_`, one for each image."""
+    def _open_labelled(self, X: Any, y: Any, some_unknown: bool = False) -> tuple[Images, np.ndarray]:
+        """Open images and convert their labels to those of `classes_`; with `some_unknown`, not all need be there."""
         images, y = self._open_images(X), check_labels(y)
         if len(images) != len(y):
             raise ValueError(f"X has {len(images)} images, but y has {len(y)} labels; expected a label for each image.")
-        return images, self.classes_[class_indices(y, self.classes_)]
+        index = class_indices(y, self.classes_, "ignore" if some_unknown else "raise")
+        if some_unknown and (index < 0).all():
+            class_indices(y, self.classes_)
+        return images, np.where(index < 0, y, self.classes_[index])
 
     def _labels_by(self, head: Head, log_scores: np.ndarray, features: np.ndarray | None) -> np.ndarray:
         """Class labels (n_images,) that a head predicts."""

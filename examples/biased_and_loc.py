@@ -51,7 +51,7 @@ def enlarged(images):
 
 
 X, X_test, y_test = enlarged(sets["Biased, training"]), enlarged(sets["Biased, test"]), digits.y_test[test]
-clf = BlackVIPClassifier(text_reader(), "{}", max_queries=1500, random_state=0)
+clf = BlackVIPClassifier(text_reader(), list("0123456789"), max_queries=1500, random_state=0)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", PromptNotUsedWarning)
     clf.fit(X, y)

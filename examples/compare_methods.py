@@ -33,7 +33,7 @@ found = compare(
     y,
     X_test,
     y_test,
-    class_prompts="{}",
+    class_prompts=list("0123456789"),
     max_queries=[400, 1000],
     seeds=(0, 1),
     results=results,

@@ -74,7 +74,7 @@ def serve():
 def adapt(url, queries):
     scorer = HTTPScorer(url, Reader(), n_concurrent=4)
     X, y, X_test, y_test = load_forms("box", seed=0)
-    clf = BlackVIPClassifier(scorer, "{}", max_queries=queries, random_state=0, verbose=2)
+    clf = BlackVIPClassifier(scorer, list("0123456789"), max_queries=queries, random_state=0, verbose=2)
     clf.fit(X, y)
     zero_shot = np.mean(scorer(X_test, clf.class_prompts_).argmax(axis=1) == y_test)
     print(f"Accuracy on 500 test images: zero-shot {zero_shot:.3f}, adapted {clf.score(X_test, y_test):.3f}")

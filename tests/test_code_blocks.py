@@ -22,7 +22,7 @@ import pytest
 from conftest import ToyService, make_stripes
 from PIL import Image
 
-from blackvip import BlackVIPClassifier, PromptNotUsedWarning
+from blackvip import BlackVIPClassifier, ClassPromptWarning, PromptNotUsedWarning
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -184,7 +184,8 @@ def test_blocks_run_and_print_what_stands_below_them(page, request, tmp_path, mo
         code = compile("\n" * block.line + block.code.replace(*cheaper), str(page), "exec")
         with contextlib.redirect_stdout(printed), warnings.catch_warnings():
             warnings.simplefilter("error")
-            warnings.simplefilter("ignore", PromptNotUsedWarning)  # of toy services
+            for category in (ClassPromptWarning, PromptNotUsedWarning):  # of toy data and services
+                warnings.simplefilter("ignore", category)
             exec(code, known)
         if block.output is not None:
             same = doctest.OutputChecker().check_output(

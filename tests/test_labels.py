@@ -317,12 +317,20 @@ CALLS = {
 def test_labels_are_checked_before_anything_is_sent(call, change, message, fitted, tmp_path):
     clf, X, y = fitted
     before = clf.score_fn.n_images
-    if call == "score" and "fox" in message:
-        # Cross-validation may have classes that a fold's training images lack.
-        assert clf.score(X, change(y)) == 0.5
+    if call in ("score", "report") and "fox" in message:
+        # Cross-validation may have classes that a fold's training images lack. A report tells of them.
+        assert call == "report" or clf.score(X, change(y)) == 0.5
         return
     with pytest.raises(ValueError, match=message):
         CALLS[call](clf, X, change(y), tmp_path)
+    assert clf.score_fn.n_images == before
+
+
+def test_a_report_of_unknown_classes_alone_is_refused(fitted, tmp_path):
+    clf, X, y = fitted
+    before = clf.score_fn.n_images
+    with pytest.raises(ValueError, match=r"the labels \['cow', 'fox'\], which are not among the classes"):
+        report(clf, tmp_path / "fit.html", X, np.where(y == "dog", "fox", "cow"))
     assert clf.score_fn.n_images == before
 
 
@@ -371,3 +379,28 @@ def test_labels_of_a_later_batch_are_of_the_same_type():
         with pytest.raises(ValueError, match="but the classes are numbers"):
             clf.partial_fit(X, later)
     assert clf.score_fn.n_images == before
+
+
+@pytest.mark.parametrize(
+    ("parameters", "weights", "message"),
+    [
+        ({}, masked(np.ones(40), np.arange(40) == 3), "sample_weight has masked values"),
+        ({}, [None] * 40, "NaN|None"),
+        ({"class_weight": {0: 1, 1: -1}}, None, "negative or not finite"),
+        ({"class_weight": {0: 1, 1: np.nan}}, None, "negative or not finite"),
+        ({"class_weight": {"0": 1, "1": 2}}, None, "not in class_weight"),
+    ],
+)
+def test_nothing_is_sent_for_bad_weights(parameters, weights, message):
+    service = ToyService()
+    clf = BlackVIPClassifier(service, ["left", "right"], max_queries=300, **parameters)
+    with pytest.raises((TypeError, ValueError), match=message):
+        clf.fit(*make_stripes(), sample_weight=weights)
+    assert service.n_images == 0
+
+
+def test_messages_stay_short():
+    classes = np.array([f"a class with a rather long name {number}" * 5 for number in range(1000)])
+    with pytest.raises(ValueError, match=r"\(1000 in all\)") as error:
+        class_indices(np.array(["x" * 10_000]), classes)
+    assert len(str(error.value)) < 1000

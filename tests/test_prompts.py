@@ -185,7 +185,7 @@ def test_the_parameter_is_left_alone_and_saved(spec, tmp_path):
     for other in (*copies, clone(loaded)):
         given = other.get_params()["class_prompts"]
         assert isinstance(given, type(spec)) or (isinstance(spec, pd.Series) and given == PETS)
-        assert other.fit(X, np.array(["cat", "dog"])[y]).class_prompts_ == ["a cat", "a dog"]
+        assert make_class_prompts(given, TWO) == ["a cat", "a dog"]
     assert repr(EncodedClassPrompts(PETS)) == f"EncodedClassPrompts({PETS})"
 
 

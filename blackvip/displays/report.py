@@ -96,7 +96,7 @@ def report(clf: Any, path: str | PathLike[str], X: Any, y: Any, *, n_examples: i
     X : images, in any form that `fit` takes
         Test images that the classifier has not seen.
     y : array-like of shape (n_images,)
-        Labels of the images.
+        Labels of the images. The report counts images of a class that was not trained as mistakes, and says so.
     n_examples : int, default=4
         Number of images to show. They alternate between mistakes that the prompt repaired, mistakes that it made,
         and images that stayed wrong or correct.
@@ -137,7 +137,7 @@ def report(clf: Any, path: str | PathLike[str], X: Any, y: Any, *, n_examples: i
     _check_target(path)
     if not isinstance(n_examples, Integral) or n_examples < 1:
         raise ValueError(f"n_examples={n_examples!r}; expected a whole number of images, at least 1.")
-    found = clf.compare_prompt(X, check_labels(y), heads=True)
+    found = clf.compare_prompt(X, check_labels(y), heads=True, some_unknown=True)
     results = _Results.of(clf, found)
     examples = PromptDisplay.prepare(clf, found, _examples(results, int(n_examples)))
     page = template.render(

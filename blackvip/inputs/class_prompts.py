@@ -11,14 +11,13 @@ from typing import Any
 from ..exceptions import ClassPromptError, ClassPromptWarning, warn_caller
 from ..persistence.fields import LABEL, Field, ListOf, OneOf, Pairs, Reading, Writing, text
 from ..persistence.format import expect
-from .label_values import label_key, plain_label
+from .label_values import label_key, plain_label, shown
 
 __all__ = ["CLASS_PROMPTS", "EncodedClassPrompts", "make_class_prompts"]
 
 _PLACE = re.compile(r"\{\s*\}")
-# Modules of scikit-learn whose meta-estimators number the labels before they fit.
-_ENCODING = ("sklearn.multiclass", "sklearn.ensemble")
-_MOST_SHOWN = 5
+# Modules of scikit-learn whose meta-estimators number the labels before they fit; `_base` runs in worker processes.
+_ENCODING = {"sklearn.multiclass", *(f"sklearn.ensemble._{name}" for name in ("bagging", "base", "stacking", "voting"))}
 _ENCODED_HINT = (
     " Meta-estimators such as VotingClassifier and OneVsRestClassifier replace labels by numbers before they fit."
 )
@@ -140,8 +139,9 @@ def _looked_up(spec: Any, labels: list[Any]) -> list[Any]:
     if not missing:
         if len(by_key) > len(labels) and wanted == numbered and _inside_encoder():
             raise ClassPromptError(
-                f"class_prompts has {len(by_key)} prompts, but the labels are {labels}, and the meta-estimator around "
-                "this classifier may have replaced others by these numbers." + _encoded_remedy(False)
+                f"class_prompts has {len(by_key)} prompts, but the labels are {shown(labels)}, and the "
+                "meta-estimator around this classifier may have replaced others by these numbers."
+                + _encoded_remedy(False)
             )
         return [by_key[key] for key in wanted]
     fits = wanted == numbered and len(by_key) == len(labels) and {kind for kind, _ in by_key} in ({"text"}, {"number"})
@@ -150,7 +150,7 @@ def _looked_up(spec: Any, labels: list[Any]) -> list[Any]:
     looks_encoded = wanted in (numbered, [("number", -1), ("number", 1)])
     hint = _encoded_remedy(fits) if looks_encoded else ""
     raise ClassPromptError(
-        f"class_prompts has no prompt for the classes {_shown(missing)}; it has prompts for {_shown(known)}. "
+        f"class_prompts has no prompt for the classes {shown(missing)}; it has prompts for {shown(known)}. "
         f"Add the missing ones; the {keys} of the {'Series' if is_series else what} must be the class labels in y, of "
         "the same type." + hint
     )
@@ -186,7 +186,7 @@ def _in_order(spec: Any, labels: list[Any]) -> list[Any]:
         is_template = any(isinstance(prompt, str) and _PLACE.search(prompt) for prompt in prompts)
         hint = " To fill a template, pass it as a str." if is_template else ""
         raise ClassPromptError(
-            f"class_prompts has {len(prompts)} prompts, but y has {len(labels)} classes: {_shown(labels)}. "
+            f"class_prompts has {len(prompts)} prompts, but y has {len(labels)} classes: {shown(labels)}. "
             "Pass one prompt per class in this order, or a dict from class to prompt, which may hold more "
             f"classes than y.{hint}"
         )
@@ -216,18 +216,11 @@ def _check(prompts: list[Any], labels: list[Any], is_template: bool) -> None:
         seen[compared] = label
 
 
-def _shown(labels: list[Any]) -> str:
-    """List labels, without the end of a long list."""
-    if len(labels) <= 2 * _MOST_SHOWN:
-        return repr(labels)
-    return f"{repr(labels[:_MOST_SHOWN])[:-1]}, ...] ({len(labels)} in all)"
-
-
 def _inside_encoder() -> bool:
     """Whether a meta-estimator of scikit-learn that may replace labels by numbers is being fitted."""
     frame: Any = sys._getframe()
     while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith(_ENCODING):
+        if frame.f_globals.get("__name__") in _ENCODING:
             return True
         frame = frame.f_back
     return False

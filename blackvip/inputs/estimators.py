@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from ..surroundings import UsualSettings
-from .labels import class_indices, labels_of
+from .labels import class_indices, labels_of, training_weights
 
 __all__ = ["PredictsFromLogProba", "SharesScoreFunction"]
 
@@ -89,7 +89,7 @@ class PredictsFromLogProba(UsualSettings, ClassifierMixin):
         """
         check_is_fitted(self)
         index = class_indices(labels_of(X, y), self.classes_, unknown="ignore")
-        weights = None if sample_weight is None else _check_sample_weight(sample_weight, index)
+        weights = training_weights(sample_weight, None, index)
         hits = (index >= 0) & (self.predict(X) == self.classes_[index])
         return float(np.average(hits, weights=weights))
 

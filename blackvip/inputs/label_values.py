@@ -17,11 +17,12 @@ from sklearn.utils import column_or_1d
 from ..exceptions import warn_caller
 from .decoding import as_array, is_missing, is_tensor
 
-__all__ = ["column_names", "label_array", "label_key", "names_of", "plain_label"]
+__all__ = ["column_names", "label_array", "label_key", "names_of", "plain_label", "shown"]
 
 _EXPECTED = "expected a label per image, all texts, all integers or all booleans"
 _TIMES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64)
 _PLAIN = (bool, int, float, str)
+_MOST_SHOWN = 10
 
 
 def label_array(y: Any) -> np.ndarray:
@@ -94,6 +95,13 @@ def label_key(label: Any) -> tuple[str, Any]:
     if isinstance(label, str):
         return "text", unicodedata.normalize("NFC", label)
     return ("boolean" if isinstance(label, bool) else "number"), label
+
+
+def shown(labels: list[Any]) -> str:
+    """List labels for a message, without the end of a long list or of a long text."""
+    texts = [f"{label!r:.60}" for label in labels[:_MOST_SHOWN]]
+    rest = f", ...] ({len(labels)} in all)" if len(labels) > _MOST_SHOWN else "]"
+    return f"[{', '.join(texts)}{rest}"
 
 
 def column_names(y: Any) -> list[str] | None:

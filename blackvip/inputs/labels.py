@@ -9,7 +9,7 @@ from sklearn.utils import assert_all_finite, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length
 
-from .label_values import label_array, label_key
+from .label_values import label_array, label_key, shown
 from .sources import open_images, open_source
 
 __all__ = ["check_labels", "check_same_type", "class_indices", "labels_of", "training_weights"]
@@ -82,8 +82,8 @@ def check_same_type(y: np.ndarray, classes: np.ndarray, name: str = "y") -> None
     own, expected = (_TYPES.get(labels.dtype.kind, "texts") for labels in (y, classes))
     if len(y) and len(classes) and own != expected:
         raise ValueError(
-            f"The labels in {name} are {own}, such as {y.tolist()[0]!r}, but the classes are {expected}, such as "
-            f"{classes.tolist()[0]!r}; expected labels of the same type."
+            f"The labels in {name} are {own}, such as {y.tolist()[0]!r:.60}, but the classes are {expected}, such as "
+            f"{classes.tolist()[0]!r:.60}; expected labels of the same type."
         )
 
 
@@ -110,8 +110,8 @@ def class_indices(y: np.ndarray, classes: np.ndarray, unknown: Literal["raise", 
     found = np.array([places.get(label_key(label), -1) for label in labels.tolist()], dtype=np.intp)
     if unknown == "raise" and (found < 0).any():
         raise ValueError(
-            f"y has the labels {labels[found < 0].tolist()[:5]}, which are not among the classes {classes.tolist()}; "
-            "classes are fixed by the first fit."
+            f"y has the labels {shown(labels[found < 0].tolist())}, which are not among the classes "
+            f"{shown(classes.tolist())}; classes are fixed by the first fit."
         )
     return found[inverse.reshape(-1)]
 
@@ -131,10 +131,14 @@ def training_weights(sample_weight: Any, class_weight: Any, y: np.ndarray) -> np
     ValueError
         If a weight is negative or not finite, if all are zero, or if there is not one per image.
     """
+    if np.ma.is_masked(sample_weight):
+        raise ValueError("sample_weight has masked values; expected a weight for each image, zero to leave one out.")
     weights: np.ndarray = _check_sample_weight(
         np.ones(len(y)) if sample_weight is None else sample_weight, y, dtype=np.float64, ensure_non_negative=True
     )
     weights = weights * compute_sample_weight(class_weight, y)
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(f"class_weight={class_weight!r:.100} has a weight that is negative or not finite.")
     if not weights.any():
         raise ValueError("All weights are zero; expected a sample weight greater than zero for at least two classes.")
     return weights
