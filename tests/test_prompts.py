@@ -233,6 +233,16 @@ def test_a_dict_of_prompts_in_a_meta_estimator_is_an_error_that_bills_nothing(nu
         assert service.n_images == 0
 
 
+def test_codes_are_not_labels(three):
+    X, y = three
+    service = ToyService()
+    clf = make_classifier(service, {-1: "a", 1: "b"}, image_shape=(9, 9, 3), max_queries=200)
+    with pytest.raises(ClassPromptError, match="meta-estimator"):
+        OutputCodeClassifier(clf, code_size=3, random_state=0).fit(X[y < 2], np.where(y[y < 2], 1, -1))
+    assert service.n_images == 0
+    assert make_class_prompts({-1: "a", 1: "b"}, [-1, 1]) == ["a", "b"]
+
+
 def test_prompts_that_are_meant_for_numbered_labels(three):
     X, y = three
     labels = np.array(["x", "y", "z"])[y]

@@ -132,12 +132,14 @@ def _looked_up(spec: Any, labels: list[Any]) -> list[Any]:
         if label_key(label) in by_key:
             raise ClassPromptError(f"class_prompts has two prompts for the class {plain_label(label)!r}.")
         by_key[label_key(label)] = prompt
-    numbered = [("number", position) for position in range(len(labels))]
+    # The labels that most meta-estimators make, and those of OutputCodeClassifier.
+    numbered, coded = [("number", position) for position in range(len(labels))], [("number", -1), ("number", 1)]
     wanted = [label_key(label) for label in labels]
     missing = [label for label, key in zip(labels, wanted) if key not in by_key]
     known = [plain_label(label) for label in spec.keys()]  # noqa: SIM118  a Series iterates over its values
     if not missing:
-        if len(by_key) > len(labels) and wanted == numbered and _inside_encoder():
+        doubtful = wanted == coded or (wanted == numbered and len(by_key) > len(labels))
+        if doubtful and _inside_encoder():
             raise ClassPromptError(
                 f"class_prompts has {len(by_key)} prompts, but the labels are {shown(labels)}, and the "
                 "meta-estimator around this classifier may have replaced others by these numbers."
@@ -147,8 +149,7 @@ def _looked_up(spec: Any, labels: list[Any]) -> list[Any]:
     fits = wanted == numbered and len(by_key) == len(labels) and {kind for kind, _ in by_key} in ({"text"}, {"number"})
     if isinstance(spec, EncodedClassPrompts) and fits:
         return [by_key[key] for key in sorted(by_key)]
-    looks_encoded = wanted in (numbered, [("number", -1), ("number", 1)])
-    hint = _encoded_remedy(fits) if looks_encoded else ""
+    hint = _encoded_remedy(fits) if wanted in (numbered, coded) else ""
     raise ClassPromptError(
         f"class_prompts has no prompt for the classes {shown(missing)}; it has prompts for {shown(known)}. "
         f"Add the missing ones; the {keys} of the {'Series' if is_series else what} must be the class labels in y, of "
