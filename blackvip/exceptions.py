@@ -17,6 +17,7 @@ __all__ = [
     "DatasetIncompleteWarning",
     "FitInterruptedWarning",
     "ImageError",
+    "ImagesAssumedWarning",
     "ImagesResizedWarning",
     "ImagesSkippedWarning",
     "JournalError",
@@ -93,6 +94,10 @@ class ClassPromptWarning(UserWarning):
 
 class DatasetIncompleteWarning(UserWarning):
     """A data set's folder has fewer classes than the public data set."""
+
+
+class ImagesAssumedWarning(UserWarning):
+    """The pixel range of the images, or the shape of flattened ones, was assumed, since the numbers do not tell it."""
 
 
 class ImagesResizedWarning(UserWarning):

@@ -214,19 +214,21 @@ class PromptedClassifier(
         images = self._open_images(X)
         return np.concatenate(list(self._log_probas(images, np.arange(len(images)))))
 
-    def predict_to(self, path: str | os.PathLike[str], X: Any, *, verbose: int = 1) -> None:
+    def predict_to(self, path: str | os.PathLike[str], X: Any, *, overwrite: bool = False, verbose: int = 1) -> None:
         """Predict any number of images into a table on disk; bills one image each.
 
-        Each batch is on disk before the next one starts, and memory holds a bounded number of images. If a call is
-        interrupted, make it again with the same images: those that are in the table are skipped and not billed.
+        Each batch is on disk before the next one starts. If a call is interrupted, make it again with the same images
+        in the same order: those that are in the table, recognised by their pixels, are skipped and not billed.
 
         Parameters
         ----------
         path : str or path-like
             CSV file with the columns "image" (the path if X is paths, else the row number), "label", "proba_" followed
-            by the label for each class, and "model", which identifies the fitted estimator. It is created if needed.
+            by the label for each class, and "pixels" and "model", which identify the image and the estimator.
         X : images, in any form that `fit` takes
             Of the training images' size, unless `fit` had to resize.
+        overwrite : bool, default=False
+            Whether to start an existing table anew. A file that is no table of predictions is never overwritten.
         verbose : {0, 1, 2}, default=1
             Progress bar: never, on a terminal, always.
 
@@ -235,9 +237,8 @@ class PromptedClassifier(
         BlackVIPError
             If the file has other classes or images, or predictions of another model. Nothing is sent then.
         """
-        images = self._open_images(X)
-        names = [images.name(position) for position in range(len(images))]
-        with PredictionsFile(path, names, self.classes_.tolist(), self._fingerprint()) as file:
+        images = self._open_images(X, identify=True)
+        with PredictionsFile(path, images, self.classes_.tolist(), self._fingerprint(), overwrite) as file:
             bar = ProgressBar(len(images), "predict", verbose, initial=file.n_done)
             with bar, closing(self._log_probas(images, np.arange(file.n_done, len(images)))) as parts:
                 for log_proba in parts:

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision import transforms
 
 from blackvip import PCAEncoder
-from blackvip.exceptions import ImageError, ImagesResizedWarning, ImagesSkippedWarning
+from blackvip.exceptions import ImageError, ImagesAssumedWarning, ImagesResizedWarning, ImagesSkippedWarning
 from blackvip.inputs.images import ImageFormat, to_uint8
 from blackvip.inputs.sources import holds_flattened_rows
 
@@ -63,8 +63,24 @@ def test_grey_images_are_shown_in_three_channels():
         np.testing.assert_allclose(result[:, 1].numpy(), grey / 255, atol=1e-6)
 
 
-def test_rows_without_a_shape_are_one_pixel_high():
-    assert pixels(np.ones((2, 9))).shape == (2, 3, 1, 9)
+@pytest.mark.parametrize("side", [1, 2, 3, 8, 28])
+def test_rows_without_a_shape_are_square_grey_images(side):
+    grey = np.random.default_rng(0).integers(0, 256, (3, side, side)).astype(float)
+    torch.testing.assert_close(pixels(grey.reshape(3, -1)), pixels(grey[..., None]))
+
+
+@pytest.mark.parametrize("n_numbers", [2, 10, 32])
+def test_short_rows_that_are_no_square_are_one_pixel_high_and_this_is_told(n_numbers):
+    with pytest.warns(ImagesAssumedWarning, match=f"rows of {n_numbers} .* 1 pixel high .* set image_shape to"):
+        assert pixels(np.ones((2, n_numbers))).shape == (2, 3, 1, n_numbers)
+
+
+@pytest.mark.parametrize("n_numbers", [33, 8 * 8 * 3, 28 * 28 * 3, 6 * 5 * 3, 20 * 30])
+@pytest.mark.parametrize("form", [np.asarray, np.ndarray.tolist, pd.DataFrame, torch.from_numpy])
+def test_other_rows_need_their_shape(n_numbers, form):
+    X = form(np.random.default_rng(0).uniform(size=(2, n_numbers)))
+    with pytest.raises(ImageError, match=f"1 pixel high and {n_numbers} wide. Set image_shape to .* pass X.None."):
+        PCAEncoder(2).fit(X)
 
 
 def test_round_trip_to_uint8(arrays):
@@ -106,7 +122,7 @@ def test_exif_orientation_is_applied(tmp_path):
 
 def test_a_single_image_is_not_a_set(arrays, files):
     for X in (files[0], str(files[0]), Image.fromarray(arrays[0])):
-        with pytest.raises(ImageError, match="single .* Put it into a list"):
+        with pytest.raises(ImageError, match=r"single .* Put it into a list: \[X\]"):
             ImageFormat.learn(X)
 
 

@@ -37,7 +37,8 @@ def test_the_table_has_what_predict_proba_returns(fitted, tmp_path):
     clf.predict_to(path, X, verbose=0)
     assert service.n_images == 100
     table = pd.read_csv(path)
-    assert list(table.columns) == ["image", "label", "proba_left, or so", 'proba_the "right"', "model"]
+    probabilities = ["proba_left, or so", 'proba_the "right"']
+    assert list(table.columns) == ["image", "label", *probabilities, "pixels", "model"]
     np.testing.assert_allclose(table.iloc[:, 2:4], clf.predict_proba(X), rtol=1e-5, atol=1e-12)
     assert table["label"].tolist() == clf.predict(X).tolist()
     assert table["image"].tolist() == list(range(100))
@@ -92,7 +93,7 @@ def test_tables_of_something_else_are_refused_and_nothing_is_sent(fitted, tmp_pa
     other.write_text("image,la")  # but the header's beginning is
     clf.predict_to(other, X, verbose=0)
     assert other.read_bytes() == kept
-    with pytest.raises(BlackVIPError, match="row 10, which is of '10', expected None; give the same images"):
+    with pytest.raises(BlackVIPError, match="row 10, but X has only 10 images; pass the same images"):
         clf.predict_to(path, X[:10], verbose=0)
     another = BlackVIPClassifier(service, "{}", max_queries=900, random_state=1, verbose=0)
     another.fit(*make_stripes(n=40)).classes_ = clf.classes_
@@ -125,7 +126,7 @@ def test_two_processes_do_not_write_one_table(fitted, tmp_path):
     path = tmp_path / "p.csv"
     holding = (
         "import sys; from blackvip.journal.predictions import PredictionsFile\n"
-        f"with PredictionsFile({str(path)!r}, ['0'], ['a', 'b'], 'm'): print('held', flush=True); sys.stdin.read()"
+        f"with PredictionsFile({str(path)!r}, [], ['a', 'b'], 'm'): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", holding], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:

@@ -19,7 +19,7 @@ from torchvision.datasets import FakeData, ImageFolder
 
 from blackvip import BlackVIPClassifier
 from blackvip.exceptions import ImageError
-from blackvip.inputs.images import ImageFormat
+from blackvip.inputs.images import ImageFormat, to_uint8
 from blackvip.inputs.sources import ItemSource, holds_flattened_rows, open_source, select
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -310,9 +310,10 @@ def test_all_modes_show_black_grey_and_white(mode):
     else:
         source = grey if mode in ("1", "I", "F") else grey.convert("RGB")
         image = source.convert(mode, palette=Image.Palette.ADAPTIVE)
-    result = read(image)[0]
-    assert result.dtype == np.uint8
+    image_format, images = ImageFormat.learn([image])
+    result = to_uint8(image_format.pixels(images[:]))[0]
     assert result.shape == (2, 3, 3)
+    assert read(image)[0].dtype == np.uint8 or mode in ("I", "F")
     columns = [0, 2] if mode == "1" else [0, 1, 2]
     np.testing.assert_allclose(result[0, columns, 0], np.array([0, 128, 255])[columns], atol=3)
 
@@ -322,7 +323,7 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     expected = [0, 1, 128, 255]
     image = Image.fromarray(values)
     assert image.mode == "I;16"
-    items = [image, encoded(image), encoded(image, "tiff"), Image.fromarray(values.astype(np.int32))]
+    items = [image, encoded(image), encoded(image, "tiff")]
     items.append(b"P5 4 1 65535\n" + values.astype(">u2").tobytes())
     items += [
         Image.frombytes(mode, (4, 1), values.astype(f"{mode[4].replace('B', '>').replace('L', '<')}u2").tobytes())
@@ -332,7 +333,10 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
         np.testing.assert_array_equal(read(item)[0, 0, :, 1], expected)
     dark = Image.fromarray(np.full((1, 4), 200, np.uint16))
     assert read(dark, encoded(dark), b"P5 4 1 65535\n" + b"\x00\xc8" * 4).max() == 1  # 16 bits, however dark
-    np.testing.assert_array_equal(read(Image.fromarray(np.full((1, 4), 200, np.int32)))[0, 0, :, 0], 200)
+    # The range of mode "I" is that of the set.
+    for wide, expected_pixels in ((values.astype(np.int32), expected), (np.full((1, 4), 200, np.int32), [200] * 4)):
+        image_format, images = ImageFormat.learn([Image.fromarray(wide)])
+        np.testing.assert_array_equal(to_uint8(image_format.pixels(images[:]))[0, 0, :, 0], expected_pixels)
 
 
 def test_numbers_of_no_known_range_are_refused():
@@ -346,13 +350,14 @@ def test_numbers_of_no_known_range_are_refused():
             np.full((2, 2), 256.5, np.float32),
             "mode is 'F', with values between 0 and 256.5; expected between 0 and 255",
         ),
-        (np.full((2, 2), 0.5, np.float32), "between 0 and 0.5"),
         (np.full((2, 2), np.nan, np.float32), "between nan and nan"),
     ):
         for item in (Image.fromarray(values), encoded(Image.fromarray(values), "tiff")):
             with pytest.raises(ImageError, match=f"Image 0 cannot be read: its {found}|{found}"):
                 read(item)
-    np.testing.assert_array_equal(read(Image.fromarray(np.full((2, 2), 99.6, np.float32))), 100)
+    for value, expected in ((99.6, 100), (0.5, 128)):
+        image_format, images = ImageFormat.learn([Image.fromarray(np.full((2, 2), value, np.float32))])
+        np.testing.assert_array_equal(to_uint8(image_format.pixels(images[:])), expected)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -489,7 +494,9 @@ def test_paths_that_are_no_files(tmp_path):
         (tmp_path / "nowhere.png", "there is no such file"),
         (f"{tmp_path}/\0.png", "embedded null"),
         ("x" * 5000, "File name too long"),
-        ("https://example.com/a.png", "there is no such file"),
+        ("https://example.com/a.png", r"it is an address \(https\), .* download it first"),
+        ("s3://bucket/a.png", "download it first"),
+        (pathlib.Path("https://example.com/a.png"), "download it first"),
     ):
         with pytest.raises(ImageError, match=f"cannot be read: .*{reason}"):
             read(path)
@@ -519,7 +526,8 @@ def test_missing_images_are_named(missing, files):
         (np.zeros((0, 5, 3)), r"it has no pixels \(its shape is \(0, 5, 3\)\)"),
         (np.zeros((4, 4), complex), "it is an array of complex128"),
         (np.full((4, 4), np.inf), "it contains NaN or infinity"),
-        (io.BytesIO(b""), "it is a BytesIO"),
+        (io.BytesIO(b""), "it is empty"),
+        (io.StringIO("text"), "it is a file opened as text; open it with mode 'rb'"),
     ],
 )
 def test_other_items_are_named(item, found, files):

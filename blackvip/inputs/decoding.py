@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import stat
 from collections.abc import Mapping
 from numbers import Number
@@ -15,6 +16,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from ..exceptions import ImageError
+from .encoded import content_of, is_file, is_row_of_bytes, path_in, shortened
 
 __all__ = [
     "SINGLE",
@@ -29,12 +33,15 @@ __all__ = [
     "reason_of",
 ]
 
-SINGLE = (str, os.PathLike, bytes, bytearray, Image.Image)  #: Types of a single image.
+SINGLE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)  #: Types of a single image.
 _EXPECTED_ITEM = "expected a PIL image, the path or the bytes of an image file, or an array (height, width, 3)"
 
 
 def decoded(item: Any) -> np.ndarray:
-    """Decode an image to pixels (height, width, 3); they are uint8 unless it is an array of another type.
+    """Decode an image to pixels (height, width, 3).
+
+    They are uint8 if the image has a range of its own: files and PIL images with up to 16 bits, uint8 and bool arrays.
+    Others keep their numbers: those of other arrays, and of PIL images in mode "I" or "F".
 
     Raises
     ------
@@ -71,7 +78,8 @@ def is_image(item: Any) -> bool:
     """Whether an item has the type of an image, or is a tuple that starts with an image."""
     if isinstance(item, tuple):
         return len(item) > 0 and is_image(item[0])
-    return isinstance(item, SINGLE) or _is_undecoded(item) or (getattr(item, "ndim", None) or 0) >= 2
+    several = (getattr(item, "ndim", None) or 0) >= 2
+    return isinstance(item, SINGLE) or several or _is_undecoded(item) or is_file(item) or is_row_of_bytes(item)
 
 
 def _is_undecoded(item: Any) -> bool:
@@ -80,6 +88,9 @@ def _is_undecoded(item: Any) -> bool:
 
 def _unwrapped(item: Any) -> Any:
     """Return the image in a row of a data set."""
+    # A scalar of pyarrow.
+    if hasattr(item, "as_py"):
+        item = item.as_py()
     if isinstance(item, tuple) and is_image(item):
         return _unwrapped(item[0])
     if not isinstance(item, Mapping) or _is_undecoded(item):
@@ -87,8 +98,8 @@ def _unwrapped(item: Any) -> Any:
     found = [key for key, value in item.items() if is_image(value) and not isinstance(value, (str, os.PathLike))]
     if len(found) == 1:
         return item[found[0]]
-    types = ", ".join(f"{key}: {type(value).__name__}" for key, value in item.items())
-    raise ValueError(f"the row has {len(found)} images ({types}); expected one: pass the column of the images")
+    types = shortened(", ".join(f"{key}: {type(value).__name__}" for key, value in item.items()))
+    raise ImageError(f"the row has {len(found)} images ({types}); expected one: pass the column of the images")
 
 
 def path_of(item: Any) -> str | None:
@@ -99,11 +110,16 @@ def path_of(item: Any) -> str | None:
         return path_of(item["path"])
     if isinstance(item, Image.Image):
         return path_of(getattr(item, "filename", None) or None)
-    return os.fsdecode(item) if isinstance(item, (str, os.PathLike)) else None
+    try:
+        return path_in(item) and os.fsdecode(item)
+    except ImageError:
+        return os.fsdecode(item)
 
 
 def reason_of(error: Exception) -> str:
     """Explain to a user why an image cannot be read."""
+    if isinstance(error, ImageError):
+        return str(error)
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, UnidentifiedImageError):
@@ -112,7 +128,8 @@ def reason_of(error: Exception) -> str:
         return f"{str(error).rstrip('.')}; if you trust the file, raise the limit PIL.Image.MAX_IMAGE_PIXELS"
     if isinstance(error, MemoryError):
         return "there is not enough memory to decode it"
-    text = str(error).strip().rstrip(".")
+    # An error of another library may repeat its input.
+    text = shortened((getattr(error, "strerror", None) or str(error)).strip().rstrip("."))
     if isinstance(error, (OSError, ValueError, SyntaxError)) and text:
         return text
     module = type(error).__module__
@@ -125,35 +142,38 @@ def _pixels(item: Any) -> np.ndarray:
     if _is_undecoded(item):
         item = item["path"] if item["bytes"] is None else item["bytes"]
     if is_missing(item):
-        raise ValueError(f"it is missing ({item}); {_EXPECTED_ITEM}")
+        raise ImageError(f"it is missing ({item}); {_EXPECTED_ITEM}")
+    if isinstance(item, memoryview) and item.ndim > 1:
+        item = np.asarray(item)
+    content, path = (None, None) if isinstance(item, Image.Image) else (content_of(item), path_in(item))
     if isinstance(item, Image.Image):
         pixels = _pil_pixels(item)
-    elif isinstance(item, (bytes, bytearray)):
-        pixels = _encoded_pixels(io.BytesIO(item), len(item))
-    elif isinstance(item, (str, os.PathLike)):
-        status = os.stat(item)
+    elif content is not None:
+        pixels = _encoded_pixels(io.BytesIO(content), len(content))
+    elif path is not None:
+        status = os.stat(path)
         # Reading a pipe or a device may never end.
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is a directory" if stat.S_ISDIR(status.st_mode) else "it is not a regular file")
-        pixels = _encoded_pixels(item, status.st_size)
+            raise ImageError("it is a directory" if stat.S_ISDIR(status.st_mode) else "it is not a regular file")
+        pixels = _encoded_pixels(path, status.st_size)
     else:
         pixels = _array_pixels(item)
     if not pixels.size:
-        raise ValueError(f"it has no pixels (its shape is {pixels.shape})")
+        raise ImageError(f"it has no pixels (its shape is {pixels.shape})")
     return pixels
 
 
 def _array_pixels(item: Any) -> np.ndarray:
     if not isinstance(item, (list, tuple)) and not hasattr(item, "ndim"):
-        raise ValueError(f"it is a {type(item).__name__}; {_EXPECTED_ITEM}")
+        raise ImageError(f"it is a {type(item).__name__}; {_EXPECTED_ITEM}")
     array = as_array(item)
     if array.dtype.kind not in "uifb":
-        raise ValueError(f"it is an array of {array.dtype}; {_EXPECTED_ITEM}")
+        raise ImageError(f"it is an array of {shortened(array.dtype)}; {_EXPECTED_ITEM}")
     if array.ndim not in (2, 3):
-        raise ValueError(f"it is an array of shape {array.shape}; {_EXPECTED_ITEM}")
+        raise ImageError(f"it is an array of shape {array.shape}; {_EXPECTED_ITEM}")
     pixels = channels_last(array[None])[0]
     if not np.isfinite(pixels).all():
-        raise ValueError("it contains NaN or infinity; expected finite pixels")
+        raise ImageError("it contains NaN or infinity; expected finite pixels")
     return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
 
 
@@ -161,13 +181,17 @@ def as_array(values: Any) -> np.ndarray:
     """Convert a tensor, a polars Series or any array to a NumPy array."""
     if is_tensor(values):
         values = values.detach().cpu()
-        # NumPy has no bfloat16.
-        return np.asarray(values.float() if "bfloat16" in str(values.dtype) else values)
+        if values.is_quantized:
+            values = values.dequantize()
+        # NumPy has no bfloat16, and no 8-bit floats.
+        return np.asarray(values.float() if re.search("bfloat16|float8", str(values.dtype)) else values)
     return np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
 
 
 def channels_last(images: np.ndarray) -> np.ndarray:
-    """Bring arrays of images into the shape (n, height, width, 1) or (n, height, width, 3)."""
+    """Bring arrays of images into the shape (n, height, width, 1) or (n, height, width, 3); bool becomes uint8."""
+    if images.dtype == bool:
+        images = images.astype(np.uint8) * np.uint8(255)
     if images.ndim == 3:
         return images[..., None]
     if images.ndim == 4 and images.shape[3] in (1, 3):
@@ -177,7 +201,7 @@ def channels_last(images: np.ndarray) -> np.ndarray:
     if images.ndim == 4 and images.shape[3] == 4 and images.dtype == np.uint8:
         return _on_white(images)
     hint = " (RGBA must be uint8)" if images.ndim == 4 and images.shape[3] == 4 else ""
-    raise ValueError(f"it is an array of shape {images.shape[1:]}{hint}; {_EXPECTED_ITEM}")
+    raise ImageError(f"it is an array of shape {images.shape[1:]}{hint}; {_EXPECTED_ITEM}")
 
 
 def _on_white(rgba: np.ndarray) -> np.ndarray:
@@ -188,7 +212,7 @@ def _on_white(rgba: np.ndarray) -> np.ndarray:
 
 def _encoded_pixels(file: Any, n_bytes: int) -> np.ndarray:
     if not n_bytes:
-        raise ValueError("it is empty")
+        raise ImageError("it is empty")
     with Image.open(file) as image:
         limit = Image.MAX_IMAGE_PIXELS
         # Pillow itself only warns.
@@ -200,13 +224,13 @@ def _encoded_pixels(file: Any, n_bytes: int) -> np.ndarray:
 
 
 def _pil_pixels(image: Image.Image) -> np.ndarray:
-    """Convert a PIL image of any mode to RGB (height, width, 3), uint8."""
+    """Convert a PIL image to RGB (height, width, 3): uint8, but modes "I" and "F" keep their numbers."""
     if image.format == "EPS":
-        raise ValueError("it is an EPS file, a program that would be executed; convert it to PNG first")
+        raise ImageError("it is an EPS file, a program that would be executed; convert it to PNG first")
     sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
     image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
-        grey = _eight_bits(np.asarray(image, dtype=np.float64), image.mode, sixteen_bits)
+        grey = _eight_bits(np.asarray(image)) if sixteen_bits else _checked_numbers(np.asarray(image), image.mode)
         return np.broadcast_to(grey[..., None], (*grey.shape, 3))
     # Pillow's `convert` does not know LAB.
     if image.mode == "LAB":
@@ -217,16 +241,19 @@ def _pil_pixels(image: Image.Image) -> np.ndarray:
     return _on_white(np.asarray((image.convert("LA") if image.mode == "La" else image).convert("RGBA")))
 
 
-def _eight_bits(values: np.ndarray, mode: str, sixteen_bits: bool) -> np.ndarray:
-    """Scale the grey values of a PIL mode with more than 8 bits to uint8."""
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Round 16-bit grey values to uint8."""
+    eight_bits: np.ndarray = np.rint(values / 257).clip(0, 255).astype(np.uint8)
+    return eight_bits
+
+
+def _checked_numbers(values: np.ndarray, mode: str) -> np.ndarray:
+    """Return the grey values of mode "I" or "F", whose range is that of the whole set."""
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
-    scale = 257 if mode != "F" and (sixteen_bits or high > 255) else 1
-    is_fraction = mode == "F" and 0 < high <= 1
-    if low >= 0 and high <= 255 * scale and not is_fraction:
-        eight_bits: np.ndarray = np.rint(values / scale).astype(np.uint8)
-        return eight_bits
-    expected = "0 and 255" if mode == "F" else "0 and 65535"
-    raise ValueError(
-        f"its mode is {mode!r}, with values between {low:g} and {high:g}; expected between {expected}: scale them, or "
-        "pass the images as arrays"
-    )
+    if not (low >= 0 and high <= (255 if mode == "F" else 65_535)):
+        expected = "0 and 255, or between 0 and 1" if mode == "F" else "0 and 65535"
+        raise ImageError(
+            f"its mode is {mode!r}, with values between {low:g} and {high:g}; expected between {expected}: scale them, "
+            "or pass the images as arrays"
+        )
+    return values

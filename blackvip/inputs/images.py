@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Integral
 from threading import Lock
-from typing import Any, NoReturn
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ..exceptions import ImageError, ImagesResizedWarning, ImagesSkippedWarning, warn_caller
+from ..exceptions import ImageError, ImagesAssumedWarning, warn_caller
 from ..persistence.fields import BOOL, NONE, ListOf, OneOf, choice, integer, number
 from ..persistence.format import expect
 from ..persistence.saveable import Saveable
-from .sources import ItemSource, open_source
+from .decoding import is_tensor
+from .encoded import shortened
+from .pixel_range import ALMOST_BLACK, fits_range, is_fraction
+from .sources import ItemSource, open_images, open_source
+from .survey import Survey, digest_of
 
 __all__ = ["ImageFormat", "Images", "to_uint8"]
 
+logger = logging.getLogger("blackvip")
+
 _COMMON_SIZE = (224, 224)  # size to which images of unequal sizes are resized, as in the paper
 _RULES = ("crop", "pad", "stretch")
-_NAMED = 3  # number of unreadable images that an error or a warning names
-_CHECKED_AT_ONCE = 256  # images of an array that are checked at once
 _MAX_PIXELS = 2**24  # of a loaded format: no bytes in a file stand behind the size that images are resized to
 
 #: An `image_shape` in a file.
@@ -45,6 +51,8 @@ class Images(Sequence):  # type: ignore[type-arg]
         Type of the pixels.
     factor : float, default=1.0
         Factor that brings numbers other than uint8 into the format's range.
+    digests : dict of int to str, optional
+        Digests of 8-bit images that are known already, by their row.
 
     Attributes
     ----------
@@ -63,11 +71,13 @@ class Images(Sequence):  # type: ignore[type-arg]
         image_format: ImageFormat,
         dtype: Any,
         factor: float = 1.0,
+        digests: Mapping[int, str] = MappingProxyType({}),
     ):
         self._source = source[kept] if isinstance(source, np.ndarray) and len(kept) < len(source) else source
         self._format = image_format
         self._dtype = dtype
         self._factor = factor
+        self._digests = digests
         self.kept = kept
         # Data sets of others may not be safe for threads.
         self._reading = Lock()
@@ -104,6 +114,15 @@ class Images(Sequence):  # type: ignore[type-arg]
         row = int(self.kept[position])
         return str(row) if isinstance(self._source, np.ndarray) else self._source.name(row)
 
+    def digest(self, position: int) -> str:
+        """Identify an image by its size and its pixels in 8 bits, before it is resized."""
+        row = int(self.kept[position])
+        if row in self._digests:
+            return self._digests[row]
+        with self._reading:
+            pixels = self._scaled(self._source[position if isinstance(self._source, np.ndarray) else row])
+        return digest_of(to_uint8(self._format.pixels(np.broadcast_to(pixels, (*pixels.shape[:2], 3))[None]))[0])
+
     def _fitted(self, position: int) -> np.ndarray:
         """Read one image in the format's size and in the type of this batch."""
         if isinstance(self._source, np.ndarray):
@@ -133,14 +152,19 @@ class ImageFormat(Saveable):
     height, width : int
         Size of the images, in pixels.
     low, high : float
-        Values of black and white. They are 0 and 255 for uint8, PIL images and files, and for other numbers between 0
-        and 255 that reach above 127. They are 0 and 1 for numbers between 0 and 1. Otherwise they are the smallest and
-        largest value of the training images.
+        Values of black and white, found from all training images together. They are 0 and 255 for uint8, files and PIL
+        images (except modes "I" and "F"), and for other numbers between 0 and 255 of which some exceed 16. They are 0
+        and 65535 for numbers between these of which some exceed 4095, 0 and 1 for numbers between 0 and 1, and -1 and 1
+        for numbers between these that fall below -0.5. Otherwise they are the smallest and largest value of the
+        training images. A `ImagesAssumedWarning` says what was assumed where another reading is likely, too.
     eight_bits : bool
-        Whether all training images had 8 bits. If so, later images in other numbers, none above 1, are read as numbers
+        Whether all training images had 8 bits. If so, later images in fractions, none above 1, are read as numbers
         between 0 and 1.
+    grey : bool
+        Whether the training images were arrays without colour.
     image_shape : tuple of int or None
-        (height, width) or (height, width, channels) as set: the shape of rows of flattened pixels.
+        (height, width) or (height, width, channels) as set: the shape of rows of flattened pixels. If it is not set,
+        rows whose length is a square are square grey images.
     resize : {"crop", "pad", "stretch"}
         How images of another size are resized, by bicubic interpolation with antialiasing. "crop": the image is scaled
         until it covers the size, and its centre is cut out, as in CLIP's own preprocessing. "pad": the image is scaled
@@ -155,6 +179,7 @@ class ImageFormat(Saveable):
     low: float
     high: float
     eight_bits: bool = False
+    grey: bool = False
     image_shape: tuple[int, ...] | None = None
     resize: str = "crop"
     resized: bool = False
@@ -165,6 +190,7 @@ class ImageFormat(Saveable):
         "low": number(),
         "high": number(),
         "eight_bits": BOOL,
+        "grey": BOOL,
         "image_shape": IMAGE_SHAPE,
         "resize": choice(*_RULES),
         "resized": BOOL,
@@ -190,8 +216,8 @@ class ImageFormat(Saveable):
             Images in any form of `blackvip.inputs.sources`. Rows of flattened pixels must be a finite 2-D array.
         image_shape : sequence of int or None, default=None
             (height, width) or (height, width, channels), to which images are resized and rows of flattened pixels
-            reshaped. None: such rows are grey images that are one pixel high, images of one size keep it, and images of
-            unequal sizes are resized to 224 x 224 with a warning.
+            reshaped. None: such rows are square grey images, images of one size keep it, and images of unequal sizes
+            are resized to 224 x 224 with a warning.
         resize : {"crop", "pad", "stretch"}, default="crop"
             See `ImageFormat`.
         on_error : {"raise", "skip"}, default="raise"
@@ -214,29 +240,33 @@ class ImageFormat(Saveable):
         """
         if resize not in _RULES or on_error not in ("raise", "skip"):
             raise ValueError(
-                f"resize={resize!r} and on_error={on_error!r} were given; expected one of {_RULES} and one of "
-                "('raise', 'skip')."
+                f"resize={shortened(repr(resize))} and on_error={shortened(repr(on_error))} were given; expected one "
+                f"of {_RULES} and one of ('raise', 'skip')."
             )
         shape = None if image_shape is None else _checked_shape(image_shape)
-        source = open_source(X, shape)
-        survey = _Survey.of(source)
+        opened = open_images(X)
+        survey = Survey.of(open_source(opened, shape))
         if survey.n_failed and (on_error == "raise" or not len(survey.rows)):
             survey.fail('Repair or remove them, or set on_error="skip" to leave them out.')
         low, high = survey.pixel_range()
         height, width = shape[:2] if shape else _COMMON_SIZE if len(survey.sizes) > 1 else next(iter(survey.sizes))
         resized = shape is not None or len(survey.sizes) > 1
-        eight_bits = survey.dtypes == {np.dtype(np.uint8)}
-        image_format = cls(height, width, low, high, eight_bits, shape, resize, resized)
-        survey.warn(image_format)
-        return image_format, survey.images(image_format)
+        grey = isinstance(survey.source, np.ndarray) and survey.source.shape[3] == 1
+        image_format = cls(height, width, low, high, survey.eight_bits, grey, shape, resize, resized)
+        survey.warn(height, width, None if shape else resize)
+        if opened.is_table and shape is None:
+            _warn_of_rows(height, width)
+        return image_format, image_format._images(survey)
 
-    def open(self, X: Any) -> Images:
+    def open(self, X: Any, identify: bool = False) -> Images:
         """Open later images with this format. Each image is read once before any is used.
 
         Parameters
         ----------
         X : images
             Images in any form of `blackvip.inputs.sources`.
+        identify : bool, default=False
+            Whether the images will be identified by their digests, so that those of files are made on the way.
 
         Returns
         -------
@@ -246,9 +276,13 @@ class ImageFormat(Saveable):
         Raises
         ------
         ImageError
-            If X is not a set of images, if an image cannot be read, or if it has another size and `resized` is False.
+            If X is not a set of images, if an image cannot be read, if its numbers do not fit the range of the training
+            images, or if it has another size and `resized` is False.
         """
-        survey = _Survey.of(open_source(X, self.image_shape))
+        opened = open_images(X)
+        if not self.grey:
+            _refuse_doubtful(opened.X)
+        survey = Survey.of(open_source(opened, self.image_shape), identify)
         if survey.n_failed:
             survey.fail("Repair or remove them; every prediction needs its image.")
         for (height, width), row in survey.sizes.items():
@@ -258,8 +292,36 @@ class ImageFormat(Saveable):
                     f"{self.height} x {self.width}. Resize it to that, or fit with image_shape=({self.height}, "
                     f"{self.width}), with which images of other sizes are resized."
                 )
-        unit = self.eight_bits and survey.low >= 0 and survey.high <= 1
-        return survey.images(self, factor=255.0 if unit else 1.0)
+        return self._images(survey, factor=self._factor(survey))
+
+    def _images(self, survey: Survey, factor: float = 1.0) -> Images:
+        dtype = np.result_type(*survey.dtypes)
+        if dtype != np.uint8 and (self.resized or len(survey.dtypes) > 1 or factor != 1):
+            # Interpolation makes fractions of integers.
+            dtype = np.dtype(np.float64)
+        return Images(survey.source, np.array(survey.rows, dtype=np.intp), self, dtype, factor, survey.digests)
+
+    def _factor(self, survey: Survey) -> float:
+        """Factor that brings later numbers into this format's range; those that do not fit it are refused."""
+        fitted = "8-bit images" if self.eight_bits else f"{self.low:g} as black and {self.high:g} as white"
+        if self.low >= 0 and 0 < survey.highest_of_8_bits <= self.high <= ALMOST_BLACK and self.high != 1:
+            raise ImageError(
+                f"The images are uint8, where 255 is white, with no number above {survey.highest_of_8_bits}, but the "
+                f"estimator was fitted to {fitted}. Pass the type of the training images."
+            )
+        if survey.low > survey.high:
+            return 1.0
+        others = survey.dtypes - {np.dtype(np.uint8)}
+        if self.eight_bits and all(dtype.kind == "f" for dtype in others) and is_fraction(survey.low, survey.high):
+            low, high, factor = 255 * survey.low, 255 * survey.high, 255.0
+        else:
+            low, high, factor = survey.low, survey.high, 1.0
+        if factor == 1 and not fits_range(low, high, self.low, self.high):
+            raise ImageError(
+                f"The images have numbers between {low:g} and {high:g}, but the estimator was fitted to {fitted}. "
+                "Scale them like the training images, or pass uint8."
+            )
+        return factor
 
     def pixels(self, raw: np.ndarray) -> torch.Tensor:
         """Convert raw pixels (n, height, width, 3) to a tensor (n, 3, height, width), float32, in [0, 1].
@@ -303,106 +365,33 @@ class ImageFormat(Saveable):
         return _interpolated(image, target, box, black, white)
 
 
-@dataclass
-class _Survey:
-    """Findings from reading each image once; no image is kept."""
+def _refuse_doubtful(X: Any) -> None:
+    """Raise an error if X is an array (3, height, width): a single image in colour, or three in grey."""
+    if (isinstance(X, np.ndarray) or is_tensor(X)) and X.ndim == 3 and X.shape[0] == 3:
+        raise ImageError(
+            f"X has the shape {tuple(X.shape)}: a single image in colour, or three in grey. Pass X[None] for one, or "
+            "X[..., None] for three."
+        )
 
-    source: np.ndarray | ItemSource
-    rows: list[int] = field(default_factory=list)  # rows of readable images
-    sizes: dict[tuple[int, int], int] = field(default_factory=dict)  # first row of each size
-    dtypes: set[np.dtype] = field(default_factory=set)
-    low: float = np.inf  # smallest and largest number in images that are not uint8
-    high: float = -np.inf
-    n_failed: int = 0
-    failures: list[ImageError] = field(default_factory=list)  # the first errors
 
-    @classmethod
-    def of(cls, source: np.ndarray | ItemSource) -> _Survey:
-        survey = cls(source)
-        if not len(source):
-            raise ImageError("Found no images (0 sample(s)) while a minimum of 1 is required.")
-        if isinstance(source, np.ndarray):
-            for first in range(0, len(source), _CHECKED_AT_ONCE):
-                survey._add_block(source[first : first + _CHECKED_AT_ONCE], first)
-            return survey
-        for row in range(len(source)):
-            try:
-                survey._add(source[row], [row])
-            except ImageError as error:
-                survey._add_failure(error)
-        return survey
-
-    def _add_block(self, block: np.ndarray, first: int) -> None:
-        if not block.size:
-            raise ImageError(f"The images have no pixels: their shape is {block.shape[1:]}.")
-        finite = np.isfinite(block).all(axis=(1, 2, 3)) if block.dtype.kind == "f" else np.ones(len(block), bool)
-        for row in first + np.flatnonzero(~finite):
-            self._add_failure(ImageError(f"Image {row} contains NaN or infinity; expected finite pixels."))
-        if finite.any():
-            self._add(block if finite.all() else block[finite], (first + np.flatnonzero(finite)).tolist())
-
-    def _add(self, pixels: np.ndarray, rows: list[int]) -> None:
-        self.rows += rows
-        height, width = pixels.shape[-3:-1]
-        self.sizes.setdefault((height, width), rows[0])
-        self.dtypes.add(pixels.dtype)
-        if pixels.dtype != np.uint8:
-            self.low, self.high = min(self.low, float(pixels.min())), max(self.high, float(pixels.max()))
-
-    def _add_failure(self, error: ImageError) -> None:
-        self.n_failed += 1
-        if len(self.failures) < _NAMED:
-            self.failures.append(error)
-
-    def _named_failures(self) -> str:
-        return " ".join(map(str, self.failures)) + (" ..." if self.n_failed > len(self.failures) else "")
-
-    def fail(self, advice: str) -> NoReturn:
-        """Raise an error that names the images that cannot be read."""
-        count = f"{self.n_failed} of {len(self.source)} images cannot be read"
-        raise ImageError(f"{count}: {self._named_failures()} {advice}") from self.failures[0]
-
-    def warn(self, image_format: ImageFormat) -> None:
-        """Warn if training images are left out, or are resized to a common size."""
-        if self.n_failed:
-            warn_caller(
-                f"{self.n_failed} of {len(self.source)} images cannot be read and are left out: "
-                f"{self._named_failures()}",
-                ImagesSkippedWarning,
-            )
-        if len(self.sizes) > 1 and image_format.image_shape is None:
-            sizes = [f"{height} x {width}" for height, width in sorted(self.sizes, key=lambda size: size[0] * size[1])]
-            warn_caller(
-                f"The images have {len(sizes)} sizes, from {sizes[0]} to {sizes[-1]} pixels (height x width). They are "
-                f"resized to {image_format.height} x {image_format.width} by resize={image_format.resize!r}; set "
-                "image_shape=(height, width) and resize to choose.",
-                ImagesResizedWarning,
-            )
-
-    def pixel_range(self) -> tuple[float, float]:
-        """Values of black and white."""
-        low, high = self.low, self.high
-        if self.dtypes == {np.dtype(np.uint8)} or (low >= 0 and 127 < high <= 255):
-            return 0.0, 255.0
-        if np.dtype(np.uint8) in self.dtypes:
-            raise ImageError(
-                f"Some images have 8 bits, and others have numbers between {low:g} and {high:g}; expected one range. "
-                "Scale the others to 0 to 255."
-            )
-        return (0.0, 1.0) if low >= 0 and high <= 1 else (low, max(high, low + 1e-12))
-
-    def images(self, image_format: ImageFormat, factor: float = 1.0) -> Images:
-        dtype = np.result_type(*self.dtypes)
-        if dtype != np.uint8 and (image_format.resized or len(self.dtypes) > 1 or factor != 1):
-            # Interpolation makes fractions of integers.
-            dtype = np.dtype(np.float64)
-        return Images(self.source, np.array(self.rows, dtype=np.intp), image_format, dtype, factor)
+def _warn_of_rows(height: int, width: int) -> None:
+    """Tell what rows of flattened pixels were taken for."""
+    if height == 1 and width > 1:
+        warn_caller(
+            f"The rows of {width} numbers are read as images that are 1 pixel high and {width} wide. If they are "
+            "pictures, set image_shape to (height, width) or (height, width, channels).",
+            ImagesAssumedWarning,
+        )
+    else:
+        logger.info("rows of %d numbers are read as grey images of %d x %d pixels", height * width, height, width)
 
 
 def _checked_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
     shape = tuple(image_shape)
     if len(shape) not in (2, 3) or not all(isinstance(side, Integral) and side > 0 for side in shape):
-        raise ImageError(f"image_shape={shape} was given; expected (height, width) or (height, width, channels).")
+        raise ImageError(
+            f"image_shape={shortened(shape)} was given; expected (height, width) or (height, width, channels)."
+        )
     return tuple(map(int, shape))
 
 

@@ -10,7 +10,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length
 
 from .label_values import label_array, label_key, shown
-from .sources import open_images, open_source
+from .sources import open_images, open_source, refuse_single
 
 __all__ = ["check_labels", "check_same_type", "class_indices", "labels_of", "training_weights"]
 
@@ -44,6 +44,7 @@ def labels_of(X: Any, y: Any) -> np.ndarray:
     except (TypeError, ValueError):
         # If X is not a set of images, its own error explains why it has no usable length.
         if not opened.is_table:
+            refuse_single(opened.X, n_labels=len(y))
             open_source(opened)
         raise
     return y

@@ -19,7 +19,7 @@ from ..persistence.objects import Object
 from ..persistence.saveable import Saveable
 from .images import ImageFormat, Images
 from .labels import labels_of
-from .sources import open_images
+from .sources import OpenedImages, open_images
 
 __all__ = ["BATCH", "ImageTransformer", "ReadsImages", "as_output", "most_to_fit", "pixel_batches"]
 
@@ -78,7 +78,9 @@ class ReadsImages(Saveable, saveable=False):
             X, y = (checked, y) if isinstance(y, str) else checked
         else:
             _check_feature_names(self, X, reset=True)
-        self.image_format_, images = ImageFormat.learn(X, self.image_shape, self.resize, self.on_error)
+        self.image_format_, images = ImageFormat.learn(
+            OpenedImages(X, is_table), self.image_shape, self.resize, self.on_error
+        )
         if not is_table:
             named = getattr(self, "feature_names_in_", None)
             height, width = self.image_format_.height, self.image_format_.width
@@ -90,15 +92,18 @@ class ReadsImages(Saveable, saveable=False):
         X = open_images(X)
         return self._learn_images(X, labels_of(X, y))
 
-    def _open_images(self, X: Any) -> Images:
-        """Open images with the format that `fit` has learned."""
+    def _open_images(self, X: Any, identify: bool = False) -> Images:
+        """Open images with the format that `fit` has learned; with `identify`, their digests will be needed."""
         check_is_fitted(self)
         X, is_table = open_images(X)
+        size = self.image_format_.height, self.image_format_.width
+        if is_table and tuple(getattr(X, "shape", ())) == size and size[1] != self.n_features_in_:
+            raise ImageError(f"X has the shape {size}, that of a single grey image. Pass X[None], a set of one image.")
         if is_table:
             X = validate_data(self, X, reset=False)
         elif hasattr(X, "columns"):
             _check_feature_names(self, X, reset=False)
-        return self.image_format_.open(X)
+        return self.image_format_.open(X, identify)
 
     def read_like(self, fitted: ReadsImages) -> None:
         """Take over the format of images from another fitted estimator.

@@ -2,7 +2,8 @@
 
 An image may be
 
-- the path of an image file, or the content of one as `bytes`;
+- the path of an image file, in which `~` is expanded;
+- the content of an image file: `bytes`, a one-dimensional array of bytes, base64 text, a data URL or an open file;
 - a PIL image of any mode;
 - an array or torch tensor of shape (height, width), (height, width, 3), (height, width, 1), (3, height, width) or
   (1, height, width); as uint8 also (height, width, 4), RGBA;
@@ -10,12 +11,13 @@ An image may be
   ``{"bytes": ..., "path": ...}``;
 - an item of torchvision's data sets: a tuple whose first value is the image.
 
-Images come in a list, a tuple, an object array, a column of a pandas or polars table, or any container that has a
-length and is indexed by row, such as a column of a Hugging Face data set or a torch data set. Such a container is kept,
-and only the requested rows are read from it.
+Images come in a list, a tuple, an object array, a column of a pandas, polars or pyarrow table, or any container that
+has a length and is indexed by row, such as a column of a Hugging Face data set or a torch data set. Such a container is
+kept, and only the requested rows are read from it.
 
 Files and PIL images become RGB, uint8. EXIF orientation is applied, transparency is laid on white, 16-bit grey is
-scaled to 8 bits, and the first of several frames is used. No content of a file is executed.
+scaled to 8 bits, and the first of several frames is used. PIL images in mode "I" or "F" are read like arrays, whose
+range is that of all training images, see `blackvip.inputs.images`. No content of a file is executed.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
+from numbers import Number
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 from scipy.sparse import issparse
 from sklearn.utils import _safe_indexing
 
@@ -42,8 +46,20 @@ from .decoding import (
     path_of,
     reason_of,
 )
+from .encoded import is_file, is_row_of_bytes, shortened
 
-__all__ = ["ItemSource", "OpenedImages", "holds_flattened_rows", "open_images", "open_source", "select"]
+__all__ = [
+    "ItemSource",
+    "OpenedImages",
+    "holds_flattened_rows",
+    "open_images",
+    "open_source",
+    "refuse_single",
+    "row_shape",
+    "select",
+]
+
+_SHORTEST_ROW = 33  # rows with fewer numbers may be a table of other things than pixels
 
 _EXPECTED = (
     "expected an array of shape (n, height, width, 3), (n, height, width) or (n, 3, height, width), rows of flattened "
@@ -83,13 +99,14 @@ class ItemSource:
         except Exception as error:
             # Pillow and its plugins raise nearly any exception for a damaged file.
             path = path_of(item) or _path_in_folder(self._items, row)
-            name = f"{row} ({path})" if path else str(row)
+            name = f"{row} ({shortened(path)})" if path else str(row)
             raise ImageError(f"Image {name} cannot be read: {reason_of(error)}.") from error
 
     def name(self, row: int) -> str:
         """Return the path of an image in a list or column of paths, else the number of its row."""
-        held = self._items if isinstance(self._items, (list, tuple, np.ndarray)) else ()
-        return str(path_of(held[row]) or row) if len(held) else str(row)
+        # An item of another container may have to be computed.
+        held = isinstance(self._items, (list, tuple, np.ndarray)) or _is_column(self._items)
+        return str((path_of(self._items[row]) if held else None) or row)
 
 
 class _Rows:
@@ -126,8 +143,7 @@ def open_source(X: Any, image_shape: tuple[int, ...] | None = None) -> np.ndarra
     X : images, in any form that this module lists, or OpenedImages
         The images.
     image_shape : tuple of int or None
-        (height, width) or (height, width, channels) of rows of flattened pixels. None: each row is a grey image that is
-        one pixel high.
+        (height, width) or (height, width, channels) of rows of flattened pixels. None: see `row_shape`.
 
     Returns
     -------
@@ -140,23 +156,18 @@ def open_source(X: Any, image_shape: tuple[int, ...] | None = None) -> np.ndarra
         If X is not a set of images.
     """
     X, is_table = open_images(X)
-    if isinstance(X, (str, os.PathLike)) and os.path.isdir(X):
-        raise ImageError(
-            f"X is the folder {os.fspath(X)!r}; expected the paths of its files, such as "
-            "X = sorted(pathlib.Path(folder).glob('*/*.png')). If each class has a folder of its own, the labels are "
-            "y = [path.parent.name for path in X]."
-        )
-    if isinstance(X, SINGLE):
-        raise ImageError(f"X is a single {type(X).__name__}; {_EXPECTED}. Put it into a list.")
+    refuse_single(X, image_shape)
     if isinstance(X, Mapping):
-        raise ImageError(f"X is a {type(X).__name__} with the keys {list(X)[:5]}; pass the value of one key, X[key].")
+        keys = shortened(list(X)[:5])
+        raise ImageError(f"X is a {type(X).__name__} with the keys {keys}; pass the value of one key, X[key].")
     items = _items(X, is_table)
     if not isinstance(items, np.ndarray):
         return ItemSource(items)
     if items.dtype.kind not in "uifb":
-        raise ImageError(f"X is an array of {items.dtype}; {_EXPECTED}.")
+        raise ImageError(f"X is an array of {shortened(items.dtype)}; {_EXPECTED}.")
+    refuse_single(items, image_shape)
     if items.ndim == 2:
-        shape = (1, items.shape[1]) if image_shape is None else tuple(image_shape)
+        shape = row_shape(items.shape[1]) if image_shape is None else tuple(image_shape)
         if math.prod(shape) != items.shape[1]:
             raise ImageError(
                 f"X has {items.shape[1]} numbers a row, but image_shape={shape} needs {math.prod(shape)}; set "
@@ -169,20 +180,86 @@ def open_source(X: Any, image_shape: tuple[int, ...] | None = None) -> np.ndarra
         raise ImageError(f"X has the shape {items.shape}; {_EXPECTED}.") from error
 
 
+def row_shape(n_numbers: int) -> tuple[int, int]:
+    """Return the (height, width) of rows of flattened pixels whose shape is not declared.
+
+    Rows whose length is a square are square grey images. Rows of at most 32 numbers are read as images that are one
+    pixel high, since they are too short for a picture.
+
+    Raises
+    ------
+    ImageError
+        If the rows are longer, and their length is no square.
+    """
+    side = math.isqrt(n_numbers)
+    if side * side == n_numbers:
+        return side, side
+    if n_numbers < _SHORTEST_ROW:
+        return 1, n_numbers
+    raise ImageError(
+        f"X has rows of {n_numbers} numbers, which would be images 1 pixel high and {n_numbers} wide. Set image_shape "
+        "to (height, width) or (height, width, channels), or pass an array (n, height, width, channels). If X is a "
+        "single grey image, pass X[None]."
+    )
+
+
+def refuse_single(X: Any, image_shape: tuple[int, ...] | None = None, n_labels: int | None = None) -> None:
+    """Raise an `ImageError` if X is a single image, or a folder, rather than a set of images.
+
+    Parameters
+    ----------
+    X : object
+        What the user passed as X, or the array that it holds.
+    image_shape : tuple of int or None
+        The declared shape of each image, which no array of a single image has.
+    n_labels : int or None
+        Number of labels, if it is known.
+    """
+    path = path_of(X) if isinstance(X, (str, os.PathLike)) else None
+    if path is not None and os.path.isdir(os.path.expanduser(path)):
+        raise ImageError(
+            f"X is the folder {shortened(path)!r}; expected the paths of its files, such as "
+            "X = sorted(pathlib.Path(folder).glob('*/*.png')). If each class has a folder of its own, the labels are "
+            "y = [path.parent.name for path in X]."
+        )
+    if isinstance(X, SINGLE) or is_file(X):
+        raise ImageError(f"X is a single {type(X).__name__}, not a set of images. Put it into a list: [X].")
+    if is_row_of_bytes(X):
+        raise ImageError("X is a single image file, as an array of bytes. Put it into a list: [X].")
+    item_and_label = isinstance(X, tuple) and len(X) == 2 and is_image(X[0]) and _is_label(X[1])
+    is_row = isinstance(X, Mapping) and (is_image(X) or any(isinstance(value, Image.Image) for value in X.values()))
+    if item_and_label or is_row:
+        raise ImageError(f"X is a single row of a data set, as a {type(X).__name__}. Put it into a list: [X].")
+    if not isinstance(X, np.ndarray) and not is_tensor(X):
+        return
+    shape = tuple(X.shape)
+    if not shape:
+        raise ImageError("X is an array without dimensions. Put what it holds into a list: [X.item()].")
+    if len(shape) != 3 or (image_shape is not None and tuple(image_shape[:2]) == shape[1:]):
+        return
+    channels_last = shape[2] in (1, 3) or (shape[2] == 4 and str(X.dtype).endswith("uint8") and shape[0] > 4)
+    if channels_last or (n_labels == 1 and shape[0] == 3):
+        raise ImageError(f"X has the shape {shape}, that of a single image. Pass X[None], a set of one image.")
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, Number) or getattr(value, "shape", None) == ()
+
+
 def holds_flattened_rows(X: Any) -> bool:
     """Whether X is a table of numbers with a row per image, as scikit-learn's tools pass it."""
     # scikit-learn's own check refuses sparse matrices later; some of them are dicts.
     if issparse(X):
         return True
-    if isinstance(X, (*SINGLE, Mapping)):
+    if isinstance(X, (*SINGLE, Mapping)) or is_file(X) or is_row_of_bytes(X):
         return False
     if _is_table(X):
         return not any(_holds_items(column) for column in _columns(X))
-    if hasattr(X, "iloc") or (_is_polars(X) and hasattr(X, "to_list")):
+    if _is_column(X):
         return not _holds_items(X)
-    if isinstance(X, np.ndarray) and X.dtype.kind in "OUS":
+    if isinstance(X, np.ndarray) and X.dtype.kind in "OUST":
         single_column = X.ndim == 1 or (X.ndim == 2 and X.shape[1] == 1)
-        return X.ndim <= 2 and not (single_column and _holds_items(X.ravel()))
+        return 1 <= X.ndim <= 2 and not (single_column and _holds_items(X.ravel()))
     if getattr(X, "ndim", None) is not None:
         return X.ndim not in (3, 4)
     if not (hasattr(X, "__len__") and hasattr(X, "__getitem__")):
@@ -205,7 +282,11 @@ def select(X: Any, rows: np.ndarray) -> Any:
 
 def _rows_of(opened: OpenedImages, rows: np.ndarray) -> Any:
     X, is_table = opened
+    if _is_from(X, "pyarrow"):
+        return X.take(rows)
     in_memory = isinstance(X, (list, tuple, np.ndarray)) or hasattr(X, "iloc") or _is_polars(X) or is_tensor(X)
+    if _is_column(X) and not in_memory:
+        return X[rows]
     if in_memory or is_table or not hasattr(X, "__getitem__"):
         return _safe_indexing(X, rows)
     return _Rows(X, np.asarray(rows))
@@ -215,15 +296,19 @@ def _items(X: Any, is_table: bool) -> Any:
     """Return X as an array of numbers, or as a container that is indexed by row."""
     if _is_table(X):
         columns = _columns(X)
-        held = [str(name) for name, column in zip(X.columns, columns) if _holds_items(column)]
+        names = getattr(X, "column_names", None) or X.columns
+        held = [str(name) for name, column in zip(names, columns) if _holds_items(column)]
         if len(columns) > 1 and held:
             raise ImageError(
-                f"X is a table of {len(columns)} columns; pass the column of the images, such as X[{held[0]!r}]."
+                f"X is a table of {len(columns)} columns; pass the column of the images, such as "
+                f"X[{shortened(held[0])!r}]."
             )
-        X = columns[0] if held else X.to_numpy()
-    if hasattr(X, "iloc"):
+        X = columns[0] if held else _numbers_of(X)
+    if hasattr(X, "iloc") or _is_pandas_index(X):
         # The array is indexed by position, whatever the index is.
         X = X.array
+    if _is_from(X, "pyarrow"):
+        X = X.to_pylist()
     if is_tensor(X):
         return as_array(X)
     if isinstance(X, np.ndarray):
@@ -231,9 +316,9 @@ def _items(X: Any, is_table: bool) -> Any:
             raise ImageError(
                 f"X is an array of {X.dtype}, which drops trailing zero bytes; use a list, or dtype=object."
             )
-        if X.dtype.kind not in "OU" or not (X.ndim == 1 or (X.ndim == 2 and X.shape[1] == 1)):
+        if X.dtype.kind not in "OUT" or not (X.ndim == 1 or (X.ndim == 2 and X.shape[1] == 1)):
             return X
-        X = X.ravel().tolist() if X.dtype.kind == "U" else list(X.ravel())
+        X = list(X.ravel()) if X.dtype.kind == "O" else X.ravel().tolist()
     if isinstance(X, (list, tuple)) or hasattr(X, "to_numpy"):
         stacked = _stacked(X)
         return X if stacked is None else stacked
@@ -248,7 +333,7 @@ def _items(X: Any, is_table: bool) -> Any:
 def _stacked(items: Any) -> np.ndarray | None:
     """Stack arrays of equal shape and dtype, or nested lists of numbers; return None for other items."""
     arrays: list[np.ndarray] = []
-    if not len(items) or isinstance(items[0], SINGLE):
+    if not len(items) or isinstance(items[0], SINGLE) or is_row_of_bytes(items[0]):
         return None
     if all(isinstance(item, (list, tuple)) and not is_image(item) for item in items):
         try:
@@ -267,16 +352,38 @@ def _stacked(items: Any) -> np.ndarray | None:
     return np.stack(arrays)
 
 
+def _is_from(X: Any, library: str) -> bool:
+    return type(X).__module__.split(".")[0] == library
+
+
 def _is_polars(X: Any) -> bool:
-    return type(X).__module__.split(".")[0] == "polars"
+    return _is_from(X, "polars")
+
+
+def _is_pandas_index(X: Any) -> bool:
+    return _is_from(X, "pandas") and hasattr(X, "array") and not hasattr(X, "iloc")
+
+
+def _is_column(X: Any) -> bool:
+    """Whether X is a single column of pandas, polars or pyarrow, and not a table."""
+    if _is_from(X, "pandas") or _is_polars(X) or _is_from(X, "pyarrow"):
+        return hasattr(X, "__getitem__") and not _is_table(X) and (hasattr(X, "dtype") or hasattr(X, "to_pylist"))
+    return hasattr(X, "iloc") and not _is_table(X)
 
 
 def _is_table(X: Any) -> bool:
-    return (hasattr(X, "iloc") or hasattr(X, "get_columns")) and hasattr(X, "columns")
+    arrow = _is_from(X, "pyarrow") and hasattr(X, "column_names")
+    return arrow or ((hasattr(X, "iloc") or hasattr(X, "get_columns")) and hasattr(X, "columns"))
 
 
 def _columns(table: Any) -> list[Any]:
+    if _is_from(table, "pyarrow"):
+        return list(table.columns)
     return [table.iloc[:, i] for i in range(table.shape[1])] if hasattr(table, "iloc") else table.get_columns()
+
+
+def _numbers_of(table: Any) -> Any:
+    return np.asarray(table) if _is_from(table, "pyarrow") else table.to_numpy()
 
 
 def _holds_items(column: Any) -> bool:
@@ -284,7 +391,7 @@ def _holds_items(column: Any) -> bool:
     dtype = getattr(column, "dtype", None)
     if getattr(dtype, "kind", "O") in "uifbc" or (_is_polars(dtype) and dtype.is_numeric()):  # type: ignore[union-attr]
         return False
-    items: Iterable[Any] = column
+    items: Iterable[Any] = (item.as_py() for item in column) if _is_from(column, "pyarrow") else column
     return not is_row_of_numbers(next((item for item in items if not is_missing(item)), None))
 
 

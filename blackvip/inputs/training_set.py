@@ -12,7 +12,7 @@ from .class_names import class_names
 from .images import Images
 from .labels import check_labels, class_indices, labels_of, training_weights
 from .reading import ReadsImages
-from .sources import select
+from .sources import open_images, select
 
 __all__ = ["ReadsTrainingSets", "TrainingSet"]
 
@@ -77,8 +77,10 @@ class ReadsTrainingSets(ReadsImages, saveable=False):
         ValueError
             If images, labels and weights do not fit together, or there are fewer than two classes.
         """
-        given, y = y, labels_of(X, y)
+        opened = open_images(X)
+        given, y = y, labels_of(opened, y)
         names = class_names(X, given) or (getattr(self, "_class_names", {}) if known else {})
+        X = opened
         weights = training_weights(sample_weight, self.class_weight, y)
         if not weights.all():
             used = np.flatnonzero(weights)

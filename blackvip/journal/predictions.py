@@ -12,28 +12,35 @@ from typing import Any
 import numpy as np
 
 from ..exceptions import BlackVIPError
+from ..inputs.encoded import shortened
+from ..inputs.images import Images
 from .lines import LinesFile
 
 __all__ = ["PredictionsFile"]
 
+_STARTS = (b"image,label,proba_", b'image,label,"proba_')
+_REMEDY = "name another file, or set overwrite=True to start this one anew"
 _NO_TABLE = "is not a table of predictions for these classes; name another file"
 
 
 class PredictionsFile:
-    """A CSV file with a row per image: its name, the label, the probability of each class, and the model.
+    """A CSV file with a row per image: its name, the label, the probability of each class, its pixels, and the model.
 
-    A row that was written in part is cut off. Those before it are kept.
+    A row that was written in part is cut off. Those before it are kept. Rows are matched to images by their pixels, so
+    files may have been moved.
 
     Parameters
     ----------
     path : str or path-like
         The file, which is made if it does not exist.
-    names : sequence of str
-        Names of all images, in order.
+    images : Images
+        All images, in order.
     classes : sequence
         Class labels.
     model : str
         Fingerprint of the fitted estimator.
+    overwrite : bool, default=False
+        Whether to start a table anew, even if it is of other images, classes or another model.
 
     Attributes
     ----------
@@ -46,9 +53,17 @@ class PredictionsFile:
         If the file is another table, has rows of other images or of another model, or is in use.
     """
 
-    def __init__(self, path: str | os.PathLike[str], names: Sequence[str], classes: Sequence[Any], model: str):
-        self.path = Path(path)
-        self._names, self._classes, self._model = names, [str(label) for label in classes], model
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        images: Images,
+        classes: Sequence[Any],
+        model: str,
+        overwrite: bool = False,
+    ):
+        self.path = Path(path).expanduser()
+        self._images, self._overwrite = images, overwrite
+        self._classes, self._model = [str(label) for label in classes], model
         self._lines = LinesFile(self.path, self._error)
         try:
             self.n_done = self._read()
@@ -65,16 +80,21 @@ class PredictionsFile:
     def add(self, proba: np.ndarray) -> None:
         """Write the rows of the next images, whose probabilities are `proba`. They are on disk afterwards."""
         rows = []
-        for name, probabilities in zip(self._names[self.n_done :], proba.tolist()):
+        for position, probabilities in enumerate(proba.tolist(), self.n_done):
+            name, digest = self._images.name(position), self._images.digest(position)
             label = self._classes[int(np.argmax(probabilities))]
-            rows.append([name, label, *(f"{p:.6g}" for p in probabilities), self._model])
+            rows.append([name, label, *(f"{p:.6g}" for p in probabilities), digest, self._model])
         self._lines.append(_csv(rows))
         self.n_done += len(rows)
 
     def _read(self) -> int:
         """The number of rows that are there, after a torn one is cut off and the others are checked."""
-        header = ["image", "label", *(f"proba_{label}" for label in self._classes), "model"]
+        header = ["image", "label", *(f"proba_{label}" for label in self._classes), "pixels", "model"]
         end, n_rows, record = 0, -1, b""
+        is_predictions = self._lines.file.readline().startswith(_STARTS)
+        if self._overwrite and is_predictions:
+            self._lines.file.truncate(0)
+        self._lines.file.seek(0)
         for line in self._lines.file:
             record += line
             # A name may hold a line break, within quotation marks.
@@ -84,7 +104,7 @@ class PredictionsFile:
             if n_rows >= 0:
                 self._check(n_rows, fields, len(header))
             elif fields != header:
-                raise self._error(_NO_TABLE)
+                raise self._error(f"has other classes; {_REMEDY}" if is_predictions else _NO_TABLE)
             end, n_rows, record = end + len(record), n_rows + 1, b""
         if n_rows < 0 and not _csv([header]).encode().startswith(record):
             raise self._error(_NO_TABLE)
@@ -94,14 +114,23 @@ class PredictionsFile:
         return max(0, n_rows)
 
     def _check(self, row: int, fields: list[str], n_columns: int) -> None:
-        expected = self._names[row] if row < len(self._names) else None
-        if len(fields) != n_columns or fields[0] != expected:
-            found = f"is of {fields[0]!r}, expected {expected!r}" if fields else "is empty"
-            raise self._error(f"has row {row}, which {found}; give the same images in the same order")
+        if len(fields) != n_columns:
+            raise self._error(f"has row {row}, which has {len(fields)} columns, expected {n_columns}; {_REMEDY}")
+        if row >= len(self._images):
+            raise self._error(
+                f"has row {row}, but X has only {len(self._images)} images; pass the same images in the same order, "
+                f"{_REMEDY}"
+            )
+        if fields[-2] != self._images.digest(row):
+            name = shortened(self._images.name(row))
+            raise self._error(
+                f"has row {row} ({shortened(fields[0])}), whose pixels are not those of image {row} ({name}); pass the "
+                f"same images in the same order, {_REMEDY}"
+            )
         if fields[-1] != self._model:
             raise self._error(
-                f"has row {row}, which was predicted by another model ({fields[-1]}, this one is {self._model}); name "
-                "another file"
+                f"has row {row}, which was predicted by another model ({shortened(fields[-1])}, this one is "
+                f"{self._model}); {_REMEDY}"
             )
 
     def _error(self, what: str) -> BlackVIPError:

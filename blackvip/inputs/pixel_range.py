@@ -1,0 +1,68 @@
+"""The values of black and white: found from all training images together, and compared with those of later images.
+
+uint8 images have a range of their own. For all other numbers, the smallest and the largest of the whole set decide,
+never those of one image.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ALMOST_BLACK", "FULL", "fits_range", "is_doubtful", "is_fraction", "range_of"]
+
+#: Values of black and white that images usually have.
+_USUAL = ((0.0, 1.0), (0.0, 255.0), (0.0, 65_535.0), (-1.0, 1.0))
+FULL = ((0.0, 255.0), (0.0, 65_535.0))  #: Ranges in which 8-bit images may be among others.
+#: Largest number of a set that is rather in a range of its own than a set of almost black 8-bit images: digits of
+#: scikit-learn range from 0 to 16.
+ALMOST_BLACK = 16.0
+_TWELVE_BITS = 4_095.0
+# Interpolation makes numbers that pass the range by a part of it.
+_OVERSHOOT = 0.25
+
+
+def range_of(low: float, high: float) -> tuple[float, float]:
+    """Find (black, white) of a set with numbers between `low` and `high`.
+
+    0 to 1 for numbers up to 1, 0 to 255 for numbers up to 255 of which some exceed 16, 0 to 65535 for numbers up to
+    65535 of which some exceed 4095, and -1 to 1 for numbers between these that fall below -0.5. Otherwise `low` and
+    `high`.
+    """
+    if low >= 0:
+        for least, white in ((-1.0, 1.0), (ALMOST_BLACK, 255.0), (_TWELVE_BITS, 65_535.0)):
+            if least < high <= white:
+                return 0.0, white
+    if -1 <= low <= -0.5 and high <= 1:
+        return -1.0, 1.0
+    return low, max(high, low + 1e-12)
+
+
+def is_doubtful(low: float, high: float) -> bool:
+    """Whether a set with numbers between `low` and `high` may well have another range than `range_of` finds."""
+    black, white = range_of(low, high)
+    return (black, white) not in _USUAL or (white > 1 and high <= white / 2)
+
+
+def is_fraction(low: float, high: float) -> bool:
+    """Whether numbers between `low` and `high` are between 0 and 1, but for what interpolation adds."""
+    return low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT
+
+
+def fits_range(low: float, high: float, black: float, white: float) -> bool:
+    """Whether later images with numbers between `low` and `high` may be in the range that was learned."""
+    if low == high == 0:
+        return True
+    usual = (black, white) in _USUAL
+    # A range that was read off the training images may be passed by others.
+    margin = (white - black) * (_OVERSHOOT if usual else 1)
+    if low < black - margin or high > white + margin:
+        return False
+    if (black, white) == (-1.0, 1.0):
+        return low < 0
+    if black != 0:
+        return True
+    # Numbers around 0 are standardised, unless they fall below it by no more than interpolation explains.
+    overshoot = high * _OVERSHOOT if white <= 1 or high > white / 16 else 0
+    if low < -max(overshoot, white / 1_000):
+        return False
+    # Numbers between 0 and 1 would be black, as would 8-bit numbers among 16-bit ones.
+    black_fractions = white >= ALMOST_BLACK and is_fraction(low, high)
+    return not black_fractions and not (white > _TWELVE_BITS and high <= 255)
