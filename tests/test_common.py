@@ -61,7 +61,7 @@ ESTIMATORS = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore::blackvip.PromptNotUsedWarning")
+@pytest.mark.filterwarnings("ignore::blackvip.PromptNotUsedWarning", "ignore::blackvip.ImagesAssumedWarning")
 @parametrize_with_checks(
     ESTIMATORS, expected_failed_checks=lambda estimator: EXPECTED_FAILURES.get(type(estimator).__name__, {})
 )

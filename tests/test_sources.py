@@ -494,7 +494,7 @@ def test_paths_that_are_no_files(tmp_path):
         (tmp_path / "nowhere.png", "there is no such file"),
         (f"{tmp_path}/\0.png", "embedded null"),
         ("x" * 5000, "File name too long"),
-        ("https://example.com/a.png", r"it is an address \(https\), .* download it first"),
+        ("https://example.com/a.png", r"it is an address \(https\), not a path; download it first"),
         ("s3://bucket/a.png", "download it first"),
         (pathlib.Path("https://example.com/a.png"), "download it first"),
     ):

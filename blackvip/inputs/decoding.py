@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from ..exceptions import ImageError
-from .encoded import content_of, is_file, is_row_of_bytes, path_in, shortened
+from .encoded import content_of, is_buffer, is_file, is_row_of_bytes, path_in, shortened
 
 __all__ = [
     "SINGLE",
@@ -79,7 +79,9 @@ def is_image(item: Any) -> bool:
     if isinstance(item, tuple):
         return len(item) > 0 and is_image(item[0])
     several = (getattr(item, "ndim", None) or 0) >= 2
-    return isinstance(item, SINGLE) or several or _is_undecoded(item) or is_file(item) or is_row_of_bytes(item)
+    if isinstance(item, SINGLE) or several:
+        return True
+    return _is_undecoded(item) or is_file(item) or is_row_of_bytes(item) or is_buffer(item)
 
 
 def _is_undecoded(item: Any) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import base64
 import binascii
+import io
 import os
 import re
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 
 from ..exceptions import ImageError
 
-__all__ = ["content_of", "is_file", "is_row_of_bytes", "path_in", "shortened"]
+__all__ = ["content_of", "is_buffer", "is_file", "is_row_of_bytes", "path_in", "shortened"]
 
 _SIGNATURES = (
     b"\x89PNG\r\n\x1a\n",
@@ -35,6 +36,7 @@ _SIGNATURES = (
     b"%!PS",
 )
 _HEAD = 16  # bytes that tell a signature
+_INTEGER = re.compile(r"(torch\.)?u?int\d+$", re.IGNORECASE)
 _BASE64 = re.compile(r"\s*(?:[A-Za-z0-9+/_-]\s*){24}")
 _ADDRESS = re.compile(r"(https?|ftps?|s3|gs|gcs|az|abfss?|hf|file):/", re.IGNORECASE)
 _MOST_SHOWN = 80  # characters of an input that an error repeats
@@ -61,10 +63,21 @@ def is_row_of_bytes(item: Any) -> bool:
             and all(type(value) is int and 0 <= value < 256 for value in head)
             and _has_signature(bytes(head))
         )
-    shape, dtype = getattr(item, "shape", None), str(getattr(item, "dtype", "")).lower()
-    if dtype not in ("uint8", "torch.uint8") or shape is None or len(shape) != 1:
+    if not _INTEGER.match(str(getattr(item, "dtype", ""))) or len(getattr(item, "shape", ())) != 1:
         return False
-    return _has_signature(_bytes_of(item[:_HEAD]))
+    numbers = _numbers_of(item[:_HEAD])
+    return bool(((numbers >= 0) & (numbers < 256)).all()) and _has_signature(numbers.astype(np.uint8).tobytes())
+
+
+def is_buffer(item: Any) -> bool:
+    """Whether an item is bytes in memory, such as a buffer of pyarrow, and not an array."""
+    if hasattr(item, "shape") or isinstance(item, (str, array.array)):
+        return False
+    try:
+        view = memoryview(item)
+    except (TypeError, BufferError, ValueError):
+        return False
+    return view.ndim == 1 and view.itemsize == 1
 
 
 def content_of(item: Any) -> bytes | None:
@@ -85,8 +98,8 @@ def content_of(item: Any) -> bytes | None:
     if is_file(item):
         return _content_of_file(item)
     if is_row_of_bytes(item):
-        return _bytes_of(item)
-    return None
+        return _numbers_of(item).astype(np.uint8).tobytes()
+    return bytes(memoryview(item)) if is_buffer(item) else None
 
 
 def path_in(item: Any) -> str | None:
@@ -102,12 +115,13 @@ def path_in(item: Any) -> str | None:
     path = os.path.expanduser(os.fsdecode(item))
     address = _ADDRESS.match(path)
     if address is not None:
-        raise ImageError(f"it is an address ({address[1]}), not a file on this machine; download it first")
+        advice = "pass its path" if address[1].lower() == "file" else "download it first"
+        raise ImageError(f"it is an address ({address[1]}), not a path; {advice}")
     return path
 
 
-def _bytes_of(values: Any) -> bytes:
-    return np.asarray(values.cpu() if hasattr(values, "cpu") else values, dtype=np.uint8).tobytes()
+def _numbers_of(values: Any) -> np.ndarray:
+    return np.asarray(values.cpu() if hasattr(values, "cpu") else values)
 
 
 def _has_signature(head: bytes) -> bool:
@@ -154,6 +168,8 @@ def _content_of_text(text: str) -> bytes | None:
 
 def _content_of_file(file: Any) -> bytes:
     """Read an open file from its beginning, and leave it where it was."""
+    if isinstance(file, io.TextIOBase):
+        raise ImageError("it is a file opened as text; open it with mode 'rb'")
     try:
         position = file.tell()
         file.seek(0)

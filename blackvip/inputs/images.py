@@ -312,16 +312,15 @@ class ImageFormat(Saveable):
         if survey.low > survey.high:
             return 1.0
         others = survey.dtypes - {np.dtype(np.uint8)}
-        if self.eight_bits and all(dtype.kind == "f" for dtype in others) and is_fraction(survey.low, survey.high):
-            low, high, factor = 255 * survey.low, 255 * survey.high, 255.0
-        else:
-            low, high, factor = survey.low, survey.high, 1.0
-        if factor == 1 and not fits_range(low, high, self.low, self.high):
+        low, high, n_pixels = survey.low, survey.high, self.height * self.width
+        unit = self.eight_bits and all(dtype.kind == "f" for dtype in others) and is_fraction(low, high)
+        black, white = (0.0, 1.0) if unit else (self.low, self.high)
+        if not fits_range(low, high, black, white, n_pixels):
             raise ImageError(
                 f"The images have numbers between {low:g} and {high:g}, but the estimator was fitted to {fitted}. "
                 "Scale them like the training images, or pass uint8."
             )
-        return factor
+        return 255.0 if unit else 1.0
 
     def pixels(self, raw: np.ndarray) -> torch.Tensor:
         """Convert raw pixels (n, height, width, 3) to a tensor (n, 3, height, width), float32, in [0, 1].
@@ -375,7 +374,7 @@ def _refuse_doubtful(X: Any) -> None:
 
 
 def _warn_of_rows(height: int, width: int) -> None:
-    """Tell what rows of flattened pixels were taken for."""
+    """Tell as which images rows of flattened pixels are read."""
     if height == 1 and width > 1:
         warn_caller(
             f"The rows of {width} numbers are read as images that are 1 pixel high and {width} wide. If they are "

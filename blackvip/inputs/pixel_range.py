@@ -14,6 +14,8 @@ FULL = ((0.0, 255.0), (0.0, 65_535.0))  #: Ranges in which 8-bit images may be a
 #: Largest number of a set that is rather in a range of its own than a set of almost black 8-bit images: digits of
 #: scikit-learn range from 0 to 16.
 ALMOST_BLACK = 16.0
+_MUCH_ABOVE_1 = 8.0
+_PICTURE = 64  # pixels of the smallest picture
 _TWELVE_BITS = 4_095.0
 # Interpolation makes numbers that pass the range by a part of it.
 _OVERSHOOT = 0.25
@@ -46,8 +48,15 @@ def is_fraction(low: float, high: float) -> bool:
     return low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT
 
 
-def fits_range(low: float, high: float, black: float, white: float) -> bool:
-    """Whether later images with numbers between `low` and `high` may be in the range that was learned."""
+def fits_range(low: float, high: float, black: float, white: float, n_pixels: int) -> bool:
+    """Whether later images of `n_pixels`, with numbers between `low` and `high`, may be in the range learned in `fit`.
+
+    Dark images between 0 and 255, none of them above 1, cannot be told from images between 0 and 1. After images
+    between 0 and 1 they are read as such, and after images between 0 and 255 they are refused.
+    """
+    # Pictures around 0 have negative numbers, more so than interpolation makes them.
+    if black < 0 and low >= -0.1 and is_fraction(low, high) and n_pixels >= _PICTURE:
+        return False
     if low == high == 0:
         return True
     usual = (black, white) in _USUAL
@@ -55,8 +64,6 @@ def fits_range(low: float, high: float, black: float, white: float) -> bool:
     margin = (white - black) * (_OVERSHOOT if usual else 1)
     if low < black - margin or high > white + margin:
         return False
-    if (black, white) == (-1.0, 1.0):
-        return low < 0
     if black != 0:
         return True
     # Numbers around 0 are standardised, unless they fall below it by no more than interpolation explains.
@@ -64,5 +71,5 @@ def fits_range(low: float, high: float, black: float, white: float) -> bool:
     if low < -max(overshoot, white / 1_000):
         return False
     # Numbers between 0 and 1 would be black, as would 8-bit numbers among 16-bit ones.
-    black_fractions = white >= ALMOST_BLACK and is_fraction(low, high)
+    black_fractions = white >= _MUCH_ABOVE_1 and is_fraction(low, high)
     return not black_fractions and not (white > _TWELVE_BITS and high <= 255)

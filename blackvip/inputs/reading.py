@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +32,9 @@ def most_to_fit(image_format: ImageFormat) -> int:
     """Largest number of images that an encoder or a prompter is fitted to."""
     return min(_MOST_IMAGES, _MOST_BYTES // (image_format.height * image_format.width * 3 * 4) or 1)
 
+
+# More than 60 characters of the input in an error of scikit-learn.
+_REPEATED = re.compile(r"((?:array=|not supported\n|to float: ).{60}).*?(?=\.?\nReshape|$)", re.DOTALL)
 
 #: What `set_output` sets.
 OUTPUT_CONFIG = Maybe(Record({"transform": choice("default", "pandas", "polars")}))
@@ -74,7 +78,7 @@ class ReadsImages(Saveable, saveable=False):
         """Open the images of X, and learn their format; scikit-learn checks tables of flattened pixels, and their y."""
         X, is_table = open_images(X)
         if is_table:
-            checked = validate_data(self, X, y)
+            checked = self._checked_table(X, y, reset=True)
             X, y = (checked, y) if isinstance(y, str) else checked
         else:
             _check_feature_names(self, X, reset=True)
@@ -86,6 +90,16 @@ class ReadsImages(Saveable, saveable=False):
             height, width = self.image_format_.height, self.image_format_.width
             self.n_features_in_ = height * width * 3 if named is None else len(named)
         return images, y
+
+    def _checked_table(self, X: Any, y: Any, reset: bool) -> Any:
+        """Let scikit-learn check a table; its error does not repeat the table."""
+        try:
+            return validate_data(self, X, y, reset=reset)
+        except ValueError as error:
+            shorter = _REPEATED.sub(r"\1...", str(error))
+            if shorter == str(error):
+                raise
+            raise ImageError(shorter) from error
 
     def _learn_labelled(self, X: Any, y: Any) -> tuple[Images, np.ndarray]:
         """Open training images, learn their format, and check their labels."""
@@ -100,7 +114,7 @@ class ReadsImages(Saveable, saveable=False):
         if is_table and tuple(getattr(X, "shape", ())) == size and size[1] != self.n_features_in_:
             raise ImageError(f"X has the shape {size}, that of a single grey image. Pass X[None], a set of one image.")
         if is_table:
-            X = validate_data(self, X, reset=False)
+            X = self._checked_table(X, "no_validation", reset=False)
         elif hasattr(X, "columns"):
             _check_feature_names(self, X, reset=False)
         return self.image_format_.open(X, identify)

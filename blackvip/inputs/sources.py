@@ -46,7 +46,7 @@ from .decoding import (
     path_of,
     reason_of,
 )
-from .encoded import is_file, is_row_of_bytes, shortened
+from .encoded import is_buffer, is_file, is_row_of_bytes, shortened
 
 __all__ = [
     "ItemSource",
@@ -222,7 +222,7 @@ def refuse_single(X: Any, image_shape: tuple[int, ...] | None = None, n_labels: 
             "X = sorted(pathlib.Path(folder).glob('*/*.png')). If each class has a folder of its own, the labels are "
             "y = [path.parent.name for path in X]."
         )
-    if isinstance(X, SINGLE) or is_file(X):
+    if isinstance(X, SINGLE) or is_file(X) or is_buffer(X):
         raise ImageError(f"X is a single {type(X).__name__}, not a set of images. Put it into a list: [X].")
     if is_row_of_bytes(X):
         raise ImageError("X is a single image file, as an array of bytes. Put it into a list: [X].")
@@ -251,7 +251,7 @@ def holds_flattened_rows(X: Any) -> bool:
     # scikit-learn's own check refuses sparse matrices later; some of them are dicts.
     if issparse(X):
         return True
-    if isinstance(X, (*SINGLE, Mapping)) or is_file(X) or is_row_of_bytes(X):
+    if isinstance(X, (*SINGLE, Mapping)) or is_file(X) or is_row_of_bytes(X) or is_buffer(X):
         return False
     if _is_table(X):
         return not any(_holds_items(column) for column in _columns(X))
@@ -307,7 +307,7 @@ def _items(X: Any, is_table: bool) -> Any:
     if hasattr(X, "iloc") or _is_pandas_index(X):
         # The array is indexed by position, whatever the index is.
         X = X.array
-    if _is_from(X, "pyarrow"):
+    if _is_from(X, "pyarrow") and hasattr(X, "to_pylist"):
         X = X.to_pylist()
     if is_tensor(X):
         return as_array(X)
