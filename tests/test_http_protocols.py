@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from servers.app import LABELS, softmax, stripe_scores
 from servers.running import running
 from servers.shared import PROMPTS, make_images, scorer_of
@@ -200,6 +201,42 @@ def test_kserve_half_precision_is_sent_in_binary(service):
     assert service.counts()["seen"]["path"] == "/v2/models/m/versions/3/infer"
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 8])
+@pytest.mark.parametrize(("shape", "datatype"), [([], "UINT8"), ([3, 16, 16], "FP32"), ([], "BYTES")])
+def test_kserve_fills_batches_of_a_fixed_size(service, n, shape, datatype):
+    files = datatype == "BYTES"
+    service.control(input=[[n, *([] if files else shape or [16, 16, 3])], datatype])
+    adapter = KServe("m", image_format="png" if files else "raw")
+    scorer = scorer_of(service, adapter, "", images_per_request=None, n_concurrent=1)
+    assert np.array_equal(scorer(IMAGES, PROMPTS), SCORES)
+    assert service.counts()["images"] == n * -(-len(IMAGES) // n)
+    too_many = scorer_of(service, adapter, "", images_per_request=n + 1)
+    with pytest.raises(ValueError, match=f"KServe takes at most {n} in a request"):
+        too_many(IMAGES, PROMPTS)
+
+
+def test_kserve_brain_floats_are_read_and_sent():
+    tensor = {"name": "x", "datatype": "BF16", "shape": [-1, 8, 8, 3]}
+    adapter = prepared(inputs=[tensor], outputs=[{"name": "y", "datatype": "BF16", "shape": [-1, 3]}])
+    scores = torch.tensor([[0.1, -2.5, 3e38], [0, float("inf"), 1e-40]])
+    blob = scores.bfloat16().view(torch.uint8).numpy().tobytes()
+    head = json.dumps(output(datatype="BF16", shape=[2, 3], data=None, parameters={"binary_data_size": 12})).encode()
+    answer = adapter.parse(head + blob, {"inference-header-content-length": str(len(head))})
+    assert np.array_equal(adapter.scores(answer, PROMPTS), scores.bfloat16().double().numpy())
+    images = make_images(2, side=8)
+    request = adapter.request(images, PROMPTS)
+    n_bytes = images.size * 2
+    head = json.loads(request.content[:-n_bytes])
+    assert (head["inputs"][0]["datatype"], head["inputs"][0]["shape"]) == ("BF16", [2, 8, 8, 3])
+    expected = (torch.from_numpy(images).float() / 255).bfloat16().view(torch.uint8).numpy().tobytes()
+    assert request.content[-n_bytes:] == expected
+
+
+def test_kserve_answers_in_text_are_refused():
+    with pytest.raises(TypeError, match="text, such as '0.1'"):
+        prepared().scores(output(data=["0.1", "0.2", "0.7"]), PROMPTS)
+
+
 @pytest.mark.parametrize("binary", [False, True])
 def test_kserve_files_and_class_prompts(service, binary):
     service.control(input=[[-1], "BYTES"], texts=True)
@@ -241,7 +278,7 @@ def prepared(**parameters):
         ({"inputs": [{"name": "x", "datatype": "BYTES", "shape": [-1]}]}, "has the datatype BYTES"),
         ({"image_format": "png"}, "has the datatype UINT8"),
         ({"inputs": [{"name": "x", "datatype": "UINT8", "shape": [-1, -1, -1, -1]}]}, "Set layout"),
-        ({"inputs": [{"name": "x", "datatype": "UINT8", "shape": [8, 8, 8, 3]}]}, "one or any number at a time"),
+        ({"inputs": [{"name": "x", "datatype": "UINT8", "shape": [0, 8, 8, 3]}]}, "n is -1 for any number"),
         ({"inputs": [{"name": "x", "datatype": "UINT8", "shape": [-1, 10]}]}, "expected images"),
     ],
 )

@@ -137,6 +137,25 @@ class Adapter(BaseEstimator):
         """
         raise NotImplementedError(f"{type(self).__name__} has no method scores(answer, class_prompts).")
 
+    def scores_of(self, answer: Any, class_prompts: list[str], n_images: int) -> Any:
+        """Read the scores of the images of a request, in the form of `scores`, which is called by default.
+
+        Parameters
+        ----------
+        answer : object
+            The answer as `parse` returns it.
+        class_prompts : list of str
+            Class prompts of the request.
+        n_images : int
+            Number of images of the request.
+
+        Returns
+        -------
+        scores : array-like of shape (n_images, n_classes), or list
+            As `scores` returns them.
+        """
+        return self.scores(answer, class_prompts)
+
     def parse(self, content: bytes, headers: Mapping[str, str]) -> Any:
         """Parse an answer for `scores`. The default takes strict JSON.
 

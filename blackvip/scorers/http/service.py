@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from ...exceptions import ScoreError, ServiceError
+from ..answers import rows_of
 from ..contract import check_scores
 from .adapter import Adapter, Request
 from .client import Message, whole_url
@@ -208,7 +209,7 @@ class Service:
         """Return checked scores of the images that have some, and the errors of the others by their positions."""
         content, headers = answer
         try:
-            scores = self.adapter.scores(self.adapter.parse(content, headers), list(class_prompts))
+            scores = self.adapter.scores_of(self.adapter.parse(content, headers), list(class_prompts), n_images)
         except ScoreError:
             raise
         except Exception as error:
@@ -235,9 +236,8 @@ class Service:
 
 def _check_fixed(scores: Any, n_images: int) -> Any:
     """Check scores for a service's own labels: an array (n_images, n_labels), or dicts from label to score."""
-    if isinstance(scores, list) and any(isinstance(row, Mapping) for row in scores):
-        labels: list[str] = sorted({label for row in scores for label in row})
-        check_scores(scores, n_images, labels)
-        return [dict(row) for row in scores]
-    array = np.asarray(scores, dtype=np.float64)
-    return check_scores(array, n_images, [""] * (array.shape[1] if array.ndim == 2 else 1))
+    rows = rows_of(scores, n_images)
+    if isinstance(rows, list):
+        check_scores(rows, n_images, sorted({label for row in rows for label in row}))
+        return rows
+    return check_scores(rows, n_images, [""] * (rows.shape[1] if rows.ndim == 2 else 1))

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import numpy as np
 
 from ....exceptions import ServiceError
+from ...raw_numbers import as_numbers
 from ..adapter import Adapter, Images, Request
 from ..encoding import resized, to_tensor
 from ..json_bodies import parse_json, shortened
@@ -19,8 +20,10 @@ __all__ = ["KServe"]
 
 _DTYPES = {
     "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "i1", "INT16": "<i2", "INT32": "<i4",
-    "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
+    "INT64": "<i8", "FP16": "<f2", "BF16": "<f4", "FP32": "<f4", "FP64": "<f8",
 }  # fmt: skip
+# Datatypes that JSON does not have. NumPy does not have bfloat16 either: it is the upper half of a 32-bit float.
+_BINARY_ONLY = {"FP16", "BF16"}
 _JSON_LENGTH = "inference-header-content-length"
 _BINARY_EXTENSIONS = {"binary_tensor_data", "binary_data"}
 
@@ -67,7 +70,8 @@ class KServe(Adapter):
     Notes
     -----
     The url of the scorer is the part before ``/v2``. Images are resized to the height and width in the model's
-    metadata, if they are given.
+    metadata, if they are given. If the model takes batches of one fixed size, a smaller last one is filled with copies
+    of its last image, whose scores are dropped; the copies do not count as billed images.
     """
 
     def __init__(
@@ -101,11 +105,11 @@ class KServe(Adapter):
 
     @property
     def images_per_request(self) -> int | None:  # type: ignore[override]
-        """1 if the model's input takes a single image; None for any number."""
+        """Number of images that the model's input takes; None for any number."""
         tensor = getattr(self, "input_", None)
         if tensor is None or not tensor.shape or tensor.shape[0] == -1:
             return None
-        return 1
+        return 1 if self.layout_ is not None and len(tensor.shape) == 3 else tensor.shape[0]
 
     def prepare(self, get: Callable[[str], Any]) -> None:
         metadata = get(self._path)
@@ -118,7 +122,7 @@ class KServe(Adapter):
                 f"and image_format is {self.image_format!r}; expected BYTES for 'png' and 'jpeg', or numbers for 'raw'."
             )
         self.layout_ = None if files else self._layout(self.input_)
-        needed = "FP16" in (self.input_.datatype, self.output_.datatype)
+        needed = not _BINARY_ONLY.isdisjoint((self.input_.datatype, self.output_.datatype))
         self.binary_ = needed if self.binary is None else self.binary
         if self.binary is None and not needed:
             extensions = get("v2").get("extensions") or []
@@ -170,7 +174,7 @@ class KServe(Adapter):
                     f"The output {shortened(output.get('name'), 40)} declares {shortened(size, 40)} bytes of "
                     f"{shortened(output.get('datatype'), 40)}, and {len(rest)} bytes came; expected numbers."
                 )
-            output["data"] = np.frombuffer(rest[:size], _DTYPES[output["datatype"]])
+            output["data"] = _from_bytes(rest[:size], output["datatype"])
             rest = rest[size:]
         if len(rest):
             raise ServiceError(f"The answer has {len(rest)} bytes more than its outputs declare.")
@@ -183,10 +187,16 @@ class KServe(Adapter):
         if self.output_.name not in named:
             raise ServiceError(f"The answer has the outputs {sorted(named)}; expected {self.output_.name!r}.")
         output = named[self.output_.name]
-        data, shape = np.asarray(output["data"], dtype=np.float64), tuple(output["shape"])
+        data, shape = as_numbers(output["data"]), tuple(output["shape"])
         if data.size != np.prod(shape):
             raise ServiceError(f"The output {self.output_.name!r} has {data.size} numbers, but its shape is {shape}.")
         return data.reshape(shape if len(shape) > 1 else (1, -1))
+
+    def scores_of(self, answer: Any, class_prompts: list[str], n_images: int) -> Any:
+        scores = self.scores(answer, class_prompts)
+        # The rest are those of the copies that fill a batch of a fixed size.
+        is_filled = len(scores) == self.images_per_request
+        return scores[:n_images] if is_filled else scores
 
     @property
     def _path(self) -> str:
@@ -214,15 +224,10 @@ class KServe(Adapter):
         fits = {"NHWC": tensor.shape[-1:] in ((3,), (-1,)), "NCHW": tensor.shape[-3:-2] in ((3,), (-1,))}
         certain = [layout for layout, side in (("NHWC", -1), ("NCHW", -3)) if tensor.shape[side:][:1] == (3,)]
         layout = self.layout if self.layout != "auto" else certain[0] if len(certain) == 1 else "unknown"
-        if (
-            len(tensor.shape) not in (3, 4)
-            or not fits.get(layout, False)
-            or len(tensor.shape) == 4
-            and tensor.shape[0] > 1
-        ):
+        if len(tensor.shape) not in (3, 4) or not fits.get(layout, False) or tensor.shape[0] == 0:
             raise ServiceError(
                 f"The input {tensor.name!r} of the model {self.model!r} has the shape {list(tensor.shape)}; expected "
-                "images, [-1, height, width, 3] or [-1, 3, height, width], one or any number at a time. Set layout to "
+                "images, [n, height, width, 3] or [n, 3, height, width], where n is -1 for any number. Set layout to "
                 "'NHWC' or 'NCHW' if the shape does not determine it."
             )
         return layout
@@ -230,6 +235,7 @@ class KServe(Adapter):
     def _image_tensor(self, images: Images) -> tuple[str, str, np.ndarray]:
         """Return the name, datatype and contents of the input that takes the images."""
         tensor = self.input_
+        images = _filled(images, self.images_per_request)
         if self.layout_ is None:
             files = np.array(list(images), dtype=object)
             return tensor.name, "BYTES", files if len(tensor.shape) < 2 else files[:, None]
@@ -244,6 +250,27 @@ class KServe(Adapter):
 
 def _to_bytes(tensor: np.ndarray, datatype: str) -> bytes:
     """Encode a tensor for the binary extension: row by row, and each item of BYTES after its length."""
+    if datatype == "BF16":
+        bits = np.ascontiguousarray(tensor, "<f4").view("<u4")
+        # Rounded to the nearest, and to the even one of two.
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
     if datatype != "BYTES":
         return tensor.tobytes()
     return b"".join(len(item).to_bytes(4, "little") + item for item in tensor.ravel())
+
+
+def _from_bytes(data: memoryview, datatype: str) -> np.ndarray:
+    """Decode the numbers of an output of the binary extension."""
+    if datatype == "BF16":
+        return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
+    return np.frombuffer(data, _DTYPES[datatype])
+
+
+def _filled(images: Images, size: int | None) -> Images:
+    """Fill a batch of a fixed size with copies of its last image."""
+    n_missing = 0 if size is None else size - len(images)
+    if n_missing <= 0:
+        return images
+    if isinstance(images, np.ndarray):
+        return np.concatenate([images, images[-1:].repeat(n_missing, axis=0)])
+    return [*images, *[images[-1]] * n_missing]
