@@ -78,7 +78,7 @@ def test_it_is_a_score_function_that_counts(service):
 
 def test_declarations_are_passed_on(service):
     assert SharedBudget(service, 1).images_per_call is None
-    assert SharedBudget(service, 1).score_type == "auto"
+    assert SharedBudget(lambda images, prompts: 0, 1).score_type == "auto"
     service.images_per_call, service.score_type = 7, "logits"
     assert SharedBudget(service, 1).images_per_call == 7
     assert SharedBudget(service, 1).score_type == "logits"
