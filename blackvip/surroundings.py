@@ -10,7 +10,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -39,10 +39,12 @@ def usual_settings() -> Iterator[None]:
     if _callers_device.get() is not None:
         yield
         return
-    device = torch.get_default_device()
+    device = torch.empty(0).device
     token = _callers_device.set(device)
     try:
-        with np.errstate(all="warn", under="ignore"), _on(_CPU, device):
+        # Another device on top would be a mode too, and modes turn off fast paths that round in another way.
+        without_modes = nullcontext() if device == _CPU else torch._C.DisableTorchFunction()
+        with np.errstate(all="warn", under="ignore"), without_modes:
             yield
     finally:
         _callers_device.reset(token)
@@ -54,7 +56,7 @@ def callers_device() -> Iterator[None]:
     device = _callers_device.get()
     token = _callers_device.set(None)
     try:
-        with _on(device or _CPU, _CPU):
+        with nullcontext() if device in (None, _CPU) else torch._C._EnableTorchFunction():
             yield
     finally:
         _callers_device.reset(token)
@@ -84,16 +86,6 @@ def loading_settings() -> Iterator[None]:
             yield
         finally:
             torch.set_default_dtype(dtype)
-
-
-@contextmanager
-def _on(device: torch.device, default: torch.device) -> Iterator[None]:
-    """Make tensors on a device if it is not the default one already: the context slows every call of torch."""
-    if device == default:
-        yield
-        return
-    with device:
-        yield
 
 
 class UsualSettings:
