@@ -89,7 +89,7 @@ class TrainingResult:
 
 
 def is_interactive() -> bool:
-    """Whether a person can go on with the estimator after Ctrl-C: in a notebook, in IPython or at Python's prompt."""
+    """Whether a person can use the estimator after Ctrl-C: in a notebook, in IPython or at Python's prompt."""
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
     return hasattr(sys, "ps1") or get_ipython() is not None
 

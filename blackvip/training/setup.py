@@ -188,7 +188,7 @@ def prepare(
 
 @dataclass(frozen=True)
 class Spending:
-    """What a run spends its images on, for any budget.
+    """Calculator of what a run spends its images on, for any budget.
 
     Attributes
     ----------
