@@ -69,11 +69,11 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
         ``optimizer=SPSAGC(momentum=0.5)``.
     max_queries : int, default=10_000
         The most images that `fit` may bill, a hard limit.
-    head : {"auto", "fused", "calibrated"}, None or classifier, default="auto"
+    head : {"auto", "fused", "calibrated", "tempered"}, None or classifier, default="auto"
         From scores to probabilities. "fused": scores and local features together, see `FusedHead`. "calibrated":
-        multinomial logistic regression on the log scores, see `CalibratedHead`. "auto": the fused head, unless
-        cross-validation prefers the calibrated one or none. None: the softmax of the scores, as in the paper. Any other
-        scikit-learn classifier with `predict_proba` is trained on the log scores.
+        logistic regression on the log scores, see `CalibratedHead`. "tempered": the service's own answers at a fitted
+        temperature. "auto": the first of these that cross-validation does not find clearly worse. None: the softmax of
+        the scores, as in the paper. Any other classifier with `predict_proba` is trained on the log scores.
     guard : bool, default=True
         Whether the prompt is used only if it classifies the training images better than no prompt.
     local_encoder : str or Encoder, default="gradients"
@@ -240,7 +240,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
         prompter: Literal["basis", "coordinator"] | Prompter = "basis",
         optimizer: Literal["spsa-gc", "spsa", "cma-es"] | Optimizer = "spsa-gc",
         max_queries: int = 10_000,
-        head: Literal["auto", "fused", "calibrated"] | Any = "auto",
+        head: Literal["auto", "fused", "calibrated", "tempered"] | Any = "auto",
         guard: bool = True,
         local_encoder: Literal["gradients", "pca"] | str | Encoder = "gradients",
         random_state: int | np.random.RandomState | None = None,

@@ -63,7 +63,9 @@ def focal(log_scores: np.ndarray, y: np.ndarray, gamma: float = 2.0) -> np.ndarr
 LOSSES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"cross-entropy": cross_entropy, "focal": focal}
 
 
-def fit_temperature(log_scores: np.ndarray, y: np.ndarray, start: float = 1.0, n_steps: int = 50) -> float:
+def fit_temperature(
+    log_scores: np.ndarray, y: np.ndarray, start: float = 1.0, n_steps: int = 50, weights: np.ndarray | None = None
+) -> float:
     """Fit the temperature with the lowest cross-entropy of the scores (B5; Guo et al., ICML 2017).
 
     Parameters
@@ -76,6 +78,8 @@ def fit_temperature(log_scores: np.ndarray, y: np.ndarray, start: float = 1.0, n
         Initial temperature.
     n_steps : int, default=50
         Maximum number of steps of Newton's method on the log temperature.
+    weights : ndarray of shape (n_images,) or None, default=None
+        Weights of the images. None: all count alike.
 
     Returns
     -------
@@ -91,9 +95,9 @@ def fit_temperature(log_scores: np.ndarray, y: np.ndarray, start: float = 1.0, n
         mean = (p * scaled).sum(axis=1)
         variance = (p * scaled**2).sum(axis=1) - mean**2
         # (B5): its derivative with respect to log_t.
-        slope = -mean.mean() + 2 * _PRIOR * log_t
+        slope = -np.average(mean, weights=weights) + 2 * _PRIOR * log_t
         # Positive everywhere, unlike the exact curvature.
-        curvature = variance.mean() + abs(mean.mean()) + 2 * _PRIOR
+        curvature = np.average(variance, weights=weights) + abs(np.average(mean, weights=weights)) + 2 * _PRIOR
         step = float(np.clip(slope / curvature, -1, 1))
         log_t -= step
         if abs(step) < _CLOSE:

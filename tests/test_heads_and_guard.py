@@ -1,5 +1,7 @@
 """Heads, baselines and the guard, on made-up scores with a known answer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import Undecided, make_stripes
@@ -10,14 +12,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from blackvip import BlackVIPClassifier, CalibratedHead, FusedHead, PromptNotUsedWarning
-from blackvip.heads import ClassifierHead, LocalProbe, ServiceHead, decision
+from blackvip.heads import ClassifierHead, LocalProbe, ServiceHead, TemperedHead, decision
 from blackvip.heads.baselines import fit_baselines
 from blackvip.heads.decision import decide, fit_without_prompt, prompt_helps
 from blackvip.heads.judging import HeadResult, judge
 from blackvip.heads.leaderboard import leaderboard
 from blackvip.heads.scored import LabelledScores, ScoredImages
 from blackvip.inputs.training_set import TrainingSet
-from blackvip.losses import Temperature, cross_entropy
+from blackvip.losses import Temperature, cross_entropy, fit_temperature
 from blackvip.training.validation import Validation, judged_rows, split_held_out
 
 
@@ -65,8 +67,8 @@ def features_with(separation, y, seed=50):
     return np.hstack(blocks)
 
 
-def choose_head(head, scores, y, held_out, features=None, fitted=None):
-    return decision.choose_head(head, labelled(scores, y, features, held_out), fitted)
+def choose_head(head, scores, y, held_out, features=None, fitted=None, prompted=False):
+    return decision.choose_head(head, replace(labelled(scores, y, features, held_out), prompted=prompted), fitted)
 
 
 ALL = np.arange(0)  # no image is held out: heads are compared on all
@@ -80,7 +82,11 @@ def test_auto_takes_a_head_where_it_helps_and_none_where_it_does_not():
     assert isinstance(choose_head("fused", permuted, y, ALL).head, FusedHead)
     assert isinstance(choose_head(None, permuted, y, ALL).head, ServiceHead)
     few, y_few = scores_with(3.0, n=20, n_classes=10, seed=1)  # two shots do not teach a head ten classes
-    assert isinstance(choose_head("auto", 2 * few, y_few, ALL).head, ServiceHead)
+    tempered = choose_head("auto", 2 * few, y_few, ALL)
+    assert isinstance(tempered.head, TemperedHead)
+    assert tempered.head.temperature_ == fit_temperature(2 * few, y_few)
+    np.testing.assert_array_equal(tempered.held_out.argmax(axis=1), few.argmax(axis=1))
+    assert tempered.log_loss < choose_head(None, 2 * few, y_few, ALL).log_loss
     assert isinstance(choose_head("calibrated", 2 * few, y_few, ALL).head, CalibratedHead)
     own = CalibratedHead(Cs=(1.0,))
     assert choose_head(own, scores, y, ALL).head is not own
@@ -108,7 +114,9 @@ def test_auto_fuses_where_features_help_and_calibrates_where_they_are_noise(seed
 def test_heads_that_are_known_are_not_fitted_again(monkeypatch):
     scores, y = scores_with(1.5)
     features = features_with(1.5, y)
-    fitted = {type(result.head): result for result in fit_baselines(labelled(scores, y, features)).values()}
+    data = labelled(scores, y, features)
+    fitted = {type(result.head): result for result in fit_baselines(data).values()}
+    fitted[TemperedHead] = judge(TemperedHead(), data)
     monkeypatch.setattr("blackvip.heads.decision.judge", None)
     for head, kind in (("auto", FusedHead), ("calibrated", CalibratedHead), ("fused", FusedHead), (None, ServiceHead)):
         assert choose_head(head, scores, y, ALL, features, fitted) is fitted[kind]
@@ -179,12 +187,14 @@ def test_one_class_so_far_leaves_the_service_as_it_is():
 def test_auto_compares_on_the_held_out_images_alone():
     few, y = scores_with(3.0, n=40, n_classes=10, seed=1)
     own, calibrated, fused = (
-        judge(head, labelled(few, y)).losses for head in (ServiceHead(), CalibratedHead(), FusedHead())
+        judge(head, labelled(few, y)).losses for head in (TemperedHead(), CalibratedHead(), FusedHead())
     )
     better = np.flatnonzero(own < np.minimum(calibrated, fused))
     worse = np.flatnonzero((own > np.maximum(calibrated, fused)) & (few.argmax(axis=1) != y))
-    assert isinstance(choose_head("auto", few, y, better).head, ServiceHead)
-    assert isinstance(choose_head("auto", few, y, worse).head, FusedHead | CalibratedHead)
+    assert isinstance(choose_head("auto", few, y, better, prompted=True).head, TemperedHead)
+    assert isinstance(choose_head("auto", few, y, worse, prompted=True).head, FusedHead | CalibratedHead)
+    # Without a prompt, the service wins every doubtful case.
+    assert isinstance(choose_head("auto", few, y, worse).head, TemperedHead)
 
 
 def test_a_class_of_one_image_gets_no_head_of_its_own_accord():
@@ -380,7 +390,7 @@ def test_it_is_said_if_no_head_helps_or_the_one_that_was_asked_for_does_not():
     without = fit_without_prompt(scored, "auto")
     table = leaderboard(without.baselines, decide(without, scored, None, "auto", True))
     assert table.splitlines()[0].split() == ["on", "training", "images", "accuracy", "log", "loss"]
-    assert table.splitlines()[-1].startswith("used: no prompt, ServiceHead")
+    assert table.splitlines()[-1].startswith("used: no prompt, TemperedHead")
     assert len(table.splitlines()) == 6
 
 

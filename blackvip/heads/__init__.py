@@ -3,5 +3,15 @@
 from .base import ClassifierHead, Head, ServiceHead, log_loss
 from .calibrated import CalibratedHead
 from .fused import FusedHead, LocalProbe
+from .tempered import TemperedHead
 
-__all__ = ["CalibratedHead", "ClassifierHead", "FusedHead", "Head", "LocalProbe", "ServiceHead", "log_loss"]
+__all__ = [
+    "CalibratedHead",
+    "ClassifierHead",
+    "FusedHead",
+    "Head",
+    "LocalProbe",
+    "ServiceHead",
+    "TemperedHead",
+    "log_loss",
+]

@@ -30,13 +30,9 @@ class Auto(NamedTuple):
     rank : int
         Heads are tried in this order, the preferred one first. A later one replaces the best so far if that one is
         worse, see `HeadResult.is_worse`.
-    held_out_only : bool
-        Whether to compare on the images that the prompt was not trained on, where there are any. A prompt flatters
-        the service's own answers to its training images.
     """
 
     rank: int
-    held_out_only: bool = False
 
 
 class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
@@ -62,7 +58,7 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
 
     needs_scores: bool = True  #: Whether it uses the service's log scores.
     needs_features: bool = False  #: Whether it uses the features of the local encoder.
-    learns: ClassVar[bool] = True  #: Whether its predictions depend on the images that it is fitted to.
+    learns: ClassVar[bool] = True  #: Whether it may predict other classes than the service.
     min_classes: ClassVar[int] = 1  #: Classes that must have images.
     min_images: ClassVar[int] = 1  #: Images that each of these classes must have.
     fallback: ClassVar[type[Head] | None] = None  #: Used where there are too few images. None: `ServiceHead`.
@@ -263,7 +259,7 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
         return full
 
 
-class ServiceHead(Head, auto=Auto(rank=2, held_out_only=True)):
+class ServiceHead(Head):
     """Softmax of the service's scores, as in the paper; it learns nothing."""
 
     learns = False

@@ -127,9 +127,9 @@ def choose_head(head: Any, data: LabelledScores, fitted: Mapping[type[Head], Hea
     Parameters
     ----------
     head : {"auto"}, the name of a head, None or classifier
-        "auto": the fused head, unless the calibrated one or the service's own does better, see `Auto`; the service's
-        own, if a class has fewer than two images. A name, or None for the service's own: this head with its default
-        parameters. A head for which there are too few images is replaced by its `fallback`.
+        "auto": the fused head, or the calibrated one if it does better; the tempered one unless they clearly beat it;
+        and the service's own, if a class has fewer than two images. A name, or None for the service's own: this head
+        with its default parameters. A head for which there are too few images is replaced by its `fallback`.
     data : LabelledScores
         The training images.
     fitted : mapping or None, default=None
@@ -158,19 +158,23 @@ def _fallback(kind: type[Head], counts: np.ndarray) -> type[Head]:
 
 
 def _best(data: LabelledScores, result_of: Callable[[type[Head]], HeadResult]) -> HeadResult:
-    """The first candidate of ``head="auto"`` that no later one beats."""
+    """The first candidate of ``head="auto"`` that no later one beats.
+
+    The service's own answers win every doubtful case, unless they are answers to images with a prompt: these flatter
+    the images that the prompt was trained on. Heads are then compared on the others, if there are any.
+    """
     if data.counts.min() < _MIN_IMAGES:
         return result_of(ServiceHead)
-    every, held_out = np.arange(len(data.y)), np.flatnonzero(data.held_out)
+    results = [result_of(kind) for kind in Head.candidates if kind.can_fit(data.counts)]
     best = None
-    for kind in Head.candidates:
-        if not (kind.auto and kind.can_fit(data.counts)):
-            continue
-        result = result_of(kind)
-        rows = held_out if kind.auto.held_out_only and len(held_out) > 1 else every
-        if best is None or best.is_worse(result, rows):
-            best = result
-    assert best is not None  # ServiceHead is always a candidate
+    for result in (result for result in results if result.head.learns):
+        best = result if best is None or best.is_worse(result) else best
+    held_out = np.flatnonzero(data.held_out)
+    for own in (result for result in results if not result.head.learns):
+        rows = held_out if data.prompted and len(held_out) > 1 else None
+        if best is None or (best.is_worse(own, rows) if data.prompted else not own.is_worse(best)):
+            best = own
+    assert best is not None  # TemperedHead is always a candidate
     return best
 
 

@@ -38,6 +38,8 @@ class LabelledScores:
         Rows, and further log scores of these images.
     shared : dict
         Results of `once`.
+    prompted : bool
+        Whether the scores are those of images with their prompts.
     """
 
     log_scores: np.ndarray
@@ -48,6 +50,7 @@ class LabelledScores:
     held_out: np.ndarray
     last_answers: LastAnswers | None = None
     shared: dict[Hashable, Any] = field(default_factory=dict)
+    prompted: bool = False
 
     @property
     def n_classes(self) -> int:
@@ -133,7 +136,7 @@ class ScoredImages(Saveable):
 
     def with_prompt(self, last_answers: LastAnswers | None, shared: dict[Hashable, Any]) -> LabelledScores:
         """Select the log scores with the prompt; `shared` comes from `without_prompt`."""
-        return self._labelled(self.prompted, last_answers=last_answers, shared=shared)
+        return self._labelled(self.prompted, last_answers=last_answers, shared=shared, prompted=True)
 
     def _labelled(self, log_scores: np.ndarray, **further: Any) -> LabelledScores:
         return LabelledScores(
