@@ -162,7 +162,7 @@ def test_what_fit_refuses_a_plan_refuses_with_the_same_words(X, y, parameters, e
 def test_the_smallest_budget_that_is_named_works_and_no_smaller_one(parameters, stripes):
     service = ToyService()
     clf = make_classifier(service, **{"max_queries": 85, **parameters})
-    with pytest.raises(BudgetError, match="works here is max_queries") as refused:
+    with pytest.raises(BudgetError, match="works here is [0-9]+") as refused:
         clf.fit(*stripes)
     assert service.n_images == 0
     smallest = named_budget(refused)
@@ -197,7 +197,7 @@ def test_the_smallest_budget_counts_what_earlier_calls_have_billed(stripes):
 
 
 def named_budget(refused):
-    return int(re.search(r"works here is max_queries=(\d+)", str(refused.value)).group(1))
+    return int(re.search(r"works here is (\d+)", str(refused.value)).group(1))
 
 
 def test_a_shared_budget_is_looked_at_and_not_touched(stripes):

@@ -251,7 +251,7 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
         if len(images) > self.max_queries:
             raise BudgetError(
                 f"max_queries={self.max_queries} does not pay for the {len(images)} training images; AReS sends each "
-                f"once. The smallest budget that works here is max_queries={len(images)}; or pass fewer images."
+                f"once. The smallest budget that works here is {len(images)}; or pass fewer images."
             )
         index = class_indices(y, self.classes_)
         self.class_prompts_ = make_class_prompts(self.class_prompts, self.classes_, names)

@@ -249,7 +249,7 @@ class Spending:
             ),
         ]
         raise BudgetError(
-            f"{problem} The smallest budget that works here is max_queries={spent + smallest}: "
+            f"{problem} The smallest budget that works here is {spent + smallest}: "
             f"{', '.join(f'{images} {purpose}' for images, purpose in parts if images)}."
         )
 
