@@ -26,7 +26,7 @@ from blackvip import (
     TimmEncoder,
     WhiteBoxClassifier,
 )
-from blackvip.scorers import LabelMappedScorer, OpenCLIPScorer
+from blackvip.scorers import LabelMappedScorer, OpenCLIPScorer, ScoreFormat
 from blackvip.surroundings import usual_settings
 
 pytestmark = pytest.mark.filterwarnings(
@@ -209,6 +209,12 @@ def test_a_score_function_has_the_device_and_type_that_its_user_has_set(streams)
         fitted(Streaming() if streams else service).predict(X)
         assert torch.zeros(1).device.type == "meta"
     assert found == {("meta", torch.float64)}
+
+
+def test_probabilities_that_underflow_give_finite_parameters():
+    assert np.isfinite(fitted(lambda images, prompts: steep(images, prompts, gain=4000)).prompter_.parameters_).all()
+    smallest = np.finfo(float).smallest_subnormal
+    assert np.isfinite(ScoreFormat("probabilities", 0.0).log_scores(np.array([[1.0, smallest, 0.0]]))).all()
 
 
 def test_settings_come_back_after_an_error():

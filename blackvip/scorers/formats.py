@@ -83,8 +83,8 @@ class ScoreFormat(Saveable):
             missing |= probabilities == 0
         if missing.any():
             probabilities = self._with_missing(probabilities, missing)
-        # (B20)
-        return np.log(np.maximum(probabilities, self.floor))
+        # (B20); half of the smallest number that there is would be 0
+        return np.log(np.maximum(probabilities, self.floor or np.finfo(float).smallest_subnormal))
 
     def _with_missing(self, probabilities: np.ndarray, missing: np.ndarray) -> np.ndarray:
         least = np.where(missing, np.inf, probabilities).min(axis=1, keepdims=True)
