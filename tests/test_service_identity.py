@@ -209,7 +209,11 @@ def test_a_parameter_that_is_set_later_counts_and_so_does_a_network():
     of = lambda model: lambda images, prompts: model(images)
     network, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     assert service_identity(of(network)) == service_identity(of(network)) != service_identity(of(other))
+    sizes = [service_identity(of(torch.nn.Sequential(torch.nn.MaxPool2d(size)))) for size in (2, 2, 3)]
+    assert sizes[0] == sizes[1] != sizes[2]
     before = service_identity(network)
+    network.eval()
+    assert service_identity(network) == before
     with torch.no_grad():
         network.weight += 1
     assert service_identity(network) != before

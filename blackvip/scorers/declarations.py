@@ -1,4 +1,4 @@
-"""What a score function declares: its attributes, checked like parameters, and the methods of its class.
+"""Reads what a score function declares: its attributes, checked like parameters, and the methods of its class.
 
 An object that answers to every name, such as a mock or a proxy for a remote service, declares nothing by that.
 """

@@ -3,7 +3,7 @@
 A score function says what it is by its attribute ``identity``, or by the parameters that it names in
 ``identity_params``. Otherwise it is described by its class or function, and by what makes one instance, closure, lambda
 or partial of it differ from another: parameters, closed-over variables and bound arguments. What a function or an
-object changes by itself when it is called, such as a counter, does not belong to it.
+object changes when it is called, such as a counter, does not belong to its identity.
 """
 
 from __future__ import annotations
@@ -211,13 +211,13 @@ class _Description:
         if relevant is not None:
             params = {name: params[name] for name in relevant}
         description = {"class": name_of(value), "params": self._each(params, value, is_text_open=True)}
-        fitted = [name for name in vars(value) if name.endswith("_") and not name.startswith("_")]
+        fitted = {name: found for name, found in vars(value).items() if name.endswith("_") and name[0] != "_"}
         if nested and fitted:
-            description["fitted"] = self._hashed(value, value, "fitted")
+            description["fitted"] = self._hashed(fitted, value, "fitted", value)
         return description
 
-    def _hashed(self, value: Any, owner: Any, name: str) -> dict[str, Any]:
-        """Return a digest of an object's pickle."""
+    def _hashed(self, value: Any, owner: Any, name: str, seen: Any = None) -> dict[str, Any]:
+        """Return a digest of an object's pickle; `seen` is the object that `_first_seen` knows it by, if not itself."""
 
         def digest() -> dict[str, Any]:
             try:
@@ -232,7 +232,7 @@ class _Description:
                     "of the score function to a text."
                 ) from error
 
-        result: dict[str, Any] = _first_seen(owner, name, value, digest)
+        result: dict[str, Any] = _first_seen(owner, name, value if seen is None else seen, digest)
         return result
 
 
@@ -294,7 +294,7 @@ def _init_names(cls: Any) -> tuple[str, ...] | None:
 
 
 @functools.cache
-def _own_state(cls: type) -> frozenset[str]:
+def _own_state(cls: Any) -> frozenset[str]:
     """Return the attributes that the methods of a class assign, apart from those that set it up."""
     return frozenset(name for method in _methods(cls) for name in _assigned(method.__code__, ("STORE_ATTR",)))
 
@@ -363,14 +363,25 @@ def _digest(content: bytes) -> dict[str, Any]:
 
 
 def _weights(module: torch.nn.Module) -> dict[str, Any]:
-    """Return a digest of a network's weights; of large tensors, it takes evenly spaced numbers."""
+    """Return a digest of a network's weights and settings; of large tensors, it takes evenly spaced numbers."""
     digest = hashlib.sha256()
+    for name, part in module.named_modules():
+        # Calling `eval` is part of using a network.
+        own = _own_state(type(part)) | {"training"}
+        settings = {key: repr(value) for key, value in vars(part).items() if key not in own and _is_setting(value)}
+        digest.update(json.dumps([name, name_of(part), settings], sort_keys=True).encode())
     for name, tensor in module.state_dict().items():
         if isinstance(tensor, torch.Tensor):
             digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
             flat = tensor.detach().flatten()[:: max(1, tensor.numel() // _MOST_DIGESTED)]
             digest.update(flat.cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return {"sha256": digest.hexdigest()}
+
+
+def _is_setting(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_setting, value))
+    return isinstance(value, (bool, int, float, str, enum.Enum, type(None)))
 
 
 # By the id of an owner: a reference to it, and by the name of what it keeps the value and its description.

@@ -1,4 +1,4 @@
-"""What a score function returned, in the two forms that everything else reads: an array, or scores with names.
+"""Brings what a score function returned into one of two forms: an array, or scores with names.
 
 Named scores are frames (pandas, polars, pyarrow, xarray, structured arrays), dicts of columns, and lists of rows:
 dicts, Series, or the lists of labels with scores that pipelines return. Both forms are copies, since some services
