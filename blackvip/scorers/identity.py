@@ -366,8 +366,9 @@ def _weights(module: torch.nn.Module) -> dict[str, Any]:
     """Return a digest of a network's weights and settings; of large tensors, it takes evenly spaced numbers."""
     digest = hashlib.sha256()
     for name, part in module.named_modules():
+        cls: Any = type(part)
         # Calling `eval` is part of using a network.
-        own = _own_state(type(part)) | {"training"}
+        own = _own_state(cls) | {"training"}
         settings = {key: repr(value) for key, value in vars(part).items() if key not in own and _is_setting(value)}
         digest.update(json.dumps([name, name_of(part), settings], sort_keys=True).encode())
     for name, tensor in module.state_dict().items():
