@@ -166,7 +166,7 @@ def test_the_smallest_budget_that_is_named_works_and_no_smaller_one(parameters, 
         clf.fit(*stripes)
     assert service.n_images == 0
     smallest = named_budget(refused)
-    parts = re.search(r"max_queries=\d+: (.*)\.", str(refused.value)).group(1)
+    parts = re.search(r"works here is \d+: (.*)\.", str(refused.value)).group(1)
     assert sum(int(number) for number in re.findall(r"(?:^|, )(\d+) (?:to|for|that)", parts)) <= smallest
     with pytest.raises(BudgetError) as refused:
         clf.set_params(max_queries=smallest - 1).fit(*stripes)
