@@ -143,8 +143,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
     baselines_ : dict of str to HeadResult
         Results without a prompt: "zero_shot", "calibrated_zero_shot", "local_probe" and "fused_zero_shot", with
         cross-validated `accuracy` and `log_loss`.
-    n_queries_, n_iter_ : int
-        Images that `fit` billed, and steps that it made.
+    n_queries_, n_queries_predict_, n_iter_ : int
+        Images that `fit` billed, images that predictions have billed since, and steps that `fit` made.
     history_ : list of dict
         One row per step, with "n_iter", "n_queries", "loss", "accuracy", "a", "a_k", "c_k", "estimate_norm" and
         "step_norm"; at checks also "validation_loss" and "validation_accuracy".

@@ -41,6 +41,7 @@ from .prompters.base import Prompter, make_prompter
 from .scorers import ScoreFormat
 from .scorers.connection import ReachesService
 from .scorers.labels.mapping import LabelMapping
+from .scorers.memory import AnswerMemory
 from .scorers.scoring import log_scores_of
 from .scorers.wrappers import scorer_name
 from .training.loop import TrainingResult
@@ -117,6 +118,7 @@ class PromptedClassifier(
     probe_encoder_: Encoder
 
     not_saved = ("score_fn", "n_jobs", "checkpoint")
+    derived_attributes = ("_memory",)
     saved_parameters = {
         "class_prompts": CLASS_PROMPTS,
         "local_encoder": ENCODER,
@@ -149,6 +151,7 @@ class PromptedClassifier(
 
     def _finish_loading(self) -> None:
         super()._finish_loading()
+        self._memory = AnswerMemory()
         n_classes, mapping, prompter = len(self.classes_), self.label_mapping_, self.prompter_
         in_order = n_classes >= 2 and np.array_equal(np.unique(self.classes_), self.classes_)
         expect(in_order, "classes_ are not sorted, or few")
@@ -304,7 +307,7 @@ class PromptedClassifier(
         if isinstance(scores, str):
             draws = [None, self.prompter_.draw] if self.prompt_used_ else [None]
             rows, budget = np.arange(len(images)), len(draws) * len(images)
-            with self._cached_scorer() as score_fn, self._ledger(budget, self.score_format_, score_fn) as ledger:
+            with self._prediction_ledger(budget) as ledger:
                 found = [log_scores_of(ledger, images, rows, draw) for draw in draws]
             n_queries, seconds = ledger.n_queries, ledger.seconds
         else:
@@ -383,4 +386,5 @@ class PromptedClassifier(
         ]
         self.history_ = (self.history_ if adds else []) + history
         self.n_iter_ = n_iter + result.n_iter
+        self._memory = AnswerMemory()
         self.termination_reason_ = result.termination_reason

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,10 @@ from .formats import ScoreFormat
 from .labels.mapping import LabelMapping
 from .labels.scorer import learning_scorer
 from .ledger import Ledger
+from .memory import AnswerMemory
 from .parallel.scorer import spread
 from .reader import ScoreReader
-from .replay import JournaledScorer, Replay
+from .replay import JournaledScorer, Recalls
 from .scoring import Drawing, Encoding, plain_scores_of, score_images
 
 __all__ = ["ReachesService"]
@@ -37,9 +38,10 @@ class ReachesService(SharesScoreFunction):
     class_prompts_: list[str]
     label_mapping_: LabelMapping | None
     score_format_: ScoreFormat
+    _memory: AnswerMemory
 
     def _ledger(
-        self, max_queries: int, score_format: ScoreFormat | None, score_fn: Any, replay: Replay | None = None
+        self, max_queries: int, score_format: ScoreFormat | None, score_fn: Any, replay: Recalls | None = None
     ) -> Ledger:
         """A ledger with a budget; without a format, it recognises that of the scores."""
         if score_fn is None:
@@ -61,7 +63,7 @@ class ReachesService(SharesScoreFunction):
         self, images: Images, rows: np.ndarray, draw: Drawing | None = None, encode: Encoding | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
         """Score images batch by batch, see `score_images`."""
-        with self._cached_scorer() as score_fn, self._ledger(len(rows), self.score_format_, score_fn) as ledger:
+        with self._prediction_ledger(len(rows)) as ledger:
             yield from score_images(ledger, images, rows, draw, encode)
 
     def _log_scores_from(self, scores: Any, n_images: int) -> np.ndarray:
@@ -89,13 +91,23 @@ class ReachesService(SharesScoreFunction):
         return mapping.log_scores(plain)
 
     @contextmanager
-    def _cached_scorer(self) -> Iterator[Any]:
-        """The score function, with a cache of its scores if there is a checkpoint."""
-        if self.checkpoint is None or self.score_fn is None:
-            yield self.score_fn
-            return
-        with closing(CachedScorer(self.score_fn, predictions_path(self.checkpoint))) as cached:
-            yield cached
+    def _prediction_ledger(self, max_queries: int) -> Iterator[Ledger]:
+        """A ledger for a fitted estimator, which remembers answers; with a checkpoint, also on disk."""
+        with ExitStack() as stack:
+            score_fn = self.score_fn
+            if self.checkpoint is not None and score_fn is not None:
+                score_fn = stack.enter_context(closing(CachedScorer(score_fn, predictions_path(self.checkpoint))))
+            memory = self._memory.of_service(self.score_fn)
+            ledger = stack.enter_context(self._ledger(max_queries, self.score_format_, score_fn, memory))
+            try:
+                yield ledger
+            finally:
+                memory.count(ledger.n_queries)
+
+    @property
+    def n_queries_predict_(self) -> int:
+        """Images that were billed after `fit`, by predictions and by scoring baselines and prompts."""
+        return self._memory.n_queries
 
     @property
     def score_type_(self) -> str:

@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -69,6 +69,17 @@ class JournalHit(NamedTuple):
     scores: np.ndarray
     known: np.ndarray
     n_billed: int
+
+
+class Recalls(Protocol):
+    """What a `JournaledScorer` needs of a journal, or of the memory of an estimator."""
+
+    @property
+    def n_known(self) -> int: ...
+
+    def recall(self, images: Any, class_prompts: Sequence[str]) -> JournalHit: ...
+
+    def keep(self, keys: Sequence[bytes], scores: np.ndarray, n_free: int) -> None: ...
 
 
 class Replay:
@@ -156,7 +167,7 @@ class Replay:
 
 
 class JournaledScorer(ScorerWrapper):
-    """A score function that answers from a fit's journal first, and writes every new answer to it.
+    """A score function that answers from a journal or a memory first, and keeps every new answer there.
 
     Images that an earlier process of the fit paid for count as sent, so that a resumed fit reports what it cost in all.
 
@@ -164,7 +175,7 @@ class JournaledScorer(ScorerWrapper):
     ----------
     score_fn : callable
         ``score_fn(images, class_prompts) -> scores``, see `blackvip.scorers.contract`.
-    replay : Replay
+    replay : Replay or AnswerMemory
     reader : ScoreReader
         Checks answers before they are written. Share it with the ledger, which recognises their format.
     images_per_call : int or None, default=None
@@ -172,7 +183,7 @@ class JournaledScorer(ScorerWrapper):
     """
 
     def __init__(
-        self, score_fn: ScoreFunction, replay: Replay, reader: ScoreReader, images_per_call: int | None = None
+        self, score_fn: ScoreFunction, replay: Recalls, reader: ScoreReader, images_per_call: int | None = None
     ):
         self.score_fn = score_fn
         self._replay = replay
@@ -218,14 +229,26 @@ class JournaledScorer(ScorerWrapper):
             report_paid_before(hit.n_billed)
             if len(known):
                 yield known, hit.scores[known]
+            # Equal images with one key are sent once. In the journal of a fit, each request has its own key.
+            places: dict[bytes, int] = {}
+            first_of = np.array([places.setdefault(key, row) for row, key in enumerate(hit.keys)], dtype=int)
+            repeats = ~hit.known & (first_of != np.arange(len(images)))
+            n_left -= repeats.sum()
+            report_not_sent(int(repeats.sum()))
             # Calls have the same boundaries whatever is known, so that a local model gets the same batches.
             declared = None if self.streams else self.images_per_call
             size = self._images_per_call or declared or len(images)
             for first in range(0, len(images), size):
-                rows = first + np.flatnonzero(~hit.known[first : first + size])
-                if len(rows):
-                    n_left -= len(rows)
-                    yield from self._sent(images, rows, hit, class_prompts)
+                rows = first + np.flatnonzero(~(hit.known | repeats)[first : first + size])
+                if not len(rows):
+                    continue
+                n_left -= len(rows)
+                for answered, scores in self._sent(images, rows, hit, class_prompts):
+                    yield answered, scores
+                    again = np.flatnonzero(repeats & np.isin(first_of, answered))
+                    if len(again):
+                        place_of = {row: place for place, row in enumerate(answered.tolist())}
+                        yield again, scores[[place_of[row] for row in first_of[again].tolist()]]
         finally:
             report_not_sent(n_left)
 

@@ -13,6 +13,7 @@ from ..heads.base import ServiceHead
 from ..inputs.images import to_uint8
 from ..scorers.cached import PaidAnswers
 from ..scorers.formats import ScoreFormat
+from ..scorers.memory import AnswerMemory
 from .callbacks import fit_task
 from .progress import FitProgress
 from .setup import Run
@@ -107,6 +108,7 @@ class Monitor:
         return {
             "score_fn": PaidAnswers(sent, validation.last_log_scores),
             "checkpoint": None,
+            "_memory": AnswerMemory(),
             # The paid answers are for classes already.
             "label_mapping_": None,
             "score_format_": ScoreFormat("logits"),
