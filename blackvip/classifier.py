@@ -115,8 +115,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, as in scikit-learn.
     warm_start : bool, default=False
-        Whether another `fit` continues from the last one, with its prompter and optimizer and a new budget. The
-        classes must be the same.
+        Whether another `fit` continues from the last one, with its prompter, optimizer and classes, and a new budget.
     prompt_scale : float, default=1.0
         Factor of the prompt, in units of the pixel range. One unit of the paper's p_eps is about 0.27 of these.
     temperature : float or "auto", default="auto"
@@ -154,10 +153,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
         Step and perturbation size that training started with.
     termination_reason_ : {"budget", "no_improvement", "callback", "interrupted", "error"}
         Why training stopped.
-    score_format_ : ScoreFormat
-        What the scores are: `score_type`, `floor` and `zeros_missing`, and in words how that was found.
-    score_type_ : {"logits", "probabilities", "percent"}
-        ``score_format_.score_type``.
+    score_format_, score_type_ : ScoreFormat, {"logits", "probabilities", "percent"}
+        What the scores are, and in words how that was found.
     label_mapping_ : LabelMapping or None
         From the service's labels to classes, if `score_fn` is a `LabelMappedScorer` that learns it.
     seconds_per_image_ : float

@@ -27,9 +27,9 @@ from ..exceptions import PersistenceError
 from ..inputs.labels import check_labels
 from ..journal.identity import describe, name_of
 from ..persistence.format import write
+from ..process.settings import usual_settings
 from ..scorers.declarations import declared
 from ..scorers.wrappers import innermost
-from ..surroundings import usual_settings
 from ..training.costs import duration
 from .confusion import ConfusionChangeDisplay
 from .curves import BASELINE_NAMES, QueryCurveDisplay

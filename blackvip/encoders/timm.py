@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from sklearn.utils._param_validation import Interval
 
 from ..persistence.fields import text
-from ..surroundings import loading_settings
+from ..process.settings import loading_settings
 from .base import MODEL_NAME, Encoder
 
 __all__ = ["TimmEncoder", "network"]

@@ -1,4 +1,4 @@
-"""The tempered head: the service's own answers, with probabilities that are as sure as they are right."""
+"""The tempered head: the service's own answers, with calibrated probabilities."""
 
 from __future__ import annotations
 

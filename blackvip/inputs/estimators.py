@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from ..surroundings import UsualSettings
+from ..process.settings import UsualSettings
 from .labels import class_indices, labels_of, training_weights
 
 __all__ = ["PredictsFromLogProba", "SharesScoreFunction"]

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._version import __version__
 from ..exceptions import PersistenceError
-from ..surroundings import usual_settings
+from ..process.settings import usual_settings
 from .fields import Reading, Writing
 from .format import decode, encode, expect, read, write
 from .objects import Object

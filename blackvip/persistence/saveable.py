@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.utils._param_validation import HasMethods, Interval, Options
 
 from ..exceptions import PersistenceError
-from ..surroundings import UsualSettings
+from ..process.settings import UsualSettings
 from .arrays import PLAIN
 from .fields import (
     BOOL,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..exceptions import ScoreError
-from ..surroundings import callers_device, iterated_on_callers_device
+from ..process.settings import callers_device, iterated_on_callers_device
 from .declarations import declared, method_of
 from .raw_scores import NamedScores, read_scores
 

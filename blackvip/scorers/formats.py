@@ -1,7 +1,7 @@
 """The format of a service's scores: it turns every answer into log scores.
 
 Services differ in three ways. Some return probabilities, others percent or logits. Some return only their top scores,
-so that the others are missing. And some round, so that a small probability arrives as 0. `recognition` finds out which.
+and the others are missing. And some round, so a small probability arrives as 0. `recognition` finds out which.
 """
 
 from __future__ import annotations

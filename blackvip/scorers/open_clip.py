@@ -22,7 +22,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..exceptions import ClassPromptError, ImageError
-from ..surroundings import loading_settings, usual_settings
+from ..process.settings import loading_settings, usual_settings
 from .wrappers import LeavesOutLive
 
 __all__ = ["OpenCLIPScorer", "resized_for_model"]

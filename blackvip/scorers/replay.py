@@ -72,7 +72,7 @@ class JournalHit(NamedTuple):
 
 
 class Recalls(Protocol):
-    """What a `JournaledScorer` needs of a journal, or of the memory of an estimator."""
+    """A store of answers, such as the journal of a fit or the memory of an estimator."""
 
     @property
     def n_known(self) -> int: ...
@@ -229,7 +229,7 @@ class JournaledScorer(ScorerWrapper):
             report_paid_before(hit.n_billed)
             if len(known):
                 yield known, hit.scores[known]
-            # Equal images with one key are sent once. In the journal of a fit, each request has its own key.
+            # Equal images with one key are sent once. In the journal of a fit, no two requests share a key.
             places: dict[bytes, int] = {}
             first_of = np.array([places.setdefault(key, row) for row, key in enumerate(hit.keys)], dtype=int)
             repeats = ~hit.known & (first_of != np.arange(len(images)))

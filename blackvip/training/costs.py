@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from sklearn.base import _fit_context
 
+from ..process.settings import UsualSettings
 from ..scorers import check_rate
 from ..scorers.recognition import recognise
-from ..surroundings import UsualSettings
 from .setup import Run, generator_of
 
 __all__ = ["Cost", "CostPlan", "PlansCosts", "cost_plan", "duration"]

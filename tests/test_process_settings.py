@@ -26,8 +26,8 @@ from blackvip import (
     TimmEncoder,
     WhiteBoxClassifier,
 )
+from blackvip.process.settings import usual_settings
 from blackvip.scorers import LabelMappedScorer, OpenCLIPScorer, ScoreFormat
-from blackvip.surroundings import usual_settings
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::blackvip.PromptNotUsedWarning", "ignore::blackvip.exceptions.HeadNotHelpfulWarning"

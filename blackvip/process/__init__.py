@@ -1,0 +1,1 @@
+"""The settings of the Python process that must change no result."""
