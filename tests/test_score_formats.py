@@ -77,6 +77,8 @@ PART = softmax(believed(30)[0], axis=1)[:, :N_CLASSES]  # ten of thirty labels
         (25 + Z, ScoreFormat("logits")),  # the same, scaled
         (np.where(Z > 0, Z / 20, -np.inf), ScoreFormat("logits")),
         (1000 * P, ScoreFormat("logits")),
+        (P - 1e-9, ScoreFormat("probabilities")),  # of which the smallest fell below zero by rounding
+        (1e-7 * Z, ScoreFormat("logits")),
     ],
 )
 def test_the_format_is_recognised(scores, expected):

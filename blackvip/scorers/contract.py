@@ -45,7 +45,7 @@ import numpy as np
 from ..exceptions import ScoreError
 from ..inputs.images import Images
 from ..inputs.reading import BATCH
-from .formats import SUM_ERROR, UNITS
+from .formats import BELOW_ZERO, SUM_ERROR, UNITS
 from .raw_scores import NamedScores, read_scores
 
 __all__ = ["ScoreFunction", "check_anything_given", "check_scores", "check_scores_vary"]
@@ -112,7 +112,7 @@ def check_scores(scores: Any, n_images: int, class_prompts: Sequence[str], score
             "Return NaN for a score that the service does not give."
         )
     unit = UNITS.get(score_type, np.inf)
-    outside = (array < 0) | (array > unit * (1 + SUM_ERROR))
+    outside = (array < unit * BELOW_ZERO) | (array > unit * (1 + SUM_ERROR))
     if unit < np.inf and outside.any():
         raise ScoreError(
             f"The score function returned {array[outside][0]:.4g}, but its scores were read as {score_type}, which are "

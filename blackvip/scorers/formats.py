@@ -14,13 +14,15 @@ import numpy as np
 from ..persistence.fields import BOOL, choice, number, text
 from ..persistence.saveable import Saveable
 
-__all__ = ["SCORE_TYPES", "SUM_ERROR", "UNITS", "ScoreFormat"]
+__all__ = ["BELOW_ZERO", "SCORE_TYPES", "SUM_ERROR", "UNITS", "ScoreFormat"]
 
 #: Score of a certain event, for each type that has one.
 UNITS = {"probabilities": 1.0, "percent": 100.0}
 SCORE_TYPES = ("logits", *UNITS)
 #: Allowed error of a sum of probabilities, in addition to decimal rounding: that of 16-bit floats.
 SUM_ERROR = 4e-3
+#: Rounding errors of sums and differences leave probabilities as low as this.
+BELOW_ZERO = -1e-6
 # A missing probability of a distribution is at least this, unless the service returns smaller ones.
 _LEAST_SHARE = 1e-6
 
@@ -80,7 +82,7 @@ class ScoreFormat(Saveable):
             return _with_missing_logits(scores, missing) if missing.any() else scores
         probabilities = scores / UNITS[self.score_type]
         if self.zeros_missing or not self.floor:
-            missing |= probabilities == 0
+            missing |= probabilities <= 0
         if missing.any():
             probabilities = self._with_missing(probabilities, missing)
         # (B20); half of the smallest number that there is would be 0

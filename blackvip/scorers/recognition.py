@@ -13,7 +13,7 @@ import numpy as np
 
 from ..heads.base import log_loss
 from ..heads.calibrated import CalibratedHead
-from .formats import SCORE_TYPES, SUM_ERROR, UNITS, ScoreFormat
+from .formats import BELOW_ZERO, SCORE_TYPES, SUM_ERROR, UNITS, ScoreFormat
 
 __all__ = ["recognise"]
 
@@ -66,12 +66,17 @@ def recognise(
     given = scores[np.isfinite(scores)]
     if declared != "auto":
         return _described(_in_detail(scores, declared), "as declared", scores)
-    if not len(given) or np.isneginf(scores).any() or given.min() < 0 or given.max() > 100 * (1 + SUM_ERROR):
+    if not len(given) or np.isneginf(scores).any():
         return _described(ScoreFormat("logits"), "as the range shows", scores)
     bounded = "probabilities" if given.max() <= 1 + SUM_ERROR else "percent"
+    unit = UNITS[bounded]
+    if not unit * BELOW_ZERO <= given.min() <= given.max() <= unit * (1 + SUM_ERROR):
+        return _described(ScoreFormat("logits"), "as the range shows", scores)
     found = _in_detail(scores, bounded)
-    if _sums_to_one(scores / UNITS[bounded], found.floor):
+    if _sums_to_one(scores / unit, found.floor):
         return _described(found, "as the sums show", scores)
+    if given.min() < 0:
+        return _described(ScoreFormat("logits"), "as the range shows", scores)
     if bounded == "probabilities" and not _looks_like_cosines(scores):
         return _described(found, "as the range shows", scores)
     return _decided(found, scores, y, weights)
@@ -125,7 +130,7 @@ def _in_detail(scores: np.ndarray, score_type: str) -> ScoreFormat:
     n_positive = (np.nan_to_num(scores) > 0).sum(axis=1)
     most = n_positive.max(initial=0)
     top_only = 0 < most < scores.shape[1] and (n_positive == most).mean() >= _TOP_SHARE
-    return ScoreFormat(score_type, unit / 2, bool(top_only and (scores == 0).any()))
+    return ScoreFormat(score_type, unit / 2, bool(top_only and (scores <= 0).any()))
 
 
 def _rounding_unit(probabilities: np.ndarray) -> float:
