@@ -13,7 +13,6 @@ from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import StackingClassifier, VotingClassifier
 from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import get_scorer
 from sklearn.model_selection import ParameterGrid, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_consistent_length
@@ -87,7 +86,8 @@ def search_cost(
     groups : array-like of shape (n_images,), default=None
         Groups for the splitter.
     scoring : str, callable, list, tuple, dict or None, default=None
-        As in `cross_validate`. Ignored for a search.
+        As in `cross_validate`. It changes nothing: a fitted classifier remembers its answers, so any number of scorers
+        bills one image per image.
     return_train_score : bool, default=False
         As in `cross_validate`. Ignored for a search.
     train_sizes : array-like of shape (n_sizes,) or None, default=None
@@ -107,10 +107,6 @@ def search_cost(
 
     Notes
     -----
-    Scoring bills one image per image for every method that the scorers call. "accuracy" calls ``predict`` and
-    "roc_auc" calls ``decision_function``, so both together bill two; scorers that call the same method share its
-    answers. A custom scoring function is assumed to predict once.
-
     `cross_val_score` and `cross_val_predict` bill the same as `cross_validate`. `permutation_test_score` bills
     ``1 + n_permutations`` times as much.
 
@@ -131,7 +127,7 @@ def search_cost(
     >>> print(search_cost(search, X, y))
     at most 14,120 images: 12,000 for 6 fits, 120 to score, 2,000 for the refit
     >>> search_cost(search.estimator, X, y, cv=5, scoring=["accuracy", "neg_log_loss"])
-    SearchCost(n_fits=5, fit=10000, score=120, refit=0)
+    SearchCost(n_fits=5, fit=10000, score=60, refit=0)
     """
     check_consistent_length(X, y, groups)
     y = np.asarray(y)
@@ -145,7 +141,7 @@ def search_cost(
             sizes = np.clip((sizes * n_most).astype(int), 1, n_most)
         splits = [(train[:size], test) for train, test in splits for size in np.unique(sizes)]
         return_train_score = True
-    fit, score = _of_folds(search, y, splits, _n_passes(search, scoring), return_train_score)
+    fit, score = _of_folds(search, y, splits, return_train_score)
     return SearchCost(len(splits), fit, score)
 
 
@@ -216,28 +212,25 @@ def _of_calibrated(calibrated: Any, y: np.ndarray) -> tuple[int, int]:
     return sum(_of_folds(part, y, splits)), per_image
 
 
-def _of_folds(
-    estimator: Any, y: np.ndarray, splits: Sequence[Split], n_passes: int = 1, train_scores: bool = False
-) -> tuple[int, int]:
+def _of_folds(estimator: Any, y: np.ndarray, splits: Sequence[Split], train_scores: bool = False) -> tuple[int, int]:
     """Images billed by the fits to each split, and by scoring them."""
     fits = scores = 0
     for train, test in splits:
         fit, per_image = _of_estimator(estimator, y[train])
         fits += fit
-        scores += n_passes * per_image * (len(test) + len(train) * train_scores)
+        scores += per_image * (len(test) + len(train) * train_scores)
     return fits, scores
 
 
 def _of_search(search: Any, y: np.ndarray, groups: Any = None) -> tuple[SearchCost, int]:
     """The cost of a search, and of a prediction by its best estimator."""
     splits = _splits(search.cv, search.estimator, y, groups)
-    n_passes = _n_passes(search.estimator, search.scoring)
     is_grid = hasattr(search, "param_grid")
     parameters = list(ParameterGrid(search.param_grid) if is_grid else _costly_parameters(search.param_distributions))
     n_fits = fits = scores = refit = per_image = 0
     for n_candidates, resources in _rounds(search, len(parameters), y, len(splits)):
         candidates = [_with(search, {**given, **resources}) for given in parameters]
-        folds = [_of_folds(one, y, splits, n_passes, search.return_train_score) for one in candidates]
+        folds = [_of_folds(one, y, splits, search.return_train_score) for one in candidates]
         if is_grid and n_candidates == len(candidates):
             fit, score = _sum(folds)
         else:
@@ -312,23 +305,6 @@ def _splits(cv: Any, estimator: Any, y: np.ndarray, groups: Any = None) -> list[
         # Leave numpy's global random state alone.
         splitter.random_state = 0
     return list(splitter.split(y, y, groups))
-
-
-def _n_passes(estimator: Any, scoring: Any) -> int:
-    """How often the scorers predict: once for each distinct method of the estimator that they call."""
-    if scoring is None:
-        return 1
-    names: Iterable[Any] = [scoring] if isinstance(scoring, str) or callable(scoring) else scoring
-    scorers = [get_scorer(name) for name in (names.values() if isinstance(names, Mapping) else names)]
-    n_functions, methods = 0, set()
-    for scorer in scorers:
-        wanted = getattr(scorer, "_response_method", None)
-        if wanted is None:
-            n_functions += 1
-        else:
-            wanted = [wanted] if isinstance(wanted, str) else wanted
-            methods.add(next((method for method in wanted if hasattr(estimator, method)), wanted[0]))
-    return n_functions + len(methods)
 
 
 def _sum(costs: Iterable[tuple[int, int]]) -> tuple[int, int]:

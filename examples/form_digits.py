@@ -41,9 +41,8 @@ X, y, X_test, y_test = load_forms(args.surface, seed=args.seed)
 results = []
 for prompter in args.prompter:
     budget = args.queries or BUDGETS[prompter]
-    clf = BlackVIPClassifier(
-        read, list("0123456789"), prompter=prompter, max_queries=budget, random_state=args.seed, verbose=2
-    )
+    clf = BlackVIPClassifier(read, list("0123456789"), prompter=prompter, max_queries=budget, random_state=args.seed)
+    clf.set_params(verbose=2)
     begin = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptNotUsedWarning)

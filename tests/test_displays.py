@@ -348,8 +348,7 @@ class TestPrompt:
             PromptDisplay.from_estimator(clf, X, y, scores="tell")
 
     def test_without_a_prompt_all_is_neutral(self, promptless, test_data):
-        X = test_data[0][:2]
-        before = promptless.score_fn.n_images
+        X, before = 255 - test_data[0][:2], promptless.score_fn.n_images
         display = PromptDisplay.from_estimator(promptless, X)
         assert promptless.score_fn.n_images - before == 2
         assert not display.prompts.any()

@@ -308,7 +308,7 @@ def test_predictions_are_planned_call_by_call(stripes):
     plan = clf.plan(*stripes, n_predict=150)
     clf.fit(*stripes)
     before = len(service.calls)
-    clf.predict(np.resize(stripes[0], (150, 8, 8, 3)))
+    clf.predict(make_stripes(n=150, seed=9)[0])
     assert (plan.predict.images, plan.predict.calls) == (150, len(service.calls) - before)
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import ToyService
+from conftest import ToyService, make_stripes
 from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.exceptions import FitFailedWarning
@@ -266,7 +266,7 @@ def test_prediction_is_paid_for_as_a_whole(stripes):
     service = ToyService()
     clf = make_classifier(service).fit(*stripes)
     clf.score_fn = budget = SharedBudget(service, 99)
-    many = np.repeat(stripes[0], 5, axis=0)
+    many, _ = make_stripes(n=200, seed=9)
     before = service.n_images
     with pytest.raises(BudgetError, match="may need 200 images, but of the shared budget of 99"):
         clf.predict(many)

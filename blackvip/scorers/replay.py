@@ -233,8 +233,9 @@ class JournaledScorer(ScorerWrapper):
             places: dict[bytes, int] = {}
             first_of = np.array([places.setdefault(key, row) for row, key in enumerate(hit.keys)], dtype=int)
             repeats = ~hit.known & (first_of != np.arange(len(images)))
-            n_left -= repeats.sum()
-            report_not_sent(int(repeats.sum()))
+            n_repeats = int(repeats.sum())
+            n_left -= n_repeats
+            report_not_sent(n_repeats)
             # Calls have the same boundaries whatever is known, so that a local model gets the same batches.
             declared = None if self.streams else self.images_per_call
             size = self._images_per_call or declared or len(images)
