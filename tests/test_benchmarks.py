@@ -113,13 +113,14 @@ def test_a_factor_multiplies_every_step_size_of_a_method():
 
 
 @pytest.mark.slow
-def test_the_small_clip_reads_plain_digits_by_their_class_prompts(tmp_path):
+def test_the_small_clip_reads_plain_digits_by_their_class_prompts(tmp_path, monkeypatch):
+    monkeypatch.setattr(small_clip, "_N_STEPS", small_clip._N_STEPS // 2)
     scorer = small_clip.digit_clip(tmp_path / "digit_clip.pt")
     prompts = [small_clip.TEMPLATE.format(digit) for digit in range(10)]
     images, labels = small_clip.split_digits().pool
     pages = small_clip.draw_plain(images, np.full(len(labels), 28), np.random.default_rng(1))
     logits = scorer(pages, prompts)
-    assert (logits.argmax(axis=1) == labels).mean() > 0.85
+    assert (logits.argmax(axis=1) == labels).mean() > 0.7
     np.testing.assert_allclose(scorer(pages, prompts[::-1]), logits[:, ::-1], rtol=1e-4, atol=1e-4)
     weights = (tmp_path / "digit_clip.pt").read_bytes()
     assert small_clip.digit_clip(tmp_path / "digit_clip.pt") is not scorer
