@@ -38,7 +38,9 @@ from .optimizers import CMAES, RGF, SPSA, SPSAGC, AdamSPSA, Subspace
 from .persistence import load
 from .prompters.basis import PromptBasis
 from .prompters.coordinator import Coordinator
+from .prompters.corrections import Correction
 from .prompters.frames import PaddingFrame, ReprogrammingFrame
+from .prompters.stacked import Stacked
 from .scorers import CachedScorer, SharedBudget
 from .training.costs import CostPlan
 from .transformer import BlackVIPPrompter
@@ -63,6 +65,7 @@ __all__ = [
     "Comparison",
     "ConfusionChangeDisplay",
     "Coordinator",
+    "Correction",
     "CostPlan",
     "DatasetError",
     "DatasetIncompleteWarning",
@@ -88,6 +91,7 @@ __all__ = [
     "ScratchEncoder",
     "SearchCost",
     "SharedBudget",
+    "Stacked",
     "Subspace",
     "TimmEncoder",
     "WhiteBoxClassifier",

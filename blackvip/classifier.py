@@ -23,7 +23,7 @@ from .inputs.training_set import TrainingSet
 from .losses import LOSSES, Temperature
 from .optimizers import Optimizer, make_optimizer
 from .prediction import PromptedClassifier
-from .prompters import Prompter, make_prompter
+from .prompters import CORRECTIONS, Prompter, make_prompter
 from .scorers import ScoreFunction
 from .scorers.background import BackgroundThread
 from .scorers.checkpoint import refuse_checkpoint, replayed
@@ -61,9 +61,9 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
     class_prompts : str, dict, Series or sequence of str, default="{}"
         A template in which ``{}`` becomes the class's name, a dict (or a Series with an index) from label to prompt,
         or one prompt per class in the order of `classes_`. See `EncodedClassPrompts` for meta-estimators.
-    prompter : {"basis", "coordinator"} or Prompter, default="basis"
+    prompter : {"basis", "coordinator", "autocontrast", ...} or Prompter, default="basis"
         "basis": `PromptBasis`, which has fourteen parameters and is by far the cheapest to train. "coordinator": the
-        paper's `Coordinator`; ``**blackvip.presets.cvpr2023()`` also sets everything that goes with it.
+        paper's `Coordinator`; ``**blackvip.presets.cvpr2023()`` sets all that goes with it. Others: see `Correction`.
     optimizer : {"spsa-gc", "spsa", "cma-es"} or Optimizer, default="spsa-gc"
         What trains the prompter. Settings such as the momentum are parameters of the optimizer, as in
         ``optimizer=SPSAGC(momentum=0.5)``.
@@ -151,7 +151,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
         The optimizer in its last state.
     a_, c_ : float or None
         Step and perturbation size that training started with.
-    termination_reason_ : {"budget", "no_improvement", "callback", "interrupted", "error"}
+    termination_reason_ : {"budget", "no_improvement", "nothing_to_train", "callback", "interrupted", "error"}
         Why training stopped.
     score_format_, score_type_ : ScoreFormat, {"logits", "probabilities", "percent"}
         What the scores are, and in words how that was found.
@@ -201,7 +201,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
     _parameter_constraints = {
         "score_fn": [callable],
         "class_prompts": [str, dict, "array-like"],
-        "prompter": [StrOptions(Prompter.named.keys()), Prompter],
+        "prompter": [StrOptions(Prompter.named.keys()), StrOptions(CORRECTIONS.keys()), Prompter],
         "optimizer": [StrOptions(Optimizer.named.keys()), Optimizer],
         "max_queries": [Interval(Integral, 1, None, closed="left")],
         "head": [StrOptions({"auto"}), StrOptions(Head.named.keys()), HasMethods(["fit", "predict_proba"]), None],
@@ -234,7 +234,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
         score_fn: ScoreFunction,
         class_prompts: str | Mapping[Any, str] | Sequence[str] = "{}",
         *,
-        prompter: Literal["basis", "coordinator"] | Prompter = "basis",
+        prompter: str | Prompter = "basis",
         optimizer: Literal["spsa-gc", "spsa", "cma-es"] | Optimizer = "spsa-gc",
         max_queries: int = 10_000,
         head: Literal["auto", "fused", "calibrated", "tempered"] | Any = "auto",

@@ -37,14 +37,15 @@ from .persistence.arrays import Labels
 from .persistence.fields import BOOL, LABEL, NONE, ListOf, Maybe, OneOf, Pairs, Record, choice, integer, number, text
 from .persistence.format import expect
 from .persistence.objects import Object
-from .prompters.base import Prompter, make_prompter
+from .prompters.base import Prompter
+from .prompters.by_name import PROMPTER, make_prompter
 from .scorers import ScoreFormat
 from .scorers.connection import ReachesService
 from .scorers.labels.mapping import LabelMapping
 from .scorers.memory import AnswerMemory
 from .scorers.scoring import log_scores_of
 from .scorers.wrappers import scorer_name
-from .training.loop import TrainingResult
+from .training.loop import TERMINATION_REASONS, TrainingResult
 from .training.progress import ProgressBar
 from .training.setup import Run
 
@@ -121,6 +122,7 @@ class PromptedClassifier(
     derived_attributes = ("_memory",)
     saved_parameters = {
         "class_prompts": CLASS_PROMPTS,
+        "prompter": PROMPTER,
         "local_encoder": ENCODER,
         "head": OneOf(NONE, text(), Object(Head, fitted="no")),
         "image_shape": IMAGE_SHAPE,
@@ -140,7 +142,7 @@ class PromptedClassifier(
         "n_iter_": integer(0),
         "a_": _GAIN,
         "c_": _GAIN,
-        "termination_reason_": choice("budget", "no_improvement", "callback", "interrupted", "error"),
+        "termination_reason_": choice(*TERMINATION_REASONS),
         "score_format_": Object(ScoreFormat),
         "label_mapping_": OneOf(NONE, Object(LabelMapping)),
         "seconds_per_image_": OneOf(NONE, number(low=0)),
@@ -357,8 +359,7 @@ class PromptedClassifier(
         n_scores, n_features = len(self.classes_), sum(self.probe_encoder_.block_sizes_)
         features = np.zeros((n_scores, n_features))
         log_proba = self.head_.predict_log_proba_of(-np.eye(n_scores), features, n_scores).round(6)
-        prompter = self.prompter_
-        parts = [prompter.parameters_, prompter.statistics_, prompter.prompt_scale_, log_proba, self.class_prompts_]
+        parts = [*self.prompter_.frozen_state, log_proba, self.class_prompts_]
         return hashlib.sha256(json.dumps(describe(parts)).encode()).hexdigest()[:12]
 
     def _summary(self, decision: Decision) -> str:

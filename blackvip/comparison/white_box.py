@@ -23,7 +23,8 @@ from ..inputs.estimators import PredictsFromLogProba, SharesScoreFunction
 from ..inputs.images import to_uint8
 from ..inputs.labels import class_indices
 from ..inputs.reading import ReadsImages, pixel_batches
-from ..prompters.base import Prompter, make_prompter, prompted
+from ..prompters.base import Prompter, prompted
+from ..prompters.by_name import make_prompter
 from ..prompters.frames import PaddingFrame
 from ..scorers.declarations import method_of
 from .presets import BATCH_SIZE, CLIP_UNIT

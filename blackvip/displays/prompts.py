@@ -132,13 +132,13 @@ class PromptDisplay(Display):
         """Make a display of some rows of a `PromptComparison` without drawing it."""
         pixels, prompter = estimator.image_format_.pixels(found.images[rows]), estimator.coordinator_
         drawn = prompter.draw(pixels)
-        canvas = prompter.canvas(pixels.double()) if estimator.prompt_used_ else drawn
+        original = prompter.original(pixels.double()) if estimator.prompt_used_ else drawn
         before, after = (
             None if scores is None else softmax(scores[rows], axis=1) for scores in (found.plain, found.prompted)
         )
         return cls(
             to_uint8(pixels),
-            _last_channels(drawn.double() - canvas),
+            _last_channels(drawn.double() - original),
             to_uint8(drawn),
             plain_proba=before,
             prompted_proba=after,

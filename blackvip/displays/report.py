@@ -47,6 +47,7 @@ _LONGEST = 300  # characters of a parameter's value
 _ENDINGS = {
     "budget": "its budget was spent",
     "no_improvement": "the held-out images stopped improving",
+    "nothing_to_train": "the prompter has nothing to train",
     "callback": "a callback stopped it",
     "interrupted": "it was interrupted",
     "error": "the score function failed",

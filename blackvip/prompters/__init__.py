@@ -1,8 +1,23 @@
 """Prompters make the visual prompts that are added to images."""
 
-from .base import Prompter, make_prompter, prompted
+from .base import Prompter, prompted
 from .basis import PromptBasis
+from .by_name import make_prompter
 from .coordinator import Coordinator
+from .corrections import CORRECTIONS, Correction, Learned
 from .frames import PaddingFrame, ReprogrammingFrame
+from .stacked import Stacked
 
-__all__ = ["Coordinator", "PaddingFrame", "PromptBasis", "Prompter", "ReprogrammingFrame", "make_prompter", "prompted"]
+__all__ = [
+    "CORRECTIONS",
+    "Coordinator",
+    "Correction",
+    "Learned",
+    "PaddingFrame",
+    "PromptBasis",
+    "Prompter",
+    "ReprogrammingFrame",
+    "Stacked",
+    "make_prompter",
+    "prompted",
+]

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from ..inputs.images import to_uint8
@@ -24,7 +23,7 @@ from ..persistence.fields import NONE, OneOf, number
 from ..persistence.files import SaveableEstimator
 from ..persistence.format import expect
 
-__all__ = ["FeatureBatches", "Prompter", "at_once", "make_prompter", "prompted"]
+__all__ = ["FeatureBatches", "Prompter", "at_once", "prompted"]
 
 _DRAWN_BYTES = 8 * 2**20  # pixels in double precision that get their prompts at once
 
@@ -114,6 +113,42 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
         """
         return pixels
 
+    def original(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pictures without the prompt, with which displays compare prompted images: the canvas, for most prompters.
+
+        Parameters
+        ----------
+        pixels : tensor of shape (n, 3, height, width)
+            RGB in [0, 1].
+
+        Returns
+        -------
+        original : tensor of shape (n, 3, height, width)
+            RGB in [0, 1].
+        """
+        return self.canvas(pixels)
+
+    def canvas_and_features(
+        self, pixels: torch.Tensor, dtype: torch.dtype = torch.float32
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The canvas and the features, for a prompter that computes both from the same intermediate result.
+
+        Parameters
+        ----------
+        pixels : tensor of shape (n, 3, height, width)
+            RGB in [0, 1].
+        dtype : torch.dtype, default=torch.float32
+            Type of the canvas.
+
+        Returns
+        -------
+        canvas : tensor of shape (n, 3, height, width)
+            Result of `canvas`; `pixels` itself if the prompter draws on the images.
+        features : tensor of shape (n, ...)
+            Result of `features`.
+        """
+        return self.canvas(pixels.to(dtype)), self.features(pixels)
+
     @property
     def n_statistics(self) -> int:
         """Length of the vector of batch statistics; 0 if prompts do not depend on the batch."""
@@ -160,6 +195,11 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
         self.prompt_scale_ = float(prompt_scale)
         return self
 
+    @property
+    def frozen_state(self) -> list[Any]:
+        """All that tells this frozen prompter from others of its class that were fitted to the same images."""
+        return [self.parameters_, self.statistics_, self.prompt_scale_]
+
     def frozen_prompts(self, features: torch.Tensor) -> torch.Tensor:
         """Prompts of the frozen parameters.
 
@@ -197,8 +237,8 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
             return pixels
         drawn = []
         for part in pixels.split(at_once(pixels)):
-            prompts = self.frozen_prompts(self.features(part))
-            drawn.append(prompted(self.canvas(part.double()), prompts[None], self.prompt_scale_)[0])
+            canvas, features = self.canvas_and_features(part, torch.float64)
+            drawn.append(prompted(canvas, self.frozen_prompts(features)[None], self.prompt_scale_)[0])
         return torch.cat(drawn)
 
     def fit(self, X: Any, y: Any = None) -> Prompter:
@@ -284,24 +324,3 @@ def prompted(pixels: torch.Tensor, prompts: torch.Tensor, prompt_scale: float) -
         RGB in [0, 1].
     """
     return torch.add(pixels, prompts, alpha=prompt_scale).clamp_(0, 1)  # eq. 1
-
-
-def make_prompter(prompter: str | Prompter) -> Prompter:
-    """Make an unfitted prompter.
-
-    Parameters
-    ----------
-    prompter : str or Prompter
-        A registered name, such as "basis" or "coordinator", or a `Prompter`, which is cloned.
-
-    Returns
-    -------
-    prompter : Prompter
-        The unfitted prompter.
-    """
-    if isinstance(prompter, Prompter):
-        return clone(prompter)
-    if prompter in Prompter.named:
-        return Prompter.named[prompter]()
-    names = ", ".join(map(repr, Prompter.named))
-    raise ValueError(f"prompter={prompter!r}; expected one of {names}, or a Prompter.")

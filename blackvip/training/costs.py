@@ -168,7 +168,7 @@ def cost_plan(
 
 
 def _portions(n: int, size: int) -> Iterator[int]:
-    return (min(size, n - first) for first in range(0, n, size))
+    return (min(size, n - first) for first in range(0, n, size or 1))
 
 
 def duration(seconds: float | None) -> str:

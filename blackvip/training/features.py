@@ -1,4 +1,4 @@
-"""The prompter's features of the training images: kept where memory allows, else computed again."""
+"""The prompter's canvas and features of the training images: kept where memory allows, else computed again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..scorers.background import BackgroundThread
 
 __all__ = ["TrainingFeatures", "row_batches"]
 
-_CACHE_BYTES = 512 * 2**20  # of features that are kept
+_CACHE_BYTES = 512 * 2**20  # of features that are kept, and with them of canvases
 _BATCH = 32  # images whose features are computed together
 
 
@@ -24,7 +24,7 @@ def row_batches(rows: np.ndarray, size: int = _BATCH) -> Iterator[np.ndarray]:
 
 
 class TrainingFeatures:
-    """Features of the training images, as a fitted prompter computes them.
+    """Canvas and features of the training images, as a fitted prompter computes them.
 
     Parameters
     ----------
@@ -37,35 +37,58 @@ class TrainingFeatures:
     ----------
     kept : bool
         Whether the features of all images fit in memory. They are then computed once.
+    in_memory : bool
+        Whether a step computes and reads nothing: images, canvases and features are all in memory.
     """
 
     def __init__(self, prompter: Prompter, images: Images):
         self.prompter = prompter
         self.images = images
-        one = prompter.features(images.pixels(np.arange(1)))
-        self.kept = one.numel() * one.element_size() * len(images) <= _CACHE_BYTES
-        self._all: Future[torch.Tensor] | None = None
+        pixels = images.pixels(np.arange(1))
+        canvas, features = prompter.canvas_and_features(pixels)
+        on_images = canvas is pixels
+        needed = [part.numel() * part.element_size() * len(images) for part in (features, canvas)]
+        self.kept = needed[0] <= _CACHE_BYTES
+        self._keeps_canvas = not on_images and sum(needed) <= _CACHE_BYTES
+        self.in_memory = self.kept and (self._keeps_canvas or (on_images and images.in_memory))
+        self._all: Future[tuple[torch.Tensor | None, torch.Tensor]] | None = None
 
     def compute_in(self, background: BackgroundThread) -> None:
-        """Begin to compute the features of all images in a thread, if they are kept; errors are raised at their use."""
-        if self.kept and self._all is None:
-            self._all = background.submit(lambda: torch.cat(list(self._computed())))
+        """Begin to compute all that is kept in a thread, if anything is trained on it; errors are raised at its use."""
+        if self.kept and self._all is None and self.prompter.n_parameters_:
+            self._all = background.submit(self._computed)
 
     def of(self, rows: np.ndarray) -> torch.Tensor:
         """Features of these images, of shape (len(rows), ...)."""
         if not self.kept:
             return self.prompter.features(self.images.pixels(rows))
-        if self._all is None:
-            # Only features that could be computed are kept: nobody may wait for those that failed.
-            computed: Future[torch.Tensor] = Future()
-            computed.set_result(torch.cat(list(self._computed())))
-            self._all = computed
-        return self._all.result().index_select(0, torch.from_numpy(rows))
+        return self._result()[1].index_select(0, torch.from_numpy(rows))
+
+    def with_canvas(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Canvas (len(rows), 3, height, width) and features (len(rows), ...) of these images."""
+        if not self.kept:
+            return self.prompter.canvas_and_features(self.images.pixels(rows))
+        canvas, features = self._result()[0], self.of(rows)
+        if canvas is None:
+            return self.prompter.canvas(self.images.pixels(rows)), features
+        return canvas.index_select(0, torch.from_numpy(rows)), features
 
     def batches(self) -> Iterator[torch.Tensor]:
         """Features of all images, batch by batch, in double precision."""
         return (self.of(rows).double() for rows in row_batches(np.arange(len(self.images))))
 
-    def _computed(self) -> Iterator[torch.Tensor]:
-        batches = row_batches(np.arange(len(self.images)))
-        return (self.prompter.features(self.images.pixels(rows)) for rows in batches)
+    def _result(self) -> tuple[torch.Tensor | None, torch.Tensor]:
+        if self._all is None:
+            # Only what could be computed is kept: nobody may wait for what failed.
+            computed: Future[tuple[torch.Tensor | None, torch.Tensor]] = Future()
+            computed.set_result(self._computed())
+            self._all = computed
+        return self._all.result()
+
+    def _computed(self) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Canvases (n, 3, height, width), if they are kept, and features (n, ...) of all images."""
+        batches = (self.images.pixels(rows) for rows in row_batches(np.arange(len(self.images))))
+        if not self._keeps_canvas:
+            return None, torch.cat([self.prompter.features(pixels) for pixels in batches])
+        canvases, features = zip(*map(self.prompter.canvas_and_features, batches))
+        return torch.cat(canvases), torch.cat(features)

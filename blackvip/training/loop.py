@@ -20,7 +20,10 @@ from .gains import TrainingProbe
 from .monitoring import Monitor
 from .setup import Run
 
-__all__ = ["TrainingResult", "decided", "is_interactive", "judged_log_scores", "train"]
+__all__ = ["TERMINATION_REASONS", "TrainingResult", "decided", "is_interactive", "judged_log_scores", "train"]
+
+#: Why training stopped.
+TERMINATION_REASONS = ("budget", "no_improvement", "nothing_to_train", "callback", "interrupted", "error")
 
 
 @dataclass
@@ -37,7 +40,8 @@ class TrainingResult:
         The step size that training started with.
     n_iter : int
         Steps made.
-    termination_reason : {"budget", "no_improvement", "callback", "interrupted", "error"}
+    termination_reason : str
+        One of `TERMINATION_REASONS`.
     error : BaseException or None
         What ended the training early.
     history : list of dict
@@ -111,6 +115,9 @@ def train(run: Run, monitor: Monitor | None = None) -> TrainingResult:
     """
     optimizer, batches, validation = run.optimizer, run.batches, run.validation
     result = TrainingResult(run.w, optimizer)
+    if not len(run.w):
+        result.termination_reason = "nothing_to_train"
+        return result
     try:
         if monitor is not None:
             monitor.begin_stage("training")
@@ -165,7 +172,7 @@ def judged_log_scores(result: TrainingResult, run: Run, replay: Replay | None = 
         # `fit` will resume: a prompt from halfway is not worth its price.
         if result.ends_with_error(resumes=True):
             return unknown
-    if not result.n_iter:
+    if not result.n_iter and len(result.w):
         return unknown
     try:
         return run.validation.judged_log_scores(result.w)

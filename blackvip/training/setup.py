@@ -93,7 +93,7 @@ class RunSettings:
 
     def held_out_share(self, d: int, n_images: int) -> float:
         """The share of the images that a prompt of `d` parameters is not trained on."""
-        if not self.guard:
+        if not self.guard or not d:
             return 0.0
         if self.validation_fraction == "auto":
             return _HELD_OUT_SHARE if d > n_images or self.patience is not None else 0.0
@@ -228,7 +228,8 @@ class Spending:
         spent = settings.max_queries - settings.budget
         left = f", of which {settings.budget} are left," if spent else ""
         if not budget.n_steps:
-            problem = f"max_queries={settings.max_queries}{left} does not pay for one step."
+            lacking = "one step" if self.d else "the scores"
+            problem = f"max_queries={settings.max_queries}{left} does not pay for {lacking}."
         else:
             problem = (
                 f"max_queries={settings.max_queries} pays for {self._n_directions(budget.n_steps)} perturbations of "
@@ -254,7 +255,9 @@ class Spending:
         )
 
     def _works(self, budget: RunBudget) -> bool:
-        """Whether training makes a step and, if it is a whole one, is not spent on noise."""
+        """Whether training makes a step, if there is anything to train, and a whole run is not spent on noise."""
+        if not self.d:
+            return budget.total >= 0
         if not budget.n_steps or self.optimizer.started or self.settings.one_pass:
             return budget.n_steps > 0
         return self.optimizer.signal_share(self.d, budget.n_steps) >= _LEAST_SIGNAL

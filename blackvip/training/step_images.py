@@ -96,15 +96,13 @@ class StepReader:
 
         It does not where all is in memory. Augmentation draws random numbers, which must keep their order.
         """
-        in_memory = self.features.images.in_memory and self.features.kept
-        if rows is not None and self.augment is None and not in_memory:
+        if rows is not None and self.augment is None and not self.features.in_memory:
             self._ahead = rows, self._background.submit(StepImages.of, rows, self._canvas_and_features)
 
     def _canvas_and_features(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        prompter, pixels = self.features.prompter, self.features.images.pixels(rows)
         if self.augment is None:
-            features = self.features.of(rows) if self.features.kept else prompter.features(pixels)
+            canvas, features = self.features.with_canvas(rows)
         else:
-            pixels = self.augment(pixels)
-            features = prompter.features(pixels)
-        return prompter.canvas(pixels).to(self.device), features.to(self.device)
+            pixels = self.augment(self.features.images.pixels(rows))
+            canvas, features = self.features.prompter.canvas_and_features(pixels)
+        return canvas.to(self.device), features.to(self.device)
