@@ -37,8 +37,6 @@ class TrainingFeatures:
     ----------
     kept : bool
         Whether the features of all images fit in memory. They are then computed once.
-    in_memory : bool
-        Whether a step computes and reads nothing: images, canvases and features are all in memory.
     """
 
     def __init__(self, prompter: Prompter, images: Images):
@@ -46,12 +44,16 @@ class TrainingFeatures:
         self.images = images
         pixels = images.pixels(np.arange(1))
         canvas, features = prompter.canvas_and_features(pixels)
-        on_images = canvas is pixels
+        self._on_images = canvas is pixels
         needed = [part.numel() * part.element_size() * len(images) for part in (features, canvas)]
         self.kept = needed[0] <= _CACHE_BYTES
-        self._keeps_canvas = not on_images and sum(needed) <= _CACHE_BYTES
-        self.in_memory = self.kept and (self._keeps_canvas or (on_images and images.in_memory))
+        self._keeps_canvas = not self._on_images and sum(needed) <= _CACHE_BYTES
         self._all: Future[tuple[torch.Tensor | None, torch.Tensor]] | None = None
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether a step reads and computes nothing, since canvas and features of all images are in memory."""
+        return self.kept and (self._keeps_canvas or (self._on_images and self.images.in_memory))
 
     def compute_in(self, background: BackgroundThread) -> None:
         """Begin to compute all that is kept in a thread, if anything is trained on it; errors are raised at its use."""
