@@ -119,12 +119,17 @@ def test_what_was_found_is_said_with_the_range_the_sums_and_how_to_declare_it():
     found = recognise(np.round(100 * P, 1), y=Y).finding
     assert found.startswith("percent, as the sums show (values from 0 to 100, sums of an image's scores from 99.8 to 1")
     assert "rounded to 0.1). If this is wrong, set score_type to 'logits' or 'probabilities'." in found
-    assert recognise(P, "logits").finding.startswith("logits, as declared (values from ")
+    assert recognise(Z, "logits").finding.startswith("logits, as declared (values from ")
 
 
 def test_a_declared_score_type_is_believed():
     scores = np.round(P, 2)
     assert recognise(scores, "logits") == ScoreFormat("logits")
+    doubted = recognise(scores, "logits")
+    assert doubted.finding.startswith("logits, as declared, although they sum like probabilities (values from ")
+    assert not doubted.certain
+    assert recognise(Z, "logits").certain
+    assert recognise(expit(Z), "logits").certain
     assert recognise(scores / 2, "probabilities") == ScoreFormat("probabilities", 0.0005)
     with pytest.raises(ValueError, match="declares score_type='odds'; expected 'logits', 'probabilities' or 'percent'"):
         ScoreReader("odds")

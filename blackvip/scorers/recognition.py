@@ -64,6 +64,9 @@ def recognise(
     sums come near 100 and never exceed it, and clearly for percent otherwise.
     """
     given = scores[np.isfinite(scores)]
+    if declared == "logits" and "as the sums show" in (other := recognise(scores)).finding:
+        reason = f"as declared, although they sum like {other.score_type}"
+        return _described(ScoreFormat("logits", certain=False), reason, scores)
     if declared != "auto":
         return _described(_in_detail(scores, declared), "as declared", scores)
     if not len(given) or np.isneginf(scores).any():
