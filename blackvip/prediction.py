@@ -8,12 +8,14 @@ import os
 import reprlib
 from collections.abc import Generator, Mapping
 from contextlib import closing
+from numbers import Integral
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Options, validate_params
 
 from .documentation import pipeline_block
 from .encoders.base import ENCODER, Encoder
@@ -219,6 +221,10 @@ class PromptedClassifier(
         images = self._open_images(X)
         return np.concatenate(list(self._log_probas(images, np.arange(len(images)))))
 
+    @validate_params(
+        {"overwrite": ["boolean"], "verbose": [Options(Integral, {0, 1, 2}), "boolean"]},
+        prefer_skip_nested_validation=False,
+    )
     def predict_to(self, path: str | os.PathLike[str], X: Any, *, overwrite: bool = False, verbose: int = 1) -> None:
         """Predict any number of images into a table on disk; bills one image each.
 
@@ -242,6 +248,8 @@ class PromptedClassifier(
         BlackVIPError
             If the file has other classes or images, or predictions of another model. Nothing is sent then.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"path is a {type(path).__name__}; expected the path of a CSV file.")
         images = self._open_images(X, identify=True)
         with PredictionsFile(path, images, self.classes_.tolist(), self._fingerprint(), overwrite) as file:
             bar = ProgressBar(len(images), "predict", verbose, initial=file.n_done)

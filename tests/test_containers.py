@@ -11,6 +11,8 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 from conftest import ToyService, make_stripes
@@ -86,6 +88,39 @@ def test_the_same_picture_is_sent_with_the_same_brightness(highest):
     grey[0, 0, 0], grey[0, 0, 1] = highest, 0
     for name, X in containers(grey):
         np.testing.assert_array_equal(sent(X)[..., 1], grey, err_msg=name)
+
+
+def test_some_much_darker_numbers_are_told():
+    """They may well have another range: files of 8 bits among others of 16, or fractions among others up to 255."""
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 8, 8)).astype(float)
+    pictures[:, 0, 0] = 255
+    odd, white = (np.arange(4) % 2)[:, None, None] == 1, np.full((1, 8, 8), 255)
+    for bright, others, most in ((pictures, pictures / 255, 16), (pictures * 257, pictures, 255)):
+        image_format, _ = ImageFormat.learn(bright)
+        mixed = np.where(odd, bright, others)
+        for read in (ImageFormat.learn, image_format.open):
+            for X in (mixed, list(mixed)):
+                with pytest.warns(
+                    ImagesAssumedWarning, match=f"Image 0 and 1 others have no number above {most}, "
+                ) as told:
+                    read(X)
+                assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image_format, _ = ImageFormat.learn(np.concatenate([white, white * 0, white * 0 + 1]))
+        image_format.open(white * 0)
+        ImageFormat.learn(white.astype(np.uint8))[0].open(white / 255)
+    with pytest.warns(ImagesAssumedWarning, match="uint8, with no number above 1. They are almost black"):
+        image_format.open((white > 9).astype(np.uint8))
+
+
+def test_rounding_does_not_change_the_range():
+    pictures = np.linspace(0, 1, 128).reshape(2, 8, 8)
+    for X, black in ((pictures * (1 + 2e-7) - 1e-7, 0), ((2 * pictures - 1) * (1 + 2e-7), -1)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            image_format, _ = ImageFormat.learn(X)
+        assert (image_format.low, image_format.high) == (black, 1)
 
 
 @pytest.mark.parametrize("mask", [np.eye(6, dtype=bool)[None].repeat(2, 0)])
@@ -207,6 +242,67 @@ def test_a_single_image_has_a_remedy(fitted, tmp_path):
     assert service.n_images == 0
 
 
+class Lazy:
+    """An array that only computes what is asked for, such as those of zarr and jax."""
+
+    def __init__(self, values):
+        self._values = values
+        self.shape, self.ndim, self.dtype = values.shape, values.ndim, values.dtype
+
+    def __len__(self):
+        return len(self._values)
+
+    def __getitem__(self, rows):
+        return self._values[rows]
+
+
+class Held:
+    """An object that only becomes an array."""
+
+    def __init__(self, values):
+        self._values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self._values, dtype)
+
+
+class Unreadable(Held):
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("Implicit conversion is not allowed")
+
+
+def test_arrays_of_other_libraries(fitted):
+    X, _ = make_stripes(n=4, side=6)
+    nested = pa.FixedShapeTensorArray.from_numpy_ndarray(X)
+    column = pl.Series(X.tolist(), dtype=pl.Array(pl.UInt8, X.shape[1:]))
+    sparse = torch.from_numpy(X / 255).to_sparse()
+    for held in (Lazy(X), Held(X), list(map(Held, X)), nested, pa.chunked_array([nested]), column, sparse):
+        np.testing.assert_array_equal(sent(held), X)
+    with pytest.raises(ImageError, match=r"a single image. Pass X\[None\]"):
+        ImageFormat.learn(Lazy(X[0]))
+    for held, reason in (
+        (torch.empty(4, 6, 6, device="meta"), "a Tensor cannot be converted to an array of numbers: "),
+        (Unreadable(X), "a Unreadable cannot be converted .* Implicit conversion is not allowed"),
+        ([(X[0], 1), (1, X[0])], "Image 1 cannot be read: a tuple cannot be converted"),
+    ):
+        with pytest.raises(ImageError, match=reason):
+            ImageFormat.learn(held)
+
+
+def test_masked_pixels_are_refused(fitted):
+    X, y = make_stripes()
+    for masked, named in (
+        (np.ma.masked_array(X, X > 200), "X is an array with masked pixels"),
+        (np.ma.masked_array(X[..., 0], X[..., 0] > 200).reshape(len(X), -1), "masked pixels have no value"),
+        (list(np.ma.masked_array(X, X > 200)), "Image 0 cannot be read: masked pixels have no value"),
+    ):
+        service = ToyService()
+        with pytest.raises(ImageError, match=f"{named}.*filled"):
+            BlackVIPClassifier(service, "{}", max_queries=600, verbose=0).fit(masked, y)
+        assert service.n_images == 0
+    np.testing.assert_array_equal(sent(np.ma.masked_array(X)), X)
+
+
 def test_three_grey_images_are_a_set(fitted):
     X, y = make_stripes()
     grey = X[..., 0]
@@ -241,6 +337,7 @@ def test_encoded_files_in_any_container(tmp_path):
             *(written, file, mapped, {"bytes": memoryview(data), "path": None}, memoryview(pixels)),
             *(np.frombuffer(item, np.uint8) for item in formats[:3]),
             *(base64.b64encode(item).decode() for item in formats[:2]),
+            *(f" \ndata:image/png;base64,{text}", np.frombuffer(data, np.uint8)[:, None], torch.tensor([list(data)])),
         ]
         source = ItemSource(items)
         for row, item in enumerate(items):
@@ -250,6 +347,8 @@ def test_encoded_files_in_any_container(tmp_path):
             assert not holds_flattened_rows([item])
             assert isinstance(open_source([item, path]), (ItemSource, np.ndarray))
     assert source.name(9) == "9"
+    for rows in (np.frombuffer(data * 2, np.uint8).reshape(2, -1), np.frombuffer(data * 2, np.uint8).reshape(2, -1, 1)):
+        np.testing.assert_array_equal(sent(rows), [pixels] * 2)
     with pytest.raises(ImageError, match="Image 16 cannot be read: .*closed"):
         source[16]
 
@@ -377,6 +476,29 @@ def test_rows_are_known_by_their_pixels(fitted, tmp_path):
     clf.predict_to(table, X[::-1], overwrite=True, verbose=0)
     assert service.n_images == 10  # the estimator remembers its answers
     assert pd.read_csv(table)["label"].tolist() == clf.predict(X[::-1]).tolist()
+
+
+def test_bad_arguments_change_no_table_and_send_nothing(fitted, tmp_path):
+    X, _ = make_stripes(n=4)
+    service, path = ToyService(), tmp_path / "p.csv"
+    clf = copy.copy(fitted).set_params(score_fn=service)
+    clf.predict_to(path, X, verbose=0)
+    before, n_billed = path.read_text(), service.n_images
+    for first, options, message in (
+        (X, {}, "path is a ndarray; expected the path of a CSV file"),
+        (None, {}, "path is a NoneType"),
+        (path, {"overwrite": "no"}, "'overwrite' parameter of .*predict_to must be"),
+        (path, {"verbose": 7}, "'verbose' parameter of .*predict_to must be"),
+        (os.devnull, {}, "is not a regular file"),
+        ("a\0b", {}, "cannot be opened: embedded null byte"),
+    ):
+        with pytest.raises((TypeError, ValueError, BlackVIPError), match=message):
+            clf.predict_to(first, make_stripes(n=4, seed=3)[0], **{"verbose": 0} | options)
+    # A quotation mark that was added by hand does not cut off the rows below it.
+    path.write_text(before.replace("\n1,", '\n"1,'))
+    with pytest.raises(BlackVIPError, match="has row 1, whose quotation marks do not match"):
+        clf.predict_to(path, X, verbose=0)
+    assert service.n_images == n_billed
 
 
 def test_overwriting_starts_tables_anew_but_no_other_files(fitted, tmp_path):

@@ -218,10 +218,14 @@ def test_image_shape_leaves_images_of_that_size_alone(arrays, files):
         np.testing.assert_array_equal(image_format.open(arrays.reshape(4, -1))[1:3], arrays[1:3])
 
 
-@pytest.mark.parametrize("image_shape", [(6,), (0, 5), (6, 5, 3, 1), (6.5, 5)])
+@pytest.mark.parametrize("image_shape", [(6,), (0, 5), (6, 5, 3, 1), (6.5, 5), (3, 6, 5), (True, 5)])
 def test_impossible_image_shapes_are_refused(arrays, image_shape):
     with pytest.raises(ImageError, match=r"expected \(height, width\)"):
         ImageFormat.learn(arrays, image_shape)
+    with pytest.raises(ImageError, match="expected at most 16,777,216 pixels"):
+        ImageFormat.learn(arrays, (10**6, 10**6))
+    with pytest.raises(ImageError, match="too far apart"):
+        ImageFormat.learn(np.array([[[-1e308, 1e308]]]))
 
 
 def test_unknown_options_are_refused(arrays):

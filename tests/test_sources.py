@@ -350,7 +350,7 @@ def test_numbers_of_no_known_range_are_refused():
             np.full((2, 2), 256.5, np.float32),
             "mode is 'F', with values between 0 and 256.5; expected between 0 and 255",
         ),
-        (np.full((2, 2), np.nan, np.float32), "between nan and nan"),
+        (np.full((2, 2), np.nan, np.float32), "it contains NaN or infinity"),
     ):
         for item in (Image.fromarray(values), encoded(Image.fromarray(values), "tiff")):
             with pytest.raises(ImageError, match=f"Image 0 cannot be read: its {found}|{found}"):

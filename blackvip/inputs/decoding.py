@@ -31,6 +31,7 @@ __all__ = [
     "is_tensor",
     "path_of",
     "reason_of",
+    "refuse_masked",
 ]
 
 SINGLE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)  #: Types of a single image.
@@ -166,7 +167,7 @@ def _pixels(item: Any) -> np.ndarray:
 
 
 def _array_pixels(item: Any) -> np.ndarray:
-    if not isinstance(item, (list, tuple)) and not hasattr(item, "ndim"):
+    if not isinstance(item, (list, tuple)) and not hasattr(item, "ndim") and not hasattr(item, "__array__"):
         raise ImageError(f"it is a {type(item).__name__}; {_EXPECTED_ITEM}")
     array = as_array(item)
     if array.dtype.kind not in "uifb":
@@ -180,14 +181,33 @@ def _array_pixels(item: Any) -> np.ndarray:
 
 
 def as_array(values: Any) -> np.ndarray:
-    """Convert a tensor, a polars Series or any array to a NumPy array."""
-    if is_tensor(values):
-        values = values.detach().cpu()
-        if values.is_quantized:
-            values = values.dequantize()
-        # NumPy has no bfloat16, and no 8-bit floats.
-        return np.asarray(values.float() if re.search("bfloat16|float8", str(values.dtype)) else values)
-    return np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
+    """Convert a tensor, a polars Series or any array to a NumPy array.
+
+    Raises
+    ------
+    ImageError
+        If pixels are masked, or if the other library does not give the values.
+    """
+    refuse_masked(values)
+    try:
+        if is_tensor(values):
+            values = values.detach().cpu()
+            if values.is_quantized:
+                values = values.dequantize()
+            if "strided" not in str(values.layout):
+                values = values.to_dense()
+            # NumPy has no bfloat16, and no 8-bit floats.
+            return np.asarray(values.float() if re.search("bfloat16|float8", str(values.dtype)) else values)
+        return np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        kind, reason = type(values).__name__, reason_of(error)
+        raise ImageError(f"a {kind} cannot be converted to an array of numbers: {reason}") from error
+
+
+def refuse_masked(values: Any) -> None:
+    """Raise an `ImageError` if values of an array are masked, since NumPy would use what is below the mask."""
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise ImageError("masked pixels have no value; fill them first, as in array.filled(0)")
 
 
 def channels_last(images: np.ndarray) -> np.ndarray:
@@ -252,6 +272,8 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
 def _checked_numbers(values: np.ndarray, mode: str) -> np.ndarray:
     """Return the grey values of mode "I" or "F", whose range is that of the whole set."""
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    if not math.isfinite(low + high):
+        raise ImageError("it contains NaN or infinity; expected finite pixels")
     if not (low >= 0 and high <= (255 if mode == "F" else 65_535)):
         expected = "0 and 255, or between 0 and 1" if mode == "F" else "0 and 65535"
         raise ImageError(

@@ -55,7 +55,7 @@ def is_file(item: Any) -> bool:
 
 
 def is_row_of_bytes(item: Any) -> bool:
-    """Whether an item is a one-dimensional array, tensor or list of bytes that begins like an image file."""
+    """Whether an item is an array, tensor or list of bytes, a row or a column, that begins like an image file."""
     if isinstance(item, (list, tuple, array.array)):
         head = item[:_HEAD]
         return (
@@ -63,9 +63,12 @@ def is_row_of_bytes(item: Any) -> bool:
             and all(type(value) is int and 0 <= value < 256 for value in head)
             and _has_signature(bytes(head))
         )
-    if not _INTEGER.match(str(getattr(item, "dtype", ""))) or len(getattr(item, "shape", ())) != 1:
+    shape = tuple(getattr(item, "shape", ()))
+    # OpenCV has returned encoded images as a column, too.
+    is_vector = len(shape) == 1 or (len(shape) == 2 and 1 in shape)
+    if not is_vector or not _INTEGER.match(str(getattr(item, "dtype", ""))):
         return False
-    numbers = _numbers_of(item[:_HEAD])
+    numbers = _numbers_of(item[0][:_HEAD] if len(shape) == 2 and shape[1] > 1 else item[:_HEAD])
     return bool(((numbers >= 0) & (numbers < 256)).all()) and _has_signature(numbers.astype(np.uint8).tobytes())
 
 
@@ -92,7 +95,7 @@ def content_of(item: Any) -> bytes | None:
         return _content_of_text(item)
     if isinstance(item, (bytes, bytearray, memoryview)):
         data = bytes(item)
-        if not _has_signature(data[:_HEAD]) and (data[:5].lower() == b"data:" or _is_base64(data[:99])):
+        if not _has_signature(data[:_HEAD]) and _holds_content(data[:99].decode("latin-1")):
             return _content_of_text(data.decode("latin-1"))
         return data
     if is_file(item):
@@ -121,7 +124,7 @@ def path_in(item: Any) -> str | None:
 
 
 def _numbers_of(values: Any) -> np.ndarray:
-    return np.asarray(values.cpu() if hasattr(values, "cpu") else values)
+    return np.asarray(values.cpu() if hasattr(values, "cpu") else values).ravel()
 
 
 def _has_signature(head: bytes) -> bool:
@@ -135,7 +138,11 @@ def _has_signature(head: bytes) -> bool:
 
 
 def _holds_content(text: str) -> bool:
-    return text[:5].lower() == "data:" or _is_base64(text[:99])
+    return _is_data_url(text) or _is_base64(text[:99])
+
+
+def _is_data_url(text: str) -> bool:
+    return text[:99].lstrip()[:5].lower() == "data:"
 
 
 def _is_base64(head: str | bytes) -> bool:
@@ -151,7 +158,7 @@ def _urlsafe(text: str) -> str:
 def _content_of_text(text: str) -> bytes | None:
     if not _holds_content(text):
         return None
-    if text[:5].lower() == "data:":
+    if _is_data_url(text):
         header, comma, text = text.partition(",")
         if not comma:
             raise ImageError("it is a data URL without a comma, so it has no content")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -292,7 +293,12 @@ class ImageFormat(Saveable):
                     f"{self.height} x {self.width}. Resize it to that, or fit with image_shape=({self.height}, "
                     f"{self.width}), with which images of other sizes are resized."
                 )
-        return self._images(survey, factor=self._factor(survey))
+        factor = self._factor(survey)
+        # Masks of 0 and 1; other dark images may well be meant.
+        survey.warn_of_8_bits(1)
+        if factor == 1:
+            survey.warn_of_dark(self.high)
+        return self._images(survey, factor=factor)
 
     def _images(self, survey: Survey, factor: float = 1.0) -> Images:
         dtype = np.result_type(*survey.dtypes)
@@ -387,10 +393,17 @@ def _warn_of_rows(height: int, width: int) -> None:
 
 def _checked_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
     shape = tuple(image_shape)
-    if len(shape) not in (2, 3) or not all(isinstance(side, Integral) and side > 0 for side in shape):
+    if (
+        len(shape) not in (2, 3)
+        or not all(isinstance(side, Integral) and not isinstance(side, bool) and side > 0 for side in shape)
+        or (len(shape) == 3 and shape[2] not in (1, 3, 4))
+    ):
         raise ImageError(
-            f"image_shape={shortened(shape)} was given; expected (height, width) or (height, width, channels)."
+            f"image_shape={shortened(shape)} was given; expected (height, width) or (height, width, channels), with 1, "
+            "3 or 4 channels."
         )
+    if math.prod(shape[:2]) > _MAX_PIXELS:
+        raise ImageError(f"image_shape={shape} was given; expected at most {_MAX_PIXELS:,} pixels.")
     return tuple(map(int, shape))
 
 

@@ -6,7 +6,7 @@ never those of one image.
 
 from __future__ import annotations
 
-__all__ = ["ALMOST_BLACK", "FULL", "fits_range", "is_doubtful", "is_fraction", "range_of"]
+__all__ = ["ALMOST_BLACK", "FULL", "PICTURE", "fits_range", "is_doubtful", "is_fraction", "range_of"]
 
 #: Values of black and white that images usually have.
 _USUAL = ((0.0, 1.0), (0.0, 255.0), (0.0, 65_535.0), (-1.0, 1.0))
@@ -15,8 +15,10 @@ FULL = ((0.0, 255.0), (0.0, 65_535.0))  #: Ranges in which 8-bit images may be a
 #: scikit-learn range from 0 to 16.
 ALMOST_BLACK = 16.0
 _MUCH_ABOVE_1 = 8.0
-_PICTURE = 64  # pixels of the smallest picture
+PICTURE = 64  #: Pixels of the smallest picture.
 _TWELVE_BITS = 4_095.0
+# Part of white by which numbers pass their range where they were computed in single precision.
+_ROUNDING = 1e-5
 # Interpolation makes numbers that pass the range by a part of it.
 _OVERSHOOT = 0.25
 
@@ -28,11 +30,10 @@ def range_of(low: float, high: float) -> tuple[float, float]:
     65535 of which some exceed 4095, and -1 to 1 for numbers between these that fall below -0.5. Otherwise `low` and
     `high`.
     """
-    if low >= 0:
-        for least, white in ((-1.0, 1.0), (ALMOST_BLACK, 255.0), (_TWELVE_BITS, 65_535.0)):
-            if least < high <= white:
-                return 0.0, white
-    if -1 <= low <= -0.5 and high <= 1:
+    for least, white in ((-1.0, 1.0), (ALMOST_BLACK, 255.0), (_TWELVE_BITS, 65_535.0)):
+        if low >= -_ROUNDING * white and least < high <= white * (1 + _ROUNDING):
+            return 0.0, white
+    if -1 - _ROUNDING <= low <= -0.5 and high <= 1 + _ROUNDING:
         return -1.0, 1.0
     return low, max(high, low + 1e-12)
 
@@ -55,7 +56,7 @@ def fits_range(low: float, high: float, black: float, white: float, n_pixels: in
     between 0 and 1 they are read as such, and after images between 0 and 255 they are refused.
     """
     # Pictures around 0 have negative numbers, more so than interpolation makes them.
-    if black < 0 and low >= -0.1 and is_fraction(low, high) and n_pixels >= _PICTURE:
+    if black < 0 and low >= -0.1 and is_fraction(low, high) and n_pixels >= PICTURE:
         return False
     if low == high == 0:
         return True

@@ -18,6 +18,7 @@ from ..persistence.fields import Maybe, Record, choice, integer
 from ..persistence.format import expect
 from ..persistence.objects import Object
 from ..persistence.saveable import Saveable
+from .decoding import refuse_masked
 from .images import ImageFormat, Images
 from .labels import labels_of
 from .sources import OpenedImages, open_images
@@ -93,9 +94,12 @@ class ReadsImages(Saveable, saveable=False):
 
     def _checked_table(self, X: Any, y: Any, reset: bool) -> Any:
         """Let scikit-learn check a table; its error does not repeat the table."""
+        refuse_masked(X)
         try:
             return validate_data(self, X, y, reset=reset)
         except ValueError as error:
+            if str(error).startswith("setting an array element"):
+                raise ImageError("X has rows of different lengths; expected equally many numbers in each.") from error
             shorter = _REPEATED.sub(r"\1...", str(error))
             if shorter == str(error):
                 raise

@@ -156,6 +156,10 @@ def open_source(X: Any, image_shape: tuple[int, ...] | None = None) -> np.ndarra
         If X is not a set of images.
     """
     X, is_table = open_images(X)
+    if isinstance(X, np.ndarray) and np.ma.is_masked(X):
+        raise ImageError("X is an array with masked pixels, which have no value; fill them first, as in X.filled(0).")
+    if _holds_files(X):
+        return ItemSource(list(X))
     refuse_single(X, image_shape)
     if isinstance(X, Mapping):
         keys = shortened(list(X)[:5])
@@ -230,16 +234,19 @@ def refuse_single(X: Any, image_shape: tuple[int, ...] | None = None, n_labels: 
     is_row = isinstance(X, Mapping) and (is_image(X) or any(isinstance(value, Image.Image) for value in X.values()))
     if item_and_label or is_row:
         raise ImageError(f"X is a single row of a data set, as a {type(X).__name__}. Put it into a list: [X].")
-    if not isinstance(X, np.ndarray) and not is_tensor(X):
-        return
-    shape = tuple(X.shape)
-    if not shape:
+    shape = tuple(getattr(X, "shape", None) or ())
+    if not shape and getattr(X, "ndim", None) == 0:
         raise ImageError("X is an array without dimensions. Put what it holds into a list: [X.item()].")
-    if len(shape) != 3 or (image_shape is not None and tuple(image_shape[:2]) == shape[1:]):
+    if len(shape) != 3 or not hasattr(X, "dtype") or (image_shape is not None and tuple(image_shape[:2]) == shape[1:]):
         return
     channels_last = shape[2] in (1, 3) or (shape[2] == 4 and str(X.dtype).endswith("uint8") and shape[0] > 4)
     if channels_last or (n_labels == 1 and shape[0] == 3):
         raise ImageError(f"X has the shape {shape}, that of a single image. Pass X[None], a set of one image.")
+
+
+def _holds_files(X: Any) -> bool:
+    """Whether X is an array whose rows are image files, as bytes."""
+    return isinstance(X, np.ndarray) and X.ndim in (2, 3) and len(X) > 0 and is_row_of_bytes(X[0])
 
 
 def _is_label(value: Any) -> bool:
@@ -251,7 +258,7 @@ def holds_flattened_rows(X: Any) -> bool:
     # scikit-learn's own check refuses sparse matrices later; some of them are dicts.
     if issparse(X):
         return True
-    if isinstance(X, (*SINGLE, Mapping)) or is_file(X) or is_row_of_bytes(X) or is_buffer(X):
+    if isinstance(X, (*SINGLE, Mapping)) or is_file(X) or is_row_of_bytes(X) or is_buffer(X) or _holds_files(X):
         return False
     if _is_table(X):
         return not any(_holds_items(column) for column in _columns(X))
@@ -308,7 +315,10 @@ def _items(X: Any, is_table: bool) -> Any:
         # The array is indexed by position, whatever the index is.
         X = X.array
     if _is_from(X, "pyarrow") and hasattr(X, "to_pylist"):
-        X = X.to_pylist()
+        X = X.combine_chunks() if hasattr(X, "combine_chunks") else X
+        X = X.to_numpy_ndarray() if hasattr(X, "to_numpy_ndarray") else X.to_pylist()
+    if _is_polars(X) and getattr(getattr(X, "dtype", None), "shape", None):
+        X = X.to_numpy()
     if is_tensor(X):
         return as_array(X)
     if isinstance(X, np.ndarray):
@@ -323,9 +333,9 @@ def _items(X: Any, is_table: bool) -> Any:
         stacked = _stacked(X)
         return X if stacked is None else stacked
     if hasattr(X, "__len__") and hasattr(X, "__getitem__"):
-        return np.asarray(X) if is_table or getattr(X, "ndim", None) == 2 else X
+        return as_array(X) if is_table or getattr(X, "ndim", None) == 2 else X
     if hasattr(X, "__array__"):
-        return np.asarray(X)
+        return as_array(X)
     hint = " Pass its data set, X.dataset." if hasattr(X, "dataset") else " Put its images into a list."
     raise ImageError(f"X is a {type(X).__name__}, which has no length or cannot be indexed by row; {_EXPECTED}.{hint}")
 
@@ -337,13 +347,14 @@ def _stacked(items: Any) -> np.ndarray | None:
         return None
     if all(isinstance(item, (list, tuple)) and not is_image(item) for item in items):
         try:
-            stacked = np.asarray(items)
+            stacked = as_array(items)
         except ValueError:
             # The items have different shapes.
             return None
         return stacked if stacked.dtype.kind in "uifb" else None
     for item in items:
-        if not hasattr(item, "ndim") or item.ndim == 0:
+        # Items that are not arrays, or that the error about their row should name.
+        if not hasattr(item, "ndim") or item.ndim == 0 or np.ma.is_masked(item):
             return None
         array = as_array(item)
         if arrays and (array.shape, array.dtype) != (arrays[0].shape, arrays[0].dtype):

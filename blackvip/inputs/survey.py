@@ -9,7 +9,7 @@ from typing import NoReturn
 import numpy as np
 
 from ..exceptions import ImageError, ImagesAssumedWarning, ImagesResizedWarning, ImagesSkippedWarning, warn_caller
-from .pixel_range import ALMOST_BLACK, FULL, is_doubtful, range_of
+from .pixel_range import ALMOST_BLACK, FULL, PICTURE, is_doubtful, range_of
 from .sources import ItemSource
 
 __all__ = ["Survey", "digest_of"]
@@ -30,6 +30,9 @@ class Survey:
     low: float = np.inf  # smallest and largest number in images that are not uint8
     high: float = -np.inf
     highest_of_8_bits: int = 0
+    # Rows of images in other numbers: of fractions up to 16, and of others up to 255.
+    fractions: list[int] = field(default_factory=list)
+    small: list[int] = field(default_factory=list)
     digests: dict[int, str] = field(default_factory=dict)  # of 8-bit images that are read one by one, by row
     n_failed: int = 0
     failures: list[ImageError] = field(default_factory=list)  # the first errors
@@ -71,7 +74,14 @@ class Survey:
         if pixels.dtype == np.uint8:
             self.highest_of_8_bits = max(self.highest_of_8_bits, int(pixels.max()))
         else:
-            self.low, self.high = min(self.low, float(pixels.min())), max(self.high, float(pixels.max()))
+            images = pixels.reshape(len(rows), -1)
+            highest = images.max(axis=1)
+            self.low, self.high = min(self.low, float(images.min())), max(self.high, float(highest.max()))
+            for position in np.flatnonzero((highest > 0) & (highest <= 255)):
+                if highest[position] <= ALMOST_BLACK and (images[position] % 1).any():
+                    self.fractions.append(rows[position])
+                else:
+                    self.small.append(rows[position])
 
     def _add_failure(self, error: ImageError) -> None:
         self.n_failed += 1
@@ -102,6 +112,7 @@ class Survey:
                 ImagesSkippedWarning,
             )
         self._warn_of_range()
+        self.warn_of_dark(self.pixel_range()[1])
         if len(self.sizes) > 1 and resize is not None:
             sizes = [f"{height} x {width}" for height, width in sorted(self.sizes, key=lambda size: size[0] * size[1])]
             warn_caller(
@@ -113,12 +124,7 @@ class Survey:
 
     def _warn_of_range(self) -> None:
         if self.eight_bits:
-            if 0 < self.highest_of_8_bits <= ALMOST_BLACK:
-                warn_caller(
-                    f"The images are uint8, with no number above {self.highest_of_8_bits}. They are almost black, "
-                    "since 255 is white. If you mean another range, divide by its white: X / white.",
-                    ImagesAssumedWarning,
-                )
+            self.warn_of_8_bits(ALMOST_BLACK)
         elif is_doubtful(self.low, self.high) and np.dtype(np.uint8) not in self.dtypes:
             black, white = self.pixel_range()
             warn_caller(
@@ -127,6 +133,27 @@ class Survey:
                 "(white), or uint8.",
                 ImagesAssumedWarning,
             )
+
+    def warn_of_8_bits(self, most: float) -> None:
+        """Warn if 8-bit images have numbers, but none above `most`."""
+        if 0 < self.highest_of_8_bits <= most:
+            warn_caller(
+                f"The images are uint8, with no number above {self.highest_of_8_bits}. They are almost black, since "
+                "255 is white. If you mean another range, divide by its white: X / white.",
+                ImagesAssumedWarning,
+            )
+
+    def warn_of_dark(self, white: float) -> None:
+        """Warn if some images have much smaller numbers than others, so that they are read as almost black."""
+        for rows, most, whites in ((self.fractions, ALMOST_BLACK, (255.0, 65_535.0)), (self.small, 255, (65_535.0,))):
+            height, width = next(iter(self.sizes))
+            if rows and white in whites and height * width >= PICTURE:
+                others = f" and {len(rows) - 1} others have" if len(rows) > 1 else " has"
+                warn_caller(
+                    f"Image {rows[0]}{others} no number above {most:g}, among images in which {white:g} is white: "
+                    "almost black. If another range is meant, scale those like the others.",
+                    ImagesAssumedWarning,
+                )
 
     @property
     def eight_bits(self) -> bool:
@@ -139,6 +166,8 @@ class Survey:
             return 0.0, 255.0
         if self.dtypes == {np.dtype(np.int8)} and self.low < 0:
             return -128.0, 127.0
+        if not np.isfinite(self.high - self.low):
+            raise ImageError(f"The images have numbers between {self.low:g} and {self.high:g}, which is too far apart.")
         found = range_of(self.low, self.high)
         if np.dtype(np.uint8) in self.dtypes and found not in FULL:
             raise ImageError(

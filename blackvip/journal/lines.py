@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,8 +38,12 @@ class LinesFile:
     def __init__(self, path: Path, error: Callable[[str], Exception]):
         try:
             self.file = path.open("a+b")
-        except OSError as caught:
-            raise error(f"cannot be opened: {caught.strerror or caught}") from caught
+        except (OSError, ValueError) as caught:
+            raise error(f"cannot be opened: {getattr(caught, 'strerror', None) or caught}") from caught
+        # Reading a pipe or a device may never end.
+        if not stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):
+            self.file.close()
+            raise error("is not a regular file; name another one")
         if not self._lock():
             self.file.close()
             raise error("is in use by another process; wait for it, or give another file")

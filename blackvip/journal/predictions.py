@@ -108,6 +108,9 @@ class PredictionsFile:
             end, n_rows, record = end + len(record), n_rows + 1, b""
         if n_rows < 0 and not _csv([header]).encode().startswith(record):
             raise self._error(_NO_TABLE)
+        # A row that was written in part is the last one.
+        if f",{self._model}\n".encode() in record:
+            raise self._error(f"has row {n_rows}, whose quotation marks do not match; {_REMEDY}")
         self._lines.file.truncate(end)
         if n_rows < 0:
             self._lines.append(_csv([header]))
@@ -134,7 +137,7 @@ class PredictionsFile:
             )
 
     def _error(self, what: str) -> BlackVIPError:
-        return BlackVIPError(f"The file of predictions {os.fspath(self.path)!r} {what}.")
+        return BlackVIPError(f"The file of predictions {shortened(self.path)!r} {what}.")
 
 
 def _csv(rows: Iterable[Sequence[str]]) -> str:
