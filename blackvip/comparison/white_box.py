@@ -224,7 +224,8 @@ class WhiteBoxClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction)
         w = torch.tensor(prompter.initial_parameters(rng), dtype=torch.float32, requires_grad=True)
         velocity = torch.zeros_like(w)
         size = min(self.batch_size, len(y))
-        n_steps = self.n_epochs * (len(y) // size)
+        # A prompter without parameters has nothing to train.
+        n_steps = self.n_epochs * (len(y) // size) if len(w) else 0
         self.history_, self.n_queries_ = [], 0
         order = np.empty(0, dtype=int)
         features = _small_features(prompter, pixels, size)

@@ -117,6 +117,8 @@ def train(run: Run, monitor: Monitor | None = None) -> TrainingResult:
     result = TrainingResult(run.w, optimizer)
     if not len(run.w):
         result.termination_reason = "nothing_to_train"
+        if monitor is not None:
+            monitor.begin_stage("heads")
         return result
     try:
         if monitor is not None:
