@@ -17,7 +17,7 @@ from .heads.base import Head
 from .heads.decision import fit_without_prompt
 from .heads.scored import ScoredImages
 from .inputs.class_prompts import make_class_prompts
-from .inputs.labels import check_labels
+from .inputs.labels import check_classes
 from .inputs.reading import most_to_fit
 from .inputs.training_set import TrainingSet
 from .losses import LOSSES, Temperature
@@ -355,9 +355,9 @@ shape (n, n_features); or sequence of images, paths or encoded files
         """
         refuse_checkpoint(self.checkpoint, "partial_fit")
         continues = hasattr(self, "optimizer_")
-        if continues and classes is not None and not np.array_equal(np.unique(check_labels(classes)), self.classes_):
+        if continues and classes is not None and not np.array_equal(check_classes(classes), self.classes_):
             raise ValueError(
-                f"classes={np.unique(classes).tolist()} is not the same as on the last call to partial_fit, "
+                f"classes={check_classes(classes).tolist()} is not the same as on the last call to partial_fit, "
                 f"{self.classes_.tolist()}. Leave it out, or start again with fit."
             )
         data = self._read(X, y, sample_weight, self.classes_ if continues else classes, continues)

@@ -1,6 +1,7 @@
 """What a score function declares is checked, and an object that answers to every name declares nothing."""
 
 import warnings
+from decimal import Decimal
 from functools import partial
 from unittest.mock import MagicMock, Mock
 
@@ -27,7 +28,7 @@ WRONG = [
     *(("score_type", value) for value in ("softmax", 1, ["logits"])),
     *(("price_per_image", value) for value in (-1, "1", True, float("inf"), float("nan"))),
     *(("takes_tensors", value) for value in (1, "yes", "False")),
-    *(("tensor_device", value) for value in ("gpu", 0, ["cpu"])),
+    *(("tensor_device", value) for value in ("gpu", 0, ["cpu"], "cuda:99")),
     *((name, value) for name in ("streams", "asks_concurrently") for value in (1, "no")),
 ]
 
@@ -67,6 +68,7 @@ def test_right_declarations():
         ("images_per_call", np.int64(8), 8),
         ("images_per_call", None, 64),
         ("price_per_image", np.float32(0.5), 0.5),
+        ("price_per_image", Decimal("0.5"), 0.5),
         ("takes_tensors", np.bool_(True), True),
         ("tensor_device", torch.device("cpu"), "cpu"),
         ("identity_params", ["gain"], ("gain",)),

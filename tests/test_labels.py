@@ -3,6 +3,7 @@
 import datetime
 import enum
 import pathlib
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from conftest import ToyService, make_stripes
 
 from blackvip import BlackVIPClassifier, ClassPromptWarning, ConfusionChangeDisplay, PromptDisplay, compare, report
 from blackvip.inputs.class_names import class_names
-from blackvip.inputs.labels import check_labels, class_indices
+from blackvip.inputs.labels import check_classes, check_labels, class_indices, training_weights
 
 NaT = np.datetime64("NaT")
 
@@ -192,6 +193,46 @@ def test_a_column_vector_is_told_about():
         check_labels([["cat"], [1]])
 
 
+def test_classes_are_told_apart_as_they_look():
+    assert check_classes({"dog", "cat"}).tolist() == ["cat", "dog"]
+    assert check_classes(np.array([1, 2], np.longdouble)).dtype == np.float64
+    with pytest.raises(ValueError, match=r"'cafe\\u0301' and 'caf\\xe9' are the same text in two Unicode forms"):
+        check_classes(np.array(["caf\u00e9", "cafe\u0301", "dog"]))
+    with pytest.raises(ValueError, match=r"'\\udce9t' is not valid text"):
+        check_classes(np.array(["\udce9t", "dog"]))
+    with pytest.raises(ValueError, match=r"^classes=\['a', None\] is not a list of class labels"):
+        check_classes(["a", None])
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        *({0: 1}, "balanced", ["x", "y"], np.array(["2020", "2021"], "M8[Y]"), [1j, 1], (1 for _ in "ab"), [1, None]),
+        *(masked([1.0, 2.0], [True, False]), [1, np.ma.masked], [1, -1], [np.nan, 1], [1], np.ones((2, 2)), [0, 0]),
+    ],
+)
+def test_what_cannot_be_sample_weights_is_refused(weight):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="(?i)sample.weight"):
+            training_weights(weight, None, np.array([0, 1]))
+
+
+def test_weights():
+    y = np.array(["caf\u00e9", "dog"])
+    weights = [[1, 2], (1, 2.0), torch.tensor([1.0, 2], requires_grad=True), torch.tensor([1, 2]).bfloat16()]
+    for weight in (*weights, pd.Series([1, 2], dtype="Int64"), np.array([1, 2], object)):
+        assert training_weights(weight, None, y).tolist() == [1, 2]
+    for huge in (1e308, 1e-320):
+        assert training_weights([huge, huge], None, y).tolist() == [1, 1]
+    assert training_weights(None, {"cafe\u0301": 3}, y).tolist() == [3, 1]
+    assert training_weights(None, {Pet.CAT: 3, Pet.DOG: 2}, np.array(["cat", "dog"])).tolist() == [3, 2]
+    assert training_weights(None, {0: 3, 1: 2}, np.array([False, True])).tolist() == [3, 2]
+    for weight in ("2", None, 1j, (1,)):
+        with pytest.raises(ValueError, match="class_weight has .* for class 'dog'; expected a number"):
+            training_weights(None, {"dog": weight}, y)
+
+
 @pytest.mark.parametrize(
     "y", [["left", None], ["left", 1], [True, 1], [b"left", b"right"], [Pet.CAT, None], masked([0, 1], [True, False])]
 )
@@ -320,6 +361,9 @@ def test_labels_are_checked_before_anything_is_sent(call, change, message, fitte
     if call in ("score", "report") and "fox" in message:
         # Cross-validation may have classes that a fold's training images lack. A report tells of them.
         assert call == "report" or clf.score(X, change(y)) == 0.5
+        if call == "score":
+            with pytest.raises(ValueError, match=r"the labels \['DOG'\], which are not among"):
+                clf.score(X, np.full(len(y), "DOG"))
         return
     with pytest.raises(ValueError, match=message):
         CALLS[call](clf, X, change(y), tmp_path)

@@ -66,6 +66,7 @@ def test_labels_of_any_type_fill_a_template():
         (EncodedClassPrompts({30: "c", 1: "a", 2: "b"}), np.arange(3), ["a", "b", "c"]),
         (EncodedClassPrompts({30: "c", 1: "a", 2: "b"}), [1, 2], ["a", "b"]),
         (EncodedClassPrompts(pd.Series(PETS)), [0, 1], ["a cat", "a dog"]),
+        ([Pet.CAT, Pet.DOG], [0, 1], ["cat", "dog"]),
     ],
 )
 def test_labels_are_looked_up(spec, labels, expected):
@@ -122,6 +123,9 @@ TWO = ["cat", "dog"]
         (["a", " \t"], TWO, "class 'dog' is blank"),
         (["a", "\u200b\u00a0\ufeff"], TWO, "class 'dog' is blank"),
         ("{}", ["", "dog"], "class '' is blank"),
+        ("a photo of a {}.", [" ", "dog"], "name of class ' ' is blank"),
+        ("a {{}}", TWO, "has no '{}'"),
+        (["a", "b\udce9"], TWO, "class 'dog', .* is not valid text"),
         (["a", None], TWO, "is a NoneType"),
         (["a", np.nan], TWO, "is a float"),
         (pd.Series(["a", None], index=TWO), TWO, "class 'dog' is a "),

@@ -16,6 +16,7 @@ from conftest import ToyService, make_stripes
 
 from blackvip import BlackVIPClassifier, CachedScorer, ScoreError
 from blackvip.scorers import LabelMappedScorer, ParallelScorer, check_scores
+from blackvip.scorers.answers import collected, scores_of
 
 PROMPTS = ["cat", "dog"]
 EXPECTED = np.array([[0.1, 0.9], [0.75, 0.25], [0.5, 0.125]])
@@ -178,6 +179,14 @@ def test_a_list_of_one_images_labels_is_not_one_of_two_images():
     np.testing.assert_array_equal(check_scores(answer, 2, PROMPTS), [[0.9, NAN], [NAN, 0.8]])
 
 
+async def asynchronous():
+    return EXPECTED
+
+
+async def asynchronous_rows():
+    yield EXPECTED
+
+
 NUMBERS = {
     "masked": np.ma.array([[0.5, 9], [2, 9]], mask=[[0, 1], [0, 1]]),
     "masked integers": np.ma.array([[1, 9], [4, 9]], mask=[[0, 1], [0, 1]]),
@@ -187,7 +196,8 @@ NUMBERS = {
     "None": [[0.5, None], [2, None]],
     "None in an array": np.array([[0.5, None], [2, None]]),
     "NA": pd.DataFrame({"cat": [0.5, 2], "dog": [pd.NA, pd.NA]}),
-    "decimals": [[Decimal("0.5"), None], [Decimal(2), None]],
+    "decimals": [[Decimal("0.5"), None], [Decimal(2), Decimal("sNaN")]],
+    "rows of an array with names": list(np.array([(0.5, NAN), (2, NAN)], dtype=[("cat", "f8"), ("dog", "f8")])),
     "tensors in dicts": [{"cat": torch.tensor(0.5, requires_grad=True)}, {"cat": torch.tensor([2], dtype=torch.int8)}],
 }
 
@@ -208,6 +218,44 @@ def test_tensors_of_any_dtype(dtype):
         forms += [tensor.requires_grad_(), list(tensor * 1)]
     for form in forms:
         np.testing.assert_array_equal(check_scores(form, 2, PROMPTS), [[1, 0], [0, 1]])
+
+
+def test_async_functions_have_to_be_awaited():
+    with warnings.catch_warnings():
+        # Python's own warning would come on top.
+        warnings.simplefilter("error")
+        for make in (asynchronous, asynchronous_rows):
+            with pytest.raises(ScoreError, match="async function has to be awaited, as in .* asyncio.run"):
+                check_scores(make(), 2, PROMPTS)
+
+
+def test_a_tensor_that_is_negated_later():
+    lazy = torch.complex(torch.zeros(2, 2), torch.tensor([[-1.0, 0], [0, -1]])).conj().imag
+    np.testing.assert_array_equal(check_scores(lazy, 2, PROMPTS), [[1, 0], [0, 1]])
+
+
+def test_images_without_an_answer():
+    for n_images in (1, 2):
+        assert np.isnan(check_scores([None] * n_images, n_images, PROMPTS)).all()
+    found = collected(iter([(np.array([1]), [None]), (np.array([0]), [[0.5, 2]])]), 2, 2)
+    np.testing.assert_array_equal(found, [[0.5, 2], [NAN, NAN]])
+    with pytest.raises(ScoreError, match=r"rows of the shapes \(1,\) and \(2,\) in different calls"):
+        collected(iter([(np.array([1]), [[1]]), (np.array([0]), [[0.5, 2]])]), 2, 2)
+
+
+@pytest.mark.parametrize("answers", [None, 3, np.eye(2), [(1, 2, 3)], "asynchronous"])
+def test_answers_that_are_no_pairs(answers):
+    class Service:
+        def __call__(self, images, class_prompts):
+            raise AssertionError
+
+        def answers(self, images, class_prompts):
+            return asynchronous() if isinstance(answers, str) else answers
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ScoreError, match=r"answers (are a|came as) .*; expected .*pairs \(rows, scores\)"):
+            list(scores_of(Service(), np.zeros((2, 4, 4, 3), np.uint8), PROMPTS))
 
 
 @pytest.mark.parametrize(
@@ -232,7 +280,7 @@ def test_tensors_of_any_dtype(dtype):
         (torch.zeros(2, 2, device="meta"), "tensor that cannot be read"),
         (Mock(), "a Mock"),
         (MagicMock(), "shape"),
-        ((row for row in EXPECTED), "a generator"),
+        ((row for row in EXPECTED), "a generator .* all at once, as a list"),
     ],
 )
 def test_what_is_not_a_score_is_refused(answer, message):

@@ -1,6 +1,7 @@
 """What a service's scores are: recognised from all plain scores together, and read accordingly."""
 
 import logging
+import re
 import warnings
 
 import numpy as np
@@ -76,7 +77,8 @@ PART = softmax(believed(30)[0], axis=1)[:, :N_CLASSES]  # ten of thirty labels
         (0.25 + 0.01 * Z, ScoreFormat("logits")),  # cosine similarities
         (25 + Z, ScoreFormat("logits")),  # the same, scaled
         (np.where(Z > 0, Z / 20, -np.inf), ScoreFormat("logits")),
-        (1000 * P, ScoreFormat("logits")),
+        (np.ceil(100 * P), ScoreFormat("percent", 0.005)),
+        (torch.tensor(100 * P).to(torch.float8_e4m3fn).double().numpy(), ScoreFormat("percent")),
         (P - 1e-9, ScoreFormat("probabilities")),  # of which the smallest fell below zero by rounding
         (1e-7 * Z, ScoreFormat("logits")),
     ],
@@ -87,6 +89,22 @@ def test_the_format_is_recognised(scores, expected):
     assert found.floor == pytest.approx(expected.floor)
     assert found.certain
     assert np.isfinite(found.log_scores(np.asarray(scores, dtype=np.float64))).all()
+
+
+@pytest.mark.parametrize(
+    ("scores", "doubt"),
+    [
+        (np.round(255 * P), r"always sum to about 25\d; divide them by that"),
+        (np.floor(127 * P), "always sum to about 12"),
+        (1000 * P, r"always sum to about 1e\+03"),
+        (np.where(P < 0.1, -1, P), "all negative scores are -1, as if it marked missing ones; return NaN"),
+    ],
+)
+def test_scores_that_only_look_like_logits_are_called_a_guess(scores, doubt):
+    found = recognise(scores, y=Y)
+    assert (found.score_type, found.certain) == ("logits", False)
+    assert re.search(f"which is a guess, since .*{doubt}", found.finding)
+    assert recognise(scores, "logits", Y).certain
 
 
 @pytest.mark.parametrize("decimals", [1, 2, 3, 4, 5])

@@ -89,16 +89,24 @@ def make_class_prompts(spec: Any, classes: Any, names: Mapping[Any, str] | None 
         prompts = _looked_up(spec, labels)
     else:
         prompts = _in_order(spec, labels)
+    prompts = [plain_label(prompt) for prompt in prompts]
     _check(prompts, labels, is_template=isinstance(spec, str))
-    return [str.__str__(prompt) for prompt in prompts]
+    return prompts
 
 
 def _filled(template: str, labels: list[Any], names: Mapping[Any, str]) -> list[str]:
     """Fill a template with the names of the classes."""
-    if "{}" not in template:
+    # Doubled braces are those of str.format that stay.
+    if "{}" not in template.replace("{{}}", ""):
         raise ClassPromptError(
             f"The class prompt template {template[:100]!r} has no '{{}}', so every class would get the same prompt. "
             "Put '{}' where the class name goes, or pass a dict or one prompt per class."
+        )
+    blank = [label for label in labels if isinstance(label, str) and _is_blank(label)]
+    if blank:
+        raise ClassPromptError(
+            f"The name of class {blank[0]!r:.60} is blank, so the template {template[:100]!r} makes no class prompt of "
+            "it. If these labels are missing, leave their images out; if not, pass a dict from label to class prompt."
         )
     unnamed = [label for label in labels if not isinstance(label, str) and label not in names]
     prompts = [template.replace("{}", _name(label, names)) for label in labels]
@@ -205,8 +213,12 @@ def _check(prompts: list[Any], labels: list[Any], is_template: bool) -> None:
         if _PLACE.search(prompt):
             remedy = "Rename the class" if is_template else "Write the name of the class, or pass one template as a str"
             raise ClassPromptError(f"The prompt of class {label!r}, {prompt[:100]!r}, still has a '{{}}'. {remedy}.")
-        if not any(unicodedata.category(char)[0] not in "CZ" for char in prompt):
+        if _is_blank(prompt):
             raise ClassPromptError(f"The prompt of class {label!r} is blank, {prompt[:100]!r}; expected a text.")
+        if any("\ud800" <= char <= "\udfff" for char in prompt):
+            raise ClassPromptError(
+                f"The prompt of class {label!r}, {prompt[:100]!r}, is not valid text, which no service can be sent."
+            )
         # Services do not tell texts apart that differ by their encoding or by spaces.
         compared = " ".join(unicodedata.normalize("NFC", prompt).split())
         if compared in seen:
@@ -215,6 +227,10 @@ def _check(prompts: list[Any], labels: list[Any], is_template: bool) -> None:
                 "different one for each class, apart from spaces."
             )
         seen[compared] = label
+
+
+def _is_blank(text: str) -> bool:
+    return all(unicodedata.category(char)[0] in "CZ" for char in text)
 
 
 def _inside_encoder() -> bool:

@@ -71,7 +71,8 @@ class PredictsFromLogProba(UsualSettings, ClassifierMixin):
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy on labelled images; it bills as many images as `predict_log_proba`.
 
-        Labels are checked before any image is sent. A label that is not among `classes_` counts as a mistake.
+        Labels are checked before any image is sent. A label that is not among `classes_` counts as a mistake; if none
+        is among them, it is an error.
 
         Parameters
         ----------
@@ -88,7 +89,10 @@ class PredictsFromLogProba(UsualSettings, ClassifierMixin):
             Share of the images whose label is predicted.
         """
         check_is_fitted(self)
-        index = class_indices(labels_of(X, y), self.classes_, unknown="ignore")
+        y = labels_of(X, y)
+        index = class_indices(y, self.classes_, unknown="ignore")
+        if len(y) > 1 and (index < 0).all():
+            class_indices(y, self.classes_)
         weights = training_weights(sample_weight, None, index)
         hits = (index >= 0) & (self.predict(X) == self.classes_[index])
         return float(np.average(hits, weights=weights))

@@ -171,10 +171,13 @@ def _values(y: Any) -> np.ndarray | list[Any]:
     if array.dtype.kind in "mMVc":
         raise ValueError(_refusal(array.dtype))
     if array.ndim == 0 and array.dtype.kind == "O":
-        raise ValueError(f"y is a {type(y).__name__}; {_EXPECTED}.")
+        remedy = " Turn it into a list." if hasattr(y, "__iter__") else ""
+        raise ValueError(f"y is a {type(y).__name__}; {_EXPECTED}.{remedy}")
     if array.ndim == 1 and (array.dtype.kind in "OST" or np.ma.is_masked(array)):
         return list(array.tolist())
-    return column_or_1d(np.asarray(array), warn=True)
+    array = column_or_1d(np.asarray(array), warn=True)
+    # Files hold no longer floats.
+    return array.astype(np.float64) if array.dtype.kind == "f" and array.dtype.itemsize > 8 else array
 
 
 def _is_nested(value: Any) -> bool:
@@ -195,4 +198,4 @@ def _refusal(label: Any) -> str:
         return f"The labels in y are dates or times ({name}); {_EXPECTED}. Turn them into text, or into years."
     if isinstance(label, complex) or getattr(label, "kind", "") == "c":
         return f"Complex data not supported: the labels in y are {name}; {_EXPECTED}."
-    return f"The labels in y are of type {name}; {_EXPECTED}."
+    return f"The labels in y are of type {name}; {_EXPECTED}. Turn them into text or integers."

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
+from decimal import Decimal
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -9,11 +12,14 @@ from sklearn.utils import assert_all_finite, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length
 
-from .label_values import label_array, label_key, shown
+from .decoding import as_array, is_tensor
+from .label_values import label_array, label_key, plain_label, shown
 from .sources import open_images, open_source, refuse_single
 
-__all__ = ["check_labels", "check_same_type", "class_indices", "labels_of", "training_weights"]
+__all__ = ["check_classes", "check_labels", "check_same_type", "class_indices", "labels_of", "training_weights"]
 
+# Weights between this and its inverse are taken as they are.
+_LEAST_WEIGHT = 1e-100
 _TYPES = {"b": "booleans", **dict.fromkeys("iuf", "numbers")}
 
 
@@ -68,6 +74,37 @@ def check_labels(y: Any) -> np.ndarray:
         assert_all_finite(y, input_name="y")
     check_classification_targets(y)
     return y
+
+
+def check_classes(classes: Any) -> np.ndarray:
+    """Convert class labels, one or more of each, to a sorted array (n_classes,) of different ones.
+
+    Raises
+    ------
+    ValueError
+        If they are not labels, see `check_labels`, if one is not valid text, or if two are the same text in different
+        Unicode forms.
+    """
+    if isinstance(classes, Set):
+        classes = list(classes)
+    try:
+        found = np.unique(check_labels(classes))
+    except ValueError as error:
+        raise ValueError(f"classes={classes!r:.100} is not a list of class labels. {error}") from error
+    by_key: dict[Any, Any] = {}
+    for label in found.tolist():
+        if isinstance(label, str) and any("\ud800" <= char <= "\udfff" for char in label):
+            raise ValueError(
+                f"The label {label!a:.60} is not valid text, as a file name in an unknown encoding is not; no file or "
+                "service can hold it. Rename the class."
+            )
+        other = by_key.setdefault(label_key(label), label)
+        if other != label:
+            raise ValueError(
+                f"The labels {other!a:.60} and {label!a:.60} are the same text in two Unicode forms; expected one form "
+                "for each class. Normalise them: unicodedata.normalize('NFC', label)."
+            )
+    return found
 
 
 def check_same_type(y: np.ndarray, classes: np.ndarray, name: str = "y") -> None:
@@ -132,14 +169,52 @@ def training_weights(sample_weight: Any, class_weight: Any, y: np.ndarray) -> np
     ValueError
         If a weight is negative or not finite, if all are zero, or if there is not one per image.
     """
-    if np.ma.is_masked(sample_weight):
-        raise ValueError("sample_weight has masked values; expected a weight for each image, zero to leave one out.")
     weights: np.ndarray = _check_sample_weight(
-        np.ones(len(y)) if sample_weight is None else sample_weight, y, dtype=np.float64, ensure_non_negative=True
+        np.ones(len(y)) if sample_weight is None else _weight_values(sample_weight),
+        y,
+        dtype=np.float64,
+        ensure_non_negative=True,
     )
-    weights = weights * compute_sample_weight(class_weight, y)
+    weights = weights * compute_sample_weight(_for_labels(class_weight, y), y)
     if not (np.isfinite(weights) & (weights >= 0)).all():
         raise ValueError(f"class_weight={class_weight!r:.100} has a weight that is negative or not finite.")
     if not weights.any():
         raise ValueError("All weights are zero; expected a sample weight greater than zero for at least two classes.")
-    return weights
+    # Sums of huge weights overflow, and products of tiny ones vanish.
+    return weights if _LEAST_WEIGHT < weights.max() < 1 / _LEAST_WEIGHT else weights / weights.max()
+
+
+def _weight_values(sample_weight: Any) -> Any:
+    """Return sample weights as something that NumPy converts to floats without a surprise."""
+    expected = "expected a number of at least 0 for each image, 0 to leave it out"
+    if is_tensor(sample_weight):
+        sample_weight = as_array(sample_weight)
+    is_list = isinstance(sample_weight, (list, tuple))
+    if np.ma.is_masked(sample_weight) or (is_list and any(weight is np.ma.masked for weight in sample_weight)):
+        raise ValueError(f"sample_weight has masked values; {expected}.")
+    try:
+        kind = np.asarray(sample_weight).dtype.kind
+        if kind in "biuf":
+            return sample_weight
+        # Dates and complex numbers would become numbers too.
+        if kind in "OSUT":
+            return np.asarray(sample_weight, dtype=np.float64)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(
+        f"sample_weight is a {type(sample_weight).__name__} that does not hold plain numbers, "
+        f"{sample_weight!r:.60}; {expected}."
+    )
+
+
+def _for_labels(class_weight: Any, y: np.ndarray) -> Any:
+    """Return class weights whose keys are labels as they are in y: keys may be members of an Enum, or in NFD."""
+    if not isinstance(class_weight, Mapping):
+        return class_weight
+    for key, weight in class_weight.items():
+        if not isinstance(weight, (Real, Decimal, np.bool_)):
+            raise ValueError(
+                f"class_weight has {weight!r:.60} for class {plain_label(key)!r:.60}; expected a number of at least 0."
+            )
+    labels = {label_key(label): label for label in np.unique(y).tolist()}
+    return {labels.get(label_key(key), plain_label(key)): float(weight) for key, weight in class_weight.items()}

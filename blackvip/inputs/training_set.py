@@ -10,7 +10,7 @@ import numpy as np
 from ..persistence.fields import LABEL, Maybe, Pairs, text
 from .class_names import class_names
 from .images import Images
-from .labels import check_labels, class_indices, labels_of, training_weights
+from .labels import check_classes, class_indices, labels_of, training_weights
 from .reading import ReadsImages
 from .sources import open_images, select
 
@@ -88,7 +88,7 @@ class ReadsTrainingSets(ReadsImages, saveable=False):
         images, y = (self._open_images(X), y) if known else self._learn_images(X, y)
         n_skipped = len(y) - len(images.kept)
         y, weights = y[images.kept], weights[images.kept]
-        classes = np.unique(y if classes is None else check_labels(classes))
+        classes = check_classes(y if classes is None else classes)
         if len(classes) < 2:
             raise ValueError(f"y has 1 class, {classes.tolist()[0]!r}; expected at least two classes.")
         # Later batches may not tell the names.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from contextvars import ContextVar
 from typing import Any
@@ -88,7 +88,17 @@ def collected(pieces: Iterator[Scored], n_images: int, n_prompts: int) -> Any:
             rows[place] = row
     if not rows:
         return np.empty((0, n_prompts))
-    return np.stack(rows) if is_array else rows
+    if not is_array:
+        return rows
+    shapes = {np.shape(row) for row in rows if np.ndim(row) or not np.isnan(row)} or {()}
+    if len(shapes) > 1:
+        raise ScoreError(
+            f"The score function returned rows of the shapes {' and '.join(map(str, sorted(shapes)[:2]))} in different "
+            "calls; expected a score for each class prompt in all of them."
+        )
+    # A row of None is an image that got no answer.
+    shape = shapes.pop()
+    return np.stack([np.broadcast_to(row, shape) for row in rows])
 
 
 def rows_of(scores: Any, n_images: int) -> np.ndarray | list[dict[str, float]]:
@@ -112,8 +122,18 @@ def rows_of(scores: Any, n_images: int) -> np.ndarray | list[dict[str, float]]:
 def _checked(pieces: Any, n_images: int) -> Generator[Scored]:
     open_rows = np.ones(n_images, bool)
     try:
-        for rows, scores in iterated_on_callers_device(pieces):
-            rows = np.asarray(rows)
+        if not isinstance(pieces, Iterable):
+            raise ScoreError(
+                f"The score function's answers are a {type(pieces).__name__}; expected an iterator of pairs (rows, "
+                "scores)."
+            )
+        for piece in iterated_on_callers_device(pieces):
+            if not isinstance(piece, (tuple, list)) or len(piece) != 2:
+                raise ScoreError(
+                    f"The score function's answers came as a {type(piece).__name__}; expected pairs (rows, scores), "
+                    "where rows are indices of the images that it was given."
+                )
+            rows, scores = np.asarray(piece[0]), piece[1]
             fits = rows.ndim == 1 and len(rows) and rows.dtype.kind in "iu"
             if not fits or rows.min() < 0 or rows.max() >= n_images or not open_rows[rows].all():
                 raise ScoreError(

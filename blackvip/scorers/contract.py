@@ -96,6 +96,9 @@ def check_scores(scores: Any, n_images: int, class_prompts: Sequence[str], score
             f"{reason[:1].upper()}{reason[1:]}."
         ) from error
     array = found.matched(class_prompts) if isinstance(found, NamedScores) else found
+    # Nothing but None, for images that got no answer.
+    if array.shape == (n_images,) and np.isnan(array).all():
+        array = np.full((n_images, n_classes), np.nan)
     if array.shape != (n_images, n_classes):
         reason = ""
         if array.ndim >= 1 and len(array) != n_images:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
 
@@ -64,7 +65,7 @@ def declared(score_fn: Any, name: str, default: Any = None) -> Any:
     check, expected = _CHECKS[name]
     try:
         return check(value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, AssertionError):
         text = repr(value)
         text = text if len(text) <= 60 else f"{text[:56]} ..."
         raise ValueError(f"The {name} that the score function declares is {text}; expected {expected}.") from None
@@ -79,7 +80,8 @@ def check_rate(rate: Any, name: str) -> float | None:
 
 
 def _rate(value: Any) -> float:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real) or not 0 <= float(value) < np.inf:
+    is_number = isinstance(value, (Real, Decimal)) and not isinstance(value, (bool, np.bool_))
+    if not is_number or not 0 <= float(value) < np.inf:
         raise ValueError
     return float(value)
 
@@ -100,13 +102,16 @@ def _score_type(value: Any) -> str:
     # `ScoreReader` knows the types.
     if not isinstance(value, str):
         raise ValueError
-    return value
+    return str.__str__(value)
 
 
 def _device(value: Any) -> str:
     if not isinstance(value, (str, torch.device)):
         raise ValueError
-    return str(torch.device(value))
+    device = torch.device(value)
+    # Prompts are drawn there, so it must be a device of this machine.
+    torch.empty(0, device=device)
+    return str(device)
 
 
 def _name(value: Any) -> str:
@@ -126,7 +131,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "score_type": (_score_type, "'logits' or 'probabilities'"),
     "price_per_image": (_rate, "a finite number of at least 0, or None"),
     "takes_tensors": (_flag, "True or False"),
-    "tensor_device": (_device, "a torch device, such as 'cuda:0'"),
+    "tensor_device": (_device, "a torch device of this machine, such as 'cuda:0'"),
     "streams": (_flag, "True or False"),
     "asks_concurrently": (_flag, "True or False"),
     "learns": (_flag, "True or False"),

@@ -108,6 +108,8 @@ def _of_object(value: Any) -> float:
             return float(value)
         except OverflowError:
             return np.inf if str(value)[0] != "-" else float(-np.finfo(np.float64).max)
+        except ValueError:  # a signalling NaN of Decimal
+            return np.nan
     raise NotNumbersError(f"it contains a {type(value).__name__}")
 
 
@@ -133,6 +135,6 @@ def _of_tensor(tensor: torch.Tensor) -> np.ndarray:
         tensor = tensor.detach().cpu()
         tensor = tensor.dequantize() if tensor.is_quantized else tensor
         tensor = tensor if tensor.layout == torch.strided else tensor.to_dense()
-        return np.array(tensor.double().numpy())
+        return np.array(tensor.resolve_neg().double().numpy())
     except (RuntimeError, TypeError, NotImplementedError) as error:  # a tensor without storage
         raise NotNumbersError(f"it is a tensor that cannot be read: {error!s:.60}") from error

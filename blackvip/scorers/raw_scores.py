@@ -8,6 +8,7 @@ write every answer into the same buffer.
 from __future__ import annotations
 
 import enum
+import inspect
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,11 @@ def read_scores(scores: Any, n_images: int, class_prompts: Sequence[str] = ()) -
     """
     if isinstance(scores, NamedScores):
         return NamedScores(list(scores.names), scores.values.copy())
+    _refuse_unfinished(scores)
     table = _columns(scores, class_prompts)
+    # A column of pyarrow, whose rows may be structs.
+    if table is None and has_all(scores, "to_pylist"):
+        scores = scores.to_pylist()
     if table is not None:
         return _from_columns(table, n_images)
     if isinstance(scores, Mapping) and _pairs_in([scores]) is None:
@@ -132,6 +137,20 @@ def read_scores(scores: Any, n_images: int, class_prompts: Sequence[str] = ()) -
     if isinstance(scores, (list, tuple)) and len(scores) and not hasattr(scores, "_fields"):
         return _from_list(scores, n_images, class_prompts)
     return as_numbers(scores)
+
+
+def _refuse_unfinished(scores: Any) -> None:
+    """Raise a `NotNumbersError` if scores are still to be made: by a coroutine or a generator."""
+    if inspect.iscoroutine(scores):
+        # Or Python warns that it was never awaited.
+        scores.close()
+    if any(hasattr(type(scores), name) for name in ("__await__", "__anext__")):
+        raise NotNumbersError(
+            "the answer of an async function has to be awaited, as in lambda images, class_prompts: "
+            "asyncio.run(service(images, class_prompts))"
+        )
+    if hasattr(type(scores), "__next__"):
+        raise NotNumbersError("its scores have to be returned all at once, as a list")
 
 
 def _from_list(items: Sequence[Any], n_images: int, class_prompts: Sequence[str]) -> np.ndarray | NamedScores:
@@ -241,6 +260,8 @@ def _labelled_columns(scores: Any, class_prompts: Sequence[str]) -> list[tuple[A
 
 def _row(row: Any) -> dict[str, Any] | None:
     """Return the names and scores of one image; None if they have no names."""
+    if isinstance(row, np.void) and row.dtype.names:
+        return _unique(list(zip(row.dtype.names, row.item())))
     if isinstance(row, Mapping):
         pairs = _pairs_in([row])
         return _unique(pairs or _names_and_scores(row) or list(row.items()))

@@ -29,6 +29,10 @@ _TOP_SHARE = 0.9
 _COSINE_RATIO = 5.0
 # Percent of some of a service's classes sum to more than this for some image, and never to more than 100.
 _PERCENT_SUM = 50
+# Sums of percent that were rounded up, down or to 8-bit floats are within this share of 100.
+_COARSE_SUM_ERROR = 0.1
+# Sums of all images' scores are within this share of one number if they are parts of it, such as levels of 8 bits.
+_PART_SUM_ERROR = 0.05
 # Standard errors by which such scores must be the better logits.
 _CLEARLY = 2.0
 # The most images and scores of an image that a doubtful case is decided on.
@@ -74,14 +78,19 @@ def recognise(
     bounded = "probabilities" if given.max() <= 1 + SUM_ERROR else "percent"
     unit = UNITS[bounded]
     if not unit * BELOW_ZERO <= given.min() <= given.max() <= unit * (1 + SUM_ERROR):
-        return _described(ScoreFormat("logits"), "as the range shows", scores)
+        doubt = _doubt_of_logits(scores, given)
+        reason = f"which is a guess, since {doubt}" if doubt else "as the range shows"
+        return _described(ScoreFormat("logits", certain=not doubt), reason, scores)
     found = _in_detail(scores, bounded)
     if _sums_to_one(scores / unit, found.floor):
         return _described(found, "as the sums show", scores)
     if given.min() < 0:
         return _described(ScoreFormat("logits"), "as the range shows", scores)
-    if bounded == "probabilities" and not _looks_like_cosines(scores):
-        return _described(found, "as the range shows", scores)
+    if not _looks_like_cosines(scores):
+        if bounded == "probabilities":
+            return _described(found, "as the range shows", scores)
+        if _sums_to_one(scores / unit, 0.0, _COARSE_SUM_ERROR):
+            return _described(found, "as the sums show", scores)
     return _decided(found, scores, y, weights)
 
 
@@ -148,11 +157,23 @@ def _rounding_unit(probabilities: np.ndarray) -> float:
     return 0.0
 
 
-def _sums_to_one(probabilities: np.ndarray, floor: float) -> bool:
+def _doubt_of_logits(scores: np.ndarray, given: np.ndarray) -> str:
+    """Say what speaks against logits, although some are negative or large; "" if nothing does."""
+    negative = given[given < 0]
+    if len(negative) > 1 and (negative == -1).all() and (given[given >= 0] % 1 != 0).any():
+        return "all negative scores are -1, as if it marked missing ones; return NaN for these"
+    sums = scores[np.isfinite(scores).all(axis=1)].sum(axis=1)
+    constant = len(sums) > 1 and np.ptp(sums) <= _PART_SUM_ERROR * sums.max()
+    if constant and not len(negative) and not _looks_like_cosines(scores):
+        return f"an image's scores always sum to about {sums.mean():.3g}; divide them by that if they are parts of it"
+    return ""
+
+
+def _sums_to_one(probabilities: np.ndarray, floor: float, error: float = SUM_ERROR) -> bool:
     """Tell whether the scores of every image sum to 1, apart from rounding; images without scores do not count."""
     total = np.nansum(probabilities, axis=1)
     complete = np.isfinite(probabilities).all(axis=1) & (total > 0)
-    allowed = SUM_ERROR + probabilities.shape[1] * floor
+    allowed = error + probabilities.shape[1] * floor
     return bool(complete.any() and (np.abs(total[complete] - 1) <= allowed).all() and (total <= 1 + allowed).all())
 
 
