@@ -14,9 +14,8 @@ from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOp
 from .documentation import Documented
 from .encoders import Encoder, make_frozen_encoder
 from .heads.base import Head
-from .heads.decision import fit_without_prompt
+from .heads.decision import Decision, fit_without_prompt
 from .heads.scored import ScoredImages
-from .inputs.class_prompts import make_class_prompts
 from .inputs.labels import check_classes
 from .inputs.reading import most_to_fit
 from .inputs.training_set import TrainingSet
@@ -33,7 +32,8 @@ from .training.augmentation import AUGMENTATIONS, augmentation
 from .training.callbacks import CallbackSupportMixin
 from .training.costs import PlansCosts
 from .training.features import TrainingFeatures, row_batches
-from .training.loop import decided, judged_log_scores, train
+from .training.ladder import ClimbsLadder, Rung
+from .training.loop import TrainingResult, decided, judged_log_scores, train
 from .training.monitoring import Monitor
 from .training.objective import Objective
 from .training.setup import Run, RunSettings, Streams, generator_of, prepare, seed_of
@@ -41,7 +41,7 @@ from .training.setup import Run, RunSettings, Streams, generator_of, prepare, se
 __all__ = ["BlackVIPClassifier"]
 
 
-class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedClassifier):
+class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLadder, PromptedClassifier):
     """Adapt a vision service to labelled images, from nothing but its scores, by black-box visual prompting.
 
     A prompter draws a visual prompt onto every image before it is sent to the service. The prompter is trained from
@@ -61,9 +61,10 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
     class_prompts : str, dict, Series or sequence of str, default="{}"
         A template in which ``{}`` becomes the class's name, a dict (or a Series with an index) from label to prompt,
         or one prompt per class in the order of `classes_`. See `EncodedClassPrompts` for meta-estimators.
-    prompter : {"basis", "coordinator", "autocontrast", ...} or Prompter, default="basis"
-        "basis": `PromptBasis`, which has fourteen parameters and is by far the cheapest to train. "coordinator": the
-        paper's `Coordinator`; ``**blackvip.presets.cvpr2023()`` sets all that goes with it. Others: see `Correction`.
+    prompter : {"basis", "auto", "coordinator", "autocontrast", ...} or Prompter, default="basis"
+        "basis": `PromptBasis`, which has fourteen parameters. "auto": the ladder, which tries image corrections first,
+        then the basis on the best one, and stops by itself. "coordinator": the paper's `Coordinator`, see also
+        `blackvip.presets.cvpr2023`. Other names: see `Correction`.
     optimizer : {"spsa-gc", "spsa", "cma-es"} or Optimizer, default="spsa-gc"
         What trains the prompter. Settings such as the momentum are parameters of the optimizer, as in
         ``optimizer=SPSAGC(momentum=0.5)``.
@@ -80,8 +81,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
         Where the features of the local probe and of the fused head come from: "gradients", "pca", or the name of a
         timm model. It runs on this machine and asks no service.
     random_state : int, RandomState instance or None, default=None
-        With an int, results are bit-identical on one machine. The global generators of NumPy and torch are neither
-        read nor set.
+        With an int, results are bit-identical on one machine. Global generators are neither read nor set.
     image_shape : tuple of int or None, default=None
         (height, width) or (height, width, channels). Rows of flattened pixels are reshaped to it, and other images
         resized to it. None: flattened rows are grey images one pixel high, and other images keep their size; images of
@@ -151,8 +151,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
         The optimizer in its last state.
     a_, c_ : float or None
         Step and perturbation size that training started with.
-    termination_reason_ : {"budget", "no_improvement", "nothing_to_train", "callback", "interrupted", "error"}
-        Why training stopped.
+    termination_reason_ : str
+        Why training stopped, one of `blackvip.training.loop.TERMINATION_REASONS`.
     score_format_, score_type_ : ScoreFormat, {"logits", "probabilities", "percent"}
         What the scores are, and in words how that was found.
     label_mapping_ : LabelMapping or None
@@ -201,7 +201,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, PromptedC
     _parameter_constraints = {
         "score_fn": [callable],
         "class_prompts": [str, dict, "array-like"],
-        "prompter": [StrOptions(Prompter.named.keys()), StrOptions(CORRECTIONS.keys()), Prompter],
+        "prompter": [StrOptions({"auto"}), StrOptions(Prompter.named.keys()), StrOptions(CORRECTIONS.keys()), Prompter],
         "optimizer": [StrOptions(Optimizer.named.keys()), Optimizer],
         "max_queries": [Interval(Integral, 1, None, closed="left")],
         "head": [StrOptions({"auto"}), StrOptions(Head.named.keys()), HasMethods(["fit", "predict_proba"]), None],
@@ -322,8 +322,13 @@ shape (n, n_features); or sequence of images, paths or encoded files
         data = self._read(X, y, sample_weight, self.classes_ if continues else None, continues)
         with replayed(self, data.images, data.y, data.weights, seed_of) as replay:
             rng = self._rng if continues else generator_of(self.random_state, replay)
-            run = self._set_up(data, self._settings(self.max_queries), rng, continues, replay)
-            return self._train(run, data, rng, replay=replay)
+            if self._climbs and not continues:
+                result, decision = self._climb(data, rng, replay)
+            else:
+                run = self._set_up(data, self._settings(self.max_queries), rng, continues, replay)
+                result, decision = self._train(run, data, rng, replay=replay)
+            result.warn_or_raise(self.n_queries_, decision, replay is not None)
+        return self
 
     #: `classes` is an argument of `partial_fit`, not metadata that is routed.
     __metadata_request__partial_fit = {"classes": True}
@@ -364,7 +369,9 @@ shape (n, n_features); or sequence of images, paths or encoded files
         settings = self._settings(self.max_queries - (self.n_queries_ if continues else 0), one_pass=True)
         rng = self._rng if continues else generator_of(self.random_state)
         run = self._set_up(data, settings, rng, continues)
-        return self._train(run, data, rng, adds=continues)
+        result, decision = self._train(run, data, rng, adds=continues)
+        result.warn_or_raise(self.n_queries_, decision)
+        return self
 
     def _set_up(
         self,
@@ -373,9 +380,11 @@ shape (n, n_features); or sequence of images, paths or encoded files
         rng: np.random.Generator,
         continues: bool = False,
         replay: Replay | None = None,
+        rung: Rung | None = None,
     ) -> Run:
         """Images -> features -> prompts: everything that a run needs. It sends nothing, and sets nothing."""
-        streams = Streams.of(int(rng.integers(2**63)))
+        rung = rung or Rung(self.prompter, int(rng.integers(2**63)), None, self.score_format_ if continues else None)
+        streams = Streams.of(rung.seed)
 
         # The prompter and the local encoder are fitted once, to a sample of the images.
         if continues:
@@ -383,12 +392,12 @@ shape (n, n_features); or sequence of images, paths or encoded files
         else:
             sample = np.sort(streams.sample.permutation(len(data))[: most_to_fit(self.image_format_)])
             pixels = data.images.pixels(sample)
-            prompter = make_prompter(self.prompter).fit_pixels(pixels)
+            prompter = make_prompter(rung.prompter).fit_pixels(pixels)
             probe = make_frozen_encoder(self.local_encoder).fit_pixels(pixels)
             w = prompter.initial_parameters(streams.start)
 
         # Prompted images -> scores -> losses.
-        ledger = self._ledger(settings.budget, self.score_format_ if continues else None, self.score_fn, replay)
+        ledger = self._ledger(settings.budget, rung.score_format, self.score_fn, replay, rung.memory)
         temperature = Temperature(None if self.temperature == "auto" else float(self.temperature), self.loss)
         augment = None if self.augment is None else augmentation(self.augment, streams.augment)
         features = TrainingFeatures(prompter, data.images)
@@ -401,8 +410,8 @@ shape (n, n_features); or sequence of images, paths or encoded files
         return prepare(objective, data, probe, optimizer, w, settings, streams)
 
     def _train(
-        self, run: Run, data: TrainingSet, rng: np.random.Generator, adds: bool = False, replay: Replay | None = None
-    ) -> BlackVIPClassifier:
+        self, run: Run, data: TrainingSet, rng: Any, adds: bool = False, replay: Replay | None = None, billed: int = 0
+    ) -> tuple[TrainingResult, Decision]:
         """Prompted images -> scores -> losses -> update -> head."""
         objective, judged, ledger = run.objective, run.judged_rows, run.objective.ledger
         with ledger, Monitor(self, run) as monitor, BackgroundThread() as background:
@@ -426,7 +435,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
                 result = train(run, monitor)
                 scored.prompted[-len(judged) :] = judged_log_scores(result, run, replay)
             finally:
-                self.n_queries_ = ledger.n_queries + (self.n_queries_ if adds else 0)
+                self.n_queries_ = ledger.n_queries + (self.n_queries_ if adds else billed)
 
             # Scores -> probabilities: the prompt or none, and the head that goes with it.
             last_answers = scored.last_answers(judged, *objective.last_answers.get(ledger.n_classes))
@@ -434,16 +443,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
             self._store(run, result, decision, adds)
             self.baselines_, self._scored, self._rng = without.baselines, scored, rng
             monitor.tell_result(self._summary(decision))
-        result.warn_or_raise(self.n_queries_, decision, replay is not None)
-        return self
-
-    def _read(self, X: Any, y: Any, sample_weight: Any, classes: Any, known: bool) -> TrainingSet:
-        """Read the training set; learns the format of the images, the classes and the class prompts."""
-        data = self._read_training_set(X, y, sample_weight, classes, known)
-        self.label_mapping_ = self.label_mapping_ if known else None
-        self.classes_, self.n_skipped_ = data.classes, data.n_skipped
-        self.class_prompts_ = make_class_prompts(self.class_prompts, data.classes, data.names)
-        return data
+        return result, decision
 
     def _settings(self, budget: int, one_pass: bool = False) -> RunSettings:
         limits = self.max_queries, budget, self.batch_size

@@ -24,12 +24,12 @@ from .heads.decision import Decision
 from .heads.judging import HeadResult
 from .heads.leaderboard import leaderboard
 from .heads.scored import ScoredImages
-from .inputs.class_prompts import CLASS_PROMPTS
+from .inputs.class_prompts import CLASS_PROMPTS, make_class_prompts
 from .inputs.estimators import PredictsFromLogProba
 from .inputs.images import IMAGE_SHAPE, Images
 from .inputs.labels import check_labels, class_indices
 from .inputs.reading import pixel_batches
-from .inputs.training_set import ReadsTrainingSets
+from .inputs.training_set import ReadsTrainingSets, TrainingSet
 from .journal.identity import describe
 from .journal.predictions import PredictionsFile
 from .optimizers import Optimizer
@@ -337,6 +337,14 @@ class PromptedClassifier(
         """The training images on which the heads and the prompt were judged, with their labels and log scores."""
         return self._scored
 
+    def _read(self, X: Any, y: Any, sample_weight: Any, classes: Any, known: bool) -> TrainingSet:
+        """Read the training set; learns the format of the images, the classes and the class prompts."""
+        data = self._read_training_set(X, y, sample_weight, classes, known)
+        self.label_mapping_ = self.label_mapping_ if known else None
+        self.classes_, self.n_skipped_ = data.classes, data.n_skipped
+        self.class_prompts_ = make_class_prompts(self.class_prompts, data.classes, data.names)
+        return data
+
     def _open_labelled(self, X: Any, y: Any, some_unknown: bool = False) -> tuple[Images, np.ndarray]:
         """Open images and convert their labels to those of `classes_`; with `some_unknown`, not all need be there."""
         images, y = self._open_images(X), check_labels(y)
@@ -388,7 +396,7 @@ class PromptedClassifier(
         # A service may have given no score to a single image.
         self.score_format_ = ledger.score_format or ScoreFormat("logits")
         self.seconds_per_image_ = ledger.seconds_per_image
-        n_iter, n_queries = (self.n_iter_, self.n_queries_ - ledger.n_queries) if adds else (0, 0)
+        n_iter, n_queries = self.n_iter_ if adds else 0, self.n_queries_ - ledger.n_queries
         history = [
             {**row, "n_iter": row["n_iter"] + n_iter, "n_queries": row["n_queries"] + n_queries}
             for row in result.history

@@ -46,6 +46,8 @@ _MOST_CLASSES = 15  # in the confusion matrix
 _LONGEST = 300  # characters of a parameter's value
 _ENDINGS = {
     "budget": "its budget was spent",
+    "no_gain": "no further rung of the ladder helped",
+    "ceiling": "nothing was left to gain",
     "no_improvement": "the held-out images stopped improving",
     "nothing_to_train": "the prompter has nothing to train",
     "callback": "a callback stopped it",

@@ -111,7 +111,6 @@ class Saveable(UsualSettings):
         return with_table is Saveable or inspect.isabstract(with_table)
 
 
-@functools.cache
 def _merged(cls: type, name: str) -> dict[str, Any]:
     """Return a class attribute's items, and behind them those of all base classes that it does not replace."""
     merged: dict[str, Any] = {}

@@ -21,7 +21,7 @@ def make_prompter(prompter: str | Prompter) -> Prompter:
     ----------
     prompter : str or Prompter
         A registered name, such as "basis" or "coordinator", the name of an image correction in `CORRECTIONS`, or a
-        `Prompter`, which is cloned.
+        `Prompter`, which is cloned. "auto": the basis, which the last rung of the ladder trains.
 
     Returns
     -------
@@ -30,6 +30,7 @@ def make_prompter(prompter: str | Prompter) -> Prompter:
     """
     if isinstance(prompter, Prompter):
         return clone(prompter)
+    prompter = "basis" if prompter == "auto" else prompter
     if prompter in Prompter.named:
         return Prompter.named[prompter]()
     if prompter in CORRECTIONS:
@@ -43,7 +44,7 @@ class _PrompterField(Field):
 
     _object = Object(Prompter, fitted="no")
     _name = Scalar(
-        lambda name: name in Prompter.named or name in CORRECTIONS,
+        lambda name: name == "auto" or name in Prompter.named or name in CORRECTIONS,
         "the name of a prompter that is known here; import the module that adds it first",
     )
 

@@ -22,10 +22,11 @@ from ..persistence.fields import NONE, Scalar
 from ..persistence.format import expect
 from .base import Prompter
 
-__all__ = ["CORRECTIONS", "Correction", "Learned"]
+__all__ = ["AS_IT_IS", "CORRECTIONS", "Correction", "Learned"]
 
 Correct = Callable[[np.ndarray], np.ndarray]
 
+AS_IT_IS = "none"  #: The correction that leaves images as they are.
 _CUTOFF = 1  # percent of the pixels that autocontrast makes black, and as many that it makes white
 _MEAN, _SPREAD = 128, 60  # of a standardized channel
 _SHADE = 6  # the longer side of an image, in standard deviations of the blur that finds its illumination
@@ -308,6 +309,7 @@ _autocontrast = _each(lambda image: ImageOps.autocontrast(image, cutoff=_CUTOFF)
 #: All corrections by name: functions from images to images, uint8 of shape (n, height, width, 3), or `Learned`. Add
 #: your own under a new name, in a module that every process imports.
 CORRECTIONS: dict[str, Correct | Learned] = {
+    AS_IT_IS: lambda images: images,
     "autocontrast": _autocontrast,
     "standardize": _standardized,
     "equalize": _each(ImageOps.equalize),

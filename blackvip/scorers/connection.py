@@ -41,9 +41,12 @@ class ReachesService(SharesScoreFunction):
     _memory: AnswerMemory
 
     def _ledger(
-        self, max_queries: int, score_format: ScoreFormat | None, score_fn: Any, replay: Recalls | None = None
+        self, max_queries: int, score_format: ScoreFormat | None, score_fn: Any, *stores: Recalls | None
     ) -> Ledger:
-        """A ledger with a budget; without a format, it recognises that of the scores."""
+        """A ledger with a budget; without a format, it recognises that of the scores.
+
+        Each of the stores is asked for answers before those that stand in front of it, and before the service.
+        """
         if score_fn is None:
             raise ValueError(
                 f"This {type(self).__name__} has no score function, because files do not hold one. Give it one with "
@@ -53,8 +56,9 @@ class ReachesService(SharesScoreFunction):
         # A spread score function cuts calls itself.
         images_per_call = self.images_per_call if scorer is score_fn else None
         reader = ScoreReader.of(scorer, self.score_type, score_format=score_format, label_mapping=self.label_mapping_)
-        if replay is not None:
-            scorer, images_per_call = JournaledScorer(scorer, replay, reader, images_per_call), None
+        for store in stores:
+            if store is not None:
+                scorer, images_per_call = JournaledScorer(scorer, store, reader, images_per_call), None
         return Ledger(
             scorer, self._service_prompts, max_queries=max_queries, images_per_call=images_per_call, reader=reader
         )

@@ -23,7 +23,10 @@ from .setup import Run
 __all__ = ["TERMINATION_REASONS", "TrainingResult", "decided", "is_interactive", "judged_log_scores", "train"]
 
 #: Why training stopped.
-TERMINATION_REASONS = ("budget", "no_improvement", "nothing_to_train", "callback", "interrupted", "error")
+TERMINATION_REASONS = (
+    *("budget", "no_gain", "ceiling", "no_improvement", "nothing_to_train"),
+    *("callback", "interrupted", "error"),
+)
 
 
 @dataclass
@@ -71,7 +74,7 @@ class TrainingResult:
             return self.raises_interrupt or (resumes and not is_interactive())
         return self.error is not None
 
-    def warn_or_raise(self, n_queries: int, decision: Decision, resumes: bool) -> None:
+    def warn_or_raise(self, n_queries: int, decision: Decision, resumes: bool = False) -> None:
         """Warn if the user interrupted the run or the prompt did not help; raise the error that ended it."""
         if self.error is not None and self.ends_with_error(resumes):
             raise self.error

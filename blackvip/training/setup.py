@@ -21,7 +21,7 @@ from .plan import RunBudget
 from .prompted_images import PromptedImages
 from .validation import Validation, judged_rows, split_held_out
 
-__all__ = ["Run", "RunSettings", "Streams", "generator_of", "prepare", "seed_of"]
+__all__ = ["Run", "RunSettings", "Streams", "generator_of", "prepare", "rows_to_judge", "seed_of"]
 
 _JUDGED_IMAGES = 2_000  # the most that are scored before and after training, for the heads and the guard
 _HELD_OUT_SHARE = 0.25  # of the images, where a prompt has enough parameters to fit single ones
@@ -54,6 +54,7 @@ class Streams(NamedTuple):
     batches: np.random.Generator
     augment: np.random.Generator
     optimizer: np.random.Generator
+    corrections: np.random.Generator
 
     @classmethod
     def of(cls, seed: int) -> Streams:
@@ -141,6 +142,11 @@ class Run:
     rng: np.random.Generator
 
 
+def rows_to_judge(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Sorted rows of the training images that are scored before and after training: 2,000 at most."""
+    return judged_rows(y, _JUDGED_IMAGES, rng)
+
+
 def prepare(
     objective: Objective,
     data: TrainingSet,
@@ -171,7 +177,7 @@ def prepare(
         If the budget does not pay for a single step, or is so small that a prompt would be trained on noise.
     """
     optimizer = copy.deepcopy(optimizer)
-    judged = judged_rows(data.y, _JUDGED_IMAGES, rng.held_out)
+    judged = rows_to_judge(data.y, rng.held_out)
     held_out = judged[split_held_out(data.y[judged], settings.held_out_share(len(w), len(data)), rng.held_out)]
     rows = np.setdiff1d(np.arange(len(data)), held_out)
     batches = Batches(rows, min(settings.batch_size, len(rows)), rng.batches)

@@ -1,0 +1,152 @@
+"""The ladder of ``prompter="auto"``: baselines, corrections, the basis; each rung earns its images."""
+
+import warnings
+
+import numpy as np
+import pytest
+from conftest import ToyService, make_stripes
+from scipy.special import softmax
+
+import blackvip
+from blackvip import BlackVIPClassifier
+from blackvip.prompters import Correction
+from blackvip.training.ladder import choose_correction, halving_sizes, in_turn_of_classes
+
+
+def blacked(images):
+    """Stripes of which a service sees little: all of them dark, and of low contrast."""
+    return (images // 8).astype(np.uint8)
+
+
+class Sharp(ToyService):
+    """A toy service that reads stripes in bright pictures of full contrast alone, and else guesses one class."""
+
+    def __call__(self, images, class_prompts):
+        scores = super().__call__(images, class_prompts)
+        reach = np.ptp(images.reshape(len(images), -1), axis=1)[:, None] / 255
+        scores = 4 * (scores - scores.mean(axis=1, keepdims=True)) * (reach > 0.7)
+        scores[:, 0] += (1 + images.mean(axis=(1, 2, 3)) / 255) * (reach[:, 0] <= 0.7)
+        return scores
+
+
+def distinct(service):
+    return len({image.tobytes() for images, _ in service.calls for image in images})
+
+
+def auto(service, **parameters):
+    defaults = dict(prompter="auto", max_queries=1000, random_state=0, verbose=0, local_encoder="pca")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return BlackVIPClassifier(service, "{}", **{**defaults, **parameters})
+
+
+@pytest.fixture
+def data():
+    X, y = make_stripes(n=60, n_classes=3, side=9)
+    return blacked(X), np.array(["a", "b", "c"])[y]
+
+
+def quietly(clf, *data):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return clf.fit(*data)
+
+
+def test_classes_take_turns_and_half_of_the_images_choose():
+    y = np.repeat([0, 1, 2], [3, 20, 7])
+    order = in_turn_of_classes(y, np.random.default_rng(0))
+    assert sorted(order) == list(range(30))
+    assert sorted(y[order[:9]]) == [0] * 3 + [1] * 3 + [2] * 3
+    assert halving_sizes(500) == halving_sizes(128) == [8, 16, 32, 64]
+    assert halving_sizes(60) == [8, 16]
+    assert halving_sizes(15) == []
+
+
+def log_scores(y, quality, seed):
+    """Log scores of a service that is right with a probability that rises with `quality`."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(len(y), 4))
+    z[np.arange(len(y)), y] += quality
+    return np.log(softmax(2 * z, axis=1))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_best_correction_is_found_or_none_for_exactly_what_is_said(seed):
+    y = np.random.default_rng(seed).integers(0, 4, 120)
+    plain = log_scores(y, 1.0, 99)
+    qualities = {f"bad {k}": 0.0 for k in range(20)} | {"good": 4.0, "fair": 2.0}
+    table = {name: log_scores(y, quality, k) for k, (name, quality) in enumerate(qualities.items())}
+    billed = []
+
+    def score(name, rows):
+        billed.extend((name, row) for row in rows)
+        return table[name][rows]
+
+    choice = choose_correction(list(table), score, plain, y, np.random.default_rng(seed), 10_000)
+    assert choice.name == "good"
+    assert len(billed) == len(set(billed)) == 22 * 8 + 7 * 8 + 2 * 16 + 88
+    assert choice.losses["good"] < choice.losses["bad 0"]
+    without = [name for name in table if name.startswith("bad")]
+    assert choose_correction(without, score, plain, y, np.random.default_rng(seed), 10_000).name is None
+    billed.clear()
+    for budget in (0, 100, 250, 299):
+        choose_correction(list(table), score, plain, y, np.random.default_rng(seed), budget)
+        assert len(billed) <= budget
+        billed.clear()
+
+
+def test_a_correction_is_the_first_rung_and_no_image_is_paid_for_twice(data):
+    service = Sharp()
+    clf = quietly(auto(service), *data)
+    assert clf.baselines_["zero_shot"].accuracy < 0.5
+    assert clf.prompt_used_
+    assert isinstance(clf.prompter_, Correction)
+    assert clf.n_queries_ == service.n_images == distinct(service) <= 1000
+    assert clf.termination_reason_ in ("ceiling", "no_gain")
+    X, y = make_stripes(n=30, n_classes=3, side=9, seed=5)
+    assert clf.score(blacked(X), np.array(["a", "b", "c"])[y]) == 1
+
+
+def test_nothing_is_used_where_nothing_helps_and_training_stops():
+    X, y = make_stripes(n=60, n_classes=3, side=9)
+    service = ToyService(gain=60)  # it reads them perfectly
+    clf = quietly(auto(service, max_queries=4000), X, y)
+    assert (clf.prompt_used_, clf.termination_reason_) == (False, "ceiling")
+    assert clf.n_queries_ == service.n_images < 600
+
+
+@pytest.mark.parametrize("budget", [60, 100, 200, 330])
+def test_every_budget_from_an_image_per_training_image_on_works(budget, data):
+    service = Sharp()
+    clf = quietly(auto(service, max_queries=budget), *data)
+    assert clf.n_queries_ == service.n_images <= budget
+    assert set(clf.baselines_) == {"zero_shot", "calibrated_zero_shot", "local_probe", "fused_zero_shot"}
+
+
+def test_a_fit_on_the_ladder_resumes_saves_and_is_repeatable(data, tmp_path):
+    whole = quietly(auto(Sharp()), *data)
+    service = Sharp()
+    service.fail_at = 30
+    clf = auto(service, checkpoint=tmp_path / "fit.journal")
+    with pytest.raises(RuntimeError, match="the service is down"):
+        quietly(clf, *data)
+    service.fail_at = None
+    resumed = quietly(clf, *data)
+    assert resumed.n_queries_ == whole.n_queries_
+    assert service.n_images <= whole.n_queries_ + 64
+    np.testing.assert_array_equal(resumed.predict_proba(data[0]), whole.predict_proba(data[0]))
+    whole.save(tmp_path / "clf.blackvip")
+    loaded = blackvip.load(tmp_path / "clf.blackvip", Sharp())
+    np.testing.assert_array_equal(loaded.predict_proba(data[0]), whole.predict_proba(data[0]))
+    assert (loaded.prompter, loaded.termination_reason_) == ("auto", whole.termination_reason_)
+
+
+def test_a_service_that_fails_on_the_way_is_told_and_a_plan_is_an_upper_bound(data):
+    service = Sharp()
+    plan = auto(service).plan(*data)
+    assert service.n_images == 0
+    clf = quietly(auto(service), *data)
+    assert clf.n_queries_ <= plan.fit.images <= 1000
+    service.fail_at = len(service.calls) + 12
+    with pytest.raises(RuntimeError, match="the service is down"):
+        quietly(auto(service), *data)
