@@ -1,40 +1,24 @@
-"""Image corrections: prompts T(x) - x without parameters, from a table of well-known filters T.
-
-A correction is a function from images to images, both uint8 of shape (n, height, width, 3). It is one line in
-`CORRECTIONS`. What a correction makes of an image depends neither on the other images nor on the machine's rounding:
-means are quotients of integers, and weights come from tables.
-"""
+"""Image corrections: prompts T(x) - x without parameters, from a table of well-known filters T."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import reduce
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter, ImageOps
 from sklearn.utils._param_validation import StrOptions
 
 from ..inputs.images import to_uint8
 from ..persistence.arrays import PLAIN
 from ..persistence.fields import NONE, Scalar
 from ..persistence.format import expect
+from . import image_filters as filters
 from .base import Prompter
 
 __all__ = ["AS_IT_IS", "CORRECTIONS", "Correction", "Learned"]
 
-Correct = Callable[[np.ndarray], np.ndarray]
-
 AS_IT_IS = "none"  #: The correction that leaves images as they are.
-_CUTOFF = 1  # percent of the pixels that autocontrast makes black, and as many that it makes white
-_MEAN, _SPREAD = 128, 60  # of a standardized channel
-_SHADE = 6  # the longer side of an image, in standard deviations of the blur that finds its illumination
-_TILE, _MOST_TILES, _CLIP = 16, 8, 2.0  # px; along a side; times the mean of a tile's histogram
-_BELOW = 10  # percent of an image's range of grey by which ink is darker than its surroundings
-_BILATERAL = 2, 1.5, 30.0  # px; px; grey levels
-_NLM = 3, 20.0  # px; grey levels
-_NEGLIGIBLE = 10  # negative logarithm of a weight below which it counts as its table's last one
 
 
 class Learned(NamedTuple):
@@ -57,284 +41,35 @@ class Learned(NamedTuple):
         return self.correct(images, learned)
 
 
-def _rounded(images: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(images), 0, 255).astype(np.uint8)
-
-
-def _each(correct: Callable[[Image.Image], Image.Image]) -> Correct:
-    """A function of Pillow's images, applied to one image after the other."""
-
-    def corrected(images: np.ndarray) -> np.ndarray:
-        found = [np.asarray(correct(Image.fromarray(image))) for image in images]
-        return np.array(found, dtype=np.uint8).reshape(images.shape)
-
-    return corrected
-
-
-def _in_turn(*corrections: Correct) -> Correct:
-    return lambda images: reduce(lambda corrected, correct: correct(corrected), corrections, images)
-
-
-def _grey(images: np.ndarray) -> np.ndarray:
-    """Luminance (n, height, width), uint8, of ITU-R BT.601, rounded as Pillow does it."""
-    red, green, blue = np.moveaxis(images, 3, 0).astype(np.uint32)
-    return ((19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16).astype(np.uint8)
-
-
-def _in_colour(grey: np.ndarray) -> np.ndarray:
-    return np.repeat(grey[..., None], 3, axis=3)
-
-
-# Contrast and tone
-
-
-def _standardized(images: np.ndarray) -> np.ndarray:
-    """Channels with a mean of 128 and a standard deviation of 60, but at most 60 times their contrast."""
-    n = images.shape[1] * images.shape[2]
-    # (n_images, 1, 1, 3)
-    mean = images.sum((1, 2), dtype=np.int64, keepdims=True) / n
-    square = np.square(images, dtype=np.uint16).sum((1, 2), dtype=np.int64, keepdims=True) / n
-    gain = _SPREAD / np.sqrt((square - mean**2).clip(min=1))
-    return _rounded(images * gain.astype(np.float32) + (_MEAN - mean * gain).astype(np.float32))
-
-
-def _gamma(exponent: float) -> Correct:
-    table = _rounded(255 * (np.arange(256) / 255) ** exponent)
-    return lambda images: table[images]
-
-
-def _clahe(images: np.ndarray) -> np.ndarray:
-    """Equalize the luminance within tiles, with clipped histograms and interpolated mappings.
-
-    K. Zuiderveld, "Contrast limited adaptive histogram equalization", Graphics Gems IV, 1994.
-    """
-    grey = _grey(images)
-    n, height, width = grey.shape
-    tiles = [int(np.clip(side // _TILE, 1, _MOST_TILES)) for side in (height, width)]
-    sizes = [-(-side // count) for side, count in zip((height, width), tiles)]
-    beyond = [(0, count * size - side) for side, count, size in zip((height, width), tiles, sizes)]
-    padded = np.pad(grey, [(0, 0), *beyond], mode="reflect")
-
-    # histograms of the tiles (n, tile rows, tile columns, 256)
-    which = np.arange(n * tiles[0] * tiles[1]).reshape(n, tiles[0], 1, tiles[1], 1) * 256
-    pixels = padded.reshape(n, tiles[0], sizes[0], tiles[1], sizes[1]) + which
-    area = sizes[0] * sizes[1]
-    histograms = np.bincount(pixels.ravel(), minlength=which.size * 256).reshape(n, *tiles, 256)
-    clipped = np.minimum(histograms, max(1, int(_CLIP * area / 256)))
-    spread = (area - clipped.sum(3, keepdims=True)) * np.arange(1, 257) / 256
-    mappings = ((clipped.cumsum(3) + spread) * (255 / area)).astype(np.float32).ravel()
-
-    # each pixel lies between the centres of four tiles
-    (above, below, down), (left, right, across) = (
-        _between(side, count, size) for side, count, size in zip((height, width), tiles, sizes)
-    )
-    place = grey + which[:, 0, :, 0]
-    found = np.zeros(grey.shape, np.float32)
-    for rows, by_row in ((above, 1 - down), (below, down)):
-        for columns, by_column in ((left, 1 - across), (right, across)):
-            offset = (rows[:, None] * tiles[1] + columns) * 256
-            found += by_row[:, None] * by_column * mappings[place + offset]
-    change = np.rint(found).astype(np.int16) - grey
-    return np.clip(images + change[..., None], 0, 255).astype(np.uint8)
-
-
-def _between(side: int, count: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The tiles before and after each pixel of a line, and how far the pixel is from the first to the second."""
-    position = (np.arange(side) + 0.5) / size - 0.5
-    before = np.floor(position).astype(int)
-    share = (position - before).astype(np.float32)
-    return before.clip(0), (before + 1).clip(max=count - 1), share
-
-
-# Light and colour
-
-
-def _grey_world(images: np.ndarray) -> np.ndarray:
-    """Scale channels to a common mean (G. Buchsbaum, J. Franklin Institute 310, 1980)."""
-    total = images.sum((1, 2), dtype=np.int64, keepdims=True)
-    gain = total.mean(3, keepdims=True) / total.clip(min=1)
-    return _rounded(images * gain.astype(np.float32))
-
-
-def _illumination(images: np.ndarray) -> np.ndarray:
-    return _each(lambda image: image.filter(ImageFilter.GaussianBlur(max(image.size) / _SHADE)))(images)
-
-
-def _flattened(images: np.ndarray) -> np.ndarray:
-    """Less the illumination, around a middle grey."""
-    return np.clip(images.astype(np.int16) - _illumination(images) + 128, 0, 255).astype(np.uint8)
-
-
-def _flat_field(images: np.ndarray) -> np.ndarray:
-    """Divided by the illumination, whose mean is kept."""
-    light = _illumination(images)
-    mean = light.mean((1, 2), dtype=np.float64, keepdims=True).astype(np.float32)
-    return _rounded(images * (mean / light.clip(min=1)))
-
-
-# Neighbourhoods of 3 x 3 pixels
-
-
-def _three(images: np.ndarray, axis: int) -> list[np.ndarray]:
-    """The images moved by -1, 0 and 1 pixels along an axis; beyond the border, the nearest pixel counts."""
-    padded = np.pad(images, [(int(other == axis),) * 2 for other in range(4)], mode="edge")
-    n = images.shape[axis]
-    return [padded[:, first : first + n] if axis == 1 else padded[:, :, first : first + n] for first in range(3)]
-
-
-def _extreme(choose: np.ufunc) -> Correct:
-    return lambda images: reduce(choose, _three(reduce(choose, _three(images, 1)), 2))
-
-
-_smallest, _largest = _extreme(np.minimum), _extreme(np.maximum)
-
-
-def _middle(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    return np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))
-
-
-def _median(images: np.ndarray) -> np.ndarray:
-    """The middle of: the largest minimum, the middle median and the smallest maximum of three columns of three pixels.
-
-    N. Devillard, "Fast median search", 1998; some twenty comparisons of whole images.
-    """
-    column = _three(images, 1)
-    lows, highs = _three(reduce(np.minimum, column), 2), _three(reduce(np.maximum, column), 2)
-    return _middle(reduce(np.maximum, lows), _middle(*_three(_middle(*column), 2)), reduce(np.minimum, highs))
-
-
-# Denoising by weighted means
-
-
-def _weighted_mean(images: np.ndarray, radius: int, weigh: Callable[[np.ndarray, int, int], np.ndarray]) -> np.ndarray:
-    """Mean of the pixels within `radius` rows and columns; pixels beyond the border do not count.
-
-    `weigh` gives weights (n, h, w) from squared differences (n, h, w), summed over the channels, of pixels that are
-    so many rows and columns apart. A pixel's own weight is 1.
-    """
-    # (3, n, height, width)
-    planes = np.ascontiguousarray(images.transpose(3, 0, 1, 2), dtype=np.int32)
-    total, weights = planes.astype(np.float32), np.ones(planes.shape[1:], np.float32)
-    values = total.copy()
-    for here, there, down, across in _pairs(planes.shape[2:], radius):
-        of_weights = weigh(np.square(planes[here] - planes[there]).sum(0, dtype=np.int32), down, across)
-        # What one pixel is to the other, the other is to the first.
-        for at, other in ((here, there), (there, here)):
-            total[at] += of_weights * values[other]
-            weights[at] += of_weights
-    return _rounded((total / weights).transpose(1, 2, 3, 0))
-
-
-def _pairs(size: tuple[int, ...], radius: int) -> Iterator[tuple[Any, Any, int, int]]:
-    """Parts of an image, and the parts so many rows and columns away, for half of all directions."""
-    height, width = size
-    for down in range(min(radius, height - 1) + 1):
-        for across in range(-min(radius, width - 1), min(radius, width - 1) + 1):
-            if (down, across) > (0, 0):
-                columns = slice(max(0, -across), width - max(0, across))
-                moved = slice(max(0, across), width - max(0, -across))
-                yield (..., slice(height - down), columns), (..., slice(down, None), moved), down, across
-
-
-def _decay(scale: float, step: int = 1) -> np.ndarray:
-    """Table of exp(-d / scale) for d = 0, step, 2 step and so on."""
-    return np.exp(-np.arange(0, _NEGLIGIBLE * scale, step) / scale).astype(np.float32)
-
-
-def _bilateral() -> Correct:
-    """Mean of near pixels of similar colour (C. Tomasi and R. Manduchi, ICCV 1998)."""
-    radius, near, similar = _BILATERAL
-    table = _decay(2 * similar**2)
-
-    def weigh(squares: np.ndarray, down: int, across: int) -> np.ndarray:
-        return np.float32(np.exp(-(down**2 + across**2) / (2 * near**2))) * table[squares.clip(max=len(table) - 1)]
-
-    return lambda images: _weighted_mean(images, radius, weigh)
-
-
-def _non_local_means() -> Correct:
-    """Mean of pixels with similar 3 x 3 pixels around them (A. Buades, B. Coll and J.-M. Morel, CVPR 2005)."""
-    radius, similar = _NLM
-    step = 8
-    table = _decay(27 * similar**2, step)  # of the sum over nine pixels and three channels
-
-    def weigh(squares: np.ndarray, down: int, across: int) -> np.ndarray:
-        patches = squares[..., None]
-        for axis in (1, 2):
-            patches = reduce(np.add, _three(patches, axis))
-        return table[(patches[..., 0] // step).clip(max=len(table) - 1)]
-
-    return lambda images: _weighted_mean(images, radius, weigh)
-
-
-# Black and white
-
-
-def _otsu(images: np.ndarray) -> np.ndarray:
-    """White above the threshold with the largest variance between both sides (N. Otsu, IEEE Trans. SMC 9, 1979)."""
-    grey = _grey(images)
-    n = len(grey)
-    pixels = grey.reshape(n, -1) + 256 * np.arange(n)[:, None]
-    histograms = np.bincount(pixels.ravel(), minlength=256 * n).reshape(n, 256)
-    below, first = histograms.cumsum(1), (histograms * np.arange(256)).cumsum(1)
-    product = below * (below[:, -1:] - below)
-    between = np.square((first[:, -1:] * below - first * below[:, -1:]).astype(np.float64)) / product.clip(min=1)
-    threshold = between.argmax(1)[:, None, None]
-    return _in_colour(np.where(grey > threshold, np.uint8(255), np.uint8(0)))
-
-
-def _adaptive(images: np.ndarray) -> np.ndarray:
-    """Black where a pixel is darker than its surroundings by a tenth of the image's range of grey."""
-    grey = _grey(images)
-    darker = _illumination(grey).astype(np.int32) - grey
-    reach = np.ptp(grey.astype(np.int32), axis=(1, 2), keepdims=True)
-    return _in_colour(np.where(100 * darker > _BELOW * reach, np.uint8(0), np.uint8(255)))
-
-
-# Background
-
-
-def _median_image(images: np.ndarray) -> np.ndarray:
-    """Median of the images (height, width, 3), line by line, since NumPy copies its input."""
-    return np.stack([np.median(images[:, line], axis=0) for line in range(images.shape[1])]).astype(np.float32)
-
-
-def _less_background(images: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """The background becomes even: it is subtracted, and its own median colour is added."""
-    return _rounded(images + (np.median(background, axis=(0, 1)) - background))
-
-
-_autocontrast = _each(lambda image: ImageOps.autocontrast(image, cutoff=_CUTOFF))
-
 #: All corrections by name: functions from images to images, uint8 of shape (n, height, width, 3), or `Learned`. Add
 #: your own under a new name, in a module that every process imports.
-CORRECTIONS: dict[str, Correct | Learned] = {
+CORRECTIONS: dict[str, filters.Correct | Learned] = {
     AS_IT_IS: lambda images: images,
-    "autocontrast": _autocontrast,
-    "standardize": _standardized,
-    "equalize": _each(ImageOps.equalize),
-    "clahe": _clahe,
-    "gamma-0.5": _gamma(0.5),
-    "gamma-2": _gamma(2),
+    "autocontrast": filters.autocontrast,
+    "standardize": filters.standardized,
+    "equalize": filters.equalized,
+    "clahe": filters.clahe,
+    "gamma-0.5": filters.gamma(0.5),
+    "gamma-2": filters.gamma(2),
     "invert": lambda images: 255 - images,
-    "greyscale": lambda images: _in_colour(_grey(images)),
-    "white-balance": _grey_world,
-    "flatten": _flattened,
-    "flat-field": _flat_field,
-    "median": _median,
-    "bilateral": _bilateral(),
-    "non-local-means": _non_local_means(),
-    "blur": _each(lambda image: image.filter(ImageFilter.GaussianBlur(1))),
-    "sharpen": _each(lambda image: image.filter(ImageFilter.UnsharpMask(3, 150))),
-    "minimum": _smallest,
-    "maximum": _largest,
-    "opening": _in_turn(_smallest, _largest),
-    "closing": _in_turn(_largest, _smallest),
-    "otsu": _otsu,
-    "adaptive-threshold": _adaptive,
-    "less-background": Learned(_median_image, _less_background),
-    "median-autocontrast": _in_turn(_median, _autocontrast),
-    "flatten-autocontrast": _in_turn(_flattened, _autocontrast),
+    "greyscale": filters.greyscale,
+    "white-balance": filters.grey_world,
+    "flatten": filters.flattened,
+    "flat-field": filters.flat_field,
+    "median": filters.median,
+    "bilateral": filters.bilateral(),
+    "non-local-means": filters.non_local_means(),
+    "blur": filters.blur,
+    "sharpen": filters.sharpen,
+    "minimum": filters.smallest,
+    "maximum": filters.largest,
+    "opening": filters.in_turn(filters.smallest, filters.largest),
+    "closing": filters.in_turn(filters.largest, filters.smallest),
+    "otsu": filters.otsu,
+    "adaptive-threshold": filters.adaptive,
+    "less-background": Learned(filters.median_image, filters.less_background),
+    "median-autocontrast": filters.in_turn(filters.median, filters.autocontrast),
+    "flatten-autocontrast": filters.in_turn(filters.flattened, filters.autocontrast),
 }
 
 
@@ -356,6 +91,7 @@ class Correction(Prompter):
           "minimum", "maximum", "opening" and "closing",
         - black and white: "otsu", "adaptive-threshold",
         - "less-background": less the median of the training images,
+        - "none": the image as it is,
         - "median-autocontrast", "flatten-autocontrast": the first, then the second.
 
         A name that you have added works, too.
