@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 from sklearn.base import _fit_context
-from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
+from sklearn.utils._param_validation import Interval, Options, StrOptions
 
 from .documentation import Documented
 from .encoders import Encoder, make_frozen_encoder
-from .heads.base import Head
+from .heads.base import Head, IsClassifier
 from .heads.decision import Decision, fit_without_prompt
 from .heads.scored import ScoredImages
 from .inputs.labels import check_classes
@@ -204,7 +204,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
         "prompter": [StrOptions({"auto"}), StrOptions(Prompter.named.keys()), StrOptions(CORRECTIONS.keys()), Prompter],
         "optimizer": [StrOptions(Optimizer.named.keys()), Optimizer],
         "max_queries": [Interval(Integral, 1, None, closed="left")],
-        "head": [StrOptions({"auto"}), StrOptions(Head.named.keys()), HasMethods(["fit", "predict_proba"]), None],
+        "head": [StrOptions({"auto"}), StrOptions(Head.named.keys()), IsClassifier(), None],
         "guard": ["boolean"],
         "local_encoder": [str, Encoder],
         "random_state": ["random_state"],

@@ -27,7 +27,7 @@ from .heads.scored import ScoredImages
 from .inputs.class_prompts import CLASS_PROMPTS, make_class_prompts
 from .inputs.estimators import PredictsFromLogProba
 from .inputs.images import IMAGE_SHAPE, Images
-from .inputs.labels import check_labels, class_indices
+from .inputs.labels import CLASS_WEIGHT, check_labels, class_indices
 from .inputs.reading import pixel_batches
 from .inputs.training_set import ReadsTrainingSets, TrainingSet
 from .journal.identity import describe
@@ -36,7 +36,7 @@ from .optimizers import Optimizer
 from .persistence import SaveableEstimator
 from .persistence.arrays import Generator as GeneratorField
 from .persistence.arrays import Labels
-from .persistence.fields import BOOL, LABEL, NONE, ListOf, Maybe, OneOf, Pairs, Record, choice, integer, number, text
+from .persistence.fields import BOOL, NONE, ListOf, Maybe, OneOf, Record, choice, integer, number, text
 from .persistence.format import expect
 from .persistence.objects import Object
 from .prompters.base import Prompter
@@ -128,7 +128,7 @@ class PromptedClassifier(
         "local_encoder": ENCODER,
         "head": OneOf(NONE, text(), Object(Head, fitted="no")),
         "image_shape": IMAGE_SHAPE,
-        "class_weight": OneOf(choice("balanced", None), Pairs(LABEL, number())),
+        "class_weight": CLASS_WEIGHT,
     }
     saved_attributes = {
         "classes_": Labels(),

@@ -407,3 +407,9 @@ def test_the_decision_is_for_a_prompt_and_its_own_head(better, guard):
         used, shipped, *_ = decide(without, scored, None, head, guard)
         assert used == (better is not None and (better or not guard))
         assert (shipped is without.baselines[name]) == (not used)
+
+
+def test_a_class_instead_of_a_head_is_refused_before_anything_is_sent(service, stripes):
+    with pytest.raises(ValueError, match="'head' parameter .* an instance of a class with 'fit' and 'predict_proba'"):
+        BlackVIPClassifier(service, head=LogisticRegression, max_queries=300, verbose=0).fit(*stripes)
+    assert service.n_images == 0

@@ -413,3 +413,9 @@ def test_within_a_fit_a_ledger_asks_for_labels_and_what_is_learned_maps_what_it_
     assert (classes[mapping.log_scores(raw).argmax(axis=1)] == y).all()
     X_new, y_new = bright_images(seed=1)
     assert (classes[mapping.log_scores(ledger.log_scores(X_new)).argmax(axis=1)] == y_new).all()
+
+
+@pytest.mark.parametrize("labels", [[], {"x", "y"}, {"x": 0, "y": 1}, ["x", None], ["x", np.nan]])
+def test_labels_without_an_order_or_a_name_are_refused(labels):
+    with pytest.raises(ValueError, match=r"^labels(\[1\] is missing| is .*; expected a list)"):
+        _ = LabelMappedScorer(LabelService(), labels).service_labels

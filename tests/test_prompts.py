@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from decimal import Decimal
 from enum import Enum
 
 import numpy as np
@@ -21,6 +22,11 @@ PETS = {"dog": "a dog", "cat": "a cat"}
 class Pet(Enum):
     CAT = "cat"
     DOG = "dog"
+
+
+class Prompt(Enum):
+    CAT = "a cat"
+    DOG = "a dog"
 
 
 def make_classifier(service, class_prompts, **parameters):
@@ -175,17 +181,24 @@ def test_the_default_is_the_name_alone():
     assert clf.fit(X, np.array(["cat", "dog"])[y]).class_prompts_ == service.calls[0][1] == ["cat", "dog"]
 
 
-@pytest.mark.parametrize("spec", [PETS, EncodedClassPrompts(PETS), pd.Series(PETS), ("a cat", "a dog"), "a {}"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *(PETS, EncodedClassPrompts(PETS), pd.Series(PETS), ("a cat", "a dog"), "a {}"),
+        *({Pet.DOG: "a dog", Pet.CAT: "a cat"}, list(Prompt)),
+    ],
+)
 def test_the_parameter_is_left_alone_and_saved(spec, tmp_path):
     X, y = make_stripes(n=16)
     before = pickle.dumps(spec)
-    clf = make_classifier(ToyService(), spec, max_queries=200)
+    clf = make_classifier(ToyService(), spec, max_queries=200, class_weight={Pet.CAT: 1, Pet.DOG: Decimal(1)})
     copies = clone(clf), clone(clone(clf))
     clf.fit(X, np.array(["cat", "dog"])[y])
     clf.save(tmp_path / "clf")
     assert clf.get_params()["class_prompts"] is spec
     assert pickle.dumps(spec) == before
     loaded = load(tmp_path / "clf", ToyService())
+    assert loaded.class_weight == {"cat": 1, "dog": 1}
     for other in (*copies, clone(loaded)):
         given = other.get_params()["class_prompts"]
         assert isinstance(given, type(spec)) or (isinstance(spec, pd.Series) and given == PETS)

@@ -235,8 +235,19 @@ def test_a_service_may_say_what_it_is(tmp_path):
             super().__init__(offset)
             self.name = name
 
+    class Other(Declared):
+        pass
+
+    def answer_of_class(cls, images, prompts):
+        raise AssertionError
+
     assert service_identity(Declared("x", 1)) == service_identity(Declared("x", 2))
     assert service_identity(Declared("x", 1)) != service_identity(Declared("y", 1))
+    Declared.identity_params = ("nothing",)
+    with pytest.raises(JournalError, match="names 'nothing' in its identity_params, but has no such"):
+        service_identity(Declared("x", 1))
+    Declared.answer, Other.answer = classmethod(answer_of_class), classmethod(answer_of_class)
+    assert service_identity(Declared.answer) == service_identity(Declared.answer) != service_identity(Other.answer)
     for wrong in ("", 3, ["x"]):
         first.identity = wrong
         with pytest.raises(ValueError, match="identity that the score function declares"):

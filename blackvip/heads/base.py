@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.model_selection import StratifiedKFold
+from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.validation import has_fit_parameter
 
 from ..persistence.arrays import Array
@@ -365,6 +366,19 @@ def head_class(name: str | None) -> type[Head]:
         names = ", ".join(map(repr, ("auto", *sorted(Head.named))))
         raise ValueError(f"head={name!r}; expected {names}, None or a classifier with predict_proba.")
     return Head.named[name]
+
+
+class IsClassifier(HasMethods):
+    """Constraint of a parameter: an instance with `fit` and `predict_proba`, and not a class."""
+
+    def __init__(self) -> None:
+        super().__init__(["fit", "predict_proba"])
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        return not isinstance(val, type) and super().is_satisfied_by(val)
+
+    def __str__(self) -> str:
+        return "an instance of a class with 'fit' and 'predict_proba'"
 
 
 def make_head(head: Any) -> Head:

@@ -182,9 +182,7 @@ def _encoded_remedy(fits: bool) -> str:
 
 def _in_order(spec: Any, labels: list[Any]) -> list[Any]:
     """Take prompts in the order of the classes."""
-    for method in ("to_pylist", "to_list", "tolist"):
-        if hasattr(spec, method) and not isinstance(spec, Sequence):
-            spec = getattr(spec, method)()
+    spec = _as_sequence(spec)
     if isinstance(spec, (bytes, bytearray, str)) or not isinstance(spec, Sequence):
         raise ClassPromptError(
             f"class_prompts is a {type(spec).__name__}; expected a template with '{{}}', a dict from class to "
@@ -200,6 +198,13 @@ def _in_order(spec: Any, labels: list[Any]) -> list[Any]:
             f"classes than y.{hint}"
         )
     return prompts
+
+
+def _as_sequence(spec: Any) -> Any:
+    for method in ("to_pylist", "to_list", "tolist"):
+        if hasattr(spec, method) and not isinstance(spec, Sequence):
+            spec = getattr(spec, method)()
+    return spec
 
 
 def _check(prompts: list[Any], labels: list[Any], is_template: bool) -> None:
@@ -247,7 +252,19 @@ class _Mapped(Pairs):
     """A dict of class prompts, or a Series, which is stored as one."""
 
     def pack(self, value: Any, file: Writing, where: str) -> Any:
-        return super().pack(dict(value.items()) if hasattr(value, "iloc") else value, file, where)
+        if isinstance(value, Mapping) or hasattr(value, "iloc"):
+            value = {plain_label(label): plain_label(prompt) for label, prompt in value.items()}
+        return super().pack(value, file, where)
+
+
+class _Listed(ListOf):
+    """A sequence of class prompts, of any kind."""
+
+    def pack(self, value: Any, file: Writing, where: str) -> Any:
+        value = _as_sequence(value)
+        if isinstance(value, (list, tuple)):
+            value = (tuple if isinstance(value, tuple) else list)(plain_label(prompt) for prompt in value)
+        return super().pack(value, file, where)
 
 
 class _Encoded(Field):
@@ -265,4 +282,4 @@ class _Encoded(Field):
 
 
 #: Field of the parameter `class_prompts` in a file.
-CLASS_PROMPTS = OneOf(text(), _Encoded(), _Mapped(LABEL, text()), ListOf(text()))
+CLASS_PROMPTS = OneOf(text(), _Encoded(), _Mapped(LABEL, text()), _Listed(text()))

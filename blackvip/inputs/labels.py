@@ -12,11 +12,20 @@ from sklearn.utils import assert_all_finite, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length
 
+from ..persistence.fields import LABEL, OneOf, Pairs, Writing, choice, number
 from .decoding import as_array, is_tensor
 from .label_values import label_array, label_key, plain_label, shown
 from .sources import open_images, open_source, refuse_single
 
-__all__ = ["check_classes", "check_labels", "check_same_type", "class_indices", "labels_of", "training_weights"]
+__all__ = [
+    "CLASS_WEIGHT",
+    "check_classes",
+    "check_labels",
+    "check_same_type",
+    "class_indices",
+    "labels_of",
+    "training_weights",
+]
 
 # Weights between this and its inverse are taken as they are.
 _LEAST_WEIGHT = 1e-100
@@ -74,6 +83,20 @@ def check_labels(y: Any) -> np.ndarray:
         assert_all_finite(y, input_name="y")
     check_classification_targets(y)
     return y
+
+
+class _Weights(Pairs):
+    """A dict of class weights."""
+
+    def pack(self, value: Any, file: Writing, where: str) -> Any:
+        if isinstance(value, Mapping):
+            weights = {plain_label(key): weight for key, weight in value.items()}
+            value = {key: float(each) if isinstance(each, Decimal) else each for key, each in weights.items()}
+        return super().pack(value, file, where)
+
+
+#: Field of the parameter `class_weight` in a file.
+CLASS_WEIGHT = OneOf(choice("balanced", None), _Weights(LABEL, number()))
 
 
 def check_classes(classes: Any) -> np.ndarray:

@@ -202,6 +202,9 @@ class _Description:
         instance = getattr(value, "__self__", None)
         if instance is None or isinstance(instance, types.ModuleType):
             return {"class": name_of(value), "params": {}}
+        # A class method, which may be that of a subclass.
+        if isinstance(instance, type):
+            return {"class": name_of(value), "params": {"self": name_of(instance)}}
         owner = self._of_object(instance, nested=False, owner=value, name="self")
         return {"class": name_of(value), "params": {"self": owner}}
 
@@ -209,7 +212,7 @@ class _Description:
         params = value.get_params(deep=False)
         relevant = declared(value, "identity_params")
         if relevant is not None:
-            params = {name: params[name] for name in relevant}
+            params = {name: _named(value, name, params) for name in relevant}
         description = {"class": name_of(value), "params": self._each(params, value, is_text_open=True)}
         fitted = {name: found for name, found in vars(value).items() if name.endswith("_") and name[0] != "_"}
         if nested and fitted:
@@ -252,7 +255,7 @@ def _params(value: Any, nested: bool) -> dict[str, Any] | None:
     cls: Any = type(value)
     relevant = declared(value, "identity_params")
     if relevant is not None:
-        return {name: getattr(value, name) for name in relevant}
+        return {name: _named(value, name, {}) for name in relevant}
     names = _init_names(cls)
     own = _own_state(cls)
     if names:
@@ -267,6 +270,16 @@ def _params(value: Any, nested: bool) -> dict[str, Any] | None:
         return None
     attributes |= getattr(value, "__dict__", {})
     return {name: attribute for name, attribute in attributes.items() if name not in own}
+
+
+def _named(value: Any, name: str, params: Mapping[str, Any]) -> Any:
+    """Return what a score function names in its `identity_params`."""
+    if name not in params and not hasattr(value, name):
+        raise JournalError(
+            f"The score function {_class_name(value)} names {name!r:.60} in its identity_params, but has no such "
+            "parameter or attribute."
+        )
+    return params[name] if name in params else getattr(value, name)
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from numbers import Integral, Real
 from typing import Any
@@ -17,7 +17,9 @@ from sklearn.utils.validation import check_consistent_length
 from ...exceptions import ClassPromptError, ScoreError
 from ...inputs.class_names import class_names
 from ...inputs.class_prompts import make_class_prompts
+from ...inputs.decoding import is_missing
 from ...inputs.images import ImageFormat, to_uint8
+from ...inputs.label_values import plain_label
 from ...inputs.labels import check_labels, class_indices
 from ...inputs.reading import pixel_batches
 from ..answers import Scored, collected, rows_of, scores_of
@@ -122,7 +124,7 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
         Raises
         ------
         ValueError
-            If they are not known.
+            If they are not known, one is missing, or they have no order.
         """
         if self.labels is None:
             raise ValueError(
@@ -132,7 +134,15 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
             )
         if isinstance(self.labels, (int, np.integer)):
             return [str(number) for number in range(self.labels)]
-        return [str(label) for label in self.labels]
+        if isinstance(self.labels, (Mapping, Set)) or not len(self.labels):
+            raise ValueError(
+                f"labels is {self.labels!r:.60}; expected a list of the service's labels, in the order of its scores."
+            )
+        labels = [plain_label(label) for label in self.labels]
+        missing = [place for place, label in enumerate(labels) if is_missing(label)]
+        if missing:
+            raise ValueError(f"labels[{missing[0]}] is missing, {labels[missing[0]]!r:.60}; expected a text for each.")
+        return [str(label) for label in labels]
 
     def fit_labels(
         self,
