@@ -16,7 +16,6 @@ from .encoders import Encoder, make_frozen_encoder
 from .heads.base import Head, IsClassifier
 from .heads.decision import Decision, fit_without_prompt
 from .heads.scored import ScoredImages
-from .inputs.labels import check_classes
 from .inputs.reading import most_to_fit
 from .inputs.training_set import TrainingSet
 from .losses import LOSSES, Temperature
@@ -319,15 +318,16 @@ shape (n, n_features); or sequence of images, paths or encoded files
         if self.warm_start:
             refuse_checkpoint(self.checkpoint, "warm_start=True")
         continues = self.warm_start and hasattr(self, "optimizer_")
-        data = self._read(X, y, sample_weight, self.classes_ if continues else None, continues)
-        with replayed(self, data.images, data.y, data.weights, seed_of) as replay:
-            rng = self._rng if continues else generator_of(self.random_state, replay)
-            if self._climbs and not continues:
-                result, decision = self._climb(data, rng, replay)
-            else:
-                run = self._set_up(data, self._settings(self.max_queries), rng, continues, replay)
-                result, decision = self._train(run, data, rng, replay=replay)
-            result.warn_or_raise(self.n_queries_, decision, replay is not None)
+        with self._earlier_fit_kept(continues):
+            data = self._read(X, y, sample_weight, self.classes_ if continues else None, continues)
+            with replayed(self, data.images, data.y, data.weights, seed_of) as replay:
+                rng = self._rng if continues else generator_of(self.random_state, replay)
+                if self._climbs and not continues:
+                    result, decision = self._climb(data, rng, replay)
+                else:
+                    run = self._set_up(data, self._settings(self.max_queries), rng, continues, replay)
+                    result, decision = self._train(run, data, rng, replay=replay)
+                result.warn_or_raise(self.n_queries_, decision, replay is not None)
         return self
 
     #: `classes` is an argument of `partial_fit`, not metadata that is routed.
@@ -360,17 +360,15 @@ shape (n, n_features); or sequence of images, paths or encoded files
         """
         refuse_checkpoint(self.checkpoint, "partial_fit")
         continues = hasattr(self, "optimizer_")
-        if continues and classes is not None and not np.array_equal(check_classes(classes), self.classes_):
-            raise ValueError(
-                f"classes={check_classes(classes).tolist()} is not the same as on the last call to partial_fit, "
-                f"{self.classes_.tolist()}. Leave it out, or start again with fit."
-            )
-        data = self._read(X, y, sample_weight, self.classes_ if continues else classes, continues)
-        settings = self._settings(self.max_queries - (self.n_queries_ if continues else 0), one_pass=True)
-        rng = self._rng if continues else generator_of(self.random_state)
-        run = self._set_up(data, settings, rng, continues)
-        result, decision = self._train(run, data, rng, adds=continues)
-        result.warn_or_raise(self.n_queries_, decision)
+        if continues and classes is not None:
+            self._check_same_classes(classes)
+        with self._earlier_fit_kept(continues):
+            data = self._read(X, y, sample_weight, self.classes_ if continues else classes, continues)
+            settings = self._settings(self.max_queries - (self.n_queries_ if continues else 0), one_pass=True)
+            rng = self._rng if continues else generator_of(self.random_state)
+            run = self._set_up(data, settings, rng, continues)
+            result, decision = self._train(run, data, rng, adds=continues)
+            result.warn_or_raise(self.n_queries_, decision)
         return self
 
     def _set_up(

@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import reprlib
-from collections.abc import Generator, Mapping
-from contextlib import closing
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from numbers import Integral
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from .heads.scored import ScoredImages
 from .inputs.class_prompts import CLASS_PROMPTS, make_class_prompts
 from .inputs.estimators import PredictsFromLogProba
 from .inputs.images import IMAGE_SHAPE, Images
-from .inputs.labels import CLASS_WEIGHT, check_labels, class_indices
+from .inputs.labels import CLASS_WEIGHT, check_classes, check_labels, class_indices
 from .inputs.reading import pixel_batches
 from .inputs.training_set import ReadsTrainingSets, TrainingSet
 from .journal.identity import describe
@@ -152,6 +152,35 @@ class PromptedClassifier(
         "_scored": Object(ScoredImages),
         "_rng": GeneratorField(),
     }
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "head_")
+
+    @contextmanager
+    def _earlier_fit_kept(self, continues: bool) -> Iterator[None]:
+        """Keep an earlier fit if an error comes before anything is sent; later ones leave no mixture of two."""
+        before = dict(self.__dict__)
+        if not continues:
+            self.__dict__.pop("n_queries_", None)
+        try:
+            yield
+        except BaseException:
+            if getattr(self, "n_queries_", 0) == (before.get("n_queries_") if continues else 0):
+                self.__dict__.clear()
+                self.__dict__.update(before)
+            elif not continues and self.__dict__.get("head_") is before.get("head_"):
+                for name in ("head_", "optimizer_"):
+                    self.__dict__.pop(name, None)
+            raise
+
+    def _check_same_classes(self, classes: Any) -> None:
+        """Raise a `ValueError` if class labels are not those of the fit that goes on."""
+        labels = check_classes(classes).tolist()
+        if labels != self.classes_.tolist():
+            raise ValueError(
+                f"classes={labels} is not the same as on the last call to partial_fit, {self.classes_.tolist()}. Leave "
+                "it out, or start again with fit."
+            )
 
     def _finish_loading(self) -> None:
         super()._finish_loading()

@@ -437,6 +437,30 @@ def test_interruption_leaves_a_usable_classifier(stripes):
     assert clf.score(*stripes) > 0.9
 
 
+def test_errors_before_anything_is_sent_keep_an_earlier_fit(stripes):
+    """Others leave no mixture of two fits, which would predict other labels."""
+    (X, y), (others, labels) = stripes, make_stripes(42, n_classes=3)
+    service = ToyService()
+    clf = make_classifier(service, max_queries=300).fit(X, y)
+    before, n_billed = clf.predict_proba(X), service.n_images
+    for parameters, images, targets in (
+        ({"class_prompts": ["a", "b"]}, others, labels),
+        ({"max_queries": 5}, others / 127.5 - 1, labels),
+        ({}, None, labels),
+    ):
+        with pytest.raises(ValueError, match="2 prompts|max_queries=5|NoneType"):
+            clf.set_params(**{"class_prompts": "{}", "max_queries": 300} | parameters).fit(images, targets)
+        np.testing.assert_array_equal(clf.predict_proba(X), before)
+    assert service.n_images == n_billed
+    service.fail_at = len(service.calls) + 1
+    for fitted, warm_start in ((clf, False), (clf, True), (make_classifier(service, max_queries=300), False)):
+        with pytest.raises(RuntimeError, match="down"):
+            fitted.set_params(warm_start=warm_start).fit(others, labels)
+        with pytest.raises(NotFittedError):
+            fitted.predict(X)
+    assert clf.n_queries_ == 42
+
+
 @pytest.mark.parametrize("fail_at", [4, 14])
 def test_a_failing_service_loses_nothing(fail_at, stripes):
     service = ToyService()

@@ -205,7 +205,7 @@ class ClimbsLadder:
                 logger.info("corrections: %s of %s", choice.name or "none", choice.losses)
             finally:
                 bar.close(complete=True)
-        self.n_queries_ = ledger.n_queries
+                self.n_queries_ = ledger.n_queries
 
         def climbed(prompter: str | Prompter, budget: int) -> tuple[TrainingResult, Decision]:
             """A run on this prompter; images that the memory knows are planned, but not billed."""
