@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -108,6 +109,39 @@ def test_threads_and_a_failing_service(fitted):
     assert billed(fitted, lambda: fitted.predict(X)) == 14
     threads = [threading.Thread(target=fitted.predict, args=(X[k::3],)) for k in range(3)]
     assert billed(fitted, lambda: [*map(threading.Thread.start, threads), *map(threading.Thread.join, threads)]) == 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_threads_at_once_pay_for_an_image_once_even_if_one_fails(fitted, fails):
+    X, _ = make_stripes(n=16)
+    service, lock, failed = fitted.score_fn, threading.Lock(), []
+
+    class Slow(ToyService):
+        n_images = 0
+
+        def __call__(self, images, class_prompts):
+            time.sleep(0.02)
+            with lock:
+                if fails and not failed:
+                    failed.append(len(images))
+                    raise RuntimeError("the service is down")
+                self.n_images += len(images)
+            return service(images, class_prompts)
+
+    fitted.set_params(score_fn=Slow())
+    errors = []
+
+    def predict(rows):
+        try:
+            fitted.predict(X[rows])
+        except RuntimeError as error:
+            errors.append(error)
+
+    rows = [np.arange(16), np.arange(16), np.arange(16)[::-1], np.arange(4, 12)]
+    threads = [threading.Thread(target=predict, args=(some,)) for some in rows]
+    [*map(threading.Thread.start, threads), *map(threading.Thread.join, threads)]
+    assert fitted.score_fn.n_images == 16
+    assert len(errors) == fails
 
 
 def test_a_shared_budget_pays_for_what_is_not_remembered():

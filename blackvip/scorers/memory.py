@@ -31,7 +31,8 @@ class AnswerMemory:
 
     def __init__(self) -> None:
         self.n_queries = 0
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self._on_the_way: set[bytes] = set()
         self._score_fn: Any = None
         self._scores: OrderedDict[bytes, np.ndarray] = OrderedDict()
         self._n_bytes = 0
@@ -59,10 +60,16 @@ class AnswerMemory:
         return len(self._scores)
 
     def recall(self, images: Any, class_prompts: Sequence[str]) -> JournalHit:
-        """Look up images (n, ...) that are about to be sent; known ones are not billed again."""
+        """Look up images (n, ...) that are about to be sent; known ones are not billed again.
+
+        It waits for images that another thread has sent. Those that it does not find count as sent by this thread until
+        `keep` or `release` is called.
+        """
         keys = ContentKeys(None, class_prompts).of(images)
         with self._lock:
+            self._lock.wait_for(lambda: self._on_the_way.isdisjoint(keys))
             found = [self._scores.get(key) for key in keys]
+            self._on_the_way.update(key for key, scores in zip(keys, found) if scores is None)
         known = np.array([scores is not None for scores in found], dtype=bool)
         scores = np.full((len(keys), len(class_prompts)), np.nan)
         for row in np.flatnonzero(known):
@@ -76,6 +83,14 @@ class AnswerMemory:
                 if key not in self._scores:
                     self._n_bytes += row.nbytes + _ENTRY_BYTES
                 self._scores[key] = row.copy()
+                self._on_the_way.discard(key)
             while self._n_bytes > _MOST_BYTES:
                 _, forgotten = self._scores.popitem(last=False)
                 self._n_bytes -= forgotten.nbytes + _ENTRY_BYTES
+            self._lock.notify_all()
+
+    def release(self, keys: Sequence[bytes]) -> None:
+        """Let other threads send the images of these keys that have no answer."""
+        with self._lock:
+            self._on_the_way.difference_update(keys)
+            self._lock.notify_all()

@@ -81,6 +81,8 @@ class Recalls(Protocol):
 
     def keep(self, keys: Sequence[bytes], scores: np.ndarray, n_free: int) -> None: ...
 
+    def release(self, keys: Sequence[bytes]) -> None: ...
+
 
 class Replay:
     """The journal of a fit, read in the order of the fit: the k-th request for an image gets its k-th answer.
@@ -151,6 +153,9 @@ class Replay:
         """Write new answers, `n_free` of them not billed; they are on disk when this returns."""
         self.journal.add(keys, scores, n_free, self.off_path)
 
+    def release(self, keys: Sequence[bytes]) -> None:
+        """Do nothing: a fit sends its images in one thread."""
+
     def _next_key(self, content: bytes) -> bytes:
         number = self._n_requests[content]
         self._n_requests[content] += 1
@@ -220,9 +225,10 @@ class JournaledScorer(ScorerWrapper):
 
     def answers(self, images: Any, class_prompts: list[str]) -> Iterator[Scored]:
         """Yield known answers first, then the others as they arrive; see `blackvip.scorers.contract`."""
-        n_left = len(images)
+        n_left, keys = len(images), []
         try:
             hit = self._replay.recall(images, class_prompts)
+            keys = hit.keys
             known = np.flatnonzero(hit.known)
             n_left -= len(known)
             report_not_sent(len(known) - hit.n_billed)
@@ -252,6 +258,7 @@ class JournaledScorer(ScorerWrapper):
                         yield again, scores[[place_of[row] for row in first_of[again].tolist()]]
         finally:
             report_not_sent(n_left)
+            self._replay.release(keys)
 
     def _sent(self, images: Any, rows: np.ndarray, hit: JournalHit, class_prompts: list[str]) -> Iterator[Scored]:
         """Send ``images[rows]``, write what arrives, and yield it."""
