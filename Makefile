@@ -10,22 +10,26 @@ MLSERVER := $(VENV)/mlserver
 MLSERVER_READY := $(MLSERVER)/.ready
 # A process for each core, each with one thread. A file's tests, which share servers and readers, stay together, and
 # files are begun in the order of tests/conftest.py.
-PYTEST = OMP_NUM_THREADS=1 $(1) -m pytest -n logical --dist loadfile --no-loadscope-reorder $(ARGS)
+PYTEST = OMP_NUM_THREADS=1 $(1) -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-lowest lint docs dist benchmarks clean
+.PHONY: demo test test-fast test-exhaustive test-lowest lint docs dist benchmarks clean
 
 demo: $(READY)
 	$(RUN) examples/form_digits.py --prompter coordinator basis --picture form_digits.png $(ARGS)
 
 test: $(READY) $(MLSERVER_READY)
-	$(call PYTEST,$(RUN))
+	$(call PYTEST,$(RUN)) -m "not exhaustive" $(ARGS)
 
 test-fast: $(READY)
-	$(call PYTEST,$(RUN)) -m "not slow"
+	$(call PYTEST,$(RUN)) -m "not slow" $(ARGS)
+
+# Thousands of damaged files, dozens of kills, the longest programs.
+test-exhaustive: $(READY)
+	$(call PYTEST,$(RUN)) -m exhaustive $(ARGS)
 
 # The same tests with every core dependency at its lower bound in setup.cfg; `test` has the newest of each.
 test-lowest: $(LOWEST_READY) $(MLSERVER_READY)
-	$(call PYTEST,$(LOWEST)/bin/python)
+	$(call PYTEST,$(LOWEST)/bin/python) -m "not exhaustive" $(ARGS)
 
 lint: $(READY)
 	$(RUN) -m ruff check .

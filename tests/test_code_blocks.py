@@ -23,6 +23,7 @@ from conftest import ToyService, make_stripes
 from PIL import Image
 
 from blackvip import BlackVIPClassifier, ClassPromptWarning, PromptNotUsedWarning
+from blackvip.prompters import CORRECTIONS
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -169,10 +170,17 @@ CHEAPER = {"paper.md": ("max_queries=[4_000, 16_000]", "max_queries=[600, 1_200]
 # The tests
 
 
+def _keep_only(names):
+    for name in CORRECTIONS.keys() - names:
+        del CORRECTIONS[name]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", BLOCKS, ids=lambda page: page.name)
 def test_blocks_run_and_print_what_stands_below_them(page, request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # What a page adds to the table of corrections leaves it with the page.
+    request.addfinalizer(functools.partial(_keep_only, set(CORRECTIONS)))
     known = PAGES.get(page.name, lambda request: {})(request)
     known["__name__"] = "__main__"
     cheaper = CHEAPER.get(page.name, ("", ""))

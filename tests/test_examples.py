@@ -96,6 +96,7 @@ FACTS = (
     biased_and_loc,
     zero_shot_clip,
 )
+LONG = [compare_methods, biased_and_loc]
 
 
 def test_all_examples_are_tested_and_short():
@@ -108,7 +109,11 @@ def test_all_examples_are_tested_and_short():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("check", FACTS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    "check",
+    [pytest.param(check, marks=[pytest.mark.exhaustive] * (check in LONG)) for check in FACTS],
+    ids=lambda check: check.__name__,
+)
 def test_example(check, tmp_path):
     if check in (remote_service, compare_methods, biased_and_loc):
         pytest.importorskip("rapidocr")

@@ -263,6 +263,7 @@ def test_under_faults_the_scores_are_the_same_bit_for_bit(service):
     survive(service, 2_000, stall=5, timeout=1.5)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::blackvip.PromptNotUsedWarning")
 def test_a_fit_under_faults_is_the_same_bit_for_bit(service):

@@ -9,7 +9,7 @@ from scipy.special import softmax
 
 import blackvip
 from blackvip import BlackVIPClassifier
-from blackvip.prompters import Correction
+from blackvip.prompters import CORRECTIONS, Correction
 from blackvip.training.ladder import choose_correction, halving_sizes, in_turn_of_classes
 
 
@@ -150,3 +150,29 @@ def test_a_service_that_fails_on_the_way_is_told_and_a_plan_is_an_upper_bound(da
     service.fail_at = len(service.calls) + 12
     with pytest.raises(RuntimeError, match="the service is down"):
         quietly(auto(service), *data)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (
+            {"max_queries": 59},
+            "does not pay for the baselines. The smallest budget that works here is 60",
+        ),
+        ({"optimizer": "cma-es", "a": 0.1}, "a="),
+        ({"local_encoder": "nonsense"}, "nonsense"),
+    ],
+)
+def test_what_a_rung_would_refuse_is_refused_before_anything_is_billed(parameters, message, data):
+    service = Sharp()
+    with pytest.raises(ValueError, match=message):
+        quietly(auto(service, **parameters), *data)
+    assert service.n_images == 0
+
+
+def test_a_correction_of_ones_own_is_tried_and_one_that_fails_is_named_at_once(data, monkeypatch):
+    service = Sharp()
+    monkeypatch.setitem(CORRECTIONS, "mine", lambda images: images.astype(float))
+    with pytest.raises(ValueError, match="The correction 'mine' failed on a training image: .* remove it from"):
+        quietly(auto(service), *data)
+    assert service.n_images == 0

@@ -144,6 +144,7 @@ def test_scorer_of_a_module():
     assert paper.make_scorer("python:paper_smoke:thumbnail_reader") is paper_smoke.thumbnail_reader
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_smoke_goes_through_every_method_and_loader(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

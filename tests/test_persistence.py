@@ -712,6 +712,7 @@ def restructured(data, rng):
     return rebuilt(header, bytes(body))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_ten_thousand_mutations(saved, tmp_path):

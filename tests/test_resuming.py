@@ -521,7 +521,7 @@ def test_a_key_is_in_no_file(data, journal, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "waitid"), reason="needs fork and waitid")
-@pytest.mark.parametrize("how", ["calls", "answers", "http"])
+@pytest.mark.parametrize("how", ["calls", "answers", pytest.param("http", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("kind", ["fit", "predict"])
 def test_kills_change_nothing_and_cost_no_more_than_what_was_in_flight(kind, how, tmp_path):
     n_kills, seed = 50 if how == "http" else 20, str(np.random.randint(10**6))

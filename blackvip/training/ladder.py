@@ -24,7 +24,6 @@ from ..prompters.base import Prompter
 from ..prompters.corrections import AS_IT_IS, CORRECTIONS, Correction
 from ..prompters.stacked import Stacked
 from ..scorers.formats import ScoreFormat
-from ..scorers.ledger import Ledger
 from ..scorers.memory import AnswerMemory
 from ..scorers.replay import Replay
 from ..scorers.scoring import log_scores_of
@@ -38,11 +37,12 @@ logger = logging.getLogger("blackvip")
 
 _FIRST, _MOST = 8, 64  # images on which all corrections are compared, and on which the last ones are
 _KEPT_SHARE = 1 / 3  # of the corrections, after each round
+_ANY_BUDGET = 2**40  # images, which no run lacks
 _CEILING = 0.02  # log loss in nats, cross-validated, below which nothing more is to be gained
 
 
 class Rung(NamedTuple):
-    """What a rung of the ladder knows from those below it.
+    """A rung of the ladder, and what it takes over from those below it.
 
     Attributes
     ----------
@@ -192,16 +192,26 @@ class ClimbsLadder:
         streams, memory = Streams.of(seed), AnswerMemory()
         sample = np.sort(streams.sample.permutation(len(data))[: most_to_fit(self.image_format_)])
         judged = rows_to_judge(data.y, streams.held_out)
+        # All that any rung would refuse is refused before the first image is sent.
+        self._set_up(data, self._settings(_ANY_BUDGET), rng, False, None, Rung("basis", seed, None, None))
+        corrections = _fitted_corrections(data.images.pixels(sample), self.prompt_scale)
+        if self.max_queries < len(judged):
+            raise BudgetError(
+                f"max_queries={self.max_queries} does not pay for the baselines. The smallest budget that works here "
+                f"is {len(judged)}: an image for each training image."
+            )
         with self._ledger(self.max_queries, None, self.score_fn, replay, memory) as ledger:
             bar = FitProgress(ledger, self.verbose)
             try:
                 bar.on_stage("baselines")
                 plain = self._plain_log_scores(ledger, data, judged)
                 bar.on_stage("corrections")
-                score = _scoring(ledger, data, judged, data.images.pixels(sample), self.prompt_scale)
-                names = [name for name in CORRECTIONS if name != AS_IT_IS]
+
+                def score(name: str, rows: np.ndarray) -> np.ndarray:
+                    return log_scores_of(ledger, data.images, judged[rows], corrections[name].draw)
+
                 most = int(ledger.remaining)
-                choice = choose_correction(names, score, plain, data.y[judged], streams.corrections, most)
+                choice = choose_correction([*corrections], score, plain, data.y[judged], streams.corrections, most)
                 logger.info("corrections: %s of %s", choice.name or "none", choice.losses)
             finally:
                 bar.close(complete=True)
@@ -231,15 +241,24 @@ class ClimbsLadder:
         return result, decision
 
 
-def _scoring(
-    ledger: Ledger, data: TrainingSet, judged: np.ndarray, pixels: torch.Tensor, prompt_scale: float
-) -> Callable[[str, np.ndarray], np.ndarray]:
-    """A function from a correction and rows of `judged` to the log scores of the corrected images."""
-    fitted: dict[str, Prompter] = {}
+def _fitted_corrections(pixels: torch.Tensor, prompt_scale: float) -> dict[str, Prompter]:
+    """All corrections by name, fitted to a sample of the training images (n, 3, height, width).
 
-    def score(name: str, rows: np.ndarray) -> np.ndarray:
-        if name not in fitted:
-            fitted[name] = Correction(name).fit_pixels(pixels).freeze(np.zeros(0), None, prompt_scale)
-        return log_scores_of(ledger, data.images, judged[rows], fitted[name].draw)
-
-    return score
+    Raises
+    ------
+    ValueError
+        If one of them fails on an image, as one that a user has added may.
+    """
+    corrections: dict[str, Prompter] = {}
+    for name in CORRECTIONS:
+        if name == AS_IT_IS:
+            continue
+        try:
+            corrections[name] = Correction(name).fit_pixels(pixels).freeze(np.zeros(0), None, prompt_scale)
+            corrections[name].draw(pixels[:1])
+        except Exception as error:
+            raise ValueError(
+                f"The correction {name!r} failed on a training image: {error}. Repair it, or remove it from "
+                "blackvip.prompters.CORRECTIONS."
+            ) from error
+    return corrections
