@@ -11,8 +11,6 @@ import warnings
 
 import numpy as np
 import pandas as pd
-import polars as pl
-import pyarrow as pa
 import pytest
 import torch
 from conftest import ToyService, make_stripes
@@ -272,6 +270,7 @@ class Unreadable(Held):
 
 
 def test_arrays_of_other_libraries(fitted):
+    pa, pl = pytest.importorskip("pyarrow"), pytest.importorskip("polars")
     X, _ = make_stripes(n=4, side=6)
     nested = pa.FixedShapeTensorArray.from_numpy_ndarray(X)
     column = pl.Series(X.tolist(), dtype=pl.Array(pl.UInt8, X.shape[1:]))

@@ -55,7 +55,9 @@ def terminal():
     return Terminal()
 
 
-def test_the_bar_tells_stages_and_money_and_ends_at_100_percent(terminal, stripes):
+def test_the_bar_tells_stages_and_money_and_ends_at_100_percent(terminal, stripes, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("LINES", "50")
     service = ToyService()
     service.price_per_image = 0.25
     clf = fit(terminal, service, *stripes)
