@@ -62,8 +62,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
         or one prompt per class in the order of `classes_`. See `EncodedClassPrompts` for meta-estimators.
     prompter : {"basis", "auto", "coordinator", "autocontrast", ...} or Prompter, default="basis"
         "basis": `PromptBasis`, which has fourteen parameters. "auto": the ladder, which tries image corrections first,
-        then the basis on the best one, and stops by itself. "coordinator": the paper's `Coordinator`, see also
-        `blackvip.presets.cvpr2023`. Other names: see `Correction`.
+        then the basis on the best one, and ends when nothing more helps. "coordinator": the paper's `Coordinator`, see
+        also `blackvip.presets.cvpr2023`. Other names: see `Correction`.
     optimizer : {"spsa-gc", "spsa", "cma-es"} or Optimizer, default="spsa-gc"
         What trains the prompter. Settings such as the momentum are parameters of the optimizer, as in
         ``optimizer=SPSAGC(momentum=0.5)``.
@@ -381,7 +381,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         rung: Rung | None = None,
     ) -> Run:
         """Images -> features -> prompts: everything that a run needs. It sends nothing, and sets nothing."""
-        rung = rung or Rung(self.prompter, int(rng.integers(2**63)), None, self.score_format_ if continues else None)
+        rung = rung or Rung(self.prompter, int(rng.integers(2**63)))
         streams = Streams.of(rung.seed)
 
         # The prompter and the local encoder are fitted once, to a sample of the images.
@@ -391,11 +391,12 @@ shape (n, n_features); or sequence of images, paths or encoded files
             sample = np.sort(streams.sample.permutation(len(data))[: most_to_fit(self.image_format_)])
             pixels = data.images.pixels(sample)
             prompter = make_prompter(rung.prompter).fit_pixels(pixels)
-            probe = make_frozen_encoder(self.local_encoder).fit_pixels(pixels)
+            probe = rung.probe or make_frozen_encoder(self.local_encoder).fit_pixels(pixels)
             w = prompter.initial_parameters(streams.start)
 
         # Prompted images -> scores -> losses.
-        ledger = self._ledger(settings.budget, rung.score_format, self.score_fn, replay, rung.memory)
+        score_format = self.score_format_ if continues else rung.score_format
+        ledger = self._ledger(settings.budget, score_format, self.score_fn, replay, rung.memory)
         temperature = Temperature(None if self.temperature == "auto" else float(self.temperature), self.loss)
         augment = None if self.augment is None else augmentation(self.augment, streams.augment)
         features = TrainingFeatures(prompter, data.images)

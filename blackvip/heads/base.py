@@ -132,14 +132,22 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
         """
         weights = np.ones(len(y)) if sample_weight is None else sample_weight
         self.fit(X, y, sample_weight=weights)
-        n_folds = min(_N_FOLDS, np.unique(y, return_counts=True)[1].min())
-        if n_folds < 2:
+        folds = self._folds(y)
+        if not folds:
             return self.predict_log_proba(X)
         held_out = np.empty((len(y), len(self.classes_)))
-        for train, test in StratifiedKFold(n_folds, shuffle=True, random_state=0).split(X, y):
+        for train, test in folds:
             twin = clone(self).fit(X[train], y[train], sample_weight=weights[train])
             held_out[test] = twin.predict_log_proba(X[test])
         return held_out
+
+    @staticmethod
+    def _folds(y: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Training and test rows of each fold, with all classes in each; none if there are too few images."""
+        n_folds = min(_N_FOLDS, np.unique(y, return_counts=True)[1].min())
+        if n_folds < 2:
+            return []
+        return list(StratifiedKFold(n_folds, shuffle=True, random_state=0).split(y, y))
 
     def _finish_loading(self) -> None:
         super()._finish_loading()

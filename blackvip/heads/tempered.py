@@ -60,14 +60,10 @@ class TemperedHead(Head, name="tempered", auto=Auto(rank=2)):
         self.temperature_ = fit_temperature(X, y, weights=sample_weight)
         return self
 
-    def fit_held_out(self, X: Any, y: Any, sample_weight: Any = None) -> np.ndarray:
-        """Fit, and compute cross-validated log probabilities (n_images, n_classes)."""
-        weights = np.ones(len(y)) if sample_weight is None else sample_weight
-        held_out = np.empty(X.shape)
-        for train, test in KFold(min(_N_FOLDS, len(y)), shuffle=True, random_state=0).split(X) if len(y) > 1 else ():
-            held_out[test] = self.fit(X[train], y[train], weights[train]).predict_log_proba(X[test])
-        self.fit(X, y, weights)
-        return held_out if len(y) > 1 else self.predict_log_proba(X)
+    @staticmethod
+    def _folds(y: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        # Folds need not have all classes.
+        return list(KFold(min(_N_FOLDS, len(y)), shuffle=True, random_state=0).split(y)) if len(y) > 1 else []
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Log probabilities of shape (n_images, n_classes), of log scores of this shape."""

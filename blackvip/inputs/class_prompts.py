@@ -11,7 +11,7 @@ from typing import Any
 from ..exceptions import ClassPromptError, ClassPromptWarning, warn_caller
 from ..persistence.fields import LABEL, Field, ListOf, OneOf, Pairs, Reading, Writing, text
 from ..persistence.format import expect
-from .label_values import label_key, plain_label, shown
+from .label_values import is_valid_text, label_key, plain_label, shown
 
 __all__ = ["CLASS_PROMPTS", "EncodedClassPrompts", "make_class_prompts"]
 
@@ -220,7 +220,7 @@ def _check(prompts: list[Any], labels: list[Any], is_template: bool) -> None:
             raise ClassPromptError(f"The prompt of class {label!r}, {prompt[:100]!r}, still has a '{{}}'. {remedy}.")
         if _is_blank(prompt):
             raise ClassPromptError(f"The prompt of class {label!r} is blank, {prompt[:100]!r}; expected a text.")
-        if any("\ud800" <= char <= "\udfff" for char in prompt):
+        if not is_valid_text(prompt):
             raise ClassPromptError(
                 f"The prompt of class {label!r}, {prompt[:100]!r}, is not valid text, which no service can be sent."
             )

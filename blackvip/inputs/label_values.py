@@ -17,7 +17,7 @@ from sklearn.utils import column_or_1d
 from ..exceptions import warn_caller
 from .decoding import as_array, is_missing, is_tensor
 
-__all__ = ["column_names", "label_array", "label_key", "names_of", "plain_label", "shown"]
+__all__ = ["column_names", "is_valid_text", "label_array", "label_key", "names_of", "plain_label", "shown"]
 
 _EXPECTED = "expected a label per image, all texts, all integers or all booleans"
 _TIMES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64)
@@ -95,6 +95,11 @@ def label_key(label: Any) -> tuple[str, Any]:
     if isinstance(label, str):
         return "text", unicodedata.normalize("NFC", label)
     return ("boolean" if isinstance(label, bool) else "number"), label
+
+
+def is_valid_text(text: str) -> bool:
+    """Whether a text can be encoded; one with half of a pair of surrogates cannot."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def shown(labels: list[Any]) -> str:

@@ -14,7 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, check_consistent_leng
 
 from ..persistence.fields import LABEL, OneOf, Pairs, Writing, choice, number
 from .decoding import as_array, is_tensor
-from .label_values import label_array, label_key, plain_label, shown
+from .label_values import is_valid_text, label_array, label_key, plain_label, shown
 from .sources import open_images, open_source, refuse_single
 
 __all__ = [
@@ -27,7 +27,7 @@ __all__ = [
     "training_weights",
 ]
 
-# Weights between this and its inverse are taken as they are.
+# Weights between this and its inverse are not scaled.
 _LEAST_WEIGHT = 1e-100
 _TYPES = {"b": "booleans", **dict.fromkeys("iuf", "numbers")}
 
@@ -116,7 +116,7 @@ def check_classes(classes: Any) -> np.ndarray:
         raise ValueError(f"classes={classes!r:.100} is not a list of class labels. {error}") from error
     by_key: dict[Any, Any] = {}
     for label in found.tolist():
-        if isinstance(label, str) and any("\ud800" <= char <= "\udfff" for char in label):
+        if isinstance(label, str) and not is_valid_text(label):
             raise ValueError(
                 f"The label {label!a:.60} is not valid text, as a file name in an unknown encoding is not; no file or "
                 "service can hold it. Rename the class."
@@ -231,7 +231,7 @@ def _weight_values(sample_weight: Any) -> Any:
 
 
 def _for_labels(class_weight: Any, y: np.ndarray) -> Any:
-    """Return class weights whose keys are labels as they are in y: keys may be members of an Enum, or in NFD."""
+    """Return class weights with the labels of y as keys; given keys may be members of an Enum, or in NFD."""
     if not isinstance(class_weight, Mapping):
         return class_weight
     for key, weight in class_weight.items():

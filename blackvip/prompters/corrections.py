@@ -18,7 +18,7 @@ from .base import Prompter
 
 __all__ = ["AS_IT_IS", "CORRECTIONS", "Correction", "Learned"]
 
-AS_IT_IS = "none"  #: The correction that leaves images as they are.
+AS_IT_IS = "none"  #: The correction that changes nothing.
 
 
 class Learned(NamedTuple):
@@ -91,7 +91,7 @@ class Correction(Prompter):
           "minimum", "maximum", "opening" and "closing",
         - black and white: "otsu", "adaptive-threshold",
         - "less-background": less the median of the training images,
-        - "none": the image as it is,
+        - "none": no change,
         - "median-autocontrast", "flatten-autocontrast": the first, then the second.
 
         A name that you have added works, too.

@@ -79,48 +79,12 @@ class Stacked(Prompter):
         return self
 
     def canvas(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Corrected images, or what `then_` makes its canvas of them.
-
-        Parameters
-        ----------
-        pixels : tensor of shape (n, 3, height, width)
-            RGB in [0, 1].
-
-        Returns
-        -------
-        canvas : tensor of shape (n, 3, height, width)
-            RGB in [0, 1].
-        """
         return self.then_.canvas(self._corrected(pixels))
 
     def original(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What `then_` compares with, of images that are not corrected.
-
-        Parameters
-        ----------
-        pixels : tensor of shape (n, 3, height, width)
-            RGB in [0, 1].
-
-        Returns
-        -------
-        original : tensor of shape (n, 3, height, width)
-            RGB in [0, 1].
-        """
         return self.then_.original(pixels)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Features of corrected images.
-
-        Parameters
-        ----------
-        pixels : tensor of shape (n, 3, height, width)
-            RGB in [0, 1].
-
-        Returns
-        -------
-        features : tensor of shape (n, ...)
-            Those of `then_`.
-        """
         return self.then_.features(self._corrected(pixels))
 
     def canvas_and_features(

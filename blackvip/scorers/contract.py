@@ -114,14 +114,20 @@ def check_scores(scores: Any, n_images: int, class_prompts: Sequence[str], score
             f"({absurd.sum()} of {absurd.size} scores are infinite or above {_LARGEST:g}); expected finite numbers. "
             "Return NaN for a score that the service does not give."
         )
-    unit = UNITS.get(score_type, np.inf)
-    outside = (array < unit * BELOW_ZERO) | (array > unit * (1 + SUM_ERROR))
-    if unit < np.inf and outside.any():
-        raise ScoreError(
-            f"The score function returned {array[outside][0]:.4g}, but its scores were read as {score_type}, which are "
-            f"from 0 to {unit:g}. Set score_type if they are something else, and return NaN for a missing score."
-        )
+    if score_type in UNITS:
+        _check_bounded(array, score_type)
     return array
+
+
+def _check_bounded(scores: np.ndarray, score_type: str) -> None:
+    """Raise a `ScoreError` if probabilities or percent are out of their range, apart from rounding."""
+    unit = UNITS[score_type]
+    outside = (scores < unit * BELOW_ZERO) | (scores > unit * (1 + SUM_ERROR))
+    if outside.any():
+        raise ScoreError(
+            f"The score function returned {scores[outside][0]:.4g}, but its scores were read as {score_type}, which "
+            f"are from 0 to {unit:g}. Set score_type if they are something else, and return NaN for a missing score."
+        )
 
 
 def check_scores_vary(scores: np.ndarray, images: Images, rows: np.ndarray) -> None:

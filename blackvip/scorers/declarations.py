@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .raw_numbers import shown
+
 __all__ = ["check_rate", "declared", "method_of"]
 
 _MISSING = object()
@@ -66,9 +68,9 @@ def declared(score_fn: Any, name: str, default: Any = None) -> Any:
     try:
         return check(value)
     except (TypeError, ValueError, RuntimeError, AssertionError):
-        text = repr(value)
-        text = text if len(text) <= 60 else f"{text[:56]} ..."
-        raise ValueError(f"The {name} that the score function declares is {text}; expected {expected}.") from None
+        raise ValueError(
+            f"The {name} that the score function declares is {shown(value)}; expected {expected}."
+        ) from None
 
 
 def check_rate(rate: Any, name: str) -> float | None:

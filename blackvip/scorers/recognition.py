@@ -17,6 +17,8 @@ from .formats import BELOW_ZERO, SCORE_TYPES, SUM_ERROR, UNITS, ScoreFormat
 
 __all__ = ["recognise"]
 
+# How a format was found.
+_DECLARED, _BY_RANGE, _BY_SUMS = "as declared", "as the range shows", "as the sums show"
 # Decimals to which a service may round, and the levels of 8-bit numbers.
 _ROUNDING_UNITS = (*(10.0**-decimals for decimals in range(1, 7)), 1 / 255, 1 / 256)
 # Fractions and zeros, and distinct fractions, that are needed to tell rounding from coincidence.
@@ -67,31 +69,38 @@ def recognise(
     similarities are; and scores up to 100 that do not sum to 100. There the labels must clearly speak for logits if the
     sums come near 100 and never exceed it, and clearly for percent otherwise.
     """
+    if declared in UNITS:
+        return _described(_in_detail(scores, declared), _DECLARED, scores)
+    found, reason = _shown_by_numbers(scores)
+    if declared == "logits":
+        doubtful = reason == _BY_SUMS
+        reason = f"{_DECLARED}, although they sum like {found.score_type}" if doubtful else _DECLARED
+        return _described(ScoreFormat("logits", certain=not doubtful), reason, scores)
+    return _decided(found, scores, y, weights) if reason is None else _described(found, reason, scores)
+
+
+def _shown_by_numbers(scores: np.ndarray) -> tuple[ScoreFormat, str | None]:
+    """Tell the format from the numbers alone, and by what; None if logits could look the same, so labels decide."""
     given = scores[np.isfinite(scores)]
-    if declared == "logits" and "as the sums show" in (other := recognise(scores)).finding:
-        reason = f"as declared, although they sum like {other.score_type}"
-        return _described(ScoreFormat("logits", certain=False), reason, scores)
-    if declared != "auto":
-        return _described(_in_detail(scores, declared), "as declared", scores)
+    logits = ScoreFormat("logits")
     if not len(given) or np.isneginf(scores).any():
-        return _described(ScoreFormat("logits"), "as the range shows", scores)
+        return logits, _BY_RANGE
     bounded = "probabilities" if given.max() <= 1 + SUM_ERROR else "percent"
     unit = UNITS[bounded]
     if not unit * BELOW_ZERO <= given.min() <= given.max() <= unit * (1 + SUM_ERROR):
         doubt = _doubt_of_logits(scores, given)
-        reason = f"which is a guess, since {doubt}" if doubt else "as the range shows"
-        return _described(ScoreFormat("logits", certain=not doubt), reason, scores)
+        return (replace(logits, certain=False), f"which is a guess, since {doubt}") if doubt else (logits, _BY_RANGE)
     found = _in_detail(scores, bounded)
     if _sums_to_one(scores / unit, found.floor):
-        return _described(found, "as the sums show", scores)
+        return found, _BY_SUMS
     if given.min() < 0:
-        return _described(ScoreFormat("logits"), "as the range shows", scores)
+        return logits, _BY_RANGE
     if not _looks_like_cosines(scores):
         if bounded == "probabilities":
-            return _described(found, "as the range shows", scores)
+            return found, _BY_RANGE
         if _sums_to_one(scores / unit, 0.0, _COARSE_SUM_ERROR):
-            return _described(found, "as the sums show", scores)
-    return _decided(found, scores, y, weights)
+            return found, _BY_SUMS
+    return found, None
 
 
 def _decided(bounded: ScoreFormat, scores: np.ndarray, y: np.ndarray | None, weights: np.ndarray | None) -> ScoreFormat:
@@ -198,5 +207,5 @@ def _described(score_format: ScoreFormat, reason: str, scores: np.ndarray) -> Sc
         if score_format.zeros_missing:
             seen += ", zeros for scores that are not returned"
     others = " or ".join(repr(name) for name in SCORE_TYPES if name != score_format.score_type)
-    hint = "" if reason == "as declared" else f" If this is wrong, set score_type to {others}."
+    hint = "" if reason == _DECLARED else f" If this is wrong, set score_type to {others}."
     return replace(score_format, finding=f"{score_format.score_type}, {reason} ({seen}).{hint}")

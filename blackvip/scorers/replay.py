@@ -171,6 +171,17 @@ class Replay:
             )
 
 
+def _repeats(hit: JournalHit) -> dict[int, list[int]]:
+    """Rows of images without an answer that repeat an earlier row, by that row."""
+    first_of: dict[bytes, int] = {}
+    repeats: dict[int, list[int]] = {}
+    for row in np.flatnonzero(~hit.known).tolist():
+        first = first_of.setdefault(hit.keys[row], row)
+        if first != row:
+            repeats.setdefault(first, []).append(row)
+    return repeats
+
+
 class JournaledScorer(ScorerWrapper):
     """A score function that answers from a journal or a memory first, and keeps every new answer there.
 
@@ -236,26 +247,26 @@ class JournaledScorer(ScorerWrapper):
             if len(known):
                 yield known, hit.scores[known]
             # Equal images with one key are sent once. In the journal of a fit, no two requests share a key.
-            places: dict[bytes, int] = {}
-            first_of = np.array([places.setdefault(key, row) for row, key in enumerate(hit.keys)], dtype=int)
-            repeats = ~hit.known & (first_of != np.arange(len(images)))
-            n_repeats = int(repeats.sum())
+            repeats_of = _repeats(hit)
+            to_send = ~hit.known
+            to_send[[row for rows in repeats_of.values() for row in rows]] = False
+            n_repeats = n_left - int(to_send.sum())
             n_left -= n_repeats
             report_not_sent(n_repeats)
             # Calls have the same boundaries whatever is known, so that a local model gets the same batches.
             declared = None if self.streams else self.images_per_call
             size = self._images_per_call or declared or len(images)
             for first in range(0, len(images), size):
-                rows = first + np.flatnonzero(~(hit.known | repeats)[first : first + size])
+                rows = first + np.flatnonzero(to_send[first : first + size])
                 if not len(rows):
                     continue
                 n_left -= len(rows)
                 for answered, scores in self._sent(images, rows, hit, class_prompts):
                     yield answered, scores
-                    again = np.flatnonzero(repeats & np.isin(first_of, answered))
-                    if len(again):
-                        place_of = {row: place for place, row in enumerate(answered.tolist())}
-                        yield again, scores[[place_of[row] for row in first_of[again].tolist()]]
+                    for row, row_scores in zip(answered.tolist(), scores):
+                        if row in repeats_of:
+                            again = np.array(repeats_of[row])
+                            yield again, np.tile(row_scores, (len(again), 1))
         finally:
             report_not_sent(n_left)
             self._replay.release(keys)

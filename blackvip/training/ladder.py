@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ..encoders.base import Encoder
 from ..exceptions import BudgetError
 from ..heads.decision import Decision
 from ..inputs.images import ImageFormat
@@ -54,12 +55,15 @@ class Rung(NamedTuple):
         Answers that were paid for.
     score_format : ScoreFormat or None
         What the scores are.
+    probe : Encoder or None
+        The fitted local encoder.
     """
 
     prompter: str | Prompter
     seed: int
-    memory: AnswerMemory | None
-    score_format: ScoreFormat | None
+    memory: AnswerMemory | None = None
+    score_format: ScoreFormat | None = None
+    probe: Encoder | None = None
 
 
 class Choice(NamedTuple):
@@ -113,7 +117,7 @@ def choose_correction(
     score : callable
         ``score(name, rows)`` returns the log scores (len(rows), n_classes) of corrected images; it bills them.
     plain : ndarray of shape (n_images, n_classes)
-        Log scores of all images as they are.
+        Log scores of all images without a correction.
     y : ndarray of shape (n_images,)
         Class indices.
     rng : numpy.random.Generator
@@ -193,7 +197,7 @@ class ClimbsLadder:
         sample = np.sort(streams.sample.permutation(len(data))[: most_to_fit(self.image_format_)])
         judged = rows_to_judge(data.y, streams.held_out)
         # All that any rung would refuse is refused before the first image is sent.
-        self._set_up(data, self._settings(_ANY_BUDGET), rng, False, None, Rung("basis", seed, None, None))
+        probe = self._set_up(data, self._settings(_ANY_BUDGET), rng, False, None, Rung("basis", seed)).probe
         corrections = _fitted_corrections(data.images.pixels(sample), self.prompt_scale)
         if self.max_queries < len(judged):
             raise BudgetError(
@@ -219,7 +223,7 @@ class ClimbsLadder:
 
         def climbed(prompter: str | Prompter, budget: int) -> tuple[TrainingResult, Decision]:
             """A run on this prompter; images that the memory knows are planned, but not billed."""
-            rung = Rung(prompter, seed, memory, ledger.score_format)
+            rung = Rung(prompter, seed, memory, ledger.score_format, probe)
             run = self._set_up(data, self._settings(budget), rng, False, replay, rung)
             return self._train(run, data, rng, replay=replay, billed=self.n_queries_)
 
