@@ -4,7 +4,6 @@ Pages are Markdown. The API reference is generated from docstrings. The gallery 
 Formulas become MathML, so pages need no script.
 """
 
-import functools
 import os
 import pathlib
 import sys
@@ -14,12 +13,18 @@ sys.path.insert(0, str(HERE / "_ext"))
 # Without weights, an example says so at once instead of waiting for a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import tqdm  # noqa: E402
+import blackvip  # noqa: E402
+from blackvip.training import progress  # noqa: E402
 
-import blackvip.training.progress  # noqa: E402
 
-# Without this, the gallery would print every state of a progress bar.
-blackvip.training.progress.tqdm = functools.partial(tqdm.tqdm, file=open(os.devnull, "w"))  # noqa: SIM115
+class HiddenBar(progress._Bar):
+    """No bar: the gallery would print every state of it."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **{**settings, "disable": True})
+
+
+progress._Bar = HiddenBar
 
 project = "blackvip"
 author = "the blackvip developers"
