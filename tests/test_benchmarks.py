@@ -14,6 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "benchmarks"))
 import optimizers
 import reports
 import robustness
+import services
 import small_clip
 import speed
 import synthetic
@@ -110,6 +111,39 @@ def test_a_factor_multiplies_every_step_size_of_a_method():
         if method == "bar":
             assert gains[1].a_end == pytest.approx(0.1 * gains[0].a_end)
             assert whole.prompter.inner == 194
+
+
+def test_fewer_shots_are_the_first_of_each_class_and_the_test_images_stay():
+    images, labels = np.arange(64), np.arange(64) % 4
+    task = services.Task("", None, "{}", lambda seed, split: (images, labels, images + 100, labels))
+    X, y, X_test, _ = task.load(0, "test", shots=2)
+    np.testing.assert_array_equal(X, np.arange(8))
+    np.testing.assert_array_equal(y, np.arange(8) % 4)
+    np.testing.assert_array_equal(X_test, images + 100)
+    np.testing.assert_array_equal(task.load(0, "test")[0], images)
+    with pytest.raises(ValueError, match="expected 1 to 16"):
+        task.load(0, "test", shots=17)
+
+
+@pytest.mark.skipif(not services.CLIPART.exists(), reason="needs Debian's openclipart-png")
+def test_clip_art_is_damaged_by_seed_and_no_shot_is_tested(monkeypatch):
+    monkeypatch.setattr(services, "_N_POOL", 20)
+    monkeypatch.setattr(services, "PICTURES", {"animals/birds": "7-24", "plants/flowers": "985-986"})
+    monkeypatch.setattr(services, "label_reader", lambda classes: [list(labels) for labels in classes])
+    monkeypatch.setattr(services, "clipart", services.cache(services.clipart.__wrapped__))
+    task = services.clipart_task("fog")
+    assert task.class_prompts == ["birds", "flowers"]
+    assert task.score_fn == [list(range(7, 25)), [985, 986]]
+    X, y, X_test, y_test = task.load(0, "test")
+    assert X.shape == (32, 128, 128, 3)
+    assert (X.std(axis=(1, 2, 3)) < 0.26 * 128).all()  # at least three quarters of each are fog
+    assert np.bincount(y).tolist() == [16, 16]
+    np.testing.assert_array_equal(X, task.load(0, "test")[0])
+    np.testing.assert_array_equal(X_test, task.load(1, "test")[2])
+    plain = services.clipart_task("")
+    keys = [{image.tobytes() for image in plain.load(0, "test")[part]} for part in (0, 2)]
+    assert not keys[0] & keys[1]
+    assert len(keys[1]) == len(y_test) == len(services.clipart()[0]) - 40
 
 
 @pytest.mark.slow
