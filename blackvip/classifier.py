@@ -27,6 +27,7 @@ from .scorers.background import BackgroundThread
 from .scorers.checkpoint import refuse_checkpoint, replayed
 from .scorers.formats import SCORE_TYPES
 from .scorers.replay import Replay
+from .scorers.wrappers import IsScoreFunction
 from .training.augmentation import AUGMENTATIONS, augmentation
 from .training.callbacks import CallbackSupportMixin
 from .training.costs import PlansCosts
@@ -89,7 +90,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
         "crop" covers the new size and cuts out the centre; "pad" adds black borders; "stretch" changes proportions.
     on_error : {"raise", "skip"}, default="raise"
         What `fit` does with images that cannot be read: raise an error that names them, or warn and leave them out.
-    score_type : {"auto", "logits", "probabilities", "percent"}, default="auto"
+    score_type : {"auto", "logits", "probabilities", "percent", "levels"}, default="auto"
         What the scores are. "auto": what `score_fn` declares, else what the training images' scores show.
     images_per_call : int or None, default=None
         The most images in one call of `score_fn`. None: what it declares, else 64.
@@ -152,7 +153,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
         Step and perturbation size that training started with.
     termination_reason_ : str
         Why training stopped, one of `blackvip.training.loop.TERMINATION_REASONS`.
-    score_format_, score_type_ : ScoreFormat, {"logits", "probabilities", "percent"}
+    score_format_, score_type_ : ScoreFormat, {"logits", "probabilities", "percent", "levels"}
         What the scores are, and in words how that was found.
     label_mapping_ : LabelMapping or None
         From the service's labels to classes, if `score_fn` is a `LabelMappedScorer` that learns it.
@@ -198,7 +199,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
     """
 
     _parameter_constraints = {
-        "score_fn": [callable],
+        "score_fn": [IsScoreFunction()],
         "class_prompts": [str, dict, "array-like"],
         "prompter": [StrOptions({"auto"}), StrOptions(Prompter.named.keys()), StrOptions(CORRECTIONS.keys()), Prompter],
         "optimizer": [StrOptions(Optimizer.named.keys()), Optimizer],
@@ -243,7 +244,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
         image_shape: tuple[int, ...] | None = None,
         resize: Literal["crop", "pad", "stretch"] = "crop",
         on_error: Literal["raise", "skip"] = "raise",
-        score_type: Literal["auto", "logits", "probabilities", "percent"] = "auto",
+        score_type: Literal["auto", "logits", "probabilities", "percent", "levels"] = "auto",
         images_per_call: int | None = None,
         n_jobs: int | None = None,
         checkpoint: str | PathLike[str] | None = None,
@@ -363,7 +364,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         if continues and classes is not None:
             self._check_same_classes(classes)
         with self._earlier_fit_kept(continues):
-            data = self._read(X, y, sample_weight, self.classes_ if continues else classes, continues)
+            data = self._read(X, y, sample_weight, self.classes_ if continues else classes, continues, continues)
             settings = self._settings(self.max_queries - (self.n_queries_ if continues else 0), one_pass=True)
             rng = self._rng if continues else generator_of(self.random_state)
             run = self._set_up(data, settings, rng, continues)

@@ -109,7 +109,7 @@ class ImagesSkippedWarning(UserWarning):
 
 
 class ScoreTypeWarning(UserWarning):
-    """The type of a service's scores is a guess; ``score_type`` declares it."""
+    """The type of a service's scores is a guess, which ``score_type`` declares; or lower scores seem to be better."""
 
 
 class PromptNotUsedWarning(ConvergenceWarning):

@@ -20,7 +20,7 @@ from sklearn.utils._param_validation import Options, validate_params
 from .documentation import pipeline_block
 from .encoders.base import ENCODER, Encoder
 from .heads.base import Head
-from .heads.decision import Decision
+from .heads.decision import Decision, check_head_fits
 from .heads.judging import HeadResult
 from .heads.leaderboard import leaderboard
 from .heads.scored import ScoredImages
@@ -49,7 +49,7 @@ from .scorers.scoring import log_scores_of
 from .scorers.wrappers import scorer_name
 from .training.loop import TERMINATION_REASONS, TrainingResult
 from .training.progress import ProgressBar
-from .training.setup import Run
+from .training.setup import Run, rows_to_judge
 
 __all__ = ["PromptedClassifier"]
 
@@ -366,12 +366,20 @@ class PromptedClassifier(
         """The training images on which the heads and the prompt were judged, with their labels and log scores."""
         return self._scored
 
-    def _read(self, X: Any, y: Any, sample_weight: Any, classes: Any, known: bool) -> TrainingSet:
-        """Read the training set; learns the format of the images, the classes and the class prompts."""
+    def _read(self, X: Any, y: Any, sample_weight: Any, classes: Any, known: bool, adds: bool = False) -> TrainingSet:
+        """Read the training set; learns the format of the images, the classes and the class prompts.
+
+        With `adds`, the head will be fitted to earlier images too.
+        """
         data = self._read_training_set(X, y, sample_weight, classes, known)
         self.label_mapping_ = self.label_mapping_ if known else None
         self.classes_, self.n_skipped_ = data.classes, data.n_skipped
         self.class_prompts_ = make_class_prompts(self.class_prompts, data.classes, data.names)
+        rows = rows_to_judge(data.y, np.random.default_rng(0))
+        y, weights = data.y[rows], data.weights[rows]
+        if adds:
+            y, weights = np.concatenate([self._scored.y, y]), np.concatenate([self._scored.weights, weights])
+        check_head_fits(self.head, len(data.classes), y, weights)
         return data
 
     def _open_labelled(self, X: Any, y: Any, some_unknown: bool = False) -> tuple[Images, np.ndarray]:

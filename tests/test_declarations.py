@@ -150,3 +150,11 @@ def test_functions_declare_by_attributes(service):
         clf = fit(function)
     assert clf.score_type_ == "logits"
     assert max(len(call[0]) for call in service.calls) == 5
+
+
+@pytest.mark.parametrize("wrap", [lambda scorer: scorer, ParallelScorer, partial(SharedBudget, max_queries=1000)])
+def test_a_class_instead_of_a_score_function_is_refused_before_anything(wrap):
+    with pytest.raises(
+        ValueError, match=r"'score_fn' parameter .* an instance, such as MyService\(\) instead of MyServ"
+    ):
+        fit(wrap(ToyService))

@@ -1,20 +1,25 @@
 """Heads, baselines and the guard, on made-up scores with a known answer."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from conftest import Undecided, make_stripes
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
+from sklearn.naive_bayes import MultinomialNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from blackvip import BlackVIPClassifier, CalibratedHead, FusedHead, PromptNotUsedWarning
 from blackvip.heads import ClassifierHead, LocalProbe, ServiceHead, TemperedHead, decision
 from blackvip.heads.baselines import fit_baselines
-from blackvip.heads.decision import decide, fit_without_prompt, prompt_helps
+from blackvip.heads.decision import check_head_fits, decide, fit_without_prompt, prompt_helps
 from blackvip.heads.judging import HeadResult, judge
 from blackvip.heads.leaderboard import leaderboard
 from blackvip.heads.scored import LabelledScores, ScoredImages
@@ -413,3 +418,66 @@ def test_a_class_instead_of_a_head_is_refused_before_anything_is_sent(service, s
     with pytest.raises(ValueError, match="'head' parameter .* an instance of a class with 'fit' and 'predict_proba'"):
         BlackVIPClassifier(service, head=LogisticRegression, max_queries=300, verbose=0).fit(*stripes)
     assert service.n_images == 0
+
+
+class OneRowIsTooFew(DummyClassifier):
+    def predict_proba(self, X):
+        return super().predict_proba(X)[:, 0] if len(X) == 1 else super().predict_proba(X)
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        (
+            KNeighborsClassifier(30),
+            r"fitted to 12 images of 2 classes, 6 of the smallest: ValueError: Expected n_neigh",
+        ),
+        (
+            KNeighborsClassifier(10),
+            "cross-validated on 12 images of 2 classes, 6 of the smallest, which fits it to 9 of",
+        ),
+        (CalibratedClassifierCV(cv=6), "cross-validated on 12 .*Use more images, or another head, such as head='auto'"),
+        (OneRowIsTooFew(), r"predict_proba returned an array of shape \(1,\) for one image; expected .* \(1, 2\)"),
+    ],
+)
+@pytest.mark.parametrize("call", ["fit", "partial_fit", "plan"])
+def test_a_head_that_cannot_fit_so_few_images_is_refused_before_anything_is_sent(service, head, reason, call):
+    X, y = make_stripes(n=12)
+    clf = BlackVIPClassifier(service, head=head, prompter="basis", max_queries=300, random_state=0, verbose=0)
+    with pytest.raises(ValueError, match=reason):
+        getattr(clf, call)(X, y)
+    assert service.n_images == 0
+    assert not hasattr(clf, "classes_")
+
+
+def test_a_head_is_tried_on_all_images_of_partial_fit_and_once_more_after_it_changed(service):
+    X, y = make_stripes(n=16)
+    clf = BlackVIPClassifier(service, prompter="basis", head=KNeighborsClassifier(5), max_queries=300, verbose=0)
+    clf.partial_fit(X[:8], y[:8]).partial_fit(X[8:10], y[8:10])
+    sent = service.n_images
+    with pytest.raises(ValueError, match="which fits it to 9 of them"):
+        clf.set_params(head=KNeighborsClassifier(10)).partial_fit(X[10:12], y[10:12])
+    assert service.n_images == sent
+
+
+def test_a_trial_of_a_head_leaves_no_trace():
+    """A head may need scores that are all positive, or all negative, and draw from the generators of the process."""
+    y = np.arange(30) % 3
+    torch.manual_seed(0)
+    np.random.seed(0)
+    expected, expected_torch = np.random.get_state()[1].copy(), torch.get_rng_state()
+
+    def draws(X):
+        np.random.uniform(size=3), torch.rand(3)
+        warnings.warn("a head that warns", UserWarning, stacklevel=1)
+        return X
+
+    logs = FunctionTransformer(lambda X: np.log(draws(-X)), validate=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for head in (MultinomialNB(), make_pipeline(logs, LogisticRegression()), "auto", None):
+            check_head_fits(head, 3, y, np.ones(30))
+    np.testing.assert_array_equal(np.random.get_state()[1], expected)
+    assert torch.equal(torch.get_rng_state(), expected_torch)
+    with pytest.raises(ValueError, match="does not support sample_weight"):
+        check_head_fits(KNeighborsClassifier(), 3, y, np.arange(30) + 1.0)

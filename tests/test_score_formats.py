@@ -13,6 +13,7 @@ from scipy.special import expit, softmax
 from blackvip import BlackVIPClassifier
 from blackvip.exceptions import ScoreTypeWarning
 from blackvip.scorers import LabelMappedScorer, ScoreFormat, ScoreReader
+from blackvip.scorers.reader import warn_if_lower_is_better
 from blackvip.scorers.recognition import recognise
 
 NAN = np.nan
@@ -107,6 +108,28 @@ def test_scores_that_only_look_like_logits_are_called_a_guess(scores, doubt):
     assert recognise(scores, "logits", Y).certain
 
 
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        (np.round(255 * PART), ScoreFormat("levels", 0.5 / 255)),
+        (np.round(255 * top(PART, 3)), ScoreFormat("levels", 0.5 / 255)),
+        (np.round(120 + 6 * Z), ScoreFormat("logits")),
+    ],
+)
+def test_whole_numbers_up_to_255_are_levels_or_logits_as_the_labels_show(scores, expected):
+    found = recognise(scores, y=Y)
+    assert found == expected
+    assert not found.certain
+    other = "logits" if expected.score_type == "levels" else "levels"
+    assert "a head that is calibrated to them has a cross-validated log loss of" in found.finding
+    assert found.finding.endswith(f"If this is wrong, set score_type to '{other}'.")
+    declared = recognise(scores, expected.score_type, Y)
+    assert declared == expected
+    assert declared.certain
+    lowest, highest = declared.log_scores(np.array([[0.0, 255.0]]))[0]
+    assert (lowest, highest) == ((np.log(0.5 / 255), 0) if other == "logits" else (0, 255))
+
+
 @pytest.mark.parametrize("decimals", [1, 2, 3, 4, 5])
 def test_rounding_is_found_whatever_carries_it(decimals):
     sharp = softmax(2 * Z, axis=1)
@@ -149,7 +172,9 @@ def test_a_declared_score_type_is_believed():
     assert recognise(Z, "logits").certain
     assert recognise(expit(Z), "logits").certain
     assert recognise(scores / 2, "probabilities") == ScoreFormat("probabilities", 0.0005)
-    with pytest.raises(ValueError, match="declares score_type='odds'; expected 'logits', 'probabilities' or 'percent'"):
+    with pytest.raises(
+        ValueError, match="declares score_type='odds'; expected 'logits', 'probabilities', 'percent' or 'levels'"
+    ):
         ScoreReader("odds")
 
 
@@ -219,8 +244,8 @@ def test_a_fit_is_the_same_without_a_declaration(form):
     def fitted(score_type):
         clf = BlackVIPClassifier(Undeclared(form), max_queries=400, score_type=score_type, random_state=0, verbose=0)
         with warnings.catch_warnings():
-            warnings.simplefilter("error", ScoreTypeWarning)
             warnings.simplefilter("ignore", UserWarning)
+            warnings.simplefilter("error", ScoreTypeWarning)
             return clf.fit(X, y)
 
     undeclared = fitted("auto")
@@ -278,3 +303,20 @@ def test_a_mapping_of_labels_is_learned_from_scores_that_were_read_rightly():
     assert clf.score_type_ == "percent"
     learned = LabelMappedScorer(service, labels).learn(X, y, [f"a {label}" for label in np.unique(y)])
     assert learned.mapping.score_format.score_type == "percent"
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_distances_are_told_about_once_and_how_to_turn_them(n_classes):
+    X, y = make_stripes(n=60, n_classes=n_classes, side=12)
+    clf = BlackVIPClassifier(None, prompter="basis", head=None, max_queries=200, random_state=0, verbose=0)
+    distances = lambda images, prompts: 10 - ToyService()(images, prompts)
+    with pytest.warns(ScoreTypeWarning, match=r"right for 0% of .* below chance, .* 100%.* return -scores") as told:
+        clf.set_params(score_fn=distances, score_type="logits").fit(X, y)
+    (message,) = [str(warning.message) for warning in told if warning.category is ScoreTypeWarning]
+    assert ("check the order of the class prompts" in message) == (n_classes == 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ScoreTypeWarning)
+        rng = np.random.default_rng(0)
+        for scores in (Z, rng.normal(size=Z.shape), -np.eye(N_CLASSES)[np.zeros(N_IMAGES, int)]):
+            warn_if_lower_is_better(scores, Y)
+        warn_if_lower_is_better(-Z[:6], Y[:6])  # too few to tell

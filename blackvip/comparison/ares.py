@@ -29,6 +29,7 @@ from ..inputs.labels import class_indices
 from ..inputs.reading import ReadsImages, pixel_batches
 from ..scorers.formats import SCORE_TYPES
 from ..scorers.labels.mapping import bayesian_weights, label_counts
+from ..scorers.wrappers import IsScoreFunction
 from .service import Service
 
 __all__ = ["AReSClassifier"]
@@ -77,7 +78,7 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
         Number of outputs that the mapping counts for each image, as a share of the classes; at least one is counted.
     max_queries : int, default=10_000
         Limit of billed images in `fit`, which needs one per training image.
-    score_type : {"auto", "logits", "probabilities", "percent"}, default="auto"
+    score_type : {"auto", "logits", "probabilities", "percent", "levels"}, default="auto"
         As in `BlackVIPClassifier`.
     images_per_call : int or None, default=None
         As in `BlackVIPClassifier`.
@@ -148,7 +149,7 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
     fixed_cost = True  # one image per training image, whatever the budget is
 
     _parameter_constraints = {
-        "score_fn": [callable],
+        "score_fn": [IsScoreFunction()],
         "class_prompts": [str, dict, "array-like"],
         "local_encoder": [str, Encoder],
         "reprogramming": [StrOptions({"watermark", "padding"})],

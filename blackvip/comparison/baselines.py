@@ -26,7 +26,7 @@ from ..inputs.labels import class_indices
 from ..inputs.reading import ReadsImages, most_to_fit, pixel_batches
 from ..scorers.formats import SCORE_TYPES
 from ..scorers.labels.scorer import LabelMappedScorer, learning_scorer
-from ..scorers.wrappers import innermost
+from ..scorers.wrappers import IsScoreFunction, innermost
 from .service import Service
 
 __all__ = ["LabelMappedService", "ServiceBaselines"]
@@ -174,7 +174,7 @@ class LabelMappedService(_ReadsTrainingSet, PredictsFromLogProba, BaseEstimator)
     """
 
     _parameter_constraints = {
-        "score_fn": [callable],
+        "score_fn": [IsScoreFunction()],
         "class_prompts": [str, dict, "array-like"],
         "mapping": [StrOptions({"blm+", "blm", "frequency"})],
         "score_type": [StrOptions({"auto", *SCORE_TYPES})],

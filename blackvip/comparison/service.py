@@ -46,7 +46,7 @@ class Service:
         Score function, see `BlackVIPClassifier`.
     class_prompts : list of str
         What the score function is asked for: class prompts, or labels of its own.
-    score_type : {"auto", "logits", "probabilities", "percent"}, default="auto"
+    score_type : {"auto", "logits", "probabilities", "percent", "levels"}, default="auto"
         What the scores are.
     images_per_call : int or None, default=None
         The most images in one call.

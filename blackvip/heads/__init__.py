@@ -1,7 +1,8 @@
 """Heads: from the service's log scores, and local features, to class probabilities."""
 
-from .base import ClassifierHead, Head, ServiceHead, log_loss
+from .base import Head, ServiceHead, log_loss
 from .calibrated import CalibratedHead
+from .classifier import ClassifierHead
 from .fused import FusedHead, LocalProbe
 from .tempered import TemperedHead
 

@@ -1,4 +1,4 @@
-"""Heads: the base class, the head that learns nothing, and an adapter for any scikit-learn classifier."""
+"""Heads: the base class, and the head that learns nothing."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.model_selection import StratifiedKFold
 from sklearn.utils._param_validation import HasMethods
-from sklearn.utils.validation import has_fit_parameter
 
 from ..persistence.arrays import Array
 from ..persistence.format import expect
 from ..persistence.saveable import Saveable
 from .scored import LabelledScores
 
-__all__ = ["Auto", "ClassifierHead", "Head", "ServiceHead", "head_class", "log_loss", "make_head"]
+__all__ = ["FLOOR", "Auto", "Head", "IsClassifier", "ServiceHead", "head_class", "log_loss"]
 
-_FLOOR = 1e-12  # probabilities below it are raised to it before the logarithm is taken
+#: Probabilities below it are raised to it before the logarithm is taken.
+FLOOR = 1e-12
 _N_FOLDS = 5
 
 
@@ -206,6 +206,26 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
         """
         return clone(self)
 
+    def check_fits(self, n_scores: int, y: np.ndarray, weights: np.ndarray) -> None:  # noqa: B027
+        """Check before anything is sent that the head can be fitted to images with these labels.
+
+        By default nothing is checked, since a head for which there are too few images is replaced by its `fallback`.
+
+        Parameters
+        ----------
+        n_scores : int
+            Number of log scores per image.
+        y : ndarray of shape (n_images,)
+            Class indices.
+        weights : ndarray of shape (n_images,)
+            Weights of the images.
+
+        Raises
+        ------
+        ValueError
+            If it cannot be fitted to them.
+        """
+
     def inputs(self, log_scores: np.ndarray, features: np.ndarray | None) -> np.ndarray:
         """Make X from log scores and features, as far as the head needs them.
 
@@ -263,7 +283,7 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
 
     def _of_all_classes(self, log_proba: np.ndarray, n_classes: int) -> np.ndarray:
         """Insert columns for the class indices that were not in the training images, with the lowest probability."""
-        full = np.full((len(log_proba), n_classes), np.log(_FLOOR))
+        full = np.full((len(log_proba), n_classes), np.log(FLOOR))
         full[:, self.classes_] = log_proba
         return full
 
@@ -292,80 +312,6 @@ class ServiceHead(Head):
         return log_softmax(X, axis=1)
 
 
-class ClassifierHead(Head):
-    """Adapter that makes a head of any scikit-learn classifier; the classifier is trained on the log scores.
-
-    Parameters
-    ----------
-    classifier : estimator with `predict_proba`
-        It is cloned.
-
-    Attributes
-    ----------
-    classes_ : ndarray of shape (n_classes,)
-        The labels.
-    classifier_ : estimator
-        The fitted classifier.
-    """
-
-    def __init__(self, classifier: Any):
-        self.classifier = classifier
-
-    @property
-    def title(self) -> str:
-        """Name of the classifier in reports."""
-        return type(self.classifier).__name__
-
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ClassifierHead:
-        """Fit the classifier.
-
-        Parameters
-        ----------
-        X : ndarray of shape (n_images, n_scores)
-            Log scores.
-        y : ndarray of shape (n_images,)
-            Labels.
-        sample_weight : ndarray of shape (n_images,) or None, default=None
-            Weights of the images.
-
-        Returns
-        -------
-        self : ClassifierHead
-            The fitted head.
-
-        Raises
-        ------
-        ValueError
-            If the weights differ, but the classifier does not support weights.
-        """
-        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
-        if weights and not has_fit_parameter(self.classifier, "sample_weight"):
-            if np.ptp(sample_weight):
-                raise ValueError(
-                    f"The head {self.classifier} does not support sample_weight, but the images have different "
-                    "weights. Omit sample_weight and class_weight, or use another head."
-                )
-            weights = {}
-        self.classifier_ = clone(self.classifier).fit(X, y, **weights)
-        self.classes_ = self.classifier_.classes_
-        return self
-
-    def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Compute log probabilities.
-
-        Parameters
-        ----------
-        X : ndarray of shape (n_images, n_scores)
-            Log scores.
-
-        Returns
-        -------
-        log_proba : ndarray of shape (n_images, n_classes)
-            In the order of `classes_`; never below log(1e-12).
-        """
-        return np.log(np.maximum(self.classifier_.predict_proba(X), _FLOOR))
-
-
 def head_class(name: str | None) -> type[Head]:
     """Look up a head by its short name; None is `ServiceHead`."""
     if name is None:
@@ -387,13 +333,6 @@ class IsClassifier(HasMethods):
 
     def __str__(self) -> str:
         return "an instance of a class with 'fit' and 'predict_proba'"
-
-
-def make_head(head: Any) -> Head:
-    """Make an unfitted head from a short name, None, a `Head`, or a classifier, which is put into an adapter."""
-    if head is None or isinstance(head, str):
-        return head_class(head)()
-    return clone(head) if isinstance(head, Head) else ClassifierHead(clone(head))
 
 
 def log_loss(log_proba: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -8,12 +8,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .base import Head, ServiceHead, head_class, make_head
+from .base import Head, ServiceHead, head_class
 from .baselines import fit_baselines
+from .classifier import make_head
 from .judging import HeadResult, judge
 from .scored import LabelledScores, LastAnswers, ScoredImages
 
-__all__ = ["Decision", "WithoutPrompt", "choose_head", "decide", "fit_without_prompt", "prompt_helps"]
+__all__ = [
+    "Decision",
+    "WithoutPrompt",
+    "check_head_fits",
+    "choose_head",
+    "decide",
+    "fit_without_prompt",
+    "prompt_helps",
+]
 
 _MIN_IMAGES = 2  # of each class, for head="auto" to consider any head but the service's own
 _MIN_GAIN = 1e-3  # relative gain in log loss: two fits to the same scores may differ by less
@@ -148,6 +157,12 @@ def choose_head(head: Any, data: LabelledScores, fitted: Mapping[type[Head], Hea
         return result_of(_fallback(head_class(head), data.counts))
     own = make_head(head)
     return judge(own, data) if own.can_fit(data.counts) else result_of(_fallback(type(own), data.counts))
+
+
+def check_head_fits(head: Any, n_scores: int, y: np.ndarray, weights: np.ndarray) -> None:
+    """Raise a `ValueError` if a head cannot be fitted to images with these labels, see `Head.check_fits`."""
+    if not isinstance(head, str):
+        make_head(head).check_fits(n_scores, y, weights)
 
 
 def _fallback(kind: type[Head], counts: np.ndarray) -> type[Head]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import random
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -17,7 +18,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-__all__ = ["UsualSettings", "callers_device", "iterated_on_callers_device", "loading_settings", "usual_settings"]
+__all__ = [
+    "UsualSettings",
+    "callers_device",
+    "global_generators_kept",
+    "iterated_on_callers_device",
+    "loading_settings",
+    "usual_settings",
+]
 
 T = TypeVar("T")
 
@@ -86,6 +94,18 @@ def loading_settings() -> Iterator[None]:
             yield
         finally:
             torch.set_default_dtype(dtype)
+
+
+@contextmanager
+def global_generators_kept() -> Iterator[None]:
+    """Leave the random generators of the process as they were, those of Python, NumPy and torch on the CPU."""
+    python, numpy_ = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy_)
 
 
 class UsualSettings:

@@ -20,7 +20,7 @@ from .labels.scorer import learning_scorer
 from .ledger import Ledger
 from .memory import AnswerMemory
 from .parallel.scorer import spread
-from .reader import ScoreReader
+from .reader import ScoreReader, warn_if_lower_is_better
 from .replay import JournaledScorer, Recalls
 from .scoring import Drawing, Encoding, plain_scores_of, score_images
 
@@ -84,11 +84,14 @@ class ReachesService(SharesScoreFunction):
         y, weights = data.y[rows], data.weights[rows]
         scores = plain_scores_of(ledger, data.images, rows)
         # A small batch that is added to a fit may well get equal scores.
-        if ledger.score_format is None:
+        is_first = ledger.score_format is None
+        if is_first:
             check_scores_vary(scores, data.images, rows)
         plain = ledger.reader.learn(scores, y, weights)
         learning = learning_scorer(self.score_fn)
         if learning is None or ledger.reader.label_mapping is not None:
+            if is_first:
+                warn_if_lower_is_better(plain, y)
             return plain
         mapping = learning.fit_labels(plain, y, self.class_prompts_, weights)
         self.label_mapping_ = ledger.reader.label_mapping = mapping

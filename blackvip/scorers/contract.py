@@ -12,7 +12,7 @@ A score function may declare these attributes. They are checked before anything 
 only if the class of the score function defines them, so that mocks and proxies declare none.
 
 - ``images_per_call``: the most images in one call.
-- ``score_type``: "logits", "probabilities" or "percent".
+- ``score_type``: "logits", "probabilities", "percent", or "levels" (of 8 bits, from 0 to 255).
 - ``price_per_image``: in any currency.
 - ``takes_tensors = True``: images come as a float32 torch tensor (n, 3, height, width) with values in [0, 1], on the
   device where they were computed, without rounding to 8 bits.
@@ -66,7 +66,7 @@ def check_scores(scores: Any, n_images: int, class_prompts: Sequence[str], score
     n_images : int
         Number of images it was given.
     class_prompts : sequence of str
-    score_type : {"auto", "logits", "probabilities", "percent"}, default="auto"
+    score_type : {"auto", "logits", "probabilities", "percent", "levels"}, default="auto"
         Type of the scores; "auto" if it is not known yet.
 
     Returns
@@ -120,7 +120,7 @@ def check_scores(scores: Any, n_images: int, class_prompts: Sequence[str], score
 
 
 def _check_bounded(scores: np.ndarray, score_type: str) -> None:
-    """Raise a `ScoreError` if probabilities or percent are out of their range, apart from rounding."""
+    """Raise a `ScoreError` if probabilities, percent or levels are out of their range, apart from rounding."""
     unit = UNITS[score_type]
     outside = (scores < unit * BELOW_ZERO) | (scores > unit * (1 + SUM_ERROR))
     if outside.any():

@@ -17,7 +17,7 @@ from ..persistence.saveable import Saveable
 __all__ = ["BELOW_ZERO", "SCORE_TYPES", "SUM_ERROR", "UNITS", "ScoreFormat"]
 
 #: Score of a certain event, for each type that has one.
-UNITS = {"probabilities": 1.0, "percent": 100.0}
+UNITS = {"probabilities": 1.0, "percent": 100.0, "levels": 255.0}
 SCORE_TYPES = ("logits", *UNITS)
 #: Allowed error of a sum of probabilities, in addition to decimal rounding: that of 16-bit floats.
 SUM_ERROR = 4e-3
@@ -33,7 +33,8 @@ class ScoreFormat(Saveable):
 
     Parameters
     ----------
-    score_type : {"logits", "probabilities", "percent"}
+    score_type : {"logits", "probabilities", "percent", "levels"}
+        "levels" are probabilities times 255, as whole numbers of 8 bits.
     floor : float, default=0.0
         Half a unit of the last decimal if the service rounds probabilities, else 0. A probability below the floor is
         raised to it.

@@ -14,9 +14,12 @@ from .declarations import declared
 from .formats import SCORE_TYPES, ScoreFormat
 from .recognition import recognise
 
-__all__ = ["ScoreReader"]
+__all__ = ["ScoreReader", "warn_if_lower_is_better"]
 
 logger = logging.getLogger("blackvip")
+
+# Standard deviations of chance by which scores are wrong, and their opposites right, if lower ones are better.
+_WRONG, _RIGHT = 2.0, 3.0
 
 
 class _MapsLabels(Protocol):
@@ -32,7 +35,7 @@ class ScoreReader:
 
     Parameters
     ----------
-    score_type : {"auto", "logits", "probabilities", "percent"}, default="auto"
+    score_type : {"auto", "logits", "probabilities", "percent", "levels"}, default="auto"
         The declared type of the scores.
     score_format : ScoreFormat or None, default=None
         A format that was recognised before. None: `learn` recognises it, else the first call's scores do. It is then
@@ -55,8 +58,8 @@ class ScoreReader:
     ):
         if score_type not in ("auto", *SCORE_TYPES):
             raise ValueError(
-                f"The score function declares score_type={score_type!r}; expected 'logits', 'probabilities' or "
-                "'percent'."
+                f"The score function declares score_type={score_type!r}; expected 'logits', 'probabilities', "
+                "'percent' or 'levels'."
             )
         self._declared_type = score_type
         self.score_format = score_format
@@ -107,3 +110,34 @@ class ScoreReader:
     def log_scores(self, scores: np.ndarray) -> np.ndarray:
         """Return the log scores (n_images, n_classes) of scores (n_images, n_prompts) that `check` returned."""
         return self.learn(scores)
+
+
+def warn_if_lower_is_better(log_scores: np.ndarray, y: np.ndarray) -> None:
+    """Issue a `ScoreTypeWarning` if the scores classify worse than chance, and their opposites far better.
+
+    Parameters
+    ----------
+    log_scores : ndarray of shape (n_images, n_classes)
+        Log scores of images without prompts.
+    y : ndarray of shape (n_images,)
+        Class indices.
+    """
+    (accuracy, excess), (opposite, gain) = (_against_chance(sign * log_scores, y) for sign in (1, -1))
+    if excess < -_WRONG and gain > _RIGHT:
+        two = " If they are not distances, check the order of the class prompts." if log_scores.shape[1] == 2 else ""
+        warn_caller(
+            f"The service's highest score is right for {accuracy:.0%} of the training images, which is below chance, "
+            f"and its lowest score for {opposite:.0%}. If lower scores are better, as with distances, let the score "
+            f"function return -scores.{two}",
+            ScoreTypeWarning,
+        )
+
+
+def _against_chance(log_scores: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Accuracy, and by how many standard deviations it differs from that of answers that know nothing of the image."""
+    answers = log_scores.argmax(axis=1)
+    n_classes = log_scores.shape[1]
+    shares = (np.bincount(labels, minlength=n_classes) / len(y) for labels in (answers, y))
+    accuracy, chance = float(np.mean(answers == y)), float(np.prod([*shares], axis=0).sum())
+    deviation = np.sqrt(chance * (1 - chance) / len(y))
+    return accuracy, (accuracy - chance) / deviation if deviation else 0.0

@@ -50,7 +50,7 @@ def recognise(
     ----------
     scores : ndarray of shape (n_images, n_scores)
         Scores of images without prompts, as `check_scores` returns them.
-    declared : {"auto", "logits", "probabilities", "percent"}, default="auto"
+    declared : {"auto", "logits", "probabilities", "percent", "levels"}, default="auto"
         The declared type; "auto" if none is declared.
     y : ndarray of shape (n_images,) or None, default=None
         Class indices. None: a doubtful case is a guess.
@@ -67,7 +67,8 @@ def recognise(
     Scores are logits if one is negative or above 100. Otherwise they are probabilities if none is above 1, and percent
     if one is. Two cases are doubtful: scores up to 1 that do not sum to 1 and are all of similar size, as cosine
     similarities are; and scores up to 100 that do not sum to 100. There the labels must clearly speak for logits if the
-    sums come near 100 and never exceed it, and clearly for percent otherwise.
+    sums come near 100 and never exceed it, and clearly for percent otherwise. Whole numbers up to 255, of which one is
+    above 100, may be levels of 8 bits; there the labels decide, but the format remains a guess.
     """
     if declared in UNITS:
         return _described(_in_detail(scores, declared), _DECLARED, scores)
@@ -89,6 +90,8 @@ def _shown_by_numbers(scores: np.ndarray) -> tuple[ScoreFormat, str | None]:
     unit = UNITS[bounded]
     if not unit * BELOW_ZERO <= given.min() <= given.max() <= unit * (1 + SUM_ERROR):
         doubt = _doubt_of_logits(scores, given)
+        if not doubt and _looks_like_levels(given):
+            return _in_detail(scores, "levels"), None
         return (replace(logits, certain=False), f"which is a guess, since {doubt}") if doubt else (logits, _BY_RANGE)
     found = _in_detail(scores, bounded)
     if _sums_to_one(scores / unit, found.floor):
@@ -124,7 +127,8 @@ def _decided(bounded: ScoreFormat, scores: np.ndarray, y: np.ndarray | None, wei
     excess = losses[0] - losses[1]
     standard_error = excess.std() / np.sqrt(len(rows))
     advantage = np.average(excess, weights=weights)
-    clear = bool(margin or abs(advantage) > standard_error)
+    # That whole numbers are 8-bit levels remains a guess.
+    clear = bounded.score_type != "levels" and bool(margin or abs(advantage) > standard_error)
     order = [1, 0] if advantage > margin * standard_error else [0, 1]
     means = [f"{np.average(losses[place], weights=weights):.3g}" for place in order]
     reason = (
@@ -178,6 +182,11 @@ def _doubt_of_logits(scores: np.ndarray, given: np.ndarray) -> str:
     return ""
 
 
+def _looks_like_levels(given: np.ndarray) -> bool:
+    """Tell whether scores, of which one is negative or above 100, are whole numbers from 0 to 255."""
+    return bool(0 <= given.min() <= given.max() <= UNITS["levels"] and (given % 1 == 0).all())
+
+
 def _sums_to_one(probabilities: np.ndarray, floor: float, error: float = SUM_ERROR) -> bool:
     """Tell whether the scores of every image sum to 1, apart from rounding; images without scores do not count."""
     total = np.nansum(probabilities, axis=1)
@@ -206,6 +215,8 @@ def _described(score_format: ScoreFormat, reason: str, scores: np.ndarray) -> Sc
             seen += f", rounded to {2 * score_format.floor * UNITS[score_format.score_type]:.3g}"
         if score_format.zeros_missing:
             seen += ", zeros for scores that are not returned"
-    others = " or ".join(repr(name) for name in SCORE_TYPES if name != score_format.score_type)
+    levels = len(given) and given.max() > UNITS["percent"] and _looks_like_levels(given)
+    types = ("logits", "levels") if levels else (name for name in SCORE_TYPES if name != "levels")
+    others = " or ".join(repr(name) for name in types if name != score_format.score_type)
     hint = "" if reason == _DECLARED else f" If this is wrong, set score_type to {others}."
     return replace(score_format, finding=f"{score_format.score_type}, {reason} ({seen}).{hint}")

@@ -7,11 +7,13 @@ import inspect
 from typing import Any, ClassVar, Self
 
 from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import HasMethods
 
 from .declarations import declared
 
 __all__ = [
     "ForwardsAttributes",
+    "IsScoreFunction",
     "LeavesOutLive",
     "ScorerWrapper",
     "WrapperEstimator",
@@ -94,6 +96,19 @@ def innermost(score_fn: Any) -> Any:
     while isinstance(score_fn, ScorerWrapper):
         score_fn = score_fn.score_fn
     return score_fn
+
+
+class IsScoreFunction(HasMethods):
+    """Constraint of a parameter: a callable, also within wrappers, and not a class."""
+
+    def __init__(self) -> None:
+        super().__init__(["__call__"])
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        return callable(val) and not isinstance(innermost(val), type)
+
+    def __str__(self) -> str:
+        return "a callable, and of a class an instance, such as MyService() instead of MyService"
 
 
 def scorer_name(score_fn: Any) -> str:

@@ -27,7 +27,7 @@ from ..contract import ScoreFunction, check_anything_given, check_scores
 from ..declarations import declared
 from ..raw_scores import NamedScores, read_scores
 from ..recognition import recognise
-from ..wrappers import ForwardsAttributes, innermost
+from ..wrappers import ForwardsAttributes, IsScoreFunction, innermost
 from .mapping import LabelMapping, bayesian_weights, frequency_weights, label_counts
 from .texts import text_matches
 
@@ -81,7 +81,7 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
     """
 
     _parameter_constraints = {
-        "score_fn": [callable],
+        "score_fn": [IsScoreFunction()],
         "labels": ["array-like", Interval(Integral, 1, None, closed="left"), None],
         "mapping": [StrOptions({"blm+", "blm", "frequency", "text"}), LabelMapping],
         "smoothing": [Interval(Real, 0, None, closed="left")],
