@@ -43,7 +43,9 @@ def main():
 
     task = services.tasks()["ocr6-box"]()
     X, y, X_test, y_test = task.load(args.seed, "development")
-    clf = BlackVIPClassifier(task.score_fn, task.class_prompts, max_queries=args.queries, random_state=args.seed)
+    clf = BlackVIPClassifier(
+        task.score_fn, task.class_prompts, prompter="basis", max_queries=args.queries, random_state=args.seed
+    )
     clf.fit(X, y)
     draw(clf, X_test, y_test).savefig(PICTURE, dpi=110)
     print(f"Picture: {PICTURE}")

@@ -29,7 +29,7 @@ CONTROLS = ("zero_shot", "calibrated_zero_shot", "local_probe", "fused_zero_shot
 METHODS = {
     "default": {},
     "paper": presets.cvpr2023(),
-    "cma-es": {"optimizer": CMAES(sigma=0.3), "batch_size": 40},
+    "cma-es": {"prompter": "basis", "optimizer": CMAES(sigma=0.3), "batch_size": 40},
 }
 WHITE_BOX_STEPS = 300
 

@@ -58,7 +58,8 @@ def make_data(n_images=N_IMAGES, n_classes=N_CLASSES, side=SIDE):
 
 
 def classifier(score_fn, queries=QUERIES, **parameters):
-    return BlackVIPClassifier(score_fn, "stripe {}", max_queries=queries, random_state=0, verbose=0, **parameters)
+    settings = {"prompter": "basis", "max_queries": queries, "random_state": 0, "verbose": 0, **parameters}
+    return BlackVIPClassifier(score_fn, "stripe {}", **settings)
 
 
 def seconds(clock, function, *arguments):

@@ -235,7 +235,7 @@ class Plain:
 
 def fit_share(name, service, X, y, **parameters):
     service, inside = timed(service)
-    clf = BlackVIPClassifier(service, random_state=0, verbose=0, **parameters)
+    clf = BlackVIPClassifier(service, prompter="basis", random_state=0, verbose=0, **parameters)
     with Clock() as whole:
         clf.fit(X, y)
     return {
@@ -283,7 +283,15 @@ def http_shares(args):
             server.control(latency=HTTP_LATENCY, places=HTTP_PLACES, quick=answer, extensions=["binary_tensor_data"])
             scorer = HTTPScorer(server.url, KServe("m"), n_concurrent=HTTP_PLACES, images_per_request=1)
             clf = BlackVIPClassifier(
-                scorer, PROMPTS[:2], a=0.01, c=0.05, max_queries=6_000, batch_size=batch_size, random_state=0, verbose=0
+                scorer,
+                PROMPTS[:2],
+                prompter="basis",
+                a=0.01,
+                c=0.05,
+                max_queries=6_000,
+                batch_size=batch_size,
+                random_state=0,
+                verbose=0,
             )
             with Clock() as whole:
                 clf.fit(images, labels)
@@ -402,7 +410,8 @@ def fit_files(folder):
     before, begin = peak(), time.perf_counter()
     clf = BlackVIPClassifier(
         lambda images, class_prompts: images.mean(axis=(1, 2))[:, :2] / 255,
-        ["dark", "bright"], a=0.01, c=0.05, max_queries=min(2 * len(paths), 8_000) + 500, random_state=0, verbose=0,
+        ["dark", "bright"], prompter="basis", a=0.01, c=0.05, max_queries=min(2 * len(paths), 8_000) + 500,
+        random_state=0, verbose=0,
     ).fit(paths, y)  # fmt: skip
     fitted, seconds = peak(), time.perf_counter() - begin
     clf.predict(paths[:2_000])

@@ -60,7 +60,13 @@ def main():
     X = rng.uniform(0, 0.3, (40, 16, 16)) + np.where(y == "day", 0.15, 0)[:, None, None]
     service = SlowService(args.milliseconds / 1000)
     clf = BlackVIPClassifier(
-        service, "a photo taken at {}", head="calibrated", max_queries=args.queries, random_state=0, verbose=0
+        service,
+        "a photo taken at {}",
+        prompter="basis",
+        head="calibrated",
+        max_queries=args.queries,
+        random_state=0,
+        verbose=0,
     )
     search = GridSearchCV(clf, {"c": [0.05, 0.1]}, cv=2)
 

@@ -29,7 +29,14 @@ X = rng.uniform(0, 0.3, (40, 8, 8)) + np.where(y == "day", 0.15, 0)[:, None, Non
 # The paper's setting: no head, a temperature of 1, and SPSA-GC with fixed gains.
 
 clf = BlackVIPClassifier(
-    service, "a photo taken at {}", head=None, guard=False, temperature=1, max_queries=1000, random_state=0
+    service,
+    "a photo taken at {}",
+    prompter="basis",
+    head=None,
+    guard=False,
+    temperature=1,
+    max_queries=1000,
+    random_state=0,
 )
 steps, perturbations = [0.00001, 0.0003, 0.003, 0.03], [0.01, 0.1, 0.5]
 search = GridSearchCV(clf, {"a": steps, "c": perturbations}, cv=2, scoring=["accuracy", "neg_log_loss"])
@@ -64,5 +71,7 @@ plt.show()
 # %%
 # Without a search, the classifier finds both sizes.
 
-found = BlackVIPClassifier(service, "a photo taken at {}", head=None, max_queries=1000, random_state=0).fit(X, y)
+found = BlackVIPClassifier(
+    service, "a photo taken at {}", prompter="basis", head=None, max_queries=1000, random_state=0
+).fit(X, y)
 print(f"found by itself: a = {found.a_:.3g}, c = {found.c_:.3g}, accuracy {found.score(X, y):.3f}")

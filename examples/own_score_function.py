@@ -47,7 +47,7 @@ X, X_test, y, y_test = X[:60], X[60:], y[:60], y[60:]
 # %%
 # ``plan`` tells what a fit will cost. It sends nothing.
 
-clf = BlackVIPClassifier(score_fn, "a photo taken at {}", max_queries=2000, random_state=0)
+clf = BlackVIPClassifier(score_fn, "a photo taken at {}", prompter="basis", max_queries=2000, random_state=0)
 print(clf.plan(X, y, n_predict=1000))
 print(f"images sent so far: {n_sent}")
 

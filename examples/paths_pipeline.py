@@ -48,7 +48,7 @@ def service(images, class_prompts):
 
 pipeline = make_pipeline(
     FunctionTransformer(lambda table: table["file"]),
-    BlackVIPClassifier(service, "a photo taken at {}", head=None, max_queries=1500, random_state=0),
+    BlackVIPClassifier(service, "a photo taken at {}", prompter="basis", head=None, max_queries=1500, random_state=0),
 )
 
 # %%

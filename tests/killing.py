@@ -69,7 +69,7 @@ class ConcurrentService(BilledService):
 
 
 def make_classifier(service, **parameters):
-    defaults = dict(head="calibrated", max_queries=500, random_state=0, verbose=0)
+    defaults = dict(prompter="basis", head="calibrated", max_queries=500, random_state=0, verbose=0)
     return BlackVIPClassifier(service, "stripe {}", **{**defaults, **parameters})
 
 

@@ -19,7 +19,7 @@ from blackvip.scorers import memory as memory_module
 @pytest.fixture
 def fitted():
     service = ToyService(glare=1)
-    clf = BlackVIPClassifier(service, max_queries=400, random_state=0, verbose=0, images_per_call=8)
+    clf = BlackVIPClassifier(service, prompter="basis", max_queries=400, random_state=0, verbose=0, images_per_call=8)
     return clf.fit(*make_stripes(n=40, seed=1))
 
 
@@ -147,7 +147,7 @@ def test_threads_at_once_pay_for_an_image_once_even_if_one_fails(fitted, fails):
 def test_a_shared_budget_pays_for_what_is_not_remembered():
     budget = SharedBudget(ToyService(glare=1), 440)
     X, y = make_stripes(n=40, seed=1)
-    clf = BlackVIPClassifier(budget, max_queries=400, random_state=0, verbose=0).fit(X, y)
+    clf = BlackVIPClassifier(budget, prompter="basis", max_queries=400, random_state=0, verbose=0).fit(X, y)
     new, _ = make_stripes(n=30)
     left = budget.remaining
     assert left >= 40
@@ -166,6 +166,8 @@ def test_scores_that_a_service_writes_into_one_buffer_are_remembered_as_they_wer
         return buffer[: len(images)]
 
     X, y = make_stripes(n=40, seed=1)
-    clf = BlackVIPClassifier(service, max_queries=400, random_state=0, verbose=0, images_per_call=8).fit(X, y)
+    clf = BlackVIPClassifier(
+        service, prompter="basis", max_queries=400, random_state=0, verbose=0, images_per_call=8
+    ).fit(X, y)
     first = clf.predict_proba(X)
     np.testing.assert_array_equal(clf.predict_proba(X), first)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::blackvip.PromptNotUsedWarning")
 
 
 def make_classifier(service, **parameters):
-    defaults = dict(head="calibrated", max_queries=500, random_state=0, verbose=0)
+    defaults = dict(prompter="basis", head="calibrated", max_queries=500, random_state=0, verbose=0)
     return BlackVIPClassifier(service, "stripe {}", **{**defaults, **parameters})
 
 

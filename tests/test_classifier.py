@@ -568,7 +568,7 @@ def test_of_many_images_a_share_is_scored_before_and_after_and_all_train(monkeyp
     monkeypatch.setattr("blackvip.training.setup._JUDGED_IMAGES", 40)
     X, y = make_stripes(n=120)
     service = ToyService(glare=0.7)
-    clf = BlackVIPClassifier(service, "{}", max_queries=600, patience=3, random_state=0, verbose=0)
+    clf = BlackVIPClassifier(service, "{}", prompter="basis", max_queries=600, patience=3, random_state=0, verbose=0)
     plan = clf.plan(X, y)
     assert plan.baselines.images == 40
     clf.fit(X, y)

@@ -106,7 +106,7 @@ def lines_of(path):
 
 
 def classifier(score_fn, **parameters):
-    defaults = dict(head="calibrated", max_queries=500, random_state=0, verbose=0)
+    defaults = dict(prompter="basis", head="calibrated", max_queries=500, random_state=0, verbose=0)
     return BlackVIPClassifier(score_fn, "stripe {}", **{**defaults, **parameters})
 
 

@@ -68,7 +68,9 @@ def names(**others):
 
 def fitted(**parameters):
     X, y = make_stripes(60)
-    return BlackVIPClassifier(ToyService(glare=2.0), "a {}", max_queries=500, random_state=0, **parameters).fit(X, y)
+    return BlackVIPClassifier(
+        ToyService(glare=2.0), "a {}", prompter="basis", max_queries=500, random_state=0, **parameters
+    ).fit(X, y)
 
 
 def readme(request):
@@ -89,7 +91,7 @@ def guide(request):
 
     X_test, y_test = make_stripes(20, seed=1)
     known = names(GridSearchCV=GridSearchCV, fitted_clf=fitted(), X_test=X_test, y_test=y_test)
-    known["clf"] = BlackVIPClassifier(known["score_fn"], "a {}", max_queries=4000, random_state=0)
+    known["clf"] = BlackVIPClassifier(known["score_fn"], "a {}", prompter="basis", max_queries=4000, random_state=0)
     rows = FunctionTransformer(lambda images: images.reshape(len(images), -1))
     known["other_client"] = make_pipeline(rows, LogisticRegression())
     return known

@@ -44,7 +44,9 @@ EXPECTED_FAILURES = {
     },
 }
 
-CLASSIFIER = BlackVIPClassifier(RowReader(), "{}", max_queries=1_000, optimizer=SPSAGC(n_directions=2), random_state=0)
+CLASSIFIER = BlackVIPClassifier(
+    RowReader(), "{}", prompter="basis", max_queries=1_000, optimizer=SPSAGC(n_directions=2), random_state=0
+)
 ESTIMATORS = [
     CLASSIFIER,
     BlackVIPPrompter(CLASSIFIER),

@@ -65,7 +65,7 @@ def test_baselines_come_from_one_fit(service, data):
 
 def test_baselines_are_those_of_the_classifier(service, data):
     X, y, X_test, y_test = data
-    clf = BlackVIPClassifier(service, "{}", max_queries=200, random_state=0, verbose=0).fit(X, y)
+    clf = BlackVIPClassifier(service, "{}", prompter="basis", max_queries=200, random_state=0, verbose=0).fit(X, y)
     expected = clf.score_baselines(X_test, y_test)
     rows = by_method(compared(["zero-shot", "calibrated", "local-probe", "fused"], service, data))
     names = {"zero-shot": "zero_shot", "calibrated": "calibrated_zero_shot", "fused": "fused_zero_shot"}
@@ -203,7 +203,9 @@ def test_a_method_that_refuses_the_budget_has_a_row_that_says_so(service, data):
 
 @pytest.mark.filterwarnings("ignore:.*fits failed", "ignore:One or more of the test scores")
 def test_an_estimator_that_bills_more_than_allowed_is_stopped(service, data):
-    search = GridSearchCV(BlackVIPClassifier(service, "{}", max_queries=300, verbose=0), {"c": [0.05, 0.1]}, cv=2)
+    search = GridSearchCV(
+        BlackVIPClassifier(service, "{}", prompter="basis", max_queries=300, verbose=0), {"c": [0.05, 0.1]}, cv=2
+    )
     with pytest.raises(ValueError, match="budget"):
         compared({"search": search}, service, data, max_queries=400)
     assert service.n_images <= 400
@@ -211,7 +213,9 @@ def test_an_estimator_that_bills_more_than_allowed_is_stopped(service, data):
 
 @pytest.mark.slow
 def test_an_estimator_around_a_classifier_is_billed_whole(service, data):
-    search = GridSearchCV(BlackVIPClassifier(None, "{}", max_queries=200, verbose=0), {"c": [0.05, 0.1]}, cv=2)
+    search = GridSearchCV(
+        BlackVIPClassifier(None, "{}", prompter="basis", max_queries=200, verbose=0), {"c": [0.05, 0.1]}, cv=2
+    )
     (row,) = compared({"search": search}, service, data, max_queries=2_000).rows
     assert row["n_queries"] + row["n_predict"] == service.n_images
     assert row["n_queries"] > 400

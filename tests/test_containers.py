@@ -24,7 +24,9 @@ from blackvip.inputs.sources import ItemSource, holds_flattened_rows, open_sourc
 
 @pytest.fixture(scope="module")
 def fitted():
-    return BlackVIPClassifier(ToyService(), "{}", max_queries=600, random_state=0, verbose=0).fit(*make_stripes())
+    return BlackVIPClassifier(ToyService(), "{}", prompter="basis", max_queries=600, random_state=0, verbose=0).fit(
+        *make_stripes()
+    )
 
 
 def encoded(image, kind="png"):
@@ -203,7 +205,7 @@ def test_misfits_are_not_sent(fitted, tmp_path):
                 call(later)
     assert service.n_images == 0
     for first, later in ((X / 255, X.astype(float)), (X.astype(float), X / 255)):
-        other = BlackVIPClassifier(service, "{}", max_queries=300, random_state=0, verbose=0)
+        other = BlackVIPClassifier(service, "{}", prompter="basis", max_queries=300, random_state=0, verbose=0)
         other.fit(first, y)
         before = service.n_images
         for call, further in ((other.predict, ()), (other.score_baselines, (y,))):
@@ -297,7 +299,7 @@ def test_masked_pixels_are_refused(fitted):
     ):
         service = ToyService()
         with pytest.raises(ImageError, match=f"{named}.*filled"):
-            BlackVIPClassifier(service, "{}", max_queries=600, verbose=0).fit(masked, y)
+            BlackVIPClassifier(service, "{}", prompter="basis", max_queries=600, verbose=0).fit(masked, y)
         assert service.n_images == 0
     np.testing.assert_array_equal(sent(np.ma.masked_array(X)), X)
 
@@ -305,7 +307,9 @@ def test_masked_pixels_are_refused(fitted):
 def test_three_grey_images_are_a_set(fitted):
     X, y = make_stripes()
     grey = X[..., 0]
-    clf = BlackVIPClassifier(ToyService(), "{}", max_queries=600, random_state=0, verbose=0).fit(grey, y)
+    clf = BlackVIPClassifier(ToyService(), "{}", prompter="basis", max_queries=600, random_state=0, verbose=0).fit(
+        grey, y
+    )
     assert len(clf.predict(grey[:3])) == 3
     with pytest.raises(ImageError, match=r"one, or X\[..., None\] for three"):
         fitted.predict(grey[:3])
@@ -524,7 +528,9 @@ def test_after_an_interrupted_fit_the_table_says_how_to_start_anew(fitted, tmp_p
     X, y = make_stripes()
     table = tmp_path / "p.csv"
     fitted.predict_to(table, X[:4], verbose=0)
-    resumed = BlackVIPClassifier(ToyService(), "{}", max_queries=900, random_state=1, verbose=0).fit(X, y)
+    resumed = BlackVIPClassifier(ToyService(), "{}", prompter="basis", max_queries=900, random_state=1, verbose=0).fit(
+        X, y
+    )
     before = resumed.score_fn.n_images
     with pytest.raises(BlackVIPError, match="predicted by another model .*; name another file, or set overwrite=True"):
         resumed.predict_to(table, X[:4], verbose=0)

@@ -442,6 +442,8 @@ def test_paths_are_what_the_classifier_reads(tmp_path, service):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
     data = datasets.load("eurosat", tmp_path, shots=6)
-    model = BlackVIPClassifier(service, data.class_prompts, max_queries=200, random_state=0, verbose=0)
+    model = BlackVIPClassifier(
+        service, data.class_prompts, prompter="basis", max_queries=200, random_state=0, verbose=0
+    )
     assert model.fit(data.X_train, data.y_train).score(data.X_test, data.y_test) == 1
     assert service.calls[-1][1] == data.class_prompts

@@ -20,7 +20,9 @@ PROMPTS = ["a", "b"]
 
 def fit(service, **parameters):
     X, y = make_stripes(20)
-    return BlackVIPClassifier(service, "{}", max_queries=300, random_state=0, verbose=0, **parameters).fit(X, y)
+    return BlackVIPClassifier(
+        service, "{}", prompter="basis", max_queries=300, random_state=0, verbose=0, **parameters
+    ).fit(X, y)
 
 
 WRONG = [

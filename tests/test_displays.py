@@ -61,7 +61,9 @@ def test_data():
 
 @pytest.fixture(scope="module")
 def clf(service, data):
-    clf = BlackVIPClassifier(service, "{}", max_queries=1500, validation_fraction=0.25, random_state=0, verbose=0)
+    clf = BlackVIPClassifier(
+        service, "{}", prompter="basis", max_queries=1500, validation_fraction=0.25, random_state=0, verbose=0
+    )
     clf.fit(*data)
     assert clf.prompt_used_
     return clf
@@ -70,7 +72,9 @@ def clf(service, data):
 @pytest.fixture(scope="module")
 def promptless(data):
     """A fit whose guard has found that there is nothing to gain."""
-    clf = BlackVIPClassifier(Undecided(), "{}", head="calibrated", max_queries=300, random_state=0, verbose=0)
+    clf = BlackVIPClassifier(
+        Undecided(), "{}", prompter="basis", head="calibrated", max_queries=300, random_state=0, verbose=0
+    )
     with pytest.warns(UserWarning, match="The prompt did not help"):
         clf.fit(*data)
     return clf
@@ -168,7 +172,7 @@ class TestQueryCurve:
     def test_a_fit_without_a_step(self, data):
         service = ToyService()
         service.fail_at = 2  # the plain images are scored, then nothing more
-        clf = BlackVIPClassifier(service, "{}", max_queries=500, random_state=0, verbose=0)
+        clf = BlackVIPClassifier(service, "{}", prompter="basis", max_queries=500, random_state=0, verbose=0)
         with pytest.raises(RuntimeError, match="the service is down"):
             clf.fit(*data)
         with pytest.raises(ValueError, match="made no step"):
@@ -191,7 +195,9 @@ class TestGains:
         assert f"The step size a_k goes from {first:.3g} to {last:.3g}." in display.describe()
 
     def test_of_cma_es(self, service, data):
-        clf = BlackVIPClassifier(service, "{}", optimizer="cma-es", max_queries=900, random_state=0, verbose=0)
+        clf = BlackVIPClassifier(
+            service, "{}", prompter="basis", optimizer="cma-es", max_queries=900, random_state=0, verbose=0
+        )
         display = GainDisplay.from_estimator(clf.fit(*data))
         assert display.lines_.keys() == {"sigma", "step_norm"}
         assert list(display.lines_["sigma"].get_ydata()) == list(rows_of(clf, "sigma"))

@@ -321,7 +321,7 @@ def test_guard_keeps_a_prompt_that_helps_and_drops_one_that_harms():
 def test_guard_drops_a_prompt_where_the_service_says_nothing(seed):
     """What tells the classes apart is then the local features, with the prompt as without."""
     X, y = make_stripes(n=60, n_classes=3, side=9, seed=seed)
-    clf = BlackVIPClassifier(Undecided(), "{}", max_queries=1000, random_state=seed, verbose=0)
+    clf = BlackVIPClassifier(Undecided(), "{}", prompter="basis", max_queries=1000, random_state=seed, verbose=0)
     with pytest.warns(PromptNotUsedWarning):
         clf.fit(X, y)
     assert not clf.prompt_used_

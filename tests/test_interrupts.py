@@ -50,7 +50,9 @@ class InterruptedHead(CalibratedHead):
 
 
 def make_classifier(service, **parameters):
-    defaults = dict(head="calibrated", max_queries=500, a=0.05, c=0.1, guard=False, random_state=0, verbose=0)
+    defaults = dict(
+        prompter="basis", head="calibrated", max_queries=500, a=0.05, c=0.1, guard=False, random_state=0, verbose=0
+    )
     return BlackVIPClassifier(service, "stripe {}", **{**defaults, **parameters})
 
 
@@ -176,7 +178,8 @@ def service(images, class_prompts):
     time.sleep(0.05)
     return ToyService(glare=0.7)(images, class_prompts)
 
-clf = BlackVIPClassifier(service, max_queries=500, random_state=0, verbose={verbose}, checkpoint={journal!r})
+settings = dict(prompter="basis", max_queries=500, random_state=0)
+clf = BlackVIPClassifier(service, verbose={verbose}, checkpoint={journal!r}, **settings)
 try:
     clf.fit(*make_stripes(n=24, n_classes=3, background=0.6))
 except Exception:

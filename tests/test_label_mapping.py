@@ -389,7 +389,7 @@ def test_a_classifier_is_trained_on_it(how):
         names = {"cat": CAT, "dog": DOG}
         scorer = LabelMappedScorer(service).learn(X, y, names)
     n_before = service.n_images
-    clf = BlackVIPClassifier(scorer, names, max_queries=500, random_state=0, verbose=0)
+    clf = BlackVIPClassifier(scorer, names, prompter="basis", max_queries=500, random_state=0, verbose=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptNotUsedWarning)
         clf.fit(X, y)

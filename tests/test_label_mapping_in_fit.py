@@ -19,7 +19,9 @@ needs_callbacks = pytest.mark.skipif(
 
 
 def make_classifier(scorer, **parameters):
-    return BlackVIPClassifier(scorer, **{"max_queries": 500, "random_state": 0, "verbose": 0, **parameters})
+    return BlackVIPClassifier(
+        scorer, **{"prompter": "basis", "max_queries": 500, "random_state": 0, "verbose": 0, **parameters}
+    )
 
 
 def truncating_service():

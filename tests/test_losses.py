@@ -145,7 +145,7 @@ def test_a_fit_lowers_the_loss_that_it_is_told_to(service, stripes):
     history = {}
     for loss in LOSSES:
         clf = BlackVIPClassifier(
-            service, loss=loss, temperature=1.0, a=1e-12, c=1e-9, max_queries=400, batch_size=40,
+            service, prompter="basis", loss=loss, temperature=1.0, a=1e-12, c=1e-9, max_queries=400, batch_size=40,
             optimizer=SPSAGC(share_batch=True),
             head=None, guard=False, random_state=0, verbose=0,
         )  # fmt: skip

@@ -21,7 +21,15 @@ from blackvip.heads import Head
 from blackvip.optimizers import Optimizer, make_optimizer
 from blackvip.prompters import Prompter, make_prompter
 
-SETTINGS = {"max_queries": 400, "a": 0.02, "c": 0.1, "guard": False, "random_state": 0, "verbose": 0}
+SETTINGS = {
+    "prompter": "basis",
+    "max_queries": 400,
+    "a": 0.02,
+    "c": 0.1,
+    "guard": False,
+    "random_state": 0,
+    "verbose": 0,
+}
 
 
 class NearestMeans(Head, name="nearest-means"):
@@ -174,7 +182,7 @@ def check_part(clf, grid, service, tmp_path):
 def test_a_new_prompter(tmp_path):
     assert type(make_prompter("stripes")) is Stripes
     service = ToyService(glare=0.7)
-    clf = BlackVIPClassifier(service, "{}", prompter="stripes", **SETTINGS).fit(*make_stripes(n=24))
+    clf = BlackVIPClassifier(service, "{}", **{**SETTINGS, "prompter": "stripes"}).fit(*make_stripes(n=24))
     assert clf.coordinator_.n_parameters_ == 4
     check_part(clf.set_params(prompter=Stripes(4)), {"prompter__n_stripes": [2, 6]}, service, tmp_path)
 

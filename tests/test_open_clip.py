@@ -355,7 +355,7 @@ def test_a_prompt_is_trained_on_it_with_images_that_stay_tensors(checkpoints):
     y = np.repeat(["cat", "dog"], 20)
     X = rng.uniform(0, 0.4, (40, SIDE, SIDE, 3)) + np.where(y == "dog", 0.3, 0)[:, None, None, None]
     scorer = Recording("blackvip-clip", checkpoints["blackvip-clip"], device="cpu", batch_size=16)
-    clf = BlackVIPClassifier(scorer, max_queries=400, random_state=0, verbose=0)
+    clf = BlackVIPClassifier(scorer, prompter="basis", max_queries=400, random_state=0, verbose=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptNotUsedWarning)
         clf.fit(X, y)

@@ -586,7 +586,16 @@ def test_found_gains_go_on_as_they_were_found(monkeypatch):
     """A step size of normalized estimates is none of others, so that both are kept in a further run."""
     monkeypatch.setattr("blackvip.heads.baselines.FusedHead", partial(FusedHead, strengths=(3.0,)))  # to save time
     X, y = make_stripes(n=24)
-    settings = dict(guard=False, head=None, max_queries=800, batch_size=8, random_state=0, verbose=0, warm_start=True)
+    settings = dict(
+        prompter="basis",
+        guard=False,
+        head=None,
+        max_queries=800,
+        batch_size=8,
+        random_state=0,
+        verbose=0,
+        warm_start=True,
+    )
     clf = BlackVIPClassifier(ToyService(), **settings).fit(X, y)
     optimizer, n_steps = clf.optimizer_, clf.n_iter_
     a, w = optimizer.a_, optimizer.w
@@ -615,7 +624,9 @@ def test_a_classifier_with_such_an_optimizer_sends_nothing():
 def test_a_saved_classifier_goes_on_with_the_same_steps(optimizer, tmp_path, monkeypatch):
     monkeypatch.setattr("blackvip.heads.baselines.FusedHead", partial(FusedHead, strengths=(3.0,)))  # to save time
     X, y = make_stripes(n=24)
-    settings = dict(max_queries=600, guard=False, batch_size=8, head="calibrated", random_state=0, verbose=0)
+    settings = dict(
+        prompter="basis", max_queries=600, guard=False, batch_size=8, head="calibrated", random_state=0, verbose=0
+    )
     service = ToyService()
     clf = BlackVIPClassifier(service, optimizer=optimizer, **settings).fit(X, y)
     clf.save(tmp_path / "clf")

@@ -91,7 +91,7 @@ def lines_of(path):
 
 
 def fitted(score_fn, **parameters):
-    defaults = dict(head="calibrated", max_queries=400, random_state=0, verbose=0)
+    defaults = dict(prompter="basis", head="calibrated", max_queries=400, random_state=0, verbose=0)
     X, y = make_stripes(n=24, n_classes=3, background=0.6)
     return BlackVIPClassifier(score_fn, "stripe {}", **{**defaults, **parameters}).fit(X, y)
 
@@ -293,7 +293,9 @@ def test_declared_attributes_are_passed_on():
 def test_what_cannot_be_sent_is_refused_before_anything_is():
     service = ToyService()
     service.lock = threading.Lock()
-    clf = BlackVIPClassifier(service, "stripe {}", n_jobs=2, max_queries=400, random_state=0, verbose=0)
+    clf = BlackVIPClassifier(
+        service, "stripe {}", n_jobs=2, prompter="basis", max_queries=400, random_state=0, verbose=0
+    )
     X, y = make_stripes(n=24, n_classes=3)
     for ask in (clf.fit, clf.plan):
         with pytest.raises(TypeError, match="a ToyService, cannot be sent to another process"):
@@ -353,7 +355,9 @@ def test_a_search_in_processes_loads_once_for_each(tmp_path):
     X = rng.integers(0, 150, (24, 6, 9, 3), np.uint8)
     for image, label in zip(X, y):
         image[:, 3 * label : 3 * label + 3] += 80
-    clf = BlackVIPClassifier(Lazy(log), "stripe {}", head="calibrated", max_queries=150, random_state=0, verbose=0)
+    clf = BlackVIPClassifier(
+        Lazy(log), "stripe {}", prompter="basis", head="calibrated", max_queries=150, random_state=0, verbose=0
+    )
     grid = {"c": [0.05, 0.1]}
     expected = GridSearchCV(clf.set_params(score_fn=stripe_means), grid, cv=2, refit=False).fit(X, y)
     clf.set_params(score_fn=Lazy(log))

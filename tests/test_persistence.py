@@ -126,7 +126,9 @@ def test_a_prompt_that_is_not_used_is_not_used_later(tmp_path):
     def service(sent, prompts):  # it reads only images that nobody has drawn on
         return ToyService()(sent, prompts) * [[image.tobytes() in known] for image in sent]
 
-    clf = BlackVIPClassifier(service, head=None, max_queries=800, random_state=0, verbose=0).fit(images, y)
+    clf = BlackVIPClassifier(service, prompter="basis", head=None, max_queries=800, random_state=0, verbose=0).fit(
+        images, y
+    )
     assert not clf.prompt_used_
     clf.save(tmp_path / "clf")
     same = blackvip.load(tmp_path / "clf", service)

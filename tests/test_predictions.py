@@ -21,7 +21,9 @@ from blackvip import BlackVIPClassifier, BlackVIPError
 def fitted():
     X, y = make_stripes(n=40)
     labels = np.array(["left, or so", 'the "right"'])[y]
-    return BlackVIPClassifier(ToyService(glare=0.7), "{}", max_queries=600, random_state=0, verbose=0).fit(X, labels)
+    return BlackVIPClassifier(
+        ToyService(glare=0.7), "{}", prompter="basis", max_queries=600, random_state=0, verbose=0
+    ).fit(X, labels)
 
 
 def with_service(fitted, service):
@@ -95,7 +97,7 @@ def test_tables_of_something_else_are_refused_and_nothing_is_sent(fitted, tmp_pa
     assert other.read_bytes() == kept
     with pytest.raises(BlackVIPError, match="row 10, but X has only 10 images; pass the same images"):
         clf.predict_to(path, X[:10], verbose=0)
-    another = BlackVIPClassifier(service, "{}", max_queries=900, random_state=1, verbose=0)
+    another = BlackVIPClassifier(service, "{}", prompter="basis", max_queries=900, random_state=1, verbose=0)
     another.fit(*make_stripes(n=40)).classes_ = clf.classes_
     before = service.n_images
     with pytest.raises(BlackVIPError, match="predicted by another model"):
@@ -117,7 +119,9 @@ def test_a_saved_estimator_goes_on_with_the_table(fitted, tmp_path):
 
 def test_any_head_has_a_fingerprint(tmp_path):
     X, y = make_stripes(n=40)
-    clf = BlackVIPClassifier(ToyService(), "{}", head=LogisticRegression(), max_queries=600, random_state=0, verbose=0)
+    clf = BlackVIPClassifier(
+        ToyService(), "{}", prompter="basis", head=LogisticRegression(), max_queries=600, random_state=0, verbose=0
+    )
     clf.fit(X, y).predict_to(tmp_path / "p.csv", X, verbose=0)
     np.testing.assert_array_equal(pd.read_csv(tmp_path / "p.csv")["label"], clf.predict(X))
 

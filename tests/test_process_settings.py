@@ -47,7 +47,7 @@ def steep(images, class_prompts, gain=300):
 
 
 def fitted(service=None, images=X, **parameters):
-    defaults = dict(max_queries=200, random_state=0, verbose=0)
+    defaults = dict(prompter="basis", max_queries=200, random_state=0, verbose=0)
     clf = BlackVIPClassifier(service or ToyService(glare=0.7), "{}", **{**defaults, **parameters})
     return clf.fit(images, LABELS)
 
@@ -94,7 +94,9 @@ PARTS = {
     "head": lambda path: [
         CalibratedHead().fit(np.log(steep(X, "abc", gain=4000) + 1e-300), y).predict_proba(np.eye(3))
     ],
-    "plan": lambda path: [np.array(str(BlackVIPClassifier(ToyService(), "{}", max_queries=200).plan(X, LABELS)))],
+    "plan": lambda path: [
+        np.array(str(BlackVIPClassifier(ToyService(), "{}", prompter="basis", max_queries=200).plan(X, LABELS)))
+    ],
 }
 
 

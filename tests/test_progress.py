@@ -46,7 +46,7 @@ def fit(terminal, service, X, y, **parameters):
 
 
 def make_classifier(service, **parameters):
-    defaults = dict(head="calibrated", max_queries=600, random_state=0)
+    defaults = dict(prompter="basis", head="calibrated", max_queries=600, random_state=0)
     return BlackVIPClassifier(service, "stripe {}", **{**defaults, **parameters})
 
 

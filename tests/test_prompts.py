@@ -30,7 +30,7 @@ class Prompt(Enum):
 
 
 def make_classifier(service, class_prompts, **parameters):
-    defaults = {"head": None, "max_queries": 300, "random_state": 0, "verbose": 0}
+    defaults = {"prompter": "basis", "head": None, "max_queries": 300, "random_state": 0, "verbose": 0}
     return BlackVIPClassifier(service, class_prompts, **{**defaults, **parameters})
 
 
@@ -177,7 +177,7 @@ def test_a_template_of_numbers_or_booleans_warns_and_a_list_does_not():
 def test_the_default_is_the_name_alone():
     X, y = make_stripes(n=16)
     service = ToyService()
-    clf = BlackVIPClassifier(service, head=None, max_queries=200, random_state=0, verbose=0)
+    clf = BlackVIPClassifier(service, prompter="basis", head=None, max_queries=200, random_state=0, verbose=0)
     assert clf.fit(X, np.array(["cat", "dog"])[y]).class_prompts_ == service.calls[0][1] == ["cat", "dog"]
 
 

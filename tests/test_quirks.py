@@ -50,7 +50,9 @@ def test_a_prompt_is_learned_through_each_quirk(quirk):
         arrived = np.stack(list(reencoded(images))) if quirk == "JPEG" else images
         return QUIRKS[quirk](blinded(arrived, class_prompts), images)
 
-    clf = BlackVIPClassifier(service, "stripe {}", head=None, max_queries=3_000, random_state=0, verbose=0).fit(X, y)
+    clf = BlackVIPClassifier(
+        service, "stripe {}", prompter="basis", head=None, max_queries=3_000, random_state=0, verbose=0
+    ).fit(X, y)
     prompted = clf.coordinator_.transform(X_test)
     assert (blinded(X_test, clf.class_prompts_).argmax(axis=1) == y_test).mean() < 0.5
     assert (blinded(prompted, clf.class_prompts_).argmax(axis=1) == y_test).mean() > 0.9

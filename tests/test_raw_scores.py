@@ -325,7 +325,7 @@ def test_answers_are_copied_since_a_service_may_reuse_its_buffer(service_class, 
     for scorer in (cached, cached, ParallelScorer(service, n_jobs=1), ParallelScorer(service, images_per_part=4)):
         np.testing.assert_array_equal(scorer(X, PROMPTS), expected)
     fits = [
-        BlackVIPClassifier(service, "{}", max_queries=300, random_state=0, verbose=0).fit(X, y)
+        BlackVIPClassifier(service, "{}", prompter="basis", max_queries=300, random_state=0, verbose=0).fit(X, y)
         for service in (ToyService(), service)
     ]
     np.testing.assert_array_equal(*(clf._scored.plain for clf in fits))
@@ -353,7 +353,7 @@ def test_a_service_that_ignores_its_images_is_refused_after_the_plain_scores():
         sent.append(len(images))
         return np.tile([0.3, 0.7], (len(images), 1))
 
-    clf = BlackVIPClassifier(service, "{}", max_queries=400, random_state=0, verbose=0)
+    clf = BlackVIPClassifier(service, "{}", prompter="basis", max_queries=400, random_state=0, verbose=0)
     with pytest.raises(ScoreError, match="all 20 training images the same scores"):
         clf.fit(X, y)
     assert sum(sent) == clf.n_queries_ == 20

@@ -84,7 +84,7 @@ def named_stripes(seed=0, n=48, names=("a", "b", "c", "d")):
 
 
 def fitted_to(service, names=("a", "b", "c", "d"), **params):
-    params = {"max_queries": 700, "random_state": 0, "verbose": 0, **params}
+    params = {"prompter": "basis", "max_queries": 700, "random_state": 0, "verbose": 0, **params}
     return BlackVIPClassifier(service, "{}", **params).fit(*named_stripes(names=names))
 
 
@@ -370,7 +370,12 @@ class TestSecrets:
             remote.control(key=SECRET)
             monkeypatch.setenv("A_KEY", SECRET)
             clf = BlackVIPClassifier(
-                scorer_of(remote, key="A_KEY"), max_queries=150, random_state=0, verbose=0, guard=False
+                scorer_of(remote, key="A_KEY"),
+                prompter="basis",
+                max_queries=150,
+                random_state=0,
+                verbose=0,
+                guard=False,
             )
             report(clf.fit(X, y), tmp_path / "fit.html", X, y)
         source = (tmp_path / "fit.html").read_text()

@@ -242,7 +242,9 @@ def test_a_fit_is_the_same_without_a_declaration(form):
     X, y = make_stripes(n=60, n_classes=4, background=0.6)
 
     def fitted(score_type):
-        clf = BlackVIPClassifier(Undeclared(form), max_queries=400, score_type=score_type, random_state=0, verbose=0)
+        clf = BlackVIPClassifier(
+            Undeclared(form), prompter="basis", max_queries=400, score_type=score_type, random_state=0, verbose=0
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             warnings.simplefilter("error", ScoreTypeWarning)
@@ -266,7 +268,9 @@ def test_the_first_portion_does_not_decide(caplog):
         scores = ToyService()(images, class_prompts)
         return 0 * scores + [1, 0, 0][: scores.shape[1]] if n_seen <= 16 else 30 * scores
 
-    clf = BlackVIPClassifier(service, max_queries=60, images_per_call=8, random_state=0, verbose=0, head=None)
+    clf = BlackVIPClassifier(
+        service, prompter="basis", max_queries=60, images_per_call=8, random_state=0, verbose=0, head=None
+    )
     caplog.set_level(logging.INFO, "blackvip")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -278,7 +282,7 @@ def test_the_first_portion_does_not_decide(caplog):
 def test_a_guess_is_a_warning_that_says_how_to_declare_it():
     X, y = make_stripes(n=2)  # an image of each class decides nothing
     cosines = lambda images, prompts: 0.2 + ToyService()(images, prompts) / 50
-    clf = BlackVIPClassifier(cosines, max_queries=100, random_state=0, verbose=0)
+    clf = BlackVIPClassifier(cosines, prompter="basis", max_queries=100, random_state=0, verbose=0)
     with pytest.warns(ScoreTypeWarning, match=r"which is a guess, .* set score_type to 'logits' or 'percent'"):
         clf.fit(X, y)
     with warnings.catch_warnings():
@@ -296,7 +300,9 @@ def test_a_mapping_of_labels_is_learned_from_scores_that_were_read_rightly():
         logits = ToyService()(images, list("abcd"))
         return 60 * softmax(np.repeat(logits, 3, axis=1) - [0, 1, 2] * 4, axis=1)
 
-    clf = BlackVIPClassifier(LabelMappedScorer(service, labels), max_queries=300, random_state=0, verbose=0)
+    clf = BlackVIPClassifier(
+        LabelMappedScorer(service, labels), prompter="basis", max_queries=300, random_state=0, verbose=0
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         clf.fit(X, y)

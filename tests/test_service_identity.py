@@ -263,7 +263,7 @@ def test_what_cannot_be_described_is_refused_before_anything_is_sent(tmp_path):
             return answer(images, 0)
 
         X, y = make_stripes(20)
-        clf = BlackVIPClassifier(service, "{}", max_queries=300, random_state=0, verbose=0)
+        clf = BlackVIPClassifier(service, "{}", prompter="basis", max_queries=300, random_state=0, verbose=0)
         clf.set_params(checkpoint=tmp_path / "journal")
         for use in (lambda: CachedScorer(service, tmp_path / "cache")(IMAGES, PROMPTS), lambda: clf.fit(X, y)):
             with pytest.raises(JournalError, match="service keeps 'client', a Client, .* attribute `identity`"):
@@ -280,7 +280,7 @@ def test_a_checkpoint_belongs_to_one_closure_and_names_what_differs(tmp_path):
     def scaled(gain, url):
         return lambda images, prompts: gain * ToyService()(images, prompts) + 0 * len(url)
 
-    parameters = dict(max_queries=300, random_state=0, verbose=0, checkpoint=tmp_path / "journal")
+    parameters = dict(prompter="basis", max_queries=300, random_state=0, verbose=0, checkpoint=tmp_path / "journal")
     fit = lambda service: BlackVIPClassifier(service, "{}", **parameters).fit(X, y)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -311,7 +311,7 @@ def test_new_code_is_told_once_and_loses_nothing(tmp_path):
     np.testing.assert_array_equal(scores, 2 * answer(IMAGES, 0))
     assert len(told) == 1
     X, y = make_stripes(20)
-    clf = BlackVIPClassifier(first, "{}", head=None, max_queries=300, random_state=0, verbose=0)
+    clf = BlackVIPClassifier(first, "{}", prompter="basis", head=None, max_queries=300, random_state=0, verbose=0)
     clf.set_params(checkpoint=tmp_path / "journal")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning)

@@ -69,7 +69,7 @@ def compare(
         - "zero-shot", "calibrated", "local-probe", "fused": the baselines without a prompt, all from one fit.
         - "frequency", "blm", "blm+": label mappings from the service's labels, or from the class prompts.
         - "ares", "ares-both": `AReSClassifier`, predicting without and with the service.
-        - "basis": `BlackVIPClassifier` with its defaults.
+        - "basis": `BlackVIPClassifier` with ``prompter="basis"``.
         - "vp-spsa-gc", "vp-spsa", "bar", "bar-spsa-gc", "blackvip", "blackvip-spsa", "blackvip-se",
           "blackvip-se-spsa": the papers' methods, from `blackvip.presets`. "blackvip" uses the encoder "pca", which
           needs no weights. "blackvip-scratch", "blackvip-mae" and "blackvip-in21k" use other encoders; the last two

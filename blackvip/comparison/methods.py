@@ -112,7 +112,7 @@ def make_method(
     if name in _MAPPINGS:
         return LabelMappedService(score_fn, class_prompts, mapping=name)
     if name == "basis":
-        return BlackVIPClassifier(score_fn, class_prompts)
+        return BlackVIPClassifier(score_fn, class_prompts, prompter="basis")
     if name == "vp-white-box":
         return WhiteBoxClassifier(score_fn, class_prompts, **presets.vp_white_box(dataset))
     if name in _PRESETS:

@@ -245,7 +245,8 @@ class PlansCosts(UsualSettings):
         >>> def service(images, class_prompts):
         ...     return images.mean(axis=(1, 2))
         >>> X, y = np.random.default_rng(0).uniform(size=(60, 8, 8)), np.arange(60) % 3
-        >>> BlackVIPClassifier(service, max_queries=2000).plan(X, y, n_predict=1000, price_per_image=0.0015)
+        >>> clf = BlackVIPClassifier(service, prompter="basis", max_queries=2000)
+        >>> clf.plan(X, y, n_predict=1000, price_per_image=0.0015)
                           images  calls  price
         fit, at most       1,976     60   2.96
           baselines           60      1   0.09
