@@ -33,7 +33,7 @@ from .training.callbacks import CallbackSupportMixin
 from .training.costs import PlansCosts
 from .training.features import TrainingFeatures, row_batches
 from .training.ladder import ClimbsLadder, Rung
-from .training.loop import TrainingResult, decided, judged_log_scores, train
+from .training.loop import TrainingResult, decided, judged_columns, train
 from .training.monitoring import Monitor
 from .training.objective import Objective
 from .training.setup import Run, RunSettings, Streams, generator_of, prepare, seed_of
@@ -59,8 +59,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
         shape (n, n_classes); higher is better. A score that the service does not give is NaN, or missing in a dict
         from class prompt to score. See `blackvip.scorers.contract`, also for what it may declare as attributes.
     class_prompts : str, dict, Series or sequence of str, default="{}"
-        A template in which ``{}`` becomes the class's name, a dict (or a Series with an index) from label to prompt,
-        or one prompt per class in the order of `classes_`. See `EncodedClassPrompts` for meta-estimators.
+        A template in which ``{}`` becomes the class's name, a dict (or a Series) from label to prompt, or prompts in
+        the order of `classes_`; a list of templates, or of prompts, stands for several. See also `EncodedClassPrompts`.
     prompter : {"basis", "auto", "coordinator", "autocontrast", ...} or Prompter, default="basis"
         "basis": `PromptBasis`, which has fourteen parameters. "auto": the ladder, which tries image corrections first,
         then the basis on the best one, and ends when nothing more helps. "coordinator": the paper's `Coordinator`, see
@@ -131,8 +131,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
     ----------
     classes_ : ndarray of shape (n_classes,)
         Class labels, in the order of the scores.
-    class_prompts_ : list of str
-        One per class.
+    class_prompts_ : list of str, or list of list of str
+        One per class; a list of them per class if a class has several.
     prompter_ : Prompter
         The trained prompter; ``prompter_.transform(X)`` draws prompts and asks no service. `coordinator_` is an alias.
     prompt_used_ : bool
@@ -232,7 +232,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
     def __init__(
         self,
         score_fn: ScoreFunction,
-        class_prompts: str | Mapping[Any, str] | Sequence[str] = "{}",
+        class_prompts: str | Mapping[Any, Any] | Sequence[Any] = "{}",
         *,
         prompter: str | Prompter = "basis",
         optimizer: Literal["spsa-gc", "spsa", "cma-es"] | Optimizer = "spsa-gc",
@@ -420,25 +420,24 @@ shape (n, n_features); or sequence of images, paths or encoded files
             objective.features.compute_in(background)
             try:
                 # Zero-shot: one image each.
-                plain = self._plain_log_scores(ledger, data, judged)
+                plain, columns = self._plain_scores(ledger, data, judged)
                 objective.temperature.learn(plain, data.y[judged])
                 run.validation.set_start(plain)
+                answers = data.y[judged], data.weights[judged], local.result(), columns
                 scored = ScoredImages.before_training(
-                    data.y[judged],
-                    data.weights[judged],
-                    local.result(),
+                    *answers,
+                    self._prompt_groups.prompt_classes,
                     held_out=run.validation.is_held_out,
                     block_sizes=tuple(run.probe.block_sizes_),
-                    plain=plain,
                 ).after(self._scored if adds else None)
                 baselines = background.submit(fit_without_prompt, scored, self.head)
                 result = train(run, monitor)
-                scored.prompted[-len(judged) :] = judged_log_scores(result, run, replay)
+                scored.set_prompted(judged_columns(result, run, replay))
             finally:
                 self.n_queries_ = ledger.n_queries + (self.n_queries_ if adds else billed)
 
             # Scores -> probabilities: the prompt or none, and the head that goes with it.
-            last_answers = scored.last_answers(judged, *objective.last_answers.get(ledger.n_classes))
+            last_answers = scored.last_answers(judged, *objective.last_answers.get(ledger.n_columns))
             without, decision = decided(result, baselines, scored, last_answers, self.head, self.guard)
             self._store(run, result, decision, adds)
             self.baselines_, self._scored, self._rng = without.baselines, scored, rng

@@ -24,7 +24,7 @@ from .heads.decision import Decision, check_head_fits
 from .heads.judging import HeadResult
 from .heads.leaderboard import leaderboard
 from .heads.scored import ScoredImages
-from .inputs.class_prompts import CLASS_PROMPTS, make_class_prompts
+from .inputs.class_prompts import CLASS_PROMPTS, MADE_PROMPTS, make_prompt_groups
 from .inputs.estimators import PredictsFromLogProba
 from .inputs.images import IMAGE_SHAPE, Images
 from .inputs.labels import CLASS_WEIGHT, check_classes, check_labels, class_indices
@@ -45,7 +45,7 @@ from .scorers import ScoreFormat
 from .scorers.connection import ReachesService
 from .scorers.labels.mapping import LabelMapping
 from .scorers.memory import AnswerMemory
-from .scorers.scoring import log_scores_of
+from .scorers.scoring import score_columns_of
 from .scorers.wrappers import scorer_name
 from .training.loop import TERMINATION_REASONS, TrainingResult
 from .training.progress import ProgressBar
@@ -132,7 +132,7 @@ class PromptedClassifier(
     }
     saved_attributes = {
         "classes_": Labels(),
-        "class_prompts_": ListOf(text()),
+        "class_prompts_": MADE_PROMPTS,
         "prompter_": Object(Prompter),
         "prompt_used_": BOOL,
         "head_": Object(Head),
@@ -190,6 +190,7 @@ class PromptedClassifier(
         expect(in_order, "classes_ are not sorted, or few")
         n_prompts = len(self.class_prompts_)
         expect(n_prompts == n_classes, f"there are {n_prompts} class prompts; expected {n_classes}")
+        expect(all(self.class_prompts_), "a class has no class prompt")
         expect(
             mapping is None or mapping.class_prompts == self.class_prompts_, "label_mapping_ is for other class prompts"
         )
@@ -211,17 +212,15 @@ class PromptedClassifier(
         encoder, scored = self.probe_encoder_, self._scored
         encoder.check_image_size(self.image_format_.height, self.image_format_.width)
         expect(encoder.is_frozen, "probe_encoder_ is not frozen")
-        n_features, n_images = encoder.n_features_out_, len(scored.y)
-        expect(scored.features.shape[1] == n_features, f"_scored has not the encoder's {n_features} features")
-        expect(scored.plain.shape[1] == n_classes and n_images > 0, "_scored is not of these classes")
-        expect(int(scored.y.max()) < n_classes, "_scored has an unknown class")
-        block_sizes = tuple(encoder.block_sizes_)
-        own = tuple(scored.block_sizes)
-        expect(own == block_sizes, f"_scored has blocks of {own} features; expected {block_sizes}")
-        self.head_.check_layout(n_classes, n_classes if self.head_.needs_scores else 0, block_sizes)
+        block_sizes, prompt_classes = tuple(encoder.block_sizes_), self._prompt_groups.prompt_classes
+        scored.check_layout(n_classes, prompt_classes, block_sizes, encoder.n_features_out_)
+        heads = {"head_": self.head_, **{name: result.head for name, result in self.baselines_.items()}}
+        for name, head in heads.items():
+            expect(head.n_deviations in (0, len(prompt_classes)), "a head is of other class prompts")
+            asks = head.needs_scores if name == "head_" else name != "local_probe"
+            head.check_layout(n_classes, n_classes + head.n_deviations if asks else 0, block_sizes)
         for name, result in self.baselines_.items():
-            result.head.check_layout(n_classes, 0 if name == "local_probe" else n_classes, block_sizes)
-            fits = result.held_out.shape == (n_images, n_classes)
+            fits = result.held_out.shape == (len(scored.y), n_classes)
             expect(fits, f"baselines_ has another number of images in {name}")
 
     @property
@@ -347,18 +346,18 @@ class PromptedClassifier(
             draws = [None, self.prompter_.draw] if self.prompt_used_ else [None]
             rows, budget = np.arange(len(images)), len(draws) * len(images)
             with self._prediction_ledger(budget) as ledger:
-                found = [log_scores_of(ledger, images, rows, draw) for draw in draws]
+                found = [score_columns_of(ledger, images, rows, draw) for draw in draws]
             n_queries, seconds = ledger.n_queries, ledger.seconds
         else:
-            found = [self._log_scores_from(given, len(images)) for given in scores]
-        plain, prompted = found[0], found[-1]
+            found = [self._score_columns_from(given, len(images)) for given in scores]
+        plain, prompted = (columns[:, : len(self.classes_)] for columns in (found[0], found[-1]))
         labels = {}
         if heads:
             labels = {
-                name: self._labels_by(baseline.head, plain, features) for name, baseline in self.baselines_.items()
+                name: self._labels_by(baseline.head, found[0], features) for name, baseline in self.baselines_.items()
             }
             labels["prompt"] = self.classes_[prompted.argmax(axis=1)]
-            labels["classifier"] = self._labels_by(self.head_, prompted, features)
+            labels["classifier"] = self._labels_by(self.head_, found[-1], features)
         return PromptComparison(images, y, plain, prompted, n_queries, seconds, labels)
 
     @property
@@ -374,7 +373,7 @@ class PromptedClassifier(
         data = self._read_training_set(X, y, sample_weight, classes, known)
         self.label_mapping_ = self.label_mapping_ if known else None
         self.classes_, self.n_skipped_ = data.classes, data.n_skipped
-        self.class_prompts_ = make_class_prompts(self.class_prompts, data.classes, data.names)
+        self.class_prompts_ = make_prompt_groups(self.class_prompts, data.classes, data.names).class_prompts
         rows = rows_to_judge(data.y, np.random.default_rng(0))
         y, weights = data.y[rows], data.weights[rows]
         if adds:
@@ -409,9 +408,10 @@ class PromptedClassifier(
 
     def _fingerprint(self) -> str:
         """Twelve digits that identify the prompt and the head."""
-        n_scores, n_features = len(self.classes_), sum(self.probe_encoder_.block_sizes_)
-        features = np.zeros((n_scores, n_features))
-        log_proba = self.head_.predict_log_proba_of(-np.eye(n_scores), features, n_scores).round(6)
+        n_classes, n_features = len(self.classes_), sum(self.probe_encoder_.block_sizes_)
+        n_columns = n_classes + len(self._prompt_groups.prompt_classes)
+        features = np.zeros((n_columns, n_features))
+        log_proba = self.head_.predict_log_proba_of(-np.eye(n_columns), features, n_classes).round(6)
         parts = [*self.prompter_.frozen_state, log_proba, self.class_prompts_]
         return hashlib.sha256(json.dumps(describe(parts)).encode()).hexdigest()[:12]
 

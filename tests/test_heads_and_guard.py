@@ -252,7 +252,7 @@ class Fixed:
     def __init__(self, y):
         self.y, self.billed = y, 0
 
-    def log_scores(self, w, rows):
+    def score_columns(self, w, rows):
         self.billed += len(rows)
         return w[0] * np.eye(3)[self.y[rows]]
 
@@ -279,10 +279,10 @@ def test_validation_remembers_the_best_and_bills_no_image_twice():
     assert not validation.exhausted
     np.testing.assert_array_equal(validation.best_w, [3.0])
     before = prompted.billed
-    log_scores = validation.judged_log_scores(validation.best_w)
+    log_scores = validation.judged_columns(validation.best_w)
     assert prompted.billed - before == 9
     np.testing.assert_array_equal(log_scores, 3 * np.eye(3)[y])
-    validation.judged_log_scores(np.array([5.0]))
+    validation.judged_columns(np.array([5.0]))
     assert prompted.billed - before == 9 + 12
     validation.check(np.array([1.0]))
     assert validation.exhausted
@@ -293,7 +293,7 @@ def test_validation_judges_scores_at_their_own_temperature():
     scores, y = scores_with(1.5)
     for temperature, same in ((None, True), (1.0, False)):
         prompted, learned = Fixed(y), Temperature(temperature)
-        prompted.log_scores = lambda w, rows: w[0] * scores[rows]
+        prompted.score_columns = lambda w, rows: w[0] * scores[rows]
         validation = validation_of(prompted, learned, np.arange(90), np.arange(0, 90, 2), n_checks=4)
         sure, unsure = (validation.check(np.array([w]))["validation_loss"] for w in (10.0, 1.0))
         assert (sure == pytest.approx(unsure, abs=0.02)) == same

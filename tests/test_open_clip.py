@@ -104,6 +104,24 @@ def test_logits_are_those_of_open_clips_own_preprocessing_and_forward_pass(check
         assert np.allclose(expected.mean(), -7, atol=4)
 
 
+def test_a_fit_with_several_prompts_per_class_starts_from_clips_ensemble(checkpoints):
+    """The mean logit is the ensemble's, times the length of the mean of the normalised embeddings."""
+    name, images, y = "blackvip-clip", some_images(8), np.arange(8) % 2
+    prompts = {0: ["a cat", "a photo of a cat", "my cat"], 1: ["a dog"]}
+    scorer = OpenCLIPScorer(name, checkpoints[name], device="cpu")
+    clf = BlackVIPClassifier(scorer, prompts, prompter="invert", max_queries=16, verbose=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        clf.fit(images, y)
+    ensembles = logits_by_open_clip(name, checkpoints[name], images, list(prompts.values()))
+    model, tokenizer = open_clip.create_model(name, str(checkpoints[name])).eval(), open_clip.get_tokenizer(name)
+    with torch.no_grad():
+        embedded = [model.encode_text(tokenizer(texts), normalize=True).double() for texts in prompts.values()]
+    lengths = [float(embeddings.mean(dim=0).norm()) for embeddings in embedded]
+    assert 0 < lengths[0] < 1
+    np.testing.assert_allclose(clf.scored_images_.plain, ensembles * lengths, atol=1e-4)
+
+
 def test_a_prompt_ensemble_averages_normalised_embeddings(checkpoints):
     name, images = "blackvip-clip", some_images(3)
     templates = ["a photo of a {}.", "a drawing of a {}, and of another {}", "{}"]

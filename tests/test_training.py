@@ -168,7 +168,7 @@ def test_start_costs_what_plain_images_cost(objective):
     loss = cross_entropy(plain, objective.y).mean()
     assert objective.candidate_losses(np.zeros((1, 14)), rows)[0] == pytest.approx(loss)
     prompted = PromptedImages(objective.features, objective.ledger, 0.8)
-    np.testing.assert_array_equal(prompted.log_scores(np.zeros(14), rows), plain)
+    np.testing.assert_array_equal(prompted.score_columns(np.zeros(14), rows), plain)
 
 
 def test_batches_use_every_image_once_before_any_twice():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from typing import Any
@@ -19,13 +19,14 @@ from ..encoders.by_name import make_frozen_encoder
 from ..heads.baselines import fit_baselines
 from ..heads.scored import ScoredImages
 from ..inputs.class_names import class_names
-from ..inputs.class_prompts import make_class_prompts
+from ..inputs.class_prompts import make_class_prompts, make_prompt_groups
 from ..inputs.estimators import PredictsFromLogProba
 from ..inputs.images import Images
 from ..inputs.labels import class_indices
+from ..inputs.prompt_groups import ClassPrompts, PromptGroups
 from ..inputs.reading import ReadsImages, most_to_fit, pixel_batches
 from ..scorers.formats import SCORE_TYPES
-from ..scorers.labels.scorer import LabelMappedScorer, learning_scorer
+from ..scorers.labels.scorer import LabelMappedScorer, learning_scorer, refuse_several_prompts
 from ..scorers.wrappers import IsScoreFunction, innermost
 from .service import Service
 
@@ -37,7 +38,7 @@ class _ReadsTrainingSet(ReadsImages):
 
     class_prompts: Any
     classes_: np.ndarray
-    class_prompts_: list[str]
+    class_prompts_: ClassPrompts
     #: `fit` bills one image per training image, whatever the budget is.
     fixed_cost = True
 
@@ -46,8 +47,11 @@ class _ReadsTrainingSet(ReadsImages):
         names = class_names(X, y)
         images, y = self._learn_labelled(X, y)
         self.classes_ = np.unique(y)
-        self.class_prompts_ = make_class_prompts(self.class_prompts, self.classes_, names)
+        self.class_prompts_ = self._class_prompts(names)
         return images, class_indices(y, self.classes_)
+
+    def _class_prompts(self, names: Mapping[Any, str]) -> ClassPrompts:
+        return make_class_prompts(self.class_prompts, self.classes_, names)
 
 
 class ServiceBaselines(_ReadsTrainingSet, BaseEstimator):
@@ -95,13 +99,16 @@ class ServiceBaselines(_ReadsTrainingSet, BaseEstimator):
         encoder = make_frozen_encoder(self.local_encoder)
         sample = np.linspace(0, len(images) - 1, min(len(images), most_to_fit(self.image_format_))).astype(int)
         self.probe_encoder_ = encoder.fit_pixels(images.pixels(sample))
-        learning = learning_scorer(self.score_fn)
-        asked_for = self.class_prompts_ if learning is None else learning.service_labels
-        service = Service(self.score_fn, asked_for, self.score_type, self.images_per_call)
+        learning, groups = learning_scorer(self.score_fn), PromptGroups.of(self.class_prompts_)
+        if groups.several:
+            refuse_several_prompts(self.score_fn)
+        asked_for = groups.prompts if learning is None else learning.service_labels
+        several = groups if groups.several else None
+        service = Service(self.score_fn, asked_for, self.score_type, self.images_per_call, groups=several)
         answer = service.score(images, self._encode, index)
         mapping, plain, weights = None, answer.log_scores, np.ones(len(index))
         if learning is not None:
-            mapping = learning.fit_labels(plain, index, self.class_prompts_, weights)
+            mapping = learning.fit_labels(plain, index, groups.prompts, weights)
             plain = mapping.log_scores(plain)
         self.service_ = replace(service, score_format=answer.score_format, label_mapping=mapping)
         self.n_queries_ = answer.n_queries
@@ -112,9 +119,13 @@ class ServiceBaselines(_ReadsTrainingSet, BaseEstimator):
             held_out=np.zeros(len(index), dtype=bool),
             block_sizes=tuple(self.probe_encoder_.block_sizes_),
             plain=plain,
+            prompt_classes=groups.prompt_classes,
         )
         self.baselines_ = fit_baselines(scored.without_prompt())
         return self
+
+    def _class_prompts(self, names: Mapping[Any, str]) -> ClassPrompts:
+        return make_prompt_groups(self.class_prompts, self.classes_, names).class_prompts
 
     def log_probas(self, X: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Log probabilities of images by some of the baselines.
@@ -211,11 +222,11 @@ class LabelMappedService(_ReadsTrainingSet, PredictsFromLogProba, BaseEstimator)
             scorer = copy.copy(labelled).set_params(mapping=self.mapping)
             labels = scorer.service_labels
         else:
-            labels = self.class_prompts_
+            labels = PromptGroups.of(self.class_prompts_).prompts
             scorer = LabelMappedScorer(self.score_fn, labels, self.mapping, text_weight=0.0)
         service = Service(self.score_fn, labels, self.score_type, self.images_per_call)
         answer = service.score(images, y=index)
-        mapping = scorer.fit_labels(answer.log_scores, index, self.class_prompts_)
+        mapping = scorer.fit_labels(answer.log_scores, index, PromptGroups.of(self.class_prompts_).prompts)
         self.service_ = replace(service, score_format=answer.score_format, label_mapping=mapping)
         self.n_queries_ = answer.n_queries
         return self

@@ -17,7 +17,7 @@ from joblib import Parallel, delayed
 from ..displays.drawing import load_pyplot
 from ..exceptions import BudgetError, PromptNotUsedWarning
 from ..inputs.class_names import class_names
-from ..inputs.class_prompts import make_class_prompts
+from ..inputs.class_prompts import make_prompt_groups
 from ..inputs.labels import check_same_type, labels_of
 from ..scorers import SharedBudget
 from ..training.progress import ProgressBar
@@ -135,8 +135,8 @@ def compare(
     """
     budgets = _checked_numbers([max_queries] if isinstance(max_queries, Integral) else max_queries, "max_queries", 1)
     seeds = _checked_numbers(seeds, "seeds", 0)
-    if isinstance(class_prompts, str) and (names := class_names(X, y)):
-        class_prompts = make_class_prompts(class_prompts, np.unique(labels_of(X, y)), names)
+    if isinstance(class_prompts, (str, list)) and (names := class_names(X, y)):
+        class_prompts = make_prompt_groups(class_prompts, np.unique(labels_of(X, y)), names).class_prompts
     y, y_test = labels_of(X, y), labels_of(X_test, y_test)
     check_same_type(y_test, y, "y_test")
     runs = [run for method in prepared(methods, score_fn, class_prompts) for run in _runs(method, budgets, seeds)]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..inputs.images import Images
+from ..inputs.prompt_groups import PromptGroups
 from ..scorers import Ledger, ScoreFormat, ScoreReader
 from ..scorers.labels.mapping import LabelMapping
 from ..scorers.scoring import Encoding, score_images
@@ -21,7 +22,7 @@ class ServiceAnswer(NamedTuple):
     Attributes
     ----------
     log_scores : ndarray of shape (n_images, n_class_prompts)
-        Log scores; with a label mapping, of shape (n_images, n_classes).
+        Log scores; with a label mapping, of shape (n_images, n_classes), and with groups the score columns.
     features : ndarray of shape (n_images, n_features) or None
         Features of the images, if they were encoded on the way.
     n_queries : int
@@ -54,6 +55,8 @@ class Service:
         The format of the scores. None: recognised in the first images' scores.
     label_mapping : LabelMapping or None, default=None
         Maps scores for labels to scores for classes.
+    groups : PromptGroups or None, default=None
+        The prompts of each class, if one of them has several.
     """
 
     score_fn: Any
@@ -62,6 +65,7 @@ class Service:
     images_per_call: int | None = None
     score_format: ScoreFormat | None = None
     label_mapping: LabelMapping | None = None
+    groups: PromptGroups | None = None
 
     def score(self, images: Images, encode: Encoding | None = None, y: np.ndarray | None = None) -> ServiceAnswer:
         """Score images without prompts; bills one image each.
@@ -80,9 +84,8 @@ class Service:
         answer : ServiceAnswer
             Log scores, features and cost.
         """
-        reader = ScoreReader.of(
-            self.score_fn, self.score_type, score_format=self.score_format, label_mapping=self.label_mapping
-        )
+        known = {"score_format": self.score_format, "label_mapping": self.label_mapping, "groups": self.groups}
+        reader = ScoreReader.of(self.score_fn, self.score_type, **known)
         ledger = Ledger(
             self.score_fn,
             self.class_prompts,
@@ -94,7 +97,7 @@ class Service:
             rows = np.arange(len(images))
             _, scores, features = zip(*score_images(ledger, images, rows, encode=encode, score=ledger.scores))
         return ServiceAnswer(
-            reader.learn(np.concatenate(scores), y),
+            reader.score_columns(np.concatenate(scores), y),
             None if encode is None else np.concatenate(features),
             ledger.n_queries,
             # If the service returned no score at all, its format is unknown and does not matter.

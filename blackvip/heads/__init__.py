@@ -3,7 +3,8 @@
 from .base import Head, ServiceHead, log_loss
 from .calibrated import CalibratedHead
 from .classifier import ClassifierHead
-from .fused import FusedHead, LocalProbe
+from .fused import FusedHead
+from .local_probe import LocalProbe
 from .tempered import TemperedHead
 
 __all__ = [

@@ -62,6 +62,7 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
     learns: ClassVar[bool] = True  #: Whether it may predict other classes than the service.
     min_classes: ClassVar[int] = 1  #: Classes that must have images.
     min_images: ClassVar[int] = 1  #: Images that each of these classes must have.
+    n_deviations: int = 0  #: Score columns that it takes beyond those of the classes, see `with_deviations`.
     fallback: ClassVar[type[Head] | None] = None  #: Used where there are too few images. None: `ServiceHead`.
 
     saved_attributes = {"classes_": Array(("n_classes",), "int64", low=0)}
@@ -226,6 +227,21 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
             If it cannot be fitted to them.
         """
 
+    def with_deviations(self, prompt_classes: tuple[int, ...]) -> list[Head]:
+        """Make unfitted copies that also use the scores of the single prompts, where classes have several.
+
+        Parameters
+        ----------
+        prompt_classes : tuple of int
+            Class index of each prompt whose deviation is a score column, see `PromptGroups.columns`.
+
+        Returns
+        -------
+        heads : list of Head
+            The copies, the simplest first; empty if the head uses the log scores of the classes alone.
+        """
+        return []
+
     def inputs(self, log_scores: np.ndarray, features: np.ndarray | None) -> np.ndarray:
         """Make X from log scores and features, as far as the head needs them.
 
@@ -267,8 +283,8 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
 
         Parameters
         ----------
-        log_scores : ndarray of shape (n_images, n_scores)
-            Log scores of the service.
+        log_scores : ndarray of shape (n_images, n_classes or more)
+            Log scores of the classes, then the deviations of their prompts, which only some heads take.
         features : ndarray of shape (n_images, n_features) or None
             Features of the local encoder.
         n_classes : int
@@ -279,6 +295,7 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
         log_proba : ndarray of shape (n_images, n_classes)
             A class that the head has not seen gets the lowest probability.
         """
+        log_scores = log_scores[:, : n_classes + self.n_deviations]
         return self._of_all_classes(self.predict_log_proba(self.inputs(log_scores, features)), n_classes)
 
     def _of_all_classes(self, log_proba: np.ndarray, n_classes: int) -> np.ndarray:

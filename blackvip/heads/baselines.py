@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from .base import ServiceHead
 from .calibrated import CalibratedHead
-from .fused import FusedHead, LocalProbe
+from .fused import FusedHead
 from .judging import HeadResult, judge
+from .local_probe import LocalProbe
 from .scored import LabelledScores
 
 __all__ = ["fit_baselines"]

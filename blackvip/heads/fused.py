@@ -6,8 +6,6 @@ trained on scores that are already paid for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
@@ -19,66 +17,19 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..inputs.labels import check_labels, training_weights
 from ..persistence.arrays import Array
-from ..persistence.fields import NONE, ListOf, OneOf, integer, number
+from ..persistence.fields import NONE, ListOf, Maybe, OneOf, integer, number
 from ..persistence.format import expect
 from .base import Auto, Head
 from .calibrated import CalibratedHead
+from .probes import LEAST_LOG_PROBA, PROBE_C, PROBE_FOLDS, Probes, fit_probes
+from .prompt_weights import PromptWeights, fit_prompt_weights
 from .scored import LabelledScores, LastAnswers
 from .stack import Examples, StackWeights, choose_strength
 
-__all__ = ["FusedHead", "LocalProbe", "Probes", "fit_probes"]
+__all__ = ["FusedHead"]
 
-_MIN_LOG_PROBA = -15.0  # of a probe: a confident mistake should not outvote all other experts
-_C, _N_FOLDS = 30.0, 5  # of the probes
-
-
-@dataclass
-class Probes:
-    """Multinomial logistic regressions, one on each block of features.
-
-    Attributes
-    ----------
-    coef : ndarray of shape (n_classes, n_features)
-        Weights. Each block has its columns.
-    intercept : ndarray of shape (n_blocks, n_classes)
-    held_out : ndarray of shape (n_blocks, n_images, n_classes)
-        Cross-validated log probabilities of the training images, at least -15.
-    """
-
-    coef: np.ndarray
-    intercept: np.ndarray
-    held_out: np.ndarray
-
-
-def fit_probes(
-    blocks: Sequence[np.ndarray], index: np.ndarray, weights: np.ndarray, C: float = _C, n_folds: int = _N_FOLDS
-) -> Probes:
-    """Fit a probe to each block of features.
-
-    Parameters
-    ----------
-    blocks : sequence of ndarray of shape (n_images, n_features_of_block)
-        Features.
-    index : ndarray of shape (n_images,)
-        Class indices.
-    weights : ndarray of shape (n_images,)
-        Weights of the images.
-    C : float, default=30.0
-        Inverse regularisation strength.
-    n_folds : int, default=5
-        Maximum number of folds.
-    """
-    probes, held_out = [], []
-    for block in blocks:
-        probe = CalibratedHead(Cs=(C,), n_folds=n_folds, standardize=False)
-        held_out.append(np.maximum(probe.fit_held_out(block, index, weights), _MIN_LOG_PROBA))
-        probes.append(probe)
-    n_classes = len(np.unique(index))
-    return Probes(
-        np.hstack([np.empty((n_classes, 0)), *(probe.coef_ for probe in probes)]),
-        np.array([probe.intercept_ for probe in probes]).reshape(-1, n_classes),
-        np.array(held_out).reshape(-1, len(index), n_classes),
-    )
+# Score columns and classes beyond which single prompts get weights for their own class alone.
+_MOST_PROMPT_WEIGHTS = 5_000
 
 
 class FusedHead(Head, name="fused", auto=Auto(rank=0)):
@@ -102,6 +53,12 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
     scores_of_classes : bool, default=True
         Whether score column k belongs to the label k. The service's own probabilities of the labels are then an
         expert of the stack. It has no effect unless all labels in y are numbers of score columns.
+    prompt_classes : tuple of int or None, default=None
+        Score column of the class of each class prompt whose deviation from its class is a score column, too, to the
+        right of those of the classes, see `PromptGroups.columns`. The weighted prompts are then an expert of the
+        stack. None: there are no deviations.
+    across_classes : bool, default=False
+        Whether deviations also count for other classes than their own.
 
     Attributes
     ----------
@@ -121,6 +78,9 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         Intercepts.
     n_features_in_ : int
         Number of columns of X.
+    prompt_alpha_, prompt_coef_, prompt_intercept_ : float, ndarray of shape (n_classes, n_scores), (n_classes,)
+        Non-negative weight of the weighted prompts' log probabilities, and what makes these of the scores (B26). Only
+        with `prompt_classes`.
     strength_ : float
         The chosen regularisation strength.
     tau_ : float
@@ -163,8 +123,14 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         "strengths": ["array-like"],
         "n_folds": [Interval(Integral, 1, None, closed="left")],
         "scores_of_classes": ["boolean"],
+        "prompt_classes": [None, "array-like"],
+        "across_classes": ["boolean"],
     }
-    saved_parameters = {"block_sizes": OneOf(NONE, ListOf(integer(1))), "strengths": ListOf(number())}
+    saved_parameters = {
+        "block_sizes": OneOf(NONE, ListOf(integer(1))),
+        "strengths": ListOf(number()),
+        "prompt_classes": OneOf(NONE, ListOf(integer(0))),
+    }
     saved_attributes = {
         "alpha_": Array(("n_blocks",), low=0),
         "block_coef_": Array(("n_classes", "n_features")),
@@ -173,6 +139,9 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         "coef_": Array(("n_classes", "n_scores")),
         "intercept_": Array(("n_classes",)),
         "n_features_in_": integer(1),
+        "prompt_alpha_": Maybe(number(low=0)),
+        "prompt_coef_": Maybe(Array(("n_classes", "n_scores"))),
+        "prompt_intercept_": Maybe(Array(("n_classes",))),
         "strength_": number(),
         "tau_": number(low=0),
     }
@@ -183,7 +152,11 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         # The sum is one of floats, since sizes that a file makes up may overflow an integer.
         expect(float(self.block_sizes_.sum(dtype=float)) == n_features, "block_sizes_ do not fit block_coef_")
         expect(self.n_features_in_ == n_scores + n_features, "a head's n_features_in_ does not fit its coefficients")
-        expect(self.tau_ == 0 or self.classes_[-1] < n_scores, "a head has a tau_, but no scores of its classes")
+        n_class_scores = n_scores - self.n_deviations
+        expect(n_class_scores >= 0, "a head has more prompt_classes than scores")
+        expect(self.tau_ == 0 or self.classes_[-1] < n_class_scores, "a head has a tau_, but no scores of its classes")
+        has_weights = [hasattr(self, name) for name in ("prompt_alpha_", "prompt_coef_", "prompt_intercept_")]
+        expect(set(has_weights) == {self.prompt_classes is not None}, "prompt_classes do not fit a head's attributes")
 
     def check_layout(self, n_classes: int, n_scores: int, block_sizes: tuple[int, ...]) -> None:
         own = tuple(self.block_sizes_.tolist())
@@ -195,10 +168,12 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         self,
         n_scores: int | None = None,
         block_sizes: tuple[int, ...] | None = None,
-        C: float = _C,
+        C: float = PROBE_C,
         strengths: tuple[float, ...] = (0.3, 1, 3, 10, 30, 100),
-        n_folds: int = _N_FOLDS,
+        n_folds: int = PROBE_FOLDS,
         scores_of_classes: bool = True,
+        prompt_classes: tuple[int, ...] | None = None,
+        across_classes: bool = False,
     ):
         self.n_scores = n_scores
         self.block_sizes = block_sizes
@@ -206,6 +181,8 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         self.strengths = strengths
         self.n_folds = n_folds
         self.scores_of_classes = scores_of_classes
+        self.prompt_classes = prompt_classes
+        self.across_classes = across_classes
 
     @property
     def needs_scores(self) -> bool:  # type: ignore[override]
@@ -228,6 +205,32 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
             The copy.
         """
         return clone(self).set_params(n_scores=n_scores if self.needs_scores else 0, block_sizes=block_sizes)
+
+    @property
+    def n_deviations(self) -> int:  # type: ignore[override]
+        """Number of score columns that are deviations of class prompts."""
+        return 0 if self.prompt_classes is None else len(self.prompt_classes)
+
+    def with_deviations(self, prompt_classes: tuple[int, ...]) -> list[Head]:
+        """Make a copy that weights the prompts of each class, and one in which they also count for other classes.
+
+        Parameters
+        ----------
+        prompt_classes : tuple of int
+            Class index of each prompt whose deviation is a score column.
+
+        Returns
+        -------
+        heads : list of FusedHead
+            The second one is left out where it would have too many weights.
+        """
+        n_scores = self.n_scores + len(prompt_classes) if self.n_scores is not None else None
+        twins = [
+            clone(self).set_params(n_scores=n_scores, prompt_classes=prompt_classes, across_classes=across)
+            for across in (False, True)
+        ]
+        n_weights = len(prompt_classes) * (len(prompt_classes) if self.n_scores is None else self.n_scores)
+        return list(twins if n_weights <= _MOST_PROMPT_WEIGHTS else twins[:1])
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> FusedHead:
         """Fit the probes, choose the regularisation strength, and fit the stack.
@@ -317,10 +320,14 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         weights, experts = list(self.alpha_), []
         coefs = np.split(self.block_coef_, np.cumsum(self.block_sizes_)[:-1], axis=1)
         for block, coef, intercept in zip(self._blocks(X), coefs, self.block_intercept_):
-            experts.append(np.maximum(log_softmax(block @ coef.T + intercept, axis=1), _MIN_LOG_PROBA))
+            experts.append(np.maximum(log_softmax(block @ coef.T + intercept, axis=1), LEAST_LOG_PROBA))
+        if self.prompt_classes is not None:
+            prompts = PromptWeights(self.prompt_coef_, self.prompt_intercept_)
+            weights.append(self.prompt_alpha_)
+            experts.append(np.maximum(prompts.log_proba(scores), LEAST_LOG_PROBA))
         if self.tau_:
             weights.append(self.tau_)
-            experts.append(log_softmax(scores, axis=1)[:, self.classes_])
+            experts.append(log_softmax(self._of_classes(scores), axis=1)[:, self.classes_])
         stacked = np.array(experts).reshape(-1, len(X), len(self.classes_))
         return StackWeights(np.array(weights), self.coef_, self.intercept_).log_proba(stacked, scores)
 
@@ -349,21 +356,52 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         if last_answers is not None:
             rows, scores = np.concatenate([rows, last_answers[0]]), np.concatenate([scores, last_answers[1]])
         experts = [log_proba[rows] for log_proba in probes.held_out]
-        if self._has_scores_of_classes(scores.shape[1]):
-            experts.append(log_softmax(scores, axis=1)[:, self.classes_])
-        return Examples(np.array(experts).reshape(-1, len(rows), len(self.classes_)), scores, rows, index, weights)
+        of_classes = self._of_classes(scores)
+        if self.prompt_classes is not None:
+            held_out = self._fit_prompt_weights(Examples(np.empty(0), scores, rows, index, weights))
+            experts.append(np.maximum(held_out, LEAST_LOG_PROBA))
+            scores = scores if self.across_classes else of_classes
+        if self._has_scores_of_classes(of_classes.shape[1]):
+            experts.append(log_softmax(of_classes, axis=1)[:, self.classes_])
+        stacked = np.array(experts).reshape(-1, len(rows), len(self.classes_))
+        n_deviations = scores.shape[1] - of_classes.shape[1]
+        return Examples(stacked, scores, rows, index, weights, n_deviations)
+
+    def _fit_prompt_weights(self, examples: Examples) -> np.ndarray:
+        """Set the fitted attributes of the weighted prompts; return their held-out log probabilities (n_rows, ...)."""
+        n_class_scores = examples.scores.shape[1] - self.n_deviations
+        if not set(self.classes_.tolist()) <= set(range(n_class_scores)):
+            raise ValueError(
+                f"prompt_classes were given, but the labels {self.classes_.tolist()} are not numbers of the "
+                f"{n_class_scores} score columns of the classes; expected class indices in y."
+            )
+        owners, n_folds = self.prompt_classes or (), self._n_folds(examples)
+        found, held_out = fit_prompt_weights(examples, self.classes_, owners, n_folds)
+        self.prompt_coef_, self.prompt_intercept_ = found
+        return held_out
+
+    def _n_folds(self, examples: Examples) -> int:
+        return int(min(self.n_folds, np.bincount(examples.index).min()))
+
+    def _of_classes(self, scores: np.ndarray) -> np.ndarray:
+        """Select the score columns of the classes, without the deviations of their prompts."""
+        return scores[:, : scores.shape[1] - self.n_deviations]
 
     def _fit_stack(self, examples: Examples, probes: Probes) -> np.ndarray:
         """Set the fitted attributes; return the held-out log probabilities of the images (n_images, n_classes)."""
         n_scores, n_images = examples.scores.shape[1], len(examples.index)
         # Without scores all strengths are the same.
         strengths = sorted(self.strengths) if n_scores else self.strengths[:1]
-        n_folds = int(min(self.n_folds, np.bincount(examples.index).min()))
-        self.strength_, held_out = choose_strength(examples, strengths, n_folds)
+        self.strength_, held_out = choose_strength(examples, strengths, self._n_folds(examples))
         of_experts, self.coef_, self.intercept_ = examples.stack(np.arange(n_images)).fit(self.strength_)
         self.block_coef_, self.block_intercept_ = probes.coef, probes.intercept
-        self.alpha_ = of_experts[: len(probes.held_out)]
-        self.tau_ = float(of_experts[-1]) if self._has_scores_of_classes(n_scores) else 0.0
+        self.alpha_, others = np.split(of_experts, [len(probes.held_out)])
+        if self.prompt_classes is not None:
+            self.prompt_alpha_ = float(others[0])
+            # Columns that the stack does not use have weights of zero.
+            self.coef_ = np.pad(self.coef_, [(0, 0), (0, self.prompt_coef_.shape[1] - n_scores)])
+        has_tau = self._has_scores_of_classes(n_scores - examples.n_deviations)
+        self.tau_ = float(others[-1]) if has_tau else 0.0
         return held_out
 
     def _has_scores_of_classes(self, n_scores: int) -> bool:
@@ -388,39 +426,3 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         """Split off the columns (n_images, n_features_of_block) of each block."""
         ends = X.shape[1] - self.block_sizes_.sum() + np.cumsum(self.block_sizes_)
         return [X[:, end - size : end] for size, end in zip(self.block_sizes_, ends)]
-
-
-class LocalProbe(FusedHead):
-    """Stack of probes on local features alone; it needs no service.
-
-    Parameters
-    ----------
-    block_sizes : tuple of int or None, default=None
-        Number of columns of each block of features. None: all columns are one block.
-    C : float, default=30.0
-        Inverse regularisation strength of the blocks' probes. The features of a block should have a norm of about 1.
-    n_folds : int, default=5
-        Maximum number of folds; at most the number of images in the smallest class.
-
-    Attributes
-    ----------
-    alpha_, block_coef_, block_intercept_, block_sizes_, classes_, intercept_, n_features_in_
-        As in `FusedHead`, whose further attributes are empty or have no effect.
-
-    See Also
-    --------
-    FusedHead : Stack of the service's log scores and of such probes.
-    """
-
-    n_scores = 0
-    strengths = (1.0,)
-    scores_of_classes = False
-
-    def __init__(self, block_sizes: tuple[int, ...] | None = None, C: float = _C, n_folds: int = _N_FOLDS):
-        self.block_sizes = block_sizes
-        self.C = C
-        self.n_folds = n_folds
-
-    def with_layout(self, n_scores: int, block_sizes: tuple[int, ...]) -> Head:
-        """Make an unfitted copy for blocks of features of these sizes."""
-        return clone(self).set_params(block_sizes=block_sizes)

@@ -14,6 +14,8 @@ from .scored import LabelledScores
 
 __all__ = ["HeadResult", "judge"]
 
+_LEAST_GAIN = 1e-3  # of the log loss, in nats, for which single class prompts get weights
+
 
 @dataclass(repr=False)
 class HeadResult(Saveable):
@@ -90,7 +92,22 @@ class HeadResult(Saveable):
 
 
 def judge(head: Head, data: LabelledScores) -> HeadResult:
-    """Fit a copy of a head to scored images, and cross-validate it on them."""
-    fitted = head.with_layout(data.n_classes, data.block_sizes)
-    held_out = fitted.fit_scored(data)
-    return HeadResult(fitted, held_out, held_out.argmax(axis=1) == data.y, log_loss(held_out, data.y), data.weights)
+    """Fit a copy of a head to scored images, and cross-validate it on them.
+
+    If classes have several prompts, a head may use the score of each of them. It does so only if that is clearly
+    better than their means.
+    """
+    laid_out = head.with_layout(data.n_classes, data.block_sizes)
+    twins = laid_out.with_deviations(data.prompt_classes) if data.prompt_classes else []
+    result = _judged(laid_out, data.of_classes())
+    for twin in twins:
+        further = _judged(twin, data)
+        if result.is_worse(further) and result.log_loss - further.log_loss > _LEAST_GAIN:
+            result = further
+    return result
+
+
+def _judged(head: Head, data: LabelledScores) -> HeadResult:
+    """Fit a head, and cross-validate it."""
+    held_out = head.fit_scored(data)
+    return HeadResult(head, held_out, held_out.argmax(axis=1) == data.y, log_loss(held_out, data.y), data.weights)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ..persistence.arrays import Array
-from ..persistence.fields import ListOf, integer
+from ..persistence.fields import NONE, ListOf, OneOf, integer
+from ..persistence.format import expect
 from ..persistence.saveable import Saveable
 
 __all__ = ["LabelledScores", "LastAnswers", "ScoredImages"]
 
-#: Rows of images, and the log scores that these images had with the prompts of training's last steps.
+#: Rows of images, and the score columns that these images had with the prompts of training's last steps.
 LastAnswers = tuple[np.ndarray, np.ndarray]
 
 
@@ -24,7 +25,8 @@ class LabelledScores:
 
     Attributes
     ----------
-    log_scores : ndarray of shape (n_images, n_classes)
+    log_scores : ndarray of shape (n_images, n_classes + n_deviations)
+        Log scores of the classes, then the deviations of their prompts, see `PromptGroups.columns`.
     features : ndarray of shape (n_images, n_features)
         Features of the local encoder.
     block_sizes : tuple of int
@@ -34,12 +36,14 @@ class LabelledScores:
     weights : ndarray of shape (n_images,)
     held_out : ndarray of shape (n_images,), bool
         Whether the prompt was not trained on the image.
-    last_answers : (ndarray of shape (n,), ndarray of shape (n, n_classes)) or None
+    last_answers : (ndarray of shape (n,), ndarray of shape (n, n_classes + n_deviations)) or None
         Rows, and further log scores of these images.
     shared : dict
         Results of `once`.
     prompted : bool
         Whether the scores are those of images with their prompts.
+    prompt_classes : tuple of int
+        Class index of each deviation. Empty: each class has one prompt.
     """
 
     log_scores: np.ndarray
@@ -51,11 +55,18 @@ class LabelledScores:
     last_answers: LastAnswers | None = None
     shared: dict[Hashable, Any] = field(default_factory=dict)
     prompted: bool = False
+    prompt_classes: tuple[int, ...] = ()
 
     @property
     def n_classes(self) -> int:
         """Number of classes, including those without images."""
-        return self.log_scores.shape[1]
+        return self.log_scores.shape[1] - len(self.prompt_classes)
+
+    def of_classes(self) -> LabelledScores:
+        """Select the log scores of the classes, without the deviations of their prompts."""
+        n, answers = self.n_classes, self.last_answers
+        answers = answers if answers is None else (answers[0], answers[1][:, :n])
+        return replace(self, log_scores=self.log_scores[:, :n], last_answers=answers, prompt_classes=())
 
     @property
     def counts(self) -> np.ndarray:
@@ -88,6 +99,10 @@ class ScoredImages(Saveable):
         Log scores without a prompt.
     prompted : ndarray of shape (n_images, n_classes)
         Log scores with the prompt at the end of the run in which the image was added. NaN where they were not scored.
+    prompt_classes : tuple of int
+        Class index of each class prompt that shares its class with others.
+    plain_deviations, prompted_deviations : ndarray of shape (n_images, n_deviations) or None
+        How far the log scores of these class prompts are from those of their classes. None: there are none.
     """
 
     y: np.ndarray
@@ -97,6 +112,9 @@ class ScoredImages(Saveable):
     block_sizes: tuple[int, ...]
     plain: np.ndarray
     prompted: np.ndarray
+    prompt_classes: tuple[int, ...] = ()
+    plain_deviations: np.ndarray | None = None
+    prompted_deviations: np.ndarray | None = None
 
     saved_parameters = {
         "y": Array(("n_images",), "int64", low=0),
@@ -106,23 +124,62 @@ class ScoredImages(Saveable):
         "block_sizes": ListOf(integer(1)),
         "plain": Array(("n_images", "n_classes")),
         "prompted": Array(("n_images", "n_classes"), nan=True),
+        "prompt_classes": ListOf(integer(0)),
+        "plain_deviations": OneOf(NONE, Array(("n_images", "n_deviations"))),
+        "prompted_deviations": OneOf(NONE, Array(("n_images", "n_deviations"), nan=True)),
     }
 
     @classmethod
-    def before_training(cls, y: np.ndarray, weights: np.ndarray, features: np.ndarray, **known: Any) -> ScoredImages:
-        """Make scored images that have no scores with prompts yet."""
-        return cls(y, weights, features=features, prompted=np.full(known["plain"].shape, np.nan), **known)
+    def before_training(
+        cls,
+        y: np.ndarray,
+        weights: np.ndarray,
+        features: np.ndarray,
+        plain: np.ndarray,
+        prompt_classes: tuple[int, ...] = (),
+        **known: Any,
+    ) -> ScoredImages:
+        """Make scored images that have no scores with prompts yet; `plain` has a column for each deviation, too."""
+        n_classes = plain.shape[1] - len(prompt_classes)
+        scored = cls(y, weights, features=features, plain=plain[:, :n_classes], prompted=np.empty(0), **known)
+        if prompt_classes:
+            scored.prompt_classes, scored.plain_deviations = prompt_classes, plain[:, n_classes:]
+            scored.prompted_deviations = np.full((len(y), len(prompt_classes)), np.nan)
+        scored.prompted = np.full(scored.plain.shape, np.nan)
+        return scored
+
+    def check_layout(
+        self, n_classes: int, prompt_classes: tuple[int, ...], block_sizes: tuple[int, ...], n_features: int
+    ) -> None:
+        """Raise a `PersistenceError` if images from a file are not of these classes, class prompts and features."""
+        own = tuple(self.block_sizes)
+        expect(self.features.shape[1] == n_features, f"_scored has not the encoder's {n_features} features")
+        expect(own == block_sizes, f"_scored has blocks of {own} features; expected {block_sizes}")
+        expect(self.plain.shape[1] == n_classes and len(self.y) > 0, "_scored is not of these classes")
+        expect(int(self.y.max()) < n_classes, "_scored has an unknown class")
+        deviations = self.plain_deviations, self.prompted_deviations
+        sizes = {0 if part is None else part.shape[1] for part in deviations}
+        fits = tuple(self.prompt_classes) == prompt_classes and sizes == {len(prompt_classes)}
+        expect(fits, "_scored is not of these class prompts")
+
+    def set_prompted(self, columns: np.ndarray) -> None:
+        """Take the score columns (n, n_classes + n_deviations) that the last n images have with the prompt."""
+        n_classes = self.plain.shape[1]
+        self.prompted[-len(columns) :] = columns[:, :n_classes]
+        if self.prompted_deviations is not None:
+            self.prompted_deviations[-len(columns) :] = columns[:, n_classes:]
 
     def after(self, earlier: ScoredImages | None) -> ScoredImages:
         """Append these rows to those of an earlier run."""
         if earlier is None:
             return self
-        names = ("y", "weights", "held_out", "features", "plain", "prompted")
-        rows = {name: np.concatenate([getattr(earlier, name), getattr(self, name)]) for name in names}
-        return ScoredImages(block_sizes=self.block_sizes, **rows)
+        names = ["y", "weights", "held_out", "features", "plain", "prompted"]
+        names += ["plain_deviations", "prompted_deviations"] if self.prompt_classes else []
+        rows: dict[str, Any] = {name: np.concatenate([getattr(earlier, name), getattr(self, name)]) for name in names}
+        return replace(self, **rows)
 
     def last_answers(self, judged_rows: np.ndarray, rows: np.ndarray, log_scores: np.ndarray) -> LastAnswers:
-        """Find the last run's answers (n, n_classes) to the images that stand here.
+        """Find the last run's answers (n, n_columns) to the images that stand here.
 
         `rows` (n,) counts that run's training images, of which `judged_rows` are the last rows here.
         """
@@ -132,13 +189,17 @@ class ScoredImages(Saveable):
 
     def without_prompt(self) -> LabelledScores:
         """Select the log scores without a prompt."""
-        return self._labelled(self.plain)
+        return self._labelled(self.plain, self.plain_deviations)
 
     def with_prompt(self, last_answers: LastAnswers | None, shared: dict[Hashable, Any]) -> LabelledScores:
         """Select the log scores with the prompt; `shared` comes from `without_prompt`."""
-        return self._labelled(self.prompted, last_answers=last_answers, shared=shared, prompted=True)
+        deviations = self.prompted_deviations
+        return self._labelled(self.prompted, deviations, last_answers=last_answers, shared=shared, prompted=True)
 
-    def _labelled(self, log_scores: np.ndarray, **further: Any) -> LabelledScores:
+    def _labelled(self, log_scores: np.ndarray, deviations: np.ndarray | None, **further: Any) -> LabelledScores:
+        if deviations is not None:
+            log_scores = np.hstack([log_scores, deviations])
+            further["prompt_classes"] = tuple(self.prompt_classes)
         return LabelledScores(
             log_scores, self.features, self.block_sizes, self.y, self.weights, self.held_out, **further
         )

@@ -14,9 +14,10 @@ from sklearn.preprocessing import StandardScaler
 
 from .base import log_loss
 
-__all__ = ["Examples", "Stack", "StackWeights", "choose_strength", "stack_loss"]
+__all__ = ["Examples", "Stack", "StackWeights", "choose_strength", "lowest_loss", "stack_loss"]
 
 _LOOSE = 0.01  # ridge penalty of the intercepts and of the weights of the experts
+_OF_DEVIATIONS = 3.0  # ridge penalty of the weights of deviations, relative to that of other scores
 _ROUGH = 1e-7  # relative tolerance for stacks that only compare strengths; folds differ by far more
 
 
@@ -57,6 +58,8 @@ class Examples:
         Class indices.
     weights : ndarray of shape (n_images,)
         Weights of the images; the rows of an image share its weight.
+    n_deviations : int
+        Number of the last scores that are deviations of class prompts, which have a stronger ridge penalty.
     """
 
     experts: np.ndarray
@@ -64,12 +67,18 @@ class Examples:
     rows: np.ndarray
     index: np.ndarray
     weights: np.ndarray
+    n_deviations: int = 0
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Weight of each row: an equal share of its image's."""
+        return (self.weights / np.bincount(self.rows))[self.rows]
 
     def stack(self, images: np.ndarray) -> Stack:
         """Make the stack that is trained on all rows of some images."""
-        shares = (self.weights / np.bincount(self.rows))[self.rows]
         chosen = np.isin(self.rows, images)
-        return Stack(self.experts[:, chosen], self.scores[chosen], self.index[self.rows[chosen]], shares[chosen])
+        index, shares = self.index[self.rows[chosen]], self.shares[chosen]
+        return Stack(self.experts[:, chosen], self.scores[chosen], index, shares, self.n_deviations)
 
 
 def choose_strength(examples: Examples, strengths: Sequence[float], n_folds: int) -> tuple[float, np.ndarray]:
@@ -101,13 +110,13 @@ def choose_strength(examples: Examples, strengths: Sequence[float], n_folds: int
             log_proba[test] = stack.fit(strength, _ROUGH).log_proba(experts[:, test], scores[test])
         return log_proba
 
-    return _lowest(strengths, held_out, index, examples.weights)
+    return lowest_loss(strengths, held_out, index, examples.weights)
 
 
-def _lowest(
+def lowest_loss(
     strengths: Sequence[float], held_out: Callable[[float], np.ndarray], index: np.ndarray, weights: np.ndarray
 ) -> tuple[float, np.ndarray]:
-    """The strength with the lowest log loss, and its held-out log probabilities.
+    """Return the strength with the lowest log loss, and its held-out log probabilities.
 
     The loss falls and then rises with the strength, so the search goes downhill from the middle.
     """
@@ -140,9 +149,13 @@ class Stack:
         Class indices.
     weights : ndarray of shape (n_rows,)
         Non-negative weights of the rows.
+    n_deviations : int, default=0
+        Number of the last scores that are deviations of class prompts.
     """
 
-    def __init__(self, experts: np.ndarray, scores: np.ndarray, index: np.ndarray, weights: np.ndarray):
+    def __init__(
+        self, experts: np.ndarray, scores: np.ndarray, index: np.ndarray, weights: np.ndarray, n_deviations: int = 0
+    ):
         self.experts = np.ascontiguousarray(experts.transpose(0, 2, 1))
         self.index, self.weights = index, weights
         n_experts, n_classes, _ = self.experts.shape
@@ -151,7 +164,10 @@ class Stack:
         if len(self.mean):
             scaler = StandardScaler().fit(scores, sample_weight=weights)
             self.mean, self.scale = scaler.mean_, scaler.scale_
-        self.penalty = max(1.0, scores.shape[1] / n_classes)
+        n_scores = scores.shape[1] - n_deviations
+        self.penalty = max(1.0, n_scores / n_classes)
+        # A ridge penalty that is so many times stronger is the same as a larger scale.
+        self.scale = self.scale * np.where(np.arange(scores.shape[1]) < n_scores, 1.0, np.sqrt(_OF_DEVIATIONS))
         z = (scores - self.mean) / self.scale
         # With a ridge penalty the weights of z are combinations of its rows, so directions that no row has are left
         # out: there are at most as many directions as rows.

@@ -1,4 +1,4 @@
-"""Class prompts: one text per class, which a service receives with every image."""
+"""Class prompts: one text or several for each class, which a service receives with every image."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from ..exceptions import ClassPromptError, ClassPromptWarning, warn_caller
 from ..persistence.fields import LABEL, Field, ListOf, OneOf, Pairs, Reading, Writing, text
 from ..persistence.format import expect
 from .label_values import is_valid_text, label_key, plain_label, shown
+from .prompt_groups import PromptGroups
 
-__all__ = ["CLASS_PROMPTS", "EncodedClassPrompts", "make_class_prompts"]
+__all__ = ["CLASS_PROMPTS", "MADE_PROMPTS", "EncodedClassPrompts", "make_class_prompts", "make_prompt_groups"]
 
 _PLACE = re.compile(r"\{\s*\}")
 # Modules of scikit-learn whose meta-estimators number the labels before they fit; `_base` runs in worker processes.
@@ -23,7 +24,7 @@ _ENCODED_HINT = (
 )
 
 
-class EncodedClassPrompts(dict[Any, str]):
+class EncodedClassPrompts(dict[Any, Any]):
     """Class prompts by label, which may also be used with labels that were replaced by numbers.
 
     `VotingClassifier`, `StackingClassifier`, `BaggingClassifier` and others replace the labels by the numbers 0 to
@@ -65,7 +66,7 @@ def make_class_prompts(spec: Any, classes: Any, names: Mapping[Any, str] | None 
     Raises
     ------
     ClassPromptError
-        If a class has no prompt, or if a prompt is not a text, is blank, still has a ``{}``, or is that of two classes.
+        If a class has no prompt or several, or if a prompt is not a text, is blank, still has a ``{}``, or comes twice.
 
     Warns
     -----
@@ -79,23 +80,80 @@ def make_class_prompts(spec: Any, classes: Any, names: Mapping[Any, str] | None 
     >>> make_class_prompts({"cat": "a cat", "dog": "a dog", "cow": "a cow"}, ["cat", "dog"])
     ['a cat', 'a dog']
     """
+    groups = make_prompt_groups(spec, classes, names)
+    if groups.several:
+        raise ClassPromptError(
+            "class_prompts has several prompts for a class; expected one for each, since only BlackVIPClassifier takes "
+            "several. Pass one template, or a dict from label to prompt."
+        )
+    return groups.prompts
+
+
+def make_prompt_groups(spec: Any, classes: Any, names: Mapping[Any, str] | None = None) -> PromptGroups:
+    """Turn templates, a dict, a Series or a sequence into the class prompts of each class.
+
+    Parameters
+    ----------
+    spec : str, sequence of str, dict, Series, or sequence of sequence of str
+        As for `make_class_prompts`; or a list of templates, each of which makes a prompt for every class; or lists of
+        prompts in place of single ones.
+    classes, names
+        As for `make_class_prompts`.
+
+    Returns
+    -------
+    groups : PromptGroups
+        The prompts of each class, in the order of `classes`.
+
+    Raises
+    ------
+    ClassPromptError
+        As `make_class_prompts` does, apart from classes with several prompts.
+
+    Examples
+    --------
+    >>> make_prompt_groups(["a photo of a {}.", "a sketch of a {}."], ["cat", "dog"]).class_prompts
+    [['a photo of a cat.', 'a sketch of a cat.'], ['a photo of a dog.', 'a sketch of a dog.']]
+    >>> make_prompt_groups({"cat": ["a cat", "a kitten"], "dog": "a dog"}, ["cat", "dog"]).class_prompts
+    [['a cat', 'a kitten'], ['a dog']]
+    """
     # Messages show plain labels.
     labels = [plain_label(label) for label in (classes.tolist() if hasattr(classes, "tolist") else classes)]
     if getattr(spec, "ndim", None) == 0:
         spec = spec.item()
-    if isinstance(spec, str):
-        prompts = _filled(spec, labels, names or {})
-    elif isinstance(spec, Mapping) or hasattr(spec, "iloc"):
-        prompts = _looked_up(spec, labels)
+    prompts: list[list[Any]]
+    if isinstance(spec, Mapping) or hasattr(spec, "iloc"):
+        prompts = [_texts_of(value) for value in _looked_up(spec, labels)]
+    elif (templates := _templates(spec)) is not None:
+        filled = [_filled(template, labels, names or {}, warns=not n) for n, template in enumerate(templates)]
+        prompts = [list(of_class) for of_class in zip(*filled)]
     else:
-        prompts = _in_order(spec, labels)
-    prompts = [plain_label(prompt) for prompt in prompts]
+        prompts = [_texts_of(value) for value in _in_order(spec, labels)]
+    prompts = [[plain_label(prompt) for prompt in of_class] for of_class in prompts]
     _check(prompts, labels, is_template=isinstance(spec, str))
-    return prompts
+    return PromptGroups.of(prompts)
 
 
-def _filled(template: str, labels: list[Any], names: Mapping[Any, str]) -> list[str]:
-    """Fill a template with the names of the classes."""
+def _templates(spec: Any) -> list[str] | None:
+    """Return the templates in a text, or in a sequence of nothing but texts with a ``{}``; None if it is neither."""
+    if isinstance(spec, str):
+        return [spec]
+    items = _as_sequence(spec)
+    if not isinstance(items, Sequence) or isinstance(items, (bytes, bytearray)) or not len(items):
+        return None
+    items = [plain_label(item) for item in items]
+    return items if all(isinstance(item, str) and _PLACE.search(item) for item in items) else None
+
+
+def _texts_of(value: Any) -> list[Any]:
+    """Return the prompts of a class as a list: one text, or a sequence of them."""
+    value = _as_sequence(value)
+    is_single = isinstance(value, (str, bytes, bytearray)) or not isinstance(value, Sequence)
+    return [value] if is_single else list(value)
+
+
+def _filled(template: str, labels: list[Any], names: Mapping[Any, str], warns: bool = True) -> list[str]:
+    """Fill a template with the names of the classes; it may warn of labels without a name."""
     # Doubled braces are those of str.format that stay.
     if "{}" not in template.replace("{{}}", ""):
         raise ClassPromptError(
@@ -110,7 +168,7 @@ def _filled(template: str, labels: list[Any], names: Mapping[Any, str]) -> list[
         )
     unnamed = [label for label in labels if not isinstance(label, str) and label not in names]
     prompts = [template.replace("{}", _name(label, names)) for label in labels]
-    if unnamed:
+    if unnamed and warns:
         kind = "booleans" if isinstance(unnamed[0], bool) else "numbers"
         warn_caller(
             f"The labels are {kind}, so the template {template[:100]!r} makes class prompts such as "
@@ -186,12 +244,12 @@ def _in_order(spec: Any, labels: list[Any]) -> list[Any]:
     if isinstance(spec, (bytes, bytearray, str)) or not isinstance(spec, Sequence):
         raise ClassPromptError(
             f"class_prompts is a {type(spec).__name__}; expected a template with '{{}}', a dict from class to "
-            "prompt, or a sequence of prompts."
+            "prompt, or a sequence of prompts or templates."
         )
     prompts = list(spec)
     if len(prompts) != len(labels):
         is_template = any(isinstance(prompt, str) and _PLACE.search(prompt) for prompt in prompts)
-        hint = " To fill a template, pass it as a str." if is_template else ""
+        hint = " If these are templates, each must have a '{}'." if is_template else ""
         raise ClassPromptError(
             f"class_prompts has {len(prompts)} prompts, but y has {len(labels)} classes: {shown(labels)}. "
             "Pass one prompt per class in this order, or a dict from class to prompt, which may hold more "
@@ -207,16 +265,19 @@ def _as_sequence(spec: Any) -> Any:
     return spec
 
 
-def _check(prompts: list[Any], labels: list[Any], is_template: bool) -> None:
-    """Raise a `ClassPromptError` if a prompt is not a text, is blank or unfilled, or is that of two classes."""
+def _check(prompts: list[list[Any]], labels: list[Any], is_template: bool) -> None:
+    """Raise a `ClassPromptError` if a class has no prompt, or one is not a text, is blank, unfilled or comes twice."""
     seen: dict[str, Any] = {}
-    for label, prompt in zip(labels, prompts):
+    for label, of_class in zip(labels, prompts):
+        if not of_class:
+            raise ClassPromptError(f"The class {label!r} has an empty list of prompts; expected at least one text.")
+    for label, prompt in ((label, prompt) for label, of_class in zip(labels, prompts) for prompt in of_class):
         if not isinstance(prompt, str):
             raise ClassPromptError(
                 f"The prompt of class {label!r} is a {type(prompt).__name__}, {prompt!r:.100}; expected a text."
             )
         if _PLACE.search(prompt):
-            remedy = "Rename the class" if is_template else "Write the name of the class, or pass one template as a str"
+            remedy = "Rename the class" if is_template else "Write the name of the class, or pass nothing but templates"
             raise ClassPromptError(f"The prompt of class {label!r}, {prompt[:100]!r}, still has a '{{}}'. {remedy}.")
         if _is_blank(prompt):
             raise ClassPromptError(f"The prompt of class {label!r} is blank, {prompt[:100]!r}; expected a text.")
@@ -226,6 +287,11 @@ def _check(prompts: list[Any], labels: list[Any], is_template: bool) -> None:
             )
         # Services do not tell texts apart that differ by their encoding or by spaces.
         compared = " ".join(unicodedata.normalize("NFC", prompt).split())
+        if compared in seen and seen[compared] is label:
+            raise ClassPromptError(
+                f"The class {label!r} has the prompt {prompt[:100]!r} twice; expected different ones, apart from "
+                "spaces."
+            )
         if compared in seen:
             raise ClassPromptError(
                 f"The classes {seen[compared]!r} and {label!r} have the same prompt, {prompt[:100]!r}; expected a "
@@ -248,12 +314,20 @@ def _inside_encoder() -> bool:
     return False
 
 
+def _plain(value: Any) -> Any:
+    """Return a prompt as a plain text, or the prompts of a class as a list of them."""
+    value = _as_sequence(value)
+    if isinstance(value, (list, tuple)):
+        return (tuple if isinstance(value, tuple) else list)(map(_plain, value))
+    return plain_label(value)
+
+
 class _Mapped(Pairs):
     """A dict of class prompts, or a Series, which is stored as one."""
 
     def pack(self, value: Any, file: Writing, where: str) -> Any:
         if isinstance(value, Mapping) or hasattr(value, "iloc"):
-            value = {plain_label(label): plain_label(prompt) for label, prompt in value.items()}
+            value = {plain_label(label): _plain(prompts) for label, prompts in value.items()}
         return super().pack(value, file, where)
 
 
@@ -261,16 +335,16 @@ class _Listed(ListOf):
     """A sequence of class prompts, of any kind."""
 
     def pack(self, value: Any, file: Writing, where: str) -> Any:
-        value = _as_sequence(value)
-        if isinstance(value, (list, tuple)):
-            value = (tuple if isinstance(value, tuple) else list)(plain_label(prompt) for prompt in value)
-        return super().pack(value, file, where)
+        return super().pack(_plain(value), file, where)
+
+
+_TEXTS = OneOf(text(), ListOf(text()))
 
 
 class _Encoded(Field):
     """`EncodedClassPrompts`."""
 
-    _pairs = Pairs(LABEL, text())
+    _pairs = _Mapped(LABEL, _TEXTS)
 
     def pack(self, value: Any, file: Writing, where: str) -> Any:
         expect(isinstance(value, EncodedClassPrompts), f"{where} is a {type(value).__name__}")
@@ -282,4 +356,6 @@ class _Encoded(Field):
 
 
 #: Field of the parameter `class_prompts` in a file.
-CLASS_PROMPTS = OneOf(text(), _Encoded(), _Mapped(LABEL, text()), _Listed(text()))
+CLASS_PROMPTS = OneOf(text(), _Encoded(), _Mapped(LABEL, _TEXTS), _Listed(_TEXTS))
+#: Field of the attribute `class_prompts_`.
+MADE_PROMPTS = OneOf(ListOf(text()), ListOf(ListOf(text())))

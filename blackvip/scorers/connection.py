@@ -10,13 +10,14 @@ import numpy as np
 
 from ..inputs.estimators import SharesScoreFunction
 from ..inputs.images import Images
+from ..inputs.prompt_groups import ClassPrompts, PromptGroups
 from ..inputs.training_set import TrainingSet
 from .cached import CachedScorer
 from .checkpoint import predictions_path
 from .contract import check_scores, check_scores_vary
 from .formats import ScoreFormat
 from .labels.mapping import LabelMapping
-from .labels.scorer import learning_scorer
+from .labels.scorer import learning_scorer, refuse_several_prompts
 from .ledger import Ledger
 from .memory import AnswerMemory
 from .parallel.scorer import spread
@@ -35,7 +36,7 @@ class ReachesService(SharesScoreFunction):
     images_per_call: int | None
     n_jobs: int | None
     score_type: str
-    class_prompts_: list[str]
+    class_prompts_: ClassPrompts
     label_mapping_: LabelMapping | None
     score_format_: ScoreFormat
     _memory: AnswerMemory
@@ -55,7 +56,13 @@ class ReachesService(SharesScoreFunction):
         scorer = spread(score_fn, self.n_jobs, self.images_per_call)
         # A spread score function cuts calls itself.
         images_per_call = self.images_per_call if scorer is score_fn else None
-        reader = ScoreReader.of(scorer, self.score_type, score_format=score_format, label_mapping=self.label_mapping_)
+        groups = self._prompt_groups if self._prompt_groups.several else None
+        if groups is not None:
+            refuse_several_prompts(score_fn)
+        mapping = self.label_mapping_
+        reader = ScoreReader.of(
+            scorer, self.score_type, score_format=score_format, label_mapping=mapping, groups=groups
+        )
         for store in stores:
             if store is not None:
                 scorer, images_per_call = JournaledScorer(scorer, store, reader, images_per_call), None
@@ -66,18 +73,23 @@ class ReachesService(SharesScoreFunction):
     def _score_in_batches(
         self, images: Images, rows: np.ndarray, draw: Drawing | None = None, encode: Encoding | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
-        """Score images batch by batch, see `score_images`."""
+        """Score columns of images, batch by batch, see `score_images`."""
         with self._prediction_ledger(len(rows)) as ledger:
-            yield from score_images(ledger, images, rows, draw, encode)
+            yield from score_images(ledger, images, rows, draw, encode, ledger.score_columns)
 
-    def _log_scores_from(self, scores: Any, n_images: int) -> np.ndarray:
-        """Log scores (n_images, n_classes) from scores in the service's own format."""
+    def _score_columns_from(self, scores: Any, n_images: int) -> np.ndarray:
+        """Score columns (n_images, n_columns) from scores in the service's own format."""
         checked = check_scores(scores, n_images, self._service_prompts, self.score_type_)
-        log_scores = self.score_format_.log_scores(checked)
-        return log_scores if self.label_mapping_ is None else self.label_mapping_.log_scores(log_scores)
+        reader = ScoreReader(score_format=self.score_format_, label_mapping=self.label_mapping_)
+        reader.groups = self._prompt_groups if self._prompt_groups.several else None
+        return reader.score_columns(checked)
 
     def _plain_log_scores(self, ledger: Ledger, data: TrainingSet, rows: np.ndarray) -> np.ndarray:
-        """Log scores (len(rows), n_classes) of training images without prompts; one billed image each.
+        """Log scores (len(rows), n_classes) of training images without prompts, see `_plain_scores`."""
+        return self._plain_scores(ledger, data, rows)[0]
+
+    def _plain_scores(self, ledger: Ledger, data: TrainingSet, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log scores and score columns of training images without prompts; one billed image each.
 
         The first ones show what the scores are, and teach the mapping of a service's own labels.
         """
@@ -87,15 +99,17 @@ class ReachesService(SharesScoreFunction):
         is_first = ledger.score_format is None
         if is_first:
             check_scores_vary(scores, data.images, rows)
-        plain = ledger.reader.learn(scores, y, weights)
+        plain = ledger.reader.score_columns(scores, y, weights)
         learning = learning_scorer(self.score_fn)
         if learning is None or ledger.reader.label_mapping is not None:
+            log_scores = plain[:, : ledger.n_classes]
             if is_first:
-                warn_if_lower_is_better(plain, y)
-            return plain
-        mapping = learning.fit_labels(plain, y, self.class_prompts_, weights)
+                warn_if_lower_is_better(log_scores, y)
+            return log_scores, plain
+        mapping = learning.fit_labels(plain, y, self._prompt_groups.prompts, weights)
         self.label_mapping_ = ledger.reader.label_mapping = mapping
-        return mapping.log_scores(plain)
+        plain = mapping.log_scores(plain)
+        return plain, plain
 
     @contextmanager
     def _prediction_ledger(self, max_queries: int) -> Iterator[Ledger]:
@@ -127,9 +141,14 @@ class ReachesService(SharesScoreFunction):
         return self.score_format_.floor
 
     @property
+    def _prompt_groups(self) -> PromptGroups:
+        """The prompts of each class."""
+        return PromptGroups.of(self.class_prompts_)
+
+    @property
     def _service_prompts(self) -> list[str]:
         """Prompts for the service: the class prompts, or its own labels, which are mapped to classes."""
         if self.label_mapping_ is not None:
             return list(self.label_mapping_.labels)
         learning = learning_scorer(self.score_fn)
-        return self.class_prompts_ if learning is None else learning.service_labels
+        return self._prompt_groups.prompts if learning is None else learning.service_labels

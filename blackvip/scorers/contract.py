@@ -1,7 +1,8 @@
 """The contract of a score function, which every answer is checked against.
 
 ``score_fn(images, class_prompts) -> scores``: `images` is a uint8 array (n, height, width, 3), RGB, exactly what a
-service is sent; `class_prompts` is a list of str; `scores` is an array (n, n_prompts), higher is better.
+service is sent; `class_prompts` is a list of str, in which a class may have several; `scores` is an array
+(n, n_prompts), higher is better.
 
 Scores may also have names, which are matched with the class prompts, in Unicode NFC: frames with a row per image and a
 column per class prompt, dicts of such columns, and lists of dicts, Series, or labels with scores as pipelines return
@@ -12,6 +13,8 @@ A score function may declare these attributes. They are checked before anything 
 only if the class of the score function defines them, so that mocks and proxies declare none.
 
 - ``images_per_call``: the most images in one call.
+- ``max_class_prompts``: the most class prompts that one request takes. More are refused before anything is sent.
+- ``maps_labels = True``: it maps the labels of its service to classes, and takes one class prompt per class.
 - ``score_type``: "logits", "probabilities", "percent", or "levels" (of 8 bits, from 0 to 255).
 - ``price_per_image``: in any currency.
 - ``takes_tensors = True``: images come as a float32 torch tensor (n, 3, height, width) with values in [0, 1], on the

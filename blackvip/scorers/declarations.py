@@ -130,12 +130,14 @@ def _names(value: Any) -> tuple[str, ...]:
 
 _CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "images_per_call": (_count, "a whole number of at least 1, or None"),
+    "max_class_prompts": (_count, "a whole number of at least 1, or None"),
     "score_type": (_score_type, "'logits' or 'probabilities'"),
     "price_per_image": (_rate, "a finite number of at least 0, or None"),
     "takes_tensors": (_flag, "True or False"),
     "tensor_device": (_device, "a torch device of this machine, such as 'cuda:0'"),
     "streams": (_flag, "True or False"),
     "asks_concurrently": (_flag, "True or False"),
+    "maps_labels": (_flag, "True or False"),
     "learns": (_flag, "True or False"),
     "identity": (_name, "a text that names the service"),
     "identity_params": (_names, "a sequence of names"),

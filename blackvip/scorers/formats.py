@@ -41,6 +41,9 @@ class ScoreFormat(Saveable):
     zeros_missing : bool, default=False
         Whether a zero stands for a score that the service did not return, as where it returns only its top scores. An
         exact zero also counts as missing if probabilities are not rounded.
+    top_only : bool, default=False
+        Whether the service returns only its top scores, so that a missing one is a low one. It matters where classes
+        have several prompts, see `gaps`.
     certain : bool, default=True
         Whether the type is declared, or shows in the scores. False: it is a guess.
     finding : str, default=""
@@ -50,6 +53,7 @@ class ScoreFormat(Saveable):
     score_type: str
     floor: float = 0.0
     zeros_missing: bool = False
+    top_only: bool = False
     certain: bool = field(default=True, compare=False)
     finding: str = field(default="", compare=False)
 
@@ -57,6 +61,7 @@ class ScoreFormat(Saveable):
         "score_type": choice(*SCORE_TYPES),
         "floor": number(0, 0.05),
         "zeros_missing": BOOL,
+        "top_only": BOOL,
         "certain": BOOL,
         "finding": text(),
     }
@@ -88,6 +93,10 @@ class ScoreFormat(Saveable):
             probabilities = self._with_missing(probabilities, missing)
         # (B20); half of the smallest number that there is would be 0
         return np.log(np.maximum(probabilities, self.floor or np.finfo(float).smallest_subnormal))
+
+    def gaps(self, scores: np.ndarray) -> np.ndarray:
+        """Return which scores (n_images, n_prompts) are missing without being low; NaN, unless only the top is told."""
+        return np.zeros(scores.shape, bool) if self.top_only else np.isnan(scores)
 
     def _with_missing(self, probabilities: np.ndarray, missing: np.ndarray) -> np.ndarray:
         least = np.where(missing, np.inf, probabilities).min(axis=1, keepdims=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..exceptions import BudgetError
+from ..exceptions import BudgetError, ClassPromptError
 from ..inputs.images import to_uint8
 from .answers import IMAGES_PER_CALL, Metered, scores_of
 from .contract import ScoreFunction, check_anything_given
@@ -52,6 +52,11 @@ class Ledger:
     on_queries : callable or None, default=None
         Called with the number of images of each piece of answers, after it arrived.
 
+    Raises
+    ------
+    ClassPromptError
+        If there are more class prompts than the score function declares to take.
+
     Attributes
     ----------
     n_queries : int
@@ -81,6 +86,13 @@ class Ledger:
     ):
         self.score_fn = score_fn
         self.class_prompts = tuple(class_prompts)
+        most_prompts = declared(score_fn, "max_class_prompts")
+        if most_prompts is not None and len(self.class_prompts) > most_prompts:
+            raise ClassPromptError(
+                f"There are {len(self.class_prompts)} class prompts, but the score function takes {most_prompts} per "
+                f"request (max_class_prompts); expected at most {most_prompts}. Pass fewer prompts per class, or fewer "
+                "classes."
+            )
         self.max_queries = max_queries
         self.images_per_call: int = images_per_call or declared(score_fn, "images_per_call", IMAGES_PER_CALL)
         self.streams: bool = declared(score_fn, "streams", method_of(score_fn, "answers") is not None)
@@ -116,8 +128,15 @@ class Ledger:
     @property
     def n_classes(self) -> int:
         """Number of columns of the log scores."""
-        mapping = self.reader.label_mapping
+        mapping, groups = self.reader.label_mapping, self.reader.groups
+        if groups is not None:
+            return groups.n_classes
         return len(self.class_prompts if mapping is None else mapping.class_prompts)
+
+    @property
+    def n_columns(self) -> int:
+        """Number of score columns: a log score for each class, and the deviations of their prompts."""
+        return self.n_classes + (0 if self.reader.groups is None else len(self.reader.groups.prompt_classes))
 
     @property
     def remaining(self) -> float:
@@ -157,7 +176,11 @@ class Ledger:
 
     def log_scores(self, images: Sent) -> np.ndarray:
         """Send images and return their log scores (n, n_classes), float64; see `scores`."""
-        return self.reader.log_scores(self.scores(images)) if len(images) else np.empty((0, self.n_classes))
+        return self.score_columns(images)[:, : self.n_classes]
+
+    def score_columns(self, images: Sent) -> np.ndarray:
+        """Send images and return their score columns (n, n_columns), float64; see `PromptGroups.columns`."""
+        return self.reader.score_columns(self.scores(images)) if len(images) else np.empty((0, self.n_columns))
 
     def scores(self, images: Sent) -> np.ndarray:
         """Send images and return their scores as the service gives them, checked.

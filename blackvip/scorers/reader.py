@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from ..exceptions import ScoreTypeWarning, warn_caller
+from ..inputs.prompt_groups import PromptGroups
 from .contract import check_scores
 from .declarations import declared
 from .formats import SCORE_TYPES, ScoreFormat
@@ -43,6 +44,8 @@ class ScoreReader:
     label_mapping : LabelMapping or None, default=None
         Maps log scores for a service's own labels to log scores for classes. It maps all images of a call at once,
         which keeps results bit-identical however the answers were split on their way.
+    groups : PromptGroups or None, default=None
+        The prompts of each class, if one of them has several. None: one prompt per class.
 
     Raises
     ------
@@ -55,6 +58,7 @@ class ScoreReader:
         score_type: str = "auto",
         score_format: ScoreFormat | None = None,
         label_mapping: _MapsLabels | None = None,
+        groups: PromptGroups | None = None,
     ):
         if score_type not in ("auto", *SCORE_TYPES):
             raise ValueError(
@@ -64,6 +68,7 @@ class ScoreReader:
         self._declared_type = score_type
         self.score_format = score_format
         self.label_mapping = label_mapping
+        self.groups = groups
 
     @classmethod
     def of(cls, score_fn: Any, score_type: str = "auto", **kwargs: Any) -> Self:
@@ -97,6 +102,23 @@ class ScoreReader:
         -------
         log_scores : ndarray of shape (n_images, n_classes)
         """
+        return self._of_classes(self.score_columns(scores, y, weights))
+
+    def log_scores(self, scores: np.ndarray) -> np.ndarray:
+        """Return the log scores (n_images, n_classes) of scores (n_images, n_prompts) that `check` returned."""
+        return self.learn(scores)
+
+    def score_columns(
+        self, scores: np.ndarray, y: np.ndarray | None = None, weights: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return the log scores of the classes, and the deviations of their prompts, see `PromptGroups.columns`.
+
+        The parameters are those of `learn`. With one prompt per class, there are no deviations.
+
+        Returns
+        -------
+        columns : ndarray of shape (n_images, n_classes + n_deviations)
+        """
         # A single image may have no score at all, which says nothing about the format.
         if self.score_format is None and np.isfinite(scores).any():
             self.score_format = recognise(scores, self._declared_type, y, weights)
@@ -104,12 +126,14 @@ class ScoreReader:
             logger.info(finding)
             if not self.score_format.certain:
                 warn_caller(finding, ScoreTypeWarning)
-        log_scores = (self.score_format or ScoreFormat("logits")).log_scores(scores)
-        return log_scores if self.label_mapping is None else self.label_mapping.log_scores(log_scores)
+        score_format = self.score_format or ScoreFormat("logits")
+        log_scores = score_format.log_scores(scores)
+        if self.label_mapping is not None:
+            return self.label_mapping.log_scores(log_scores)
+        return log_scores if self.groups is None else self.groups.columns(log_scores, score_format.gaps(scores))
 
-    def log_scores(self, scores: np.ndarray) -> np.ndarray:
-        """Return the log scores (n_images, n_classes) of scores (n_images, n_prompts) that `check` returned."""
-        return self.learn(scores)
+    def _of_classes(self, columns: np.ndarray) -> np.ndarray:
+        return columns if self.groups is None else columns[:, : self.groups.n_classes]
 
 
 def warn_if_lower_is_better(log_scores: np.ndarray, y: np.ndarray) -> None:

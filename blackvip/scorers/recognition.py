@@ -158,6 +158,15 @@ def _in_detail(scores: np.ndarray, score_type: str) -> ScoreFormat:
     return ScoreFormat(score_type, unit / 2, bool(top_only and (scores <= 0).any()))
 
 
+def _are_top_only(scores: np.ndarray) -> bool:
+    """Tell whether nearly all images have the same number of scores, but not always the same ones."""
+    given = np.isfinite(scores)
+    n_given = given.sum(axis=1)
+    most = n_given.max(initial=0)
+    same_columns = bool((given == given[:1]).all())
+    return bool(0 < most < scores.shape[1] and (n_given == most).mean() >= _TOP_SHARE and not same_columns)
+
+
 def _rounding_unit(probabilities: np.ndarray) -> float:
     """Return the unit of which all probabilities are multiples; 0 if there is none, or too few of them to tell."""
     given = probabilities[np.isfinite(probabilities)]
@@ -219,4 +228,5 @@ def _described(score_format: ScoreFormat, reason: str, scores: np.ndarray) -> Sc
     types = ("logits", "levels") if levels else (name for name in SCORE_TYPES if name != "levels")
     others = " or ".join(repr(name) for name in types if name != score_format.score_type)
     hint = "" if reason == _DECLARED else f" If this is wrong, set score_type to {others}."
-    return replace(score_format, finding=f"{score_format.score_type}, {reason} ({seen}).{hint}")
+    top_only = _are_top_only(scores)
+    return replace(score_format, top_only=top_only, finding=f"{score_format.score_type}, {reason} ({seen}).{hint}")

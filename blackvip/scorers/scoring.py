@@ -13,7 +13,7 @@ from ..inputs.reading import BATCH
 from .background import prefetch
 from .ledger import Ledger
 
-__all__ = ["Drawing", "Encoding", "log_scores_of", "plain_scores_of", "score_images"]
+__all__ = ["Drawing", "Encoding", "log_scores_of", "plain_scores_of", "score_columns_of", "score_images"]
 
 Drawing = Callable[[torch.Tensor], torch.Tensor]
 Encoding = Callable[[torch.Tensor], np.ndarray]
@@ -71,6 +71,12 @@ def log_scores_of(ledger: Ledger, images: Images, rows: np.ndarray, draw: Drawin
     """Return the log scores (len(rows), n_classes) of images; see `score_images`."""
     parts = [log_scores for _, log_scores, _ in score_images(ledger, images, rows, draw)]
     return np.concatenate(parts) if parts else np.empty((0, ledger.n_classes))
+
+
+def score_columns_of(ledger: Ledger, images: Images, rows: np.ndarray, draw: Drawing | None = None) -> np.ndarray:
+    """Return the score columns (len(rows), n_columns) of images, which heads take; see `Ledger.score_columns`."""
+    parts = [columns for _, columns, _ in score_images(ledger, images, rows, draw, score=ledger.score_columns)]
+    return np.concatenate(parts) if parts else np.empty((0, ledger.n_columns))
 
 
 def plain_scores_of(ledger: Ledger, images: Images, rows: np.ndarray) -> np.ndarray:

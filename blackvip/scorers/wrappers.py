@@ -43,6 +43,11 @@ class ForwardsAttributes:
         return declared(self.score_fn, "images_per_call")
 
     @property
+    def max_class_prompts(self) -> int | None:
+        """The most class prompts of a request, as the score function inside declares."""
+        return declared(self.score_fn, "max_class_prompts")
+
+    @property
     def score_type(self) -> str:
         """Type of the scores, as the score function inside declares."""
         return declared(self.score_fn, "score_type", "auto")

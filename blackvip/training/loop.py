@@ -20,7 +20,7 @@ from .gains import TrainingProbe
 from .monitoring import Monitor
 from .setup import Run
 
-__all__ = ["TERMINATION_REASONS", "TrainingResult", "decided", "is_interactive", "judged_log_scores", "train"]
+__all__ = ["TERMINATION_REASONS", "TrainingResult", "decided", "is_interactive", "judged_columns", "train"]
 
 #: Why training stopped.
 TERMINATION_REASONS = (
@@ -166,12 +166,12 @@ def train(run: Run, monitor: Monitor | None = None) -> TrainingResult:
     return result
 
 
-def judged_log_scores(result: TrainingResult, run: Run, replay: Replay | None = None) -> np.ndarray:
-    """Log scores (n_judged, n_classes) of the judged images with the trained prompt; NaN where it was not scored.
+def judged_columns(result: TrainingResult, run: Run, replay: Replay | None = None) -> np.ndarray:
+    """Score columns (n_judged, n_columns) of the judged images with the trained prompt; NaN where it was not scored.
 
     An error of the service is added to `result`.
     """
-    unknown = np.full((len(run.judged_rows), run.objective.ledger.n_classes), np.nan)
+    unknown = np.full((len(run.judged_rows), run.objective.ledger.n_columns), np.nan)
     if replay is not None:
         replay.off_path = result.termination_reason in ("callback", "interrupted")
         # `fit` will resume: a prompt from halfway is not worth its price.
@@ -180,7 +180,7 @@ def judged_log_scores(result: TrainingResult, run: Run, replay: Replay | None = 
     if not result.n_iter and len(result.w):
         return unknown
     try:
-        return run.validation.judged_log_scores(result.w)
+        return run.validation.judged_columns(result.w)
     except KeyboardInterrupt as error:
         result.interrupt(error)
     # The service still fails: the plain scores are all there is.

@@ -36,18 +36,18 @@ class LastAnswers:
         self._steps: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=_MOST_ANSWERS)
 
     def add(self, rows: np.ndarray, log_scores: np.ndarray) -> None:
-        """Keep a step's rows (n,) and log scores (n, n_classes)."""
+        """Keep a step's rows (n,) and score columns (n, n_columns)."""
         self._steps.append((rows, log_scores))
 
-    def get(self, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows (n,) and log scores (n, n_classes) of the last steps, as many whole steps as fit."""
+    def get(self, n_columns: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows (n,) and score columns (n, n_columns) of the last steps, as many whole steps as fit."""
         kept: list[tuple[np.ndarray, np.ndarray]] = []
         for step in reversed(self._steps):
             if sum(len(rows) for rows, _ in kept) + len(step[0]) > self._most:
                 break
             kept.insert(0, step)
         if not kept:
-            return np.empty(0, dtype=int), np.empty((0, n_classes))
+            return np.empty(0, dtype=int), np.empty((0, n_columns))
         return np.concatenate([rows for rows, _ in kept]), np.concatenate([scores for _, scores in kept])
 
 
@@ -113,12 +113,13 @@ class Objective:
         # eq. 1: prompted images of all candidates, one candidate after the other, (p * n, h, w, 3)
         sent = self._drawn(candidates, self.reader.read(rows))
         self.reader.prefetch(next_rows)
-        log_scores = self.ledger.log_scores(sent)
+        columns = self.ledger.score_columns(sent)
+        log_scores = columns[:, : self.ledger.n_classes]
 
         # eq. 2: the loss of the scores at the service's temperature
         y = self.y[rows].reshape(-1)
         losses = self.temperature.losses(log_scores, y).reshape(rows.shape)
-        self.last_answers.add(rows.reshape(-1), log_scores)
+        self.last_answers.add(rows.reshape(-1), columns)
         self.last_accuracy = float((log_scores.argmax(axis=1) == y).mean())
         return (losses * self.weights[rows]).mean(axis=1)
 

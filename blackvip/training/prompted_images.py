@@ -7,7 +7,7 @@ import torch
 
 from ..prompters.base import Prompter
 from ..scorers.ledger import Ledger
-from ..scorers.scoring import log_scores_of
+from ..scorers.scoring import score_columns_of
 from .features import TrainingFeatures
 
 __all__ = ["PromptedImages"]
@@ -35,6 +35,6 @@ class PromptedImages:
         statistics = prompter.batch_statistics(torch.as_tensor(w, dtype=torch.float64), self.features.batches)
         return prompter.freeze(w, statistics, self.prompt_scale if prompt_scale is None else prompt_scale)
 
-    def log_scores(self, w: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Log scores (len(rows), n_classes) with the prompts of `w`; bills len(rows) images."""
-        return log_scores_of(self.ledger, self.features.images, rows, self.freeze(w).draw)
+    def score_columns(self, w: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Score columns (len(rows), n_columns) with the prompts of `w`; bills len(rows) images."""
+        return score_columns_of(self.ledger, self.features.images, rows, self.freeze(w).draw)

@@ -55,14 +55,14 @@ class Validation:
         The lowest held-out loss of a check, and the one before training.
     improvement : float
         How far the last check's loss is below the lowest one before it, as a share of that; negative if it is above.
-    best_log_scores : ndarray of shape (len(rows), n_classes) or None
-        The held-out images' log scores at `best_w`.
+    best_columns : ndarray of shape (len(rows), n_columns) or None
+        The held-out images' score columns at `best_w`.
     last_log_scores : ndarray of shape (len(rows), n_classes)
         Their log scores at the last check.
     """
 
     best_w: np.ndarray | None
-    best_log_scores: np.ndarray | None
+    best_columns: np.ndarray | None
     improvement: float
     last_log_scores: np.ndarray
 
@@ -80,6 +80,7 @@ class Validation:
         self.temperature = temperature
         self.judged_rows = judged_rows
         self.rows = rows
+        self.n_classes = len(data.classes)
         self.y, self.weights = data.y[rows], data.weights[rows]
         self.n_checks = n_checks
         self.patience = patience
@@ -87,7 +88,7 @@ class Validation:
         self.checks_left = n_checks
         self.best_loss = self.start_loss = np.inf
         self.best_w = None
-        self.best_log_scores = None
+        self.best_columns = None
         self.checks_since_best = 0
 
     @property
@@ -135,27 +136,28 @@ class Validation:
     def check(self, w: np.ndarray) -> dict[str, float]:
         """Score the held-out images at `w`, keep it if it is the best, and return the figures for the history."""
         self.checks_left -= 1
-        self.last_log_scores = log_scores = self.prompted.log_scores(w, self.rows)
+        columns = self.prompted.score_columns(w, self.rows)
+        self.last_log_scores = log_scores = columns[:, : self.n_classes]
         loss = self._loss(log_scores)
         before = min(self.best_loss, self.start_loss)
         self.improvement = (before - loss) / max(before, 1e-12) if np.isfinite(before) else 1.0
         self.checks_since_best += 1
         if loss < self.best_loss:
-            self.best_loss, self.best_w, self.best_log_scores = loss, w.copy(), log_scores
+            self.best_loss, self.best_w, self.best_columns = loss, w.copy(), columns
             self.checks_since_best = 0
         hits = log_scores.argmax(axis=1) == self.y
         accuracy = float(np.average(hits, weights=self.weights))
         return {"validation_loss": loss, "validation_accuracy": accuracy}
 
-    def judged_log_scores(self, w: np.ndarray) -> np.ndarray:
-        """Log scores (n_judged, n_classes) at `w`; bills the images that the best check has not scored at `w`."""
-        if self.best_w is None or self.best_log_scores is None or not np.array_equal(w, self.best_w):
-            return self.prompted.log_scores(w, self.judged_rows)
+    def judged_columns(self, w: np.ndarray) -> np.ndarray:
+        """Score columns (n_judged, n_columns) at `w`; bills the images that the best check has not scored at `w`."""
+        if self.best_w is None or self.best_columns is None or not np.array_equal(w, self.best_w):
+            return self.prompted.score_columns(w, self.judged_rows)
         held_out = self.is_held_out
-        log_scores = np.empty((len(self.judged_rows), self.best_log_scores.shape[1]))
-        log_scores[held_out] = self.best_log_scores
-        log_scores[~held_out] = self.prompted.log_scores(w, self.judged_rows[~held_out])
-        return log_scores
+        columns = np.empty((len(self.judged_rows), self.best_columns.shape[1]))
+        columns[held_out] = self.best_columns
+        columns[~held_out] = self.prompted.score_columns(w, self.judged_rows[~held_out])
+        return columns
 
     @property
     def exhausted(self) -> bool:

@@ -31,7 +31,7 @@ from ..wrappers import ForwardsAttributes, IsScoreFunction, innermost
 from .mapping import LabelMapping, bayesian_weights, frequency_weights, label_counts
 from .texts import text_matches
 
-__all__ = ["LabelMappedScorer", "LabelMapping", "learning_scorer"]
+__all__ = ["LabelMappedScorer", "LabelMapping", "learning_scorer", "refuse_several_prompts"]
 
 # BLM+ counts this share of the number of classes of an image's top labels, and at least so many.
 _TOP_SHARE, _LEAST_TOP = 0.15, 5
@@ -111,6 +111,13 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
         """Type of the scores: probabilities if they are mixed, else what the score function declares."""
         mixed = isinstance(self.mapping, LabelMapping)
         return "probabilities" if mixed else super().score_type
+
+    maps_labels = True
+
+    @property
+    def max_class_prompts(self) -> None:
+        """None: class prompts are matched with labels, so any number of them is taken."""
+        return None
 
     @property
     def learns(self) -> bool:
@@ -338,6 +345,22 @@ def learning_scorer(score_fn: Any) -> LabelMappedScorer | None:
     """
     scorer = innermost(score_fn)
     return scorer if declared(scorer, "learns", False) else None
+
+
+def refuse_several_prompts(score_fn: Any) -> None:
+    """Raise a `ClassPromptError` if a score function maps labels to classes: it takes one prompt per class.
+
+    Parameters
+    ----------
+    score_fn : object
+        A score function, possibly inside wrappers.
+    """
+    scorer = innermost(score_fn)
+    if declared(scorer, "maps_labels", False):
+        raise ClassPromptError(
+            f"class_prompts has several prompts for a class, but {type(scorer).__name__} maps a service's own labels "
+            "to classes; expected one prompt per class. Pass one template, or a dict from label to prompt."
+        )
 
 
 def _matched(scores: np.ndarray, labels: Sequence[str], class_prompts: Sequence[str]) -> np.ndarray:

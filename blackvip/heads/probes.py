@@ -1,0 +1,66 @@
+"""Probes: linear classifiers on blocks of local features, which are experts of the fused head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .calibrated import CalibratedHead
+
+__all__ = ["LEAST_LOG_PROBA", "PROBE_C", "PROBE_FOLDS", "Probes", "fit_probes"]
+
+#: The least log probability of an expert: a confident mistake should not outvote all others.
+LEAST_LOG_PROBA = -15.0
+#: Default inverse regularisation strength, and the most folds.
+PROBE_C, PROBE_FOLDS = 30.0, 5
+
+
+@dataclass
+class Probes:
+    """Multinomial logistic regressions, one on each block of features.
+
+    Attributes
+    ----------
+    coef : ndarray of shape (n_classes, n_features)
+        Weights. Each block has its columns.
+    intercept : ndarray of shape (n_blocks, n_classes)
+    held_out : ndarray of shape (n_blocks, n_images, n_classes)
+        Cross-validated log probabilities of the training images, at least -15.
+    """
+
+    coef: np.ndarray
+    intercept: np.ndarray
+    held_out: np.ndarray
+
+
+def fit_probes(
+    blocks: Sequence[np.ndarray], index: np.ndarray, weights: np.ndarray, C: float = PROBE_C, n_folds: int = PROBE_FOLDS
+) -> Probes:
+    """Fit a probe to each block of features.
+
+    Parameters
+    ----------
+    blocks : sequence of ndarray of shape (n_images, n_features_of_block)
+        Features.
+    index : ndarray of shape (n_images,)
+        Class indices.
+    weights : ndarray of shape (n_images,)
+        Weights of the images.
+    C : float, default=30.0
+        Inverse regularisation strength.
+    n_folds : int, default=5
+        Maximum number of folds.
+    """
+    probes, held_out = [], []
+    for block in blocks:
+        probe = CalibratedHead(Cs=(C,), n_folds=n_folds, standardize=False)
+        held_out.append(np.maximum(probe.fit_held_out(block, index, weights), LEAST_LOG_PROBA))
+        probes.append(probe)
+    n_classes = len(np.unique(index))
+    return Probes(
+        np.hstack([np.empty((n_classes, 0)), *(probe.coef_ for probe in probes)]),
+        np.array([probe.intercept_ for probe in probes]).reshape(-1, n_classes),
+        np.array(held_out).reshape(-1, len(index), n_classes),
+    )
