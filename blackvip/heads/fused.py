@@ -79,7 +79,7 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
     n_features_in_ : int
         Number of columns of X.
     prompt_alpha_, prompt_coef_, prompt_intercept_ : float, ndarray of shape (n_classes, n_scores), (n_classes,)
-        Non-negative weight of the weighted prompts' log probabilities, and what makes these of the scores (B26). Only
+        Non-negative weight of the weighted prompts' log probabilities, and what makes these of the scores. Only
         with `prompt_classes`.
     strength_ : float
         The chosen regularisation strength.
