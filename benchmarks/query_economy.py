@@ -1,11 +1,13 @@
-"""Accuracy against billed images: the default, the paper's profile, every control, and the white-box ceiling.
+"""Accuracy against billed images: baselines, image corrections, the default, the paper's profile.
 
-    python benchmarks/query_economy.py [--tasks ocr6-box small-fog ...] [--methods default paper cma-es white-box]
-                                       [--queries 1000 4000 16000 64000] [--seeds 0 1 2] [--split test|development]
+    python benchmarks/query_economy.py [--tasks ocr6-box clipart-fog ...] [--queries 500 1000 4000 16000]
+        [--methods baselines corrections default paper cma-es white-box] [--shots 5 10 16] [--seeds 0 1 2]
+        [--split test|development] [--jobs 1]
 
 Each run is appended to docs/query_economy.jsonl as it ends, and is not made again: the script can be stopped and goes
-on. It needs the extra `benchmarks`, and Debian's dataset-fashion-mnist for the task fashion. At the end it writes the
-tables and the plot of all that the file holds, into docs/query_economy.md and .png.
+on. Delete the file to measure a new version. It needs the extra `benchmarks`, Debian's dataset-fashion-mnist for
+garments, and openclipart-png for clip art. At the end it writes tables of all that the file holds below the words of
+docs/query_economy.md, and draws docs/query_economy.png.
 """
 
 from __future__ import annotations
@@ -20,46 +22,70 @@ import numpy as np
 import services
 import torch
 import torch.nn.functional as F
-from reports import DOCS, cell, read_lines
+from joblib import Parallel, delayed
+from reports import DOCS, cell, read_lines, table, write_below_marker
 
-from blackvip import CMAES, BlackVIPClassifier, PromptBasis, PromptNotUsedWarning, presets
+from blackvip import CMAES, BlackVIPClassifier, PromptBasis, presets
+from blackvip.exceptions import BudgetError, ClassPromptWarning, PromptNotUsedWarning
 from blackvip.inputs.images import to_uint8
 
-CONTROLS = ("zero_shot", "calibrated_zero_shot", "local_probe", "fused_zero_shot")
+BASELINES = ("zero_shot", "calibrated_zero_shot", "local_probe", "fused_zero_shot")
 METHODS = {
-    "default": {},
+    "baselines": {"prompter": "auto"},
+    "corrections": {"prompter": "auto"},
+    "default": {"prompter": "auto"},  # to be deleted when it is the default
     "paper": presets.cvpr2023(),
     "cma-es": {"prompter": "basis", "optimizer": CMAES(sigma=0.3), "batch_size": 40},
+    "white-box": {},
 }
+# Methods that are measured once, with budgets that depend on the number of training images alone. The one of the
+# corrections pays for all comparisons of corrections (25 of them on 8 images, 8 on 16 ...), but for no trained prompt.
+ONCE = {"baselines": lambda n: n, "corrections": lambda n: 2 * n + 300, "white-box": lambda n: 0}
+KEYS = ("task", "method", "queries", "shots", "seed", "split")
 WHITE_BOX_STEPS = 300
+PICTURE_BUDGET, PICTURE_SHOTS = 4_000, services.SHOTS
 
 
-def adapt(task, method, queries, seed, split):
-    """One fit: accuracy of the prompt alone, of all, and of each control."""
-    X, y, X_test, y_test = task.load(seed, split)
-    parameters = {"max_queries": queries, "random_state": seed, "verbose": 0, **METHODS[method]}
+def adapt(task, method, queries, shots, seed, split):
+    """One fit: accuracy of the service's own answers with the prompt, and of the classifier."""
+    X, y, X_test, y_test = task.load(seed, split, shots)
+    budget = ONCE[method](len(y)) if method in ONCE else queries
+    parameters = {"random_state": seed, "verbose": 0, **METHODS[method], "max_queries": budget}
     clf = BlackVIPClassifier(task.score_fn, task.class_prompts, **parameters)
     begin = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptNotUsedWarning)
-        clf.fit(X, y)
+        warnings.simplefilter("ignore", ClassPromptWarning)  # the template "{}" is meant like this
+        try:
+            clf.fit(X, y)
+        except BudgetError as error:
+            return {"refused": str(error)}
     seconds = time.perf_counter() - begin
-    prompted = clf.coordinator_.transform(X_test)
+    prompted = clf.prompter_.transform(X_test)
     batches = np.array_split(prompted, max(1, len(prompted) // 64))
     scores = np.concatenate([task.score_fn(batch, clf.class_prompts_) for batch in batches])
-    return {
+    found = {
         "billed": clf.n_queries_,
-        "prompt": float((clf.classes_[scores.argmax(axis=1)] == y_test).mean()),
+        "own_answers": float((clf.classes_[scores.argmax(axis=1)] == y_test).mean()),
         "accuracy": clf.score(X_test, y_test),
-        "prompt_used": clf.prompt_used_,
+        "prompter": repr(clf.prompter_) if clf.prompt_used_ else None,
+        "ended": clf.termination_reason_,
         "seconds": round(seconds, 1),
-        **clf.score_baselines(X_test, y_test),
     }
+    if method == "baselines":
+        found |= clf.score_baselines(X_test, y_test)
+        found["chosen"] = max(clf.baselines_, key=lambda name: rank(clf.baselines_[name]))
+    return found
 
 
-def white_box(task, seed, split):
+def rank(baseline):
+    """Cross-validated accuracy of a baseline, then its log loss: the greatest is the baseline to choose."""
+    return baseline.accuracy, -baseline.log_loss
+
+
+def white_box(task, shots, seed, split):
     """The same basis, trained by back-propagation through the service's own network: what no black box can pass."""
-    X, y, X_test, y_test = task.load(seed, split)
+    X, y, X_test, y_test = task.load(seed, split, shots)
     pixels = [torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255 for x in (X, X_test)]
     basis = PromptBasis().fit_pixels(pixels[0])
     features = [basis.features(x) for x in pixels]
@@ -78,130 +104,174 @@ def white_box(task, seed, split):
     with torch.no_grad():
         drawn = (pixels[1] + basis.prompts(w[None], features[1][None])[0, 0]).clamp(0, 1)
         scores = task.score_fn(to_uint8(drawn), None)
-    return {"prompt": float((scores.argmax(axis=1) == y_test).mean())}
+    return {"own_answers": float((scores.argmax(axis=1) == y_test).mean())}
+
+
+def measure(key):
+    """The row of one run."""
+    name, method, queries, *others = key
+    task = services.tasks()[name]()
+    torch.set_num_threads(1)
+    found = white_box(task, *others) if method == "white-box" else adapt(task, method, queries, *others)
+    return {**dict(zip(KEYS, key)), **found}
 
 
 def run(args, path):
     """All runs that were asked for and are not in the file yet."""
-    known = read_lines(path)
-    keys = ("task", "method", "queries", "seed", "split")
-    done = {tuple(row[key] for key in keys) for row in known}
-    makers = services.tasks()
-    for queries in args.queries:
-        for name in args.tasks:
-            task = makers[name]()
-            for method in args.methods:
-                if method == "white-box" and (task.network is None or queries != args.queries[0]):
-                    continue
-                for seed in args.seeds:
-                    key = dict(zip(keys, (name, method, 0 if method == "white-box" else queries, seed, args.split)))
-                    if tuple(key.values()) in done:
-                        continue
-                    is_white = method == "white-box"
-                    found = (
-                        white_box(task, seed, args.split)
-                        if is_white
-                        else adapt(task, method, queries, seed, args.split)
-                    )
-                    with path.open("a") as file:
-                        print(json.dumps({**key, **found}), file=file, flush=True)
-                    print(json.dumps({**key, **found}), flush=True)
+    done = {tuple(row[key] for key in KEYS) for row in read_lines(path)}
+    missing = dict.fromkeys(
+        (name, method, 0 if method in ONCE else queries, shots, seed, args.split)
+        for queries in args.queries
+        for name in args.tasks
+        for method in args.methods
+        if method != "white-box" or name.startswith("small-")
+        for shots in args.shots or services.shots_of(name)
+        for seed in args.seeds
+    )
+    jobs = [delayed(measure)(key) for key in missing if key not in done]
+    for row in Parallel(n_jobs=args.jobs, return_as="generator_unordered")(jobs):
+        with path.open("a") as file:
+            print(json.dumps(row), file=file, flush=True)
+        print(json.dumps(row), flush=True)
 
 
-def write_tables(rows, path):
-    """A table of the controls and one of the methods, of the mean and the least and greatest over seeds."""
-    names = list(dict.fromkeys(row["task"] for row in rows))
-    lines = [
-        "# Query economy",
-        "",
-        "`python benchmarks/query_economy.py` writes this page. Figures are mean accuracies over seeds (minimum to",
-        "maximum). [The method](method.md#what-was-tried) lists what did not help.",
-        "",
-        "![Accuracy against billed images](query_economy.png)",
-        "",
+def some(rows, **values):
+    """The rows with these values."""
+    return [row for row in rows if all(row[key] == value for key, value in values.items())]
+
+
+def settings_of(rows):
+    """Each task with each number of shots that was measured, in the order of the tasks."""
+    found = {(row["task"], row["shots"]) for row in rows}
+    order = list(services.tasks())
+    return sorted(found, key=lambda setting: (order.index(setting[0]), -setting[1]))
+
+
+def by_seed(rows, field):
+    """A field of the rows by seed; for "chosen", the accuracy of the baseline that cross-validation chooses."""
+    value = lambda row: row[row["chosen"]] if field == "chosen" else row[field]
+    return {row["seed"]: value(row) for row in rows if field in row}
+
+
+def gain(rows, baselines):
+    """Mean difference to the chosen baseline over the seeds that have both, as text."""
+    reference, found = by_seed(baselines, "chosen"), by_seed(rows, "accuracy")
+    gains = [found[seed] - reference[seed] for seed in found if seed in reference]
+    return f"{np.mean(gains):+.3f}" if gains else ""
+
+
+def tables(rows):
+    """Lines of a table of the baselines and one of the methods, of means and ranges over seeds."""
+    titles, of_baselines, of_methods = services.titles(), [], []
+    for name, shots in settings_of(rows):
+        here = some(rows, task=name, shots=shots)
+        baselines = some(here, method="baselines")
+        cells = [cell(list(by_seed(baselines, field).values())) for field in (*BASELINES, "chosen")]
+        of_baselines.append([titles[name], f"`{name}`", str(shots), *cells])
+        for method, queries in sorted({(list(METHODS).index(row["method"]), row["queries"]) for row in here}):
+            runs = some(here, method=list(METHODS)[method], queries=queries)
+            if method and not any("refused" in row for row in runs):
+                budget = f"{queries:,d}" if queries else ""
+                cells = [titles[name], str(shots), runs[0]["method"], budget, *outcome(runs), gain(runs, baselines)]
+                of_methods.append(cells)
+    plain = ["plain service", "calibrated", "local probe", "fused", "chosen by cross-validation"]
+    return [
         "## Baselines",
         "",
-        "| task | " + " | ".join(control.replace("_", " ") for control in CONTROLS) + " |",
-        "|---" * (1 + len(CONTROLS)) + "|",
-    ]
-    for name in names:
-        of_task = {row["seed"]: row for row in rows if row["task"] == name and row["method"] == "default"}
-        cells = [cell([row[control] for row in of_task.values()]) for control in CONTROLS]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += [
+        *table(["task", "`--tasks`", "shots", *plain], of_baselines),
         "",
         "## With a prompt",
         "",
-        "White-box is the same basis, trained with Adam through the network. Where it has 0.099, the prompt washes all",
-        "images out, and gradients do not lead back. It is no upper bound there.",
-        "",
-        "| task | method | budget | billed | seeds | prompt alone | all |",
-        "|---|---|---|---|---|---|---|",
+        *table(["task", "shots", "method", "budget", "billed", "seeds", "own answers", "accuracy", "gain"], of_methods),
     ]
-    for name in names:
-        kinds = dict.fromkeys((row["method"], row["queries"]) for row in rows if row["task"] == name)
-        for method, queries in sorted(kinds):
-            some = [row for row in rows if (row["task"], row["method"], row["queries"]) == (name, method, queries)]
-            billed = f"{max(row.get('billed', 0) for row in some):,d}"
-            prompt = cell([row["prompt"] for row in some])
-            everything = cell([row["accuracy"] for row in some if "accuracy" in row])
-            lines.append(f"| {name} | {method} | {queries:,d} | {billed} | {len(some)} | {prompt} | {everything} |")
-    path.write_text("\n".join(lines) + "\n")
 
 
-def draw_plot(rows, path):
-    """Accuracy against billed images, a panel for each task."""
+def outcome(runs):
+    """Billed images, number of seeds, the service's own answers and the accuracy of some runs, as text."""
+    billed = cell(list(by_seed(runs, "billed").values()), digits=0)
+    figures = [cell(list(by_seed(runs, field).values())) for field in ("own_answers", "accuracy")]
+    return [billed, str(len(runs)), *figures]
+
+
+def dots_of(rows, name):
+    """Mean accuracies of the dots in a task's line of the picture, by their names."""
+    of_task = some(rows, task=name, shots=PICTURE_SHOTS)
+    mean = lambda runs, field: np.mean([*by_seed(runs, field).values()] or [np.nan])
+    baselines, corrections = (some(of_task, method=method) for method in ("baselines", "corrections"))
+    budgets = [row["queries"] for row in some(of_task, method="default") if row["queries"] <= PICTURE_BUDGET]
+    default = some(of_task, method="default", queries=max(budgets, default=None))
+    return {
+        "plain service": mean(baselines, "zero_shot"),
+        "best baseline": max(mean(baselines, field) for field in BASELINES),
+        "best image correction": mean(corrections, "accuracy"),
+        "default": mean(default, "accuracy"),
+    }
+
+
+def draw_picture(rows, path):
+    """A line for each task, from the plain service to the default. The axis gives room to differences near 1."""
     import matplotlib.pyplot as plt
 
-    names = list(dict.fromkeys(row["task"] for row in rows))
-    n_columns = min(4, len(names))
-    figure, axes = plt.subplots(
-        -(-len(names) // n_columns),
-        n_columns,
-        figsize=(3.4 * n_columns, 3 * -(-len(names) // n_columns)),
-        squeeze=False,
-    )
-    for name, axis in zip(names, axes.flat):
-        of_task = [row for row in rows if row["task"] == name]
-        for method, marker in (("default", "o"), ("cma-es", "^"), ("paper", "s")):
-            budgets = sorted({row["queries"] for row in of_task if row["method"] == method})
-            values = [[r["accuracy"] for r in of_task if (r["method"], r["queries"]) == (method, b)] for b in budgets]
-            if budgets:
-                means = [np.mean(v) for v in values]
-                spread = [[m - min(v) for m, v in zip(means, values)], [max(v) - m for m, v in zip(means, values)]]
-                axis.errorbar(budgets, means, spread, marker=marker, capsize=3, label=method)
-        first = [row for row in of_task if row["method"] == "default"]
-        for control, style in zip(CONTROLS, (":", "--", "-.", "-")):
-            if first:
-                axis.axhline(np.mean([row[control] for row in first]), color="grey", ls=style, lw=1, label=control)
-        axis.set(title=name, xscale="log", xlim=(600, 100_000))
-    for axis in list(axes.flat)[len(names) :]:
-        axis.axis("off")
-    for axis in axes[-1]:
-        axis.set_xlabel("billed images")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("accuracy")
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, ncols=len(labels), loc="lower center", fontsize=8)
-    figure.tight_layout(rect=(0, 0.04, 1, 1))
-    figure.savefig(path, dpi=90)
+    names = [name for name, shots in settings_of(rows) if shots == PICTURE_SHOTS]
+    line = {"color": "#CCCCCC", "linewidth": 3, "solid_capstyle": "round", "zorder": 1}
+    # Colours of Okabe and Ito, which colour-blind readers can tell apart, and a shape for each. The largest dot lies
+    # lowest, so that equal ones can be seen.
+    looks = {
+        "plain service": {"marker": "o", "s": 38, "facecolor": "white", "edgecolor": "#555555", "linewidth": 1.4},
+        "best baseline": {"marker": "s", "s": 34, "color": "#56B4E9", "edgecolor": "white", "linewidth": 0.6},
+        "best image correction": {"marker": "^", "s": 52, "color": "#E69F00", "edgecolor": "white", "linewidth": 0.6},
+        "default": {"marker": "o", "s": 100, "color": "#0072B2"},
+    }
+    named = [services.titles()[name].split(", ") for name in names]
+    is_first = [number == 0 or named[number - 1][1] != service for number, (_, service) in enumerate(named)]
+    heights = np.cumsum(np.where(is_first, 1.9, 1.0))  # room for a service's name above the first of its tasks
+    figure, axis = plt.subplots(figsize=(7.2, 0.27 * heights[-1] + 1.1), layout="constrained")
+    aside = axis.get_yaxis_transform()
+    for name, (_, service), first, y in zip(names, named, is_first, heights):
+        dots = dots_of(rows, name)
+        axis.plot([np.nanmin(list(dots.values())), np.nanmax(list(dots.values()))], [y, y], **line)
+        for order, (dot, look) in enumerate(reversed(looks.items()), start=2):
+            axis.scatter(dots[dot], y, zorder=order, **look)
+        if np.isfinite(dots["default"]):
+            text = f"{dots['default']:.1%}"
+            axis.text(1.08, y, text, transform=aside, ha="right", va="center", color=looks["default"]["color"])
+        if first:
+            title = service[0].upper() + service[1:]
+            axis.text(-0.01, y - 0.9, title, transform=aside, ha="right", va="center", weight="bold")
+    axis.set_xscale("logit")
+    ticks = [0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99]
+    axis.set_xticks(ticks, [f"{tick:.0%}" for tick in ticks])
+    axis.set_xticks([], minor=True)
+    axis.set_yticks(heights, [images for images, _ in named])
+    axis.set(xlim=(0.09, 0.994), ylim=(heights[-1] + 0.7, 0.3), xlabel="accuracy on test images")
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="x", color="#EEEEEE")
+    axis.set_axisbelow(True)
+    axis.spines[["left", "right", "top"]].set_visible(False)
+    handles = [axis.scatter([], [], **look) for look in looks.values()]
+    figure.legend(handles, looks, loc="outside upper center", ncols=len(looks), frameon=False, handletextpad=0.2)
+    figure.savefig(path, dpi=200)
+    plt.close(figure)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="*", default=list(services.tasks()))
-    parser.add_argument("--methods", nargs="+", default=["default"], choices=[*METHODS, "white-box"])
-    parser.add_argument("--queries", nargs="+", type=int, default=[1_000, 4_000, 16_000])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS)[:4], choices=METHODS)
+    parser.add_argument("--queries", nargs="+", type=int, default=[500, 1_000, 4_000, 16_000])
+    parser.add_argument(
+        "--shots", nargs="+", type=int, help="of every task; default: 5, 10 and 16 of clip art, else 16"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--split", choices=("test", "development"), default="test")
     parser.add_argument("--results", type=pathlib.Path, default=DOCS / "query_economy.jsonl")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, each with one thread")
     args = parser.parse_args()
-    torch.set_num_threads(1)
     run(args, args.results)
     if args.split == "test":
-        rows = read_lines(args.results)
-        write_tables(rows, DOCS / "query_economy.md")
-        draw_plot(rows, DOCS / "query_economy.png")
+        rows = some(read_lines(args.results), split="test")
+        write_below_marker(DOCS / "query_economy.md", "benchmarks/query_economy.py", tables(rows))
+        draw_picture(rows, DOCS / "query_economy.png")
 
 
 if __name__ == "__main__":

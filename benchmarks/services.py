@@ -7,7 +7,9 @@ data, so that nothing is ever tuned on the test images.
 
 from __future__ import annotations
 
+import functools
 import gzip
+import itertools
 import pathlib
 import re
 import warnings
@@ -26,6 +28,25 @@ from torch import nn
 from blackvip import demo
 
 SHOTS = 16
+READERS = {"ocr6": "PP-OCRv6", "ocr4": "PP-OCRv4"}
+SURFACES = {
+    "box": "digits in boxes",
+    "strike": "digits struck through",
+    "ruled": "digits on ruled lines",
+    "plain": "plain digits",
+}
+DAMAGES = {
+    "gradient": "digits in uneven light",
+    "fog": "digits in fog",
+    "low": "digits in low contrast",
+    "background": "digits on coloured backgrounds",
+}
+CONDITIONS = {
+    "clipart": "clip art",
+    "clipart-fog": "clip art in fog",
+    "clipart-dark": "clip art in the dark",
+    "clipart-cast": "clip art in coloured light",
+}
 FASHION = pathlib.Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist
 GARMENTS = {  # of Fashion-MNIST, and the ImageNet labels that come nearest in words
     "t-shirt": (610,),  # jersey, T-shirt
@@ -97,16 +118,31 @@ class Task:
 
 def tasks() -> dict[str, Callable[[], Task]]:
     """All tasks by name, made when they are asked for."""
-    found = {}
-    for reader in ("ocr6", "ocr4"):
-        for surface in ("box", "strike", "ruled", "plain"):
-            found[f"{reader}-{surface}"] = lambda reader=reader, surface=surface: form_task(reader, surface)
-    for damage in ("gradient", "fog", "low", "background"):
-        found[f"small-{damage}"] = lambda damage=damage: damage_task(damage)
+    found: dict[str, Callable[[], Task]] = {}
+    for reader, surface in itertools.product(READERS, SURFACES):
+        found[f"{reader}-{surface}"] = functools.partial(form_task, reader, surface)
+    for damage in DAMAGES:
+        found[f"small-{damage}"] = functools.partial(damage_task, damage)
     found["fashion"] = fashion_task
-    for damage in ("", "fog", "dark", "cast"):
-        found["clipart" + f"-{damage}" * bool(damage)] = lambda damage=damage: clipart_task(damage)
+    for name in CONDITIONS:
+        found[name] = functools.partial(clipart_task, name)
     return found
+
+
+def titles() -> dict[str, str]:
+    """The tasks in words: images, a comma and the service."""
+    forms = itertools.product(READERS.items(), SURFACES.items())
+    return {
+        **{f"{reader}-{surface}": f"{images}, {title}" for (reader, title), (surface, images) in forms},
+        **{f"small-{damage}": f"{images}, small reader" for damage, images in DAMAGES.items()},
+        "fashion": "garments, EfficientNet-Lite0",
+        **{name: f"{images}, EfficientNet-Lite0" for name, images in CONDITIONS.items()},
+    }
+
+
+def shots_of(name: str) -> tuple[int, ...]:
+    """The numbers of shots that are published of a task."""
+    return (16, 10, 5) if name in CONDITIONS else (SHOTS,)
 
 
 # Text readers, and digits on forms
@@ -115,7 +151,7 @@ def tasks() -> dict[str, Callable[[], Task]]:
 @cache
 def text_reader(reader: str) -> Callable:
     """The demo's reader, or an older one, on one core."""
-    return demo.text_reader({"ocr6": "PP-OCRv6", "ocr4": "PP-OCRv4"}[reader], n_threads=1)
+    return demo.text_reader(READERS[reader], n_threads=1)
 
 
 _digits = cache(demo.shuffled_digits)
@@ -333,9 +369,7 @@ def clipart() -> tuple[np.ndarray, np.ndarray]:
 
 
 def damaged_pictures(images: np.ndarray, damage: str, seed: int) -> np.ndarray:
-    """Pictures (n, height, width, 3) in fog, in the dark or under coloured light, each of a strength of its own."""
-    if not damage:
-        return images
+    """Pictures (n, height, width, 3) in fog, in the dark or in coloured light, each of a strength of its own."""
     random = np.random.RandomState(seed)
     x = images.astype(np.float32) / 255
     if damage == "fog":
@@ -350,11 +384,12 @@ def damaged_pictures(images: np.ndarray, damage: str, seed: int) -> np.ndarray:
     return (x * 255).round().astype(np.uint8)
 
 
-def clipart_task(damage: str) -> Task:
+def clipart_task(name: str) -> Task:
     """EfficientNet-Lite0 on clip art: each class has the sum of all labels that belong to it by their meaning."""
 
     def draw(seed: int, split: str) -> Split:
         images, labels = clipart()
+        damage = name.removeprefix("clipart").removeprefix("-")
         n_pool = _N_POOL * len(PICTURES)
         train, test = _rows(labels, seed, split, n_pool, len(labels))
         first, second = (1 + seed, 99) if split == "test" else (300 + seed, 700 + seed)
@@ -367,4 +402,4 @@ def clipart_task(damage: str) -> Task:
 
     classes = [folder.split("/")[1] for folder in PICTURES]
     service = label_reader(map(label_numbers, PICTURES.values()))
-    return Task("clipart" + f"-{damage}" * bool(damage), service, classes, draw)
+    return Task(name, service, classes, draw)

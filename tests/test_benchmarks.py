@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import ToyService, make_stripes
+from PIL import Image
 from sklearn.datasets import load_digits
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "benchmarks"))
 import optimizers
+import query_economy
 import reports
 import robustness
 import services
@@ -125,13 +127,39 @@ def test_fewer_shots_are_the_first_of_each_class_and_the_test_images_stay():
         task.load(0, "test", shots=17)
 
 
+def test_every_task_is_a_line_of_the_tables_and_of_the_picture(tmp_path):
+    rows = []
+    for name in services.tasks():
+        for seed, accuracy in enumerate((0.6, 0.8)):
+            key = {"task": name, "shots": 16, "seed": seed, "split": "test", "billed": 160, "own_answers": 0.5}
+            baselines = {**dict.fromkeys(query_economy.BASELINES, 0.4), "fused_zero_shot": accuracy - 0.1}
+            rows.append({**key, **baselines, "method": "baselines", "queries": 0, "chosen": "fused_zero_shot"})
+            rows.append({**key, "method": "corrections", "queries": 0, "accuracy": accuracy})
+            rows += [{**key, "method": "default", "queries": n, "accuracy": accuracy + n / 1e5} for n in (4000, 16000)]
+            rows.append({**key, "method": "paper", "queries": 4000, "refused": "max_queries=4000 is too small"})
+    text = "\n".join(query_economy.tables(rows))
+    assert "| `small-fog` | 16 | 0.400 (0.400-0.400) |" in text
+    line = "| clip art in fog, EfficientNet-Lite0 | 16 | default | 4,000 | 160 (160-160) | 2 | 0.500 (0.500-0.500) |"
+    assert f"{line} 0.740 (0.640-0.840) | +0.140 |" in text
+    assert "paper" not in text
+    for name, title in services.titles().items():
+        assert text.count(f"| {title} |") == 4
+        assert query_economy.dots_of(rows, name) == pytest.approx(
+            {"plain service": 0.4, "best baseline": 0.6, "best image correction": 0.7, "default": 0.74}
+        )
+    pytest.importorskip("matplotlib")
+    query_economy.draw_picture(rows, tmp_path / "picture.png")
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.width == 1440  # twice the width at which it is shown
+
+
 @pytest.mark.skipif(not services.CLIPART.exists(), reason="needs Debian's openclipart-png")
 def test_clip_art_is_damaged_by_seed_and_no_shot_is_tested(monkeypatch):
     monkeypatch.setattr(services, "_N_POOL", 20)
     monkeypatch.setattr(services, "PICTURES", {"animals/birds": "7-24", "plants/flowers": "985-986"})
     monkeypatch.setattr(services, "label_reader", lambda classes: [list(labels) for labels in classes])
     monkeypatch.setattr(services, "clipart", services.cache(services.clipart.__wrapped__))
-    task = services.clipart_task("fog")
+    task = services.clipart_task("clipart-fog")
     assert task.class_prompts == ["birds", "flowers"]
     assert task.score_fn == [list(range(7, 25)), [985, 986]]
     X, y, X_test, y_test = task.load(0, "test")
@@ -140,7 +168,7 @@ def test_clip_art_is_damaged_by_seed_and_no_shot_is_tested(monkeypatch):
     assert np.bincount(y).tolist() == [16, 16]
     np.testing.assert_array_equal(X, task.load(0, "test")[0])
     np.testing.assert_array_equal(X_test, task.load(1, "test")[2])
-    plain = services.clipart_task("")
+    plain = services.clipart_task("clipart")
     keys = [{image.tobytes() for image in plain.load(0, "test")[part]} for part in (0, 2)]
     assert not keys[0] & keys[1]
     assert len(keys[1]) == len(y_test) == len(services.clipart()[0]) - 40
