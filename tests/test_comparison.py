@@ -80,11 +80,10 @@ def test_a_local_probe_alone_sends_no_test_image(service, data):
 
 def test_figures_are_those_of_the_fit_by_itself(service, data):
     X, y, X_test, y_test = data
-    row = compared({"mine": {"optimizer": SPSAGC(n_directions=2)}}, service, data, seeds=[3]).rows[0]
+    settings = {"prompter": "basis", "optimizer": SPSAGC(n_directions=2)}
+    row = compared({"mine": settings}, service, data, seeds=[3]).rows[0]
     counter = ToyService(glare=1.0)
-    clf = BlackVIPClassifier(
-        counter, "{}", optimizer=SPSAGC(n_directions=2), max_queries=500, random_state=3, verbose=0
-    ).fit(X, y)
+    clf = BlackVIPClassifier(counter, "{}", **settings, max_queries=500, random_state=3, verbose=0).fit(X, y)
     assert row["n_queries"] == clf.n_queries_ == counter.n_images
     assert row["accuracy"] == clf.score(X_test, y_test)
     assert row["n_predict"] == 30

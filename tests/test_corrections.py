@@ -385,7 +385,9 @@ def test_training_on_corrected_images(as_paths, tmp_path, monkeypatch):
     clf = BlackVIPClassifier(service, "{}", prompter=Stacked("brighten", "basis"), **settings).fit(images, y)
     # The training images are corrected once for the fit of the basis, once for training and once for the final scores.
     assert sum(calls) <= 3 * 24 + 1
-    bright = BlackVIPClassifier(ToyService(glare=1.0, gain=30), "{}", **settings).fit(brighten(dark), y)
+    bright = BlackVIPClassifier(ToyService(glare=1.0, gain=30), "{}", prompter="basis", **settings).fit(
+        brighten(dark), y
+    )
     np.testing.assert_array_equal(clf.prompter_.parameters_, bright.prompter_.parameters_)
     assert clf.n_queries_ == service.n_images == bright.n_queries_
     np.testing.assert_array_equal(clf.predict_proba(images), bright.predict_proba(brighten(dark)))

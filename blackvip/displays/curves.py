@@ -76,7 +76,8 @@ class QueryCurveDisplay(Display):
     >>> rng = np.random.default_rng(0)
     >>> y = np.repeat(["night", "day"], 20)  # every photo is underexposed
     >>> X = rng.uniform(0, 0.3, (40, 16, 16)) + np.where(y == "day", 0.15, 0)[:, None, None]
-    >>> clf = BlackVIPClassifier(service, "a photo taken at {}", max_queries=1000, random_state=0).fit(X, y)
+    >>> settings = {"prompter": "basis", "max_queries": 1000, "random_state": 0}
+    >>> clf = BlackVIPClassifier(service, "a photo taken at {}", **settings).fit(X, y)
     >>> display = QueryCurveDisplay.from_estimator(clf)
     >>> display.lines_["accuracy"].get_ydata().shape == (clf.n_iter_,)
     True
