@@ -20,7 +20,7 @@ __all__ = ["PromptWeights", "fit_prompt_weights"]
 
 _STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _LOOSE = 0.01  # ridge penalty of the common weight of the means, and of the intercepts
-_FTOL = 1e-7
+_ROUGH = 1e-7  # relative tolerance of fits that only compare strengths; folds differ by far more
 
 
 class PromptWeights(NamedTuple):
@@ -67,18 +67,21 @@ def fit_prompt_weights(
     index, rows = examples.index, examples.rows
     problem = _Problem(examples, classes, np.asarray(prompt_classes))
     folds = list(StratifiedKFold(n_folds, shuffle=True, random_state=0).split(index, index))
+    # Each fold starts from its solution for the last strength.
+    starts = [problem.start() for _ in folds]
     found: dict[float, np.ndarray] = {}
 
     def held_out(strength: float) -> np.ndarray:
         log_proba = np.empty((len(rows), len(classes)))
-        for train, test in folds:
+        for start, (train, test) in zip(starts, folds):
             others = np.isin(rows, test)
-            log_proba[others] = problem.fit(strength, np.isin(rows, train)).log_proba(examples.scores[others])
+            weights = problem.fit(strength, np.isin(rows, train), start, _ROUGH)
+            log_proba[others] = weights.log_proba(examples.scores[others])
         found[strength] = log_proba
         return log_proba[: len(index)]
 
     strength, _ = lowest_loss(_STRENGTHS, held_out, index, examples.weights)
-    return problem.fit(strength, np.ones(len(rows), bool)), found[strength]
+    return problem.fit(strength, np.ones(len(rows), bool), problem.start()), found[strength]
 
 
 class _Problem:
@@ -100,8 +103,15 @@ class _Problem:
         self.scale = float(np.sqrt(spread.mean())) or 1.0
         self.z = (chosen - self.mean) / self.scale
 
-    def fit(self, strength: float, used: np.ndarray) -> PromptWeights:
-        """Minimise the penalised negative log likelihood of the rows that are used, a mask (n_rows,) (B26)."""
+    def start(self) -> np.ndarray:
+        """Return the parameters of the means alone: their common weight, the intercepts, and a weight per deviation."""
+        return np.concatenate([[1.0], np.zeros(self.n_classes + len(self.owner))])
+
+    def fit(self, strength: float, used: np.ndarray, start: np.ndarray, ftol: float = 1e-10) -> PromptWeights:
+        """Minimise the penalised negative log likelihood of the rows that are used, a mask (n_rows,) (B26).
+
+        `start` holds the first parameters, and then the solution.
+        """
         n, z, index, weights = self.n_classes, self.z[used], self.index[used], self.shares[used]
         means, deviations = z[:, :n], z[:, n:]
         place = np.arange(len(z))
@@ -121,8 +131,8 @@ class _Problem:
             )
             return float(penalty / 2 - weights @ log_proba[place, index]), np.concatenate(gradients)
 
-        start = np.concatenate([[1.0], np.zeros(n + len(self.owner))])
-        solution = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500, "ftol": _FTOL}).x
+        solution = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500, "ftol": ftol}).x
+        start[:] = solution
         coef = np.zeros((n, self.n_scores))
         coef[np.arange(n), self.columns[:n]] = solution[0] / self.scale
         coef[self.owner, self.columns[n:]] = solution[n + 1 :] / self.scale
