@@ -7,7 +7,7 @@ from .comparison import presets as presets
 from .comparison.ares import AReSClassifier
 from .comparison.compare import Comparison, compare
 from .comparison.white_box import WhiteBoxClassifier
-from .displays import ConfusionChangeDisplay, GainDisplay, PromptDisplay, QueryCurveDisplay, report
+from .displays import ConfusionChangeDisplay, CostCurveDisplay, GainDisplay, PromptDisplay, QueryCurveDisplay, report
 from .encoders.cached import CachedEncoder
 from .encoders.histograms import GradientEncoder
 from .encoders.pca import PCAEncoder
@@ -66,6 +66,7 @@ __all__ = [
     "ConfusionChangeDisplay",
     "Coordinator",
     "Correction",
+    "CostCurveDisplay",
     "CostPlan",
     "DatasetError",
     "DatasetIncompleteWarning",

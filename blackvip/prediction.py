@@ -6,17 +6,17 @@ import hashlib
 import json
 import os
 import reprlib
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from numbers import Integral
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Options, validate_params
 
+from .answering import AnswersImages
 from .documentation import pipeline_block
 from .encoders.base import ENCODER, Encoder
 from .heads.base import Head
@@ -42,7 +42,6 @@ from .persistence.objects import Object
 from .prompters.base import Prompter
 from .prompters.by_name import PROMPTER, make_prompter
 from .scorers import ScoreFormat
-from .scorers.connection import ReachesService
 from .scorers.labels.mapping import LabelMapping
 from .scorers.memory import AnswerMemory
 from .scorers.scoring import score_columns_of
@@ -101,7 +100,7 @@ _STEP = Record(
 
 
 class PromptedClassifier(
-    SaveableEstimator, ReadsTrainingSets, PredictsFromLogProba, ReachesService, BaseEstimator, saveable=False
+    SaveableEstimator, ReadsTrainingSets, PredictsFromLogProba, AnswersImages, BaseEstimator, saveable=False
 ):
     """The fitted half of `BlackVIPClassifier`: prediction, and what a file holds of it."""
 
@@ -215,9 +214,10 @@ class PromptedClassifier(
         block_sizes, prompt_classes = tuple(encoder.block_sizes_), self._prompt_groups.prompt_classes
         scored.check_layout(n_classes, prompt_classes, block_sizes, encoder.n_features_out_)
         heads = {"head_": self.head_, **{name: result.head for name, result in self.baselines_.items()}}
+        heads.update(self._stages.heads)
         for name, head in heads.items():
             expect(head.n_deviations in (0, len(prompt_classes)), "a head is of other class prompts")
-            asks = head.needs_scores if name == "head_" else name != "local_probe"
+            asks = head.needs_scores if name in ("head_", "second") else name not in ("local", "local_probe")
             head.check_layout(n_classes, n_classes + head.n_deviations if asks else 0, block_sizes)
         for name, result in self.baselines_.items():
             fits = result.held_out.shape == (len(scored.y), n_classes)
@@ -234,7 +234,7 @@ class PromptedClassifier(
         return pipeline_block({**parts, "head": "softmax" if self.head is None else self.head})
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Predict the logarithms of class probabilities; bills one image each.
+        """Predict the logarithms of class probabilities; bills one image each, see `cascade` and `max_views`.
 
         Parameters
         ----------
@@ -396,23 +396,13 @@ class PromptedClassifier(
         log_proba = head.predict_log_proba_of(log_scores, features, len(self.classes_))
         return self.classes_[log_proba.argmax(axis=1)]
 
-    def _encode(self, pixels: torch.Tensor) -> np.ndarray:
-        """Features of the local encoder; asks no service."""
-        return self.probe_encoder_.encode_batches([pixels])
-
-    def _log_probas(self, images: Images, rows: np.ndarray) -> Generator[np.ndarray, None, None]:
-        """Log probabilities of images, batch by batch."""
-        encode = self._encode if self.head_.needs_features else None
-        for _, log_scores, features in self._score_in_batches(images, rows, self.prompter_.draw, encode):
-            yield self.head_.predict_log_proba_of(log_scores, features, len(self.classes_))
-
     def _fingerprint(self) -> str:
         """Twelve digits that identify the prompt and the head."""
         n_classes, n_features = len(self.classes_), sum(self.probe_encoder_.block_sizes_)
         n_columns = n_classes + len(self._prompt_groups.prompt_classes)
         features = np.zeros((n_columns, n_features))
         log_proba = self.head_.predict_log_proba_of(-np.eye(n_columns), features, n_classes).round(6)
-        parts = [*self.prompter_.frozen_state, log_proba, self.class_prompts_]
+        parts = [*self.prompter_.frozen_state, log_proba, self.class_prompts_, *self._stages.state]
         return hashlib.sha256(json.dumps(describe(parts)).encode()).hexdigest()[:12]
 
     def _summary(self, decision: Decision) -> str:

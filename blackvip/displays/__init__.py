@@ -5,9 +5,10 @@ make a display say in their first line what they bill. `report` puts all display
 """
 
 from .confusion import ConfusionChangeDisplay
+from .costs import CostCurveDisplay
 from .curves import QueryCurveDisplay
 from .gains import GainDisplay
 from .prompts import PromptDisplay
 from .report import report
 
-__all__ = ["ConfusionChangeDisplay", "GainDisplay", "PromptDisplay", "QueryCurveDisplay", "report"]
+__all__ = ["ConfusionChangeDisplay", "CostCurveDisplay", "GainDisplay", "PromptDisplay", "QueryCurveDisplay", "report"]

@@ -32,6 +32,7 @@ from ..scorers.declarations import declared
 from ..scorers.wrappers import innermost
 from ..training.costs import duration
 from .confusion import ConfusionChangeDisplay
+from .costs import CostCurveDisplay
 from .curves import BASELINE_NAMES, QueryCurveDisplay
 from .drawing import Display, check_fitted, counted, only_axes
 from .gains import GainDisplay
@@ -309,6 +310,9 @@ def _pictures(estimator: Any, results: _Results, examples: PromptDisplay) -> Ite
         "How many more (+) or fewer (−) images of a true class (row) the service itself predicts as a class (column). "
         "Blue is better, orange is worse.",
     )
+    if estimator.cascade or estimator.max_views > 1:
+        caption = "The least sure predictions are replaced by dearer ones, from the local head's to those of all views."
+        yield _picture(CostCurveDisplay.prepare(estimator), "Accuracy and images per prediction", caption)
     if not estimator.history_:
         return
     yield _picture(
@@ -322,11 +326,8 @@ def _pictures(estimator: Any, results: _Results, examples: PromptDisplay) -> Ite
     except ValueError:
         # A custom optimizer may report neither gains nor norms.
         return
-    yield _picture(
-        gains,
-        "Gains and steps",
-        "Step size and perturbation size, and the Euclidean norms of the gradient estimates and of the steps.",
-    )
+    caption = "Step size and perturbation size, and the Euclidean norms of the gradient estimates and of the steps."
+    yield _picture(gains, "Gains and steps", caption)
 
 
 def _picture(display: Display, title: str, caption: str) -> dict[str, Any]:

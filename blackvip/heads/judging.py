@@ -52,6 +52,11 @@ class HeadResult(Saveable):
     def __repr__(self) -> str:
         return f"HeadResult({self.head}, accuracy={self.accuracy:.3f}, log_loss={self.log_loss:.3f})"
 
+    @classmethod
+    def of(cls, head: Head, held_out: np.ndarray, y: np.ndarray, weights: np.ndarray) -> HeadResult:
+        """The result of held-out log probabilities (n_images, n_classes) of images of the classes y (n_images,)."""
+        return cls(head, held_out, held_out.argmax(axis=1) == y, log_loss(held_out, y), weights)
+
     @property
     def accuracy(self) -> float:
         """Share of the images that are classified correctly."""
@@ -110,4 +115,4 @@ def judge(head: Head, data: LabelledScores) -> HeadResult:
 def _judged(head: Head, data: LabelledScores) -> HeadResult:
     """Fit a head, and cross-validate it."""
     held_out = head.fit_scored(data)
-    return HeadResult(head, held_out, held_out.argmax(axis=1) == data.y, log_loss(held_out, data.y), data.weights)
+    return HeadResult.of(head, held_out, data.y, data.weights)

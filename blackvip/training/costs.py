@@ -190,6 +190,7 @@ class PlansCosts(UsualSettings):
     score_fn: Any
     random_state: Any
     max_queries: int
+    max_views: int
     warm_start: bool
     classes_: np.ndarray
 
@@ -216,7 +217,7 @@ class PlansCosts(UsualSettings):
         y : array-like of shape (n,)
             Labels of two or more classes.
         n_predict : int, default=0
-            Images that will be predicted afterwards.
+            Images that will be predicted afterwards; each may send `max_views` images. A cascade sends fewer.
         price_per_image : float or None, default=None
             In any currency. None: what `score_fn` declares, if anything.
         seconds_per_image : float or None, default=None
@@ -287,7 +288,7 @@ class PlansCosts(UsualSettings):
         elif seconds is None:
             seconds = getattr(self, "seconds_per_image_", None)
         price = ledger.price_per_image if price is None else price
-        plan = cost_plan(run, int(n_predict), price, seconds)
+        plan = cost_plan(run, int(n_predict) * self.max_views, price, seconds)
         if measure:
             n = sum(billed)
             cost = Cost(n, np.count_nonzero(billed), sum(took), None if price is None else n * price)

@@ -1,0 +1,108 @@
+"""Cascades: cheap answers for the images that they are sure of, and dear ones for the rest."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .judging import HeadResult
+
+__all__ = ["CostPoint", "confidence", "cost_curve", "cost_of", "fit_threshold"]
+
+_TOLERANCE = 0.2  # standard errors of the difference in accuracy that a cascade may lose, by its own estimate
+_N_POINTS = 11  # of the curve between two stages
+
+
+class CostPoint(NamedTuple):
+    """A point of a cost curve, cross-validated on the training images.
+
+    Attributes
+    ----------
+    images_per_prediction : float
+        Mean number of images that are sent for a prediction.
+    accuracy : float
+    log_loss : float
+        In nats.
+    """
+
+    images_per_prediction: float
+    accuracy: float
+    log_loss: float
+
+
+def confidence(log_proba: np.ndarray) -> np.ndarray:
+    """Probability (n_images,) of the most probable class."""
+    return np.exp(log_proba.max(axis=1))
+
+
+def fit_threshold(cheap: HeadResult, dear: HeadResult) -> float:
+    """Choose the confidence above which a cheap answer replaces a dear one.
+
+    Parameters
+    ----------
+    cheap, dear : HeadResult
+        Results of the same training images, cross-validated.
+
+    Returns
+    -------
+    threshold : float
+        1: no answer is sure enough. 0: all are, which means that the dear ones are not better.
+
+    Notes
+    -----
+    The mistakes that the dear answers would repair are spread over the images in proportion to 1 - p, where p is the
+    cheap answer's confidence (B28). As many images as possible are answered cheaply, the surest first, as long as their
+    share of these mistakes is at most a fifth of a standard error of the difference in accuracy. Counting the
+    mistakes above each threshold would be noisier, and choosing the largest share among such counts too hopeful.
+    """
+    weights, n = cheap.weights, len(cheap.hits)
+    gain = dear.hits.astype(float) - cheap.hits
+    total = weights @ gain
+    if total <= 0:
+        return 0.0
+    sure = confidence(cheap.held_out)
+    doubt = weights * (1 - sure)
+    deviation = gain.std(ddof=1) if n > 1 else 0.0
+    allowed = _TOLERANCE * deviation / np.sqrt(n) * weights.sum()
+    order = np.argsort(-sure, kind="stable")
+    # (B28)
+    lost = total * doubt[order].cumsum() / max(doubt.sum(), np.finfo(float).tiny)
+    n_cheap = int(np.searchsorted(lost, allowed, side="right"))
+    if n_cheap == n:
+        return 0.0
+    # Halfway between two images, so that rounding errors change no decision.
+    return float((sure[order[n_cheap - 1]] + sure[order[n_cheap]]) / 2) if n_cheap else 1.0
+
+
+def cost_of(result: HeadResult, sent: np.ndarray) -> CostPoint:
+    """The point of a result (n_images, n_classes) for which `sent` (n_images,) images were sent."""
+    averages = (np.average(values, weights=result.weights) for values in (sent, result.hits, result.losses))
+    return CostPoint(*map(float, averages))
+
+
+def cost_curve(cheap: HeadResult, dear: HeadResult, images: tuple[float, float], y: np.ndarray) -> list[CostPoint]:
+    """Accuracy and log loss where dear answers replace more and more of the cheap ones, the least sure first.
+
+    Parameters
+    ----------
+    cheap, dear : HeadResult
+        Results of the same training images, cross-validated.
+    images : (float, float)
+        Images that are sent for a cheap and for a dear answer.
+    y : ndarray of shape (n_images,)
+        Class indices.
+
+    Returns
+    -------
+    curve : list of CostPoint
+        From all cheap to all dear.
+    """
+    rank = np.argsort(np.argsort(confidence(cheap.held_out), kind="stable"))
+    points = []
+    for n_dear in np.linspace(0, len(rank), _N_POINTS).round().astype(int):
+        is_dear = rank < n_dear
+        log_proba = np.where(is_dear[:, None], dear.held_out, cheap.held_out)
+        mixed = HeadResult.of(dear.head, log_proba, y, dear.weights)
+        points.append(cost_of(mixed, np.where(is_dear, images[1], images[0])))
+    return points
