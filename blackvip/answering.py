@@ -78,6 +78,20 @@ class AnswersImages(ReachesService):
             for first in range(0, len(rows), _PORTION):
                 yield self._answered(ledger, images, rows[first : first + _PORTION])
 
+    def _log_proba_from(self, prompted: np.ndarray, plain: np.ndarray, features: np.ndarray | None) -> np.ndarray:
+        """Log probabilities (n, n_classes) of images that have been scored with and without their prompts."""
+
+        def by(head: Head, columns: np.ndarray, rows: Any = slice(None)) -> np.ndarray:
+            chosen = None if features is None else features[rows]
+            return head.predict_log_proba_of(columns[rows], chosen, len(self.classes_))
+
+        return self._stages.log_proba(
+            len(plain),
+            lambda head: by(head, plain),
+            lambda rows: by(self.head_, prompted, rows),
+            lambda head, rows: by(head, plain, rows),
+        )
+
     def _answered(self, ledger: Ledger, images: Images, rows: np.ndarray) -> np.ndarray:
         """Log probabilities (len(rows), n_classes) of images, stage by stage."""
         n_classes = len(self.classes_)

@@ -357,7 +357,8 @@ class PromptedClassifier(
                 name: self._labels_by(baseline.head, found[0], features) for name, baseline in self.baselines_.items()
             }
             labels["prompt"] = self.classes_[prompted.argmax(axis=1)]
-            labels["classifier"] = self._labels_by(self.head_, found[-1], features)
+            log_proba = self._log_proba_from(found[-1], found[0], features)
+            labels["classifier"] = self.classes_[log_proba.argmax(axis=1)]
         return PromptComparison(images, y, plain, prompted, n_queries, seconds, labels)
 
     @property

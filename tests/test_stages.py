@@ -149,6 +149,8 @@ def test_a_cascade_bills_what_it_sends(cascade, tmp_path):
     singly = np.concatenate([clf.predict_log_proba(X[row : row + 1]) for row in range(20)])
     np.testing.assert_allclose(singly, log_proba[:20], atol=1e-7)
     assert service.n_images - before == sent
+    labels = clf.compare_prompt(X, heads=True).labels["classifier"]
+    np.testing.assert_array_equal(labels, clf.classes_[log_proba.argmax(axis=1)])
 
     clf.save(tmp_path / "clf.safetensors")
     loaded = blackvip.load(tmp_path / "clf.safetensors", service)

@@ -10,7 +10,7 @@ from .judging import HeadResult
 
 __all__ = ["CostPoint", "confidence", "cost_curve", "cost_of", "fit_threshold"]
 
-_TOLERANCE = 0.2  # standard errors of the difference in accuracy that a cascade may lose, by its own estimate
+_TOLERANCE = 0.15  # standard errors of the difference in accuracy that a cascade may lose, by its own estimate
 _N_POINTS = 11  # of the curve between two stages
 
 
@@ -53,7 +53,7 @@ def fit_threshold(cheap: HeadResult, dear: HeadResult) -> float:
     -----
     The mistakes that the dear answers would repair are spread over the images in proportion to 1 - p, where p is the
     cheap answer's confidence (B28). As many images as possible are answered cheaply, the surest first, as long as their
-    share of these mistakes is at most a fifth of a standard error of the difference in accuracy. Counting the
+    share of these mistakes is at most 0.15 standard errors of the difference in accuracy. Counting the
     mistakes above each threshold would be noisier, and choosing the largest share among such counts too hopeful.
     """
     weights, n = cheap.weights, len(cheap.hits)
