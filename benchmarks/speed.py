@@ -40,6 +40,7 @@ from blackvip.losses import Temperature
 from blackvip.optimizers import SPSAGC
 from blackvip.prompters.decoder import Decoder
 from blackvip.scorers.ledger import Ledger
+from blackvip.scorers.memory import AnswerMemory
 from blackvip.scorers.open_clip import OpenCLIPScorer
 from blackvip.training.features import TrainingFeatures
 from blackvip.training.objective import Objective
@@ -166,7 +167,7 @@ def flat_order(decoder):
 
 def objective_of(prompter, images, y, ledger):
     data = TrainingSet(images, y, np.ones(len(y)), np.unique(y))
-    return Objective(TrainingFeatures(prompter, images), data, ledger, 1.0, Temperature(1.0))
+    return Objective(TrainingFeatures(prompter, images), data, ledger, AnswerMemory(), 1.0, Temperature(1.0))
 
 
 def step(args):

@@ -14,9 +14,8 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from .documentation import Documented
 from .encoders import Encoder, make_frozen_encoder
 from .heads.base import Head, IsClassifier
-from .heads.decision import Decision, fit_without_prompt
+from .heads.decision import fit_without_prompt
 from .heads.scored import ScoredImages
-from .inputs.reading import most_to_fit
 from .inputs.training_set import TrainingSet
 from .losses import LOSSES, Temperature
 from .optimizers import Optimizer, make_optimizer
@@ -26,16 +25,19 @@ from .scorers import ScoreFunction
 from .scorers.background import BackgroundThread
 from .scorers.checkpoint import refuse_checkpoint, replayed
 from .scorers.formats import SCORE_TYPES
+from .scorers.ledger import Ledger
+from .scorers.memory import AnswerMemory
 from .scorers.replay import Replay
 from .scorers.wrappers import IsScoreFunction
 from .training.augmentation import AUGMENTATIONS, augmentation
 from .training.callbacks import CallbackSupportMixin
+from .training.corrections import fitted_corrections
 from .training.costs import PlansCosts
 from .training.features import TrainingFeatures, row_batches
-from .training.ladder import ClimbsLadder, Rung
-from .training.loop import TrainingResult, decided, judged_columns, train
+from .training.ladder import FIRST_RUNG, ClimbsLadder
 from .training.monitoring import Monitor
 from .training.objective import Objective
+from .training.outcomes import Outcome, Outcomes
 from .training.setup import Run, RunSettings, Streams, generator_of, prepare, seed_of
 
 __all__ = ["BlackVIPClassifier"]
@@ -61,14 +63,14 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
     class_prompts : str, dict, Series or sequence of str, default="{}"
         A template in which ``{}`` becomes the class's name, a dict (or a Series) from label to prompt, or prompts in
         the order of `classes_`; a list of templates, or of prompts, stands for several. See also `EncodedClassPrompts`.
-    prompter : {"basis", "auto", "coordinator", "autocontrast", ...} or Prompter, default="basis"
-        "basis": `PromptBasis`, which has fourteen parameters. "auto": the ladder, which tries image corrections first,
-        then the basis on the best one, and ends when nothing more helps. "coordinator": the paper's `Coordinator`, see
-        also `blackvip.presets.cvpr2023`. Other names: see `Correction`.
+    prompter : {"auto", "basis", "coordinator", "autocontrast", ...} or Prompter, default="auto"
+        "auto": the ladder, which tries image corrections first, then the basis on the best one, and ends when nothing
+        more helps. "basis": `PromptBasis`, with fourteen parameters. "coordinator": the paper's `Coordinator`, see also
+        `blackvip.presets.cvpr2023`. Other names: see `Correction`.
     optimizer : {"spsa-gc", "spsa", "cma-es"} or Optimizer, default="spsa-gc"
         What trains the prompter. Its settings are its own parameters, as in ``optimizer=SPSAGC(momentum=0.5)``.
-    max_queries : int, default=10_000
-        The most images that `fit` may bill, a hard limit.
+    max_queries : int, default=4_000
+        The most images that `fit` may bill, a hard limit. The ladder stops by itself when nothing more helps.
     head : {"auto", "fused", "calibrated", "tempered"}, None or classifier, default="auto"
         From scores to probabilities. "fused": scores and local features together, see `FusedHead`. "calibrated":
         logistic regression on the log scores, see `CalibratedHead`. "tempered": the service's own answers at a fitted
@@ -154,6 +156,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
         The optimizer in its last state, and the step and perturbation size that training started with.
     termination_reason_ : str
         Why training stopped, one of `blackvip.training.loop.TERMINATION_REASONS`.
+    rungs_ : list of dict
+        What "auto" tried: the "prompter", "n_queries" so far, "accuracy" and "log_loss", and whether it "helps".
     score_format_, score_type_ : ScoreFormat, {"logits", "probabilities", "percent", "levels"}
         What the scores are, and in words how that was found.
     label_mapping_ : LabelMapping or None
@@ -229,9 +233,9 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
         score_fn: ScoreFunction,
         class_prompts: str | Mapping[Any, Any] | Sequence[Any] = "{}",
         *,
-        prompter: str | Prompter = "basis",
+        prompter: str | Prompter = "auto",
         optimizer: Literal["spsa-gc", "spsa", "cma-es"] | Optimizer = "spsa-gc",
-        max_queries: int = 10_000,
+        max_queries: int = 4_000,
         head: Literal["auto", "fused", "calibrated", "tempered"] | Any = "auto",
         guard: bool = True,
         cascade: bool = False,
@@ -322,12 +326,9 @@ shape (n, n_features); or sequence of images, paths or encoded files
             data = self._read(X, y, sample_weight, self.classes_ if continues else None, continues)
             with replayed(self, data.images, data.y, data.weights, seed_of) as replay:
                 rng = self._rng if continues else generator_of(self.random_state, replay)
-                if self._climbs and not continues:
-                    result, decision = self._climb(data, rng, replay)
-                else:
-                    run = self._set_up(data, self._settings(self.max_queries), rng, continues, replay)
-                    result, decision = self._train(run, data, rng, replay=replay)
-                result.warn_or_raise(self.n_queries_, decision, replay is not None)
+                settings = self._settings(self.max_queries, climbs=self._climbs and not continues)
+                run = self._set_up(data, settings, rng, continues, replay)
+                self._train(run, data, rng, replay=replay).warn_or_raise(self.n_queries_, replay is not None)
         return self
 
     #: `classes` is an argument of `partial_fit`, not metadata that is routed.
@@ -367,8 +368,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
             settings = self._settings(self.max_queries - (self.n_queries_ if continues else 0), one_pass=True)
             rng = self._rng if continues else generator_of(self.random_state)
             run = self._set_up(data, settings, rng, continues)
-            result, decision = self._train(run, data, rng, adds=continues)
-            result.warn_or_raise(self.n_queries_, decision)
+            self._train(run, data, rng, adds=continues).warn_or_raise(self.n_queries_)
         return self
 
     def _set_up(
@@ -378,72 +378,71 @@ shape (n, n_features); or sequence of images, paths or encoded files
         rng: np.random.Generator,
         continues: bool = False,
         replay: Replay | None = None,
-        rung: Rung | None = None,
     ) -> Run:
         """Images -> features -> prompts: everything that a run needs. It sends nothing, and sets nothing."""
-        rung = rung or Rung(self.prompter, int(rng.integers(2**63)))
-        streams = Streams.of(rung.seed)
+        streams = Streams.of(int(rng.integers(2**63)))
+        optimizer = make_optimizer(self.optimizer, a=self.a, c=self.c)
 
         # The prompter and the local encoder are fitted once, to a sample of the images.
         if continues:
             prompter, probe, w = self.prompter_, self.probe_encoder_, self.prompter_.parameters_
-        else:
-            sample = np.sort(streams.sample.permutation(len(data))[: most_to_fit(self.image_format_)])
-            pixels = data.images.pixels(sample)
-            prompter = make_prompter(rung.prompter).fit_pixels(pixels)
-            probe = rung.probe or make_frozen_encoder(self.local_encoder).fit_pixels(pixels)
-            w = prompter.initial_parameters(streams.start)
-
-        # Prompted images -> scores -> losses.
-        score_format = self.score_format_ if continues else rung.score_format
-        ledger = self._ledger(settings.budget, score_format, self.score_fn, replay, rung.memory)
-        temperature = Temperature(None if self.temperature == "auto" else float(self.temperature), self.loss)
-        augment = None if self.augment is None else augmentation(self.augment, streams.augment)
-        features = TrainingFeatures(prompter, data.images)
-        objective = Objective(features, data, ledger, self.prompt_scale, temperature, augment)
-        optimizer = make_optimizer(self.optimizer, a=self.a, c=self.c)
-        if continues:
             optimizer.continue_from(self.optimizer_)
             if optimizer.started and not np.array_equal(optimizer.w, w):
                 optimizer.restart_from(w)
+        else:
+            pixels = self._sample(data, streams)
+            prompter = make_prompter(FIRST_RUNG if settings.climbs else self.prompter).fit_pixels(pixels)
+            probe = make_frozen_encoder(self.local_encoder).fit_pixels(pixels)
+            w = prompter.initial_parameters(streams.start)
+            if settings.climbs:
+                fitted_corrections(pixels, self.prompt_scale)  # refuses those that fail, before anything is sent
+
+        # Prompted images -> scores -> losses.
+        memory = AnswerMemory(recalls=settings.climbs).of_service(self.score_fn)
+        known = self.score_format_ if continues else None
+        ledger = self._ledger(settings.budget, known, self.score_fn, replay, memory)
+        objective = self._objective(prompter, data, ledger, memory, streams)
         return prepare(objective, data, probe, optimizer, w, settings, streams)
 
-    def _train(
-        self, run: Run, data: TrainingSet, rng: Any, adds: bool = False, replay: Replay | None = None, billed: int = 0
-    ) -> tuple[TrainingResult, Decision]:
+    def _objective(
+        self, prompter: Prompter, data: TrainingSet, ledger: Ledger, memory: AnswerMemory, streams: Streams
+    ) -> Objective:
+        temperature = Temperature(None if self.temperature == "auto" else float(self.temperature), self.loss)
+        augment = None if self.augment is None else augmentation(self.augment, streams.augment)
+        features = TrainingFeatures(prompter, data.images)
+        return Objective(features, data, ledger, memory, self.prompt_scale, temperature, augment)
+
+    def _train(self, run: Run, data: TrainingSet, rng: Any, adds: bool = False, replay: Any = None) -> Outcome:
         """Prompted images -> scores -> losses -> update -> head."""
-        objective, judged, ledger = run.objective, run.judged_rows, run.objective.ledger
+        judged, ledger = run.judged_rows, run.objective.ledger
         with ledger, Monitor(self, run) as monitor, BackgroundThread() as background:
             # Local features are computed in a thread while the service answers.
             local = background.submit(run.probe.encode_batches, map(data.images.pixels, row_batches(judged)))
-            objective.features.compute_in(background)
+            run.objective.features.compute_in(background)
             try:
                 # Zero-shot: one image each.
-                plain, columns = self._plain_scores(ledger, data, judged)
-                objective.temperature.learn(plain, data.y[judged])
-                run.validation.set_start(plain)
-                answers = data.y[judged], data.weights[judged], local.result(), columns
+                answers = data.y[judged], data.weights[judged], self._plain_columns(ledger, data, judged)
                 scored = ScoredImages.before_training(
                     *answers,
                     self._prompt_groups.prompt_classes,
+                    features=local.result(),
                     held_out=run.validation.is_held_out,
                     block_sizes=tuple(run.probe.block_sizes_),
                 ).after(self._scored if adds else None)
-                baselines = background.submit(fit_without_prompt, scored, self.head)
-                result = train(run, monitor)
-                scored.set_prompted(judged_columns(result, run, replay))
+                without = background.submit(fit_without_prompt, scored, self.head)
+                outcomes = Outcomes(scored, without, self.head, self.guard, monitor, replay)
+                # Scores -> probabilities: the prompt or none, and the head that goes with it.
+                if run.settings.climbs:
+                    outcome = self._ladder(run, data, outcomes, background).climb(run)
+                else:
+                    outcome = outcomes.trained(run)
             finally:
-                self.n_queries_ = ledger.n_queries + (self.n_queries_ if adds else billed)
+                self.n_queries_ = ledger.n_queries + (self.n_queries_ if adds else 0)
+            self._store(outcome, outcomes, adds)
+            self._rng = rng
+            monitor.tell_result(self._summary(outcome.decision))
+        return outcome
 
-            # Scores -> probabilities: the prompt or none, and the head that goes with it.
-            last_answers = scored.last_answers(judged, *objective.last_answers.get(ledger.n_columns))
-            without, decision = decided(result, baselines, scored, last_answers, self.head, self.guard)
-            self._store(run, result, decision, adds)
-            self.baselines_, self._scored, self._rng = without.baselines, scored, rng
-            self._stages = self._choose_stages(decision, without, scored)
-            monitor.tell_result(self._summary(decision))
-        return result, decision
-
-    def _settings(self, budget: int, one_pass: bool = False) -> RunSettings:
-        limits = self.max_queries, budget, self.batch_size
-        return RunSettings(*limits, self.guard, self.validation_fraction, self.patience, one_pass)
+    def _settings(self, budget: int, **kind: bool) -> RunSettings:
+        how = self.max_queries, budget, self.batch_size, self.guard, self.validation_fraction, self.patience
+        return RunSettings(*how, **kind)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from numbers import Integral
@@ -18,37 +17,30 @@ from sklearn.utils._param_validation import Options, validate_params
 
 from .answering import AnswersImages
 from .documentation import pipeline_block
-from .encoders.base import ENCODER, Encoder
+from .encoders.base import Encoder
 from .heads.base import Head
 from .heads.decision import Decision, check_head_fits
 from .heads.judging import HeadResult
 from .heads.leaderboard import leaderboard
 from .heads.scored import ScoredImages
-from .inputs.class_prompts import CLASS_PROMPTS, MADE_PROMPTS, make_prompt_groups
+from .inputs.class_prompts import make_prompt_groups
 from .inputs.estimators import PredictsFromLogProba
-from .inputs.images import IMAGE_SHAPE, Images
-from .inputs.labels import CLASS_WEIGHT, check_classes, check_labels, class_indices
+from .inputs.images import Images
+from .inputs.labels import check_classes, check_labels, class_indices
 from .inputs.reading import pixel_batches
 from .inputs.training_set import ReadsTrainingSets, TrainingSet
 from .journal.identity import describe
 from .journal.predictions import PredictionsFile
 from .optimizers import Optimizer
-from .persistence import SaveableEstimator
-from .persistence.arrays import Generator as GeneratorField
-from .persistence.arrays import Labels
-from .persistence.fields import BOOL, NONE, ListOf, Maybe, OneOf, Record, choice, integer, number, text
-from .persistence.format import expect
-from .persistence.objects import Object
 from .prompters.base import Prompter
-from .prompters.by_name import PROMPTER, make_prompter
+from .prompters.by_name import make_prompter
+from .saved_classifier import SavedClassifier
 from .scorers import ScoreFormat
-from .scorers.labels.mapping import LabelMapping
-from .scorers.memory import AnswerMemory
 from .scorers.scoring import score_columns_of
 from .scorers.wrappers import scorer_name
-from .training.loop import TERMINATION_REASONS, TrainingResult
+from .training.outcomes import Outcome, Outcomes
 from .training.progress import ProgressBar
-from .training.setup import Run, rows_to_judge
+from .training.setup import rows_to_judge
 
 __all__ = ["PromptedClassifier"]
 
@@ -82,25 +74,8 @@ class PromptComparison(NamedTuple):
     labels: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
-_RESULT = Object(HeadResult)
-_OTHER_BASELINES = ("calibrated_zero_shot", "local_probe", "fused_zero_shot")
-_GAIN = OneOf(choice("auto", None), number())
-# A step of the history, with the figures of its optimizer.
-_STEP = Record(
-    {
-        "n_iter": integer(1),
-        "n_queries": integer(0),
-        "loss": number(),
-        "accuracy": number(),
-        "validation_loss": Maybe(number()),
-        "validation_accuracy": Maybe(number(0, 1 + 1e-9)),
-    },
-    others=number(),
-)
-
-
 class PromptedClassifier(
-    SaveableEstimator, ReadsTrainingSets, PredictsFromLogProba, AnswersImages, BaseEstimator, saveable=False
+    SavedClassifier, ReadsTrainingSets, PredictsFromLogProba, AnswersImages, BaseEstimator, saveable=False
 ):
     """The fitted half of `BlackVIPClassifier`: prediction, and what a file holds of it."""
 
@@ -116,41 +91,9 @@ class PromptedClassifier(
     prompt_used_: bool
     head_: Head
     baselines_: dict[str, HeadResult]
+    rungs_: list[dict[str, Any]]
     _scored: ScoredImages
     probe_encoder_: Encoder
-
-    not_saved = ("score_fn", "n_jobs", "checkpoint")
-    derived_attributes = ("_memory",)
-    saved_parameters = {
-        "class_prompts": CLASS_PROMPTS,
-        "prompter": PROMPTER,
-        "local_encoder": ENCODER,
-        "head": OneOf(NONE, text(), Object(Head, fitted="no")),
-        "image_shape": IMAGE_SHAPE,
-        "class_weight": CLASS_WEIGHT,
-    }
-    saved_attributes = {
-        "classes_": Labels(),
-        "class_prompts_": MADE_PROMPTS,
-        "prompter_": Object(Prompter),
-        "prompt_used_": BOOL,
-        "head_": Object(Head),
-        "optimizer_": Object(Optimizer, fitted="maybe"),
-        "n_skipped_": integer(0),
-        "baselines_": Record({"zero_shot": _RESULT, **dict.fromkeys(_OTHER_BASELINES, Maybe(_RESULT))}),
-        "history_": ListOf(_STEP),
-        "n_queries_": integer(0),
-        "n_iter_": integer(0),
-        "a_": _GAIN,
-        "c_": _GAIN,
-        "termination_reason_": choice(*TERMINATION_REASONS),
-        "score_format_": Object(ScoreFormat),
-        "label_mapping_": OneOf(NONE, Object(LabelMapping)),
-        "seconds_per_image_": OneOf(NONE, number(low=0)),
-        "probe_encoder_": Object(Encoder),
-        "_scored": Object(ScoredImages),
-        "_rng": GeneratorField(),
-    }
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "head_")
@@ -180,48 +123,6 @@ class PromptedClassifier(
                 f"classes={labels} is not the same as on the last call to partial_fit, {self.classes_.tolist()}. Leave "
                 "it out, or start again with fit."
             )
-
-    def _finish_loading(self) -> None:
-        super()._finish_loading()
-        self._memory = AnswerMemory()
-        n_classes, mapping, prompter = len(self.classes_), self.label_mapping_, self.prompter_
-        in_order = n_classes >= 2 and np.array_equal(np.unique(self.classes_), self.classes_)
-        expect(in_order, "classes_ are not sorted, or few")
-        n_prompts = len(self.class_prompts_)
-        expect(n_prompts == n_classes, f"there are {n_prompts} class prompts; expected {n_classes}")
-        expect(all(self.class_prompts_), "a class has no class prompt")
-        expect(
-            mapping is None or mapping.class_prompts == self.class_prompts_, "label_mapping_ is for other class prompts"
-        )
-        expect(prompter.image_format_ == self.image_format_, "prompter_ was made for images of another format")
-        expect(
-            self.prompt_used_ == (prompter.prompt_scale_ > 0), "prompt_used_ and prompt_scale_ contradict each other"
-        )
-        self._check_loaded_heads(n_classes)
-        n_unknown, optimizer = len(self.history_) - self.n_iter_, self.optimizer_
-        expect(n_unknown <= 0, f"history_ has {len(self.history_)} steps, but {self.n_iter_} were made")
-        told = set().union(*self.history_) - _STEP.fields.keys() - set(optimizer.figure_names)
-        expect(not told, f"history_ has {reprlib.repr(sorted(told))}, which its optimizer does not tell")
-        if "state" in vars(optimizer):
-            n_parameters = prompter.n_parameters_
-            expect(len(optimizer.w) == n_parameters, f"optimizer_ has not {n_parameters} parameters")
-
-    def _check_loaded_heads(self, n_classes: int) -> None:
-        """Raise a `PersistenceError` if the heads, the encoder and the scored images do not fit one another."""
-        encoder, scored = self.probe_encoder_, self._scored
-        encoder.check_image_size(self.image_format_.height, self.image_format_.width)
-        expect(encoder.is_frozen, "probe_encoder_ is not frozen")
-        block_sizes, prompt_classes = tuple(encoder.block_sizes_), self._prompt_groups.prompt_classes
-        scored.check_layout(n_classes, prompt_classes, block_sizes, encoder.n_features_out_)
-        heads = {"head_": self.head_, **{name: result.head for name, result in self.baselines_.items()}}
-        heads.update(self._stages.heads)
-        for name, head in heads.items():
-            expect(head.n_deviations in (0, len(prompt_classes)), "a head is of other class prompts")
-            asks = head.needs_scores if name in ("head_", "second") else name not in ("local", "local_probe")
-            head.check_layout(n_classes, n_classes + head.n_deviations if asks else 0, block_sizes)
-        for name, result in self.baselines_.items():
-            fits = result.held_out.shape == (len(scored.y), n_classes)
-            expect(fits, f"baselines_ has another number of images in {name}")
 
     @property
     def coordinator_(self) -> Prompter:
@@ -413,13 +314,14 @@ class PromptedClassifier(
             f"{self.score_format_.finding}"
         )
 
-    def _store(self, run: Run, result: TrainingResult, decision: Decision, adds: bool) -> None:
-        """Set the fitted attributes of a run; with `adds`, the history continues that of earlier runs."""
+    def _store(self, outcome: Outcome, outcomes: Outcomes, adds: bool) -> None:
+        """Set the fitted attributes; with `adds`, the history continues that of earlier runs."""
+        run, result, decision = outcome.run, outcome.result, outcome.decision
         ledger = run.objective.ledger
         self.prompt_used_, self.head_ = decision.prompt_used, decision.result.head
         self.prompter_ = run.prompted.freeze(result.w, None if decision.prompt_used else 0.0)
         self.prompter_.read_like(self)
-        self.probe_encoder_ = run.probe
+        self.probe_encoder_, self.baselines_ = run.probe, outcomes.without.result().baselines
         self.optimizer_, self.a_, self.c_ = result.optimizer, result.a, result.optimizer.c_
         # A service may have given no score to a single image.
         self.score_format_ = ledger.score_format or ScoreFormat("logits")
@@ -427,9 +329,11 @@ class PromptedClassifier(
         n_iter, n_queries = self.n_iter_ if adds else 0, self.n_queries_ - ledger.n_queries
         history = [
             {**row, "n_iter": row["n_iter"] + n_iter, "n_queries": row["n_queries"] + n_queries}
-            for row in result.history
+            for row in outcomes.history
         ]
         self.history_ = (self.history_ if adds else []) + history
-        self.n_iter_ = n_iter + result.n_iter
-        self._memory = AnswerMemory()
+        self.n_iter_ = n_iter + len(outcomes.history)
+        self._scored, self._memory, self.rungs_ = outcome.scored, run.objective.memory, outcomes.rungs
+        self._memory.recalls = True
+        self._stages = self._choose_stages(decision, outcomes.without.result(), outcome.scored)
         self.termination_reason_ = result.termination_reason

@@ -153,9 +153,27 @@ def test_a_shared_budget_pays_for_what_is_not_remembered():
     assert left >= 40
     clf.predict(new)
     assert budget.remaining == left - 30
-    clf.predict(np.concatenate([new, X[:10]]))
+    clf.predict(np.concatenate([new, 255 - X[:10]]))
     assert budget.remaining == left - 40
     clf.predict(new)
+    assert budget.remaining == left - 40
+
+
+@pytest.mark.parametrize("prompter", ["basis", "autocontrast", "auto"])
+def test_training_images_are_not_paid_for_again_after_a_fit(prompter):
+    service = ToyService(glare=1)
+    X, y = make_stripes(n=40, seed=1)
+    clf = BlackVIPClassifier(service, prompter=prompter, max_queries=400, random_state=0, verbose=0).fit(X, y)
+    assert service.n_images == clf.n_queries_
+    clf.score(X, y)
+    clf.score_baselines(X, y)
+    clf.predict_proba(X[5:9])
+    assert (service.n_images, clf.n_queries_predict_) == (clf.n_queries_, 0)
+    new = np.random.default_rng(0).integers(0, 256, (5, *X.shape[1:]), dtype=np.uint8)
+    clf.predict(np.concatenate([X[:3], new]))
+    assert service.n_images == clf.n_queries_ + 5 == clf.n_queries_ + clf.n_queries_predict_
+    loaded = pickle.loads(pickle.dumps(clf))  # the answers stay behind
+    np.testing.assert_array_equal(loaded.predict_proba(X[:3]), clf.predict_proba(X[:3]))
 
 
 def test_scores_that_a_service_writes_into_one_buffer_are_remembered_as_they_were():

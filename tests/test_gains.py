@@ -10,6 +10,7 @@ from blackvip.inputs.training_set import TrainingSet
 from blackvip.losses import Temperature
 from blackvip.optimizers.gains import BUDGET_SHARE, noise_tolerance
 from blackvip.scorers import Ledger
+from blackvip.scorers.memory import AnswerMemory
 from blackvip.training.batches import Batches
 from blackvip.training.features import TrainingFeatures
 from blackvip.training.gains import TrainingProbe
@@ -151,7 +152,7 @@ def test_annealed_gains_move_prompts_by_set_sizes(c):
     prompter = PromptBasis().fit_pixels(image_format.pixels(images[:]))
     ledger = Ledger(ToyService(), list("abc"))
     data = TrainingSet(images, y, np.ones(30), np.arange(3))
-    objective = Objective(TrainingFeatures(prompter, images), data, ledger, 0.8, Temperature())
+    objective = Objective(TrainingFeatures(prompter, images), data, ledger, AnswerMemory(), 0.8, Temperature())
     optimizer = SPSAGC(a="auto", c=c, clip="auto", n_directions=4)
     batches = Batches(np.arange(30), 8, np.random.default_rng(0))
     start(optimizer, objective, batches, 1_600, d=14)

@@ -10,7 +10,8 @@ from scipy.special import softmax
 import blackvip
 from blackvip import BlackVIPClassifier
 from blackvip.prompters import CORRECTIONS, Correction
-from blackvip.training.ladder import choose_correction, halving_sizes, in_turn_of_classes
+from blackvip.training.corrections import choose_correction, halving_sizes, in_turn_of_classes, most_requests
+from blackvip.training.ladder import training_budgets
 
 
 def blacked(images):
@@ -57,9 +58,9 @@ def test_classes_take_turns_and_half_of_the_images_choose():
     order = in_turn_of_classes(y, np.random.default_rng(0))
     assert sorted(order) == list(range(30))
     assert sorted(y[order[:9]]) == [0] * 3 + [1] * 3 + [2] * 3
-    assert halving_sizes(500) == halving_sizes(128) == [8, 16, 32, 64]
-    assert halving_sizes(60) == [8, 16]
-    assert halving_sizes(15) == []
+    assert halving_sizes(500) == halving_sizes(128) == [4, 8, 16, 32, 64]
+    assert halving_sizes(60) == [4, 8, 16]
+    assert halving_sizes(7) == []
 
 
 def log_scores(y, quality, seed):
@@ -84,8 +85,11 @@ def test_the_best_correction_is_found_or_none_for_exactly_what_is_said(seed):
 
     choice = choose_correction(list(table), score, plain, y, np.random.default_rng(seed), 10_000)
     assert choice.name == "good"
-    assert len(billed) == len(set(billed)) == 22 * 8 + 7 * 8 + 2 * 16 + 88
-    assert choice.losses["good"] < choice.losses["bad 0"]
+    # Half of the corrections go on, except those that are worse than none; the winner is checked on the other images.
+    assert len(set(billed)) == len(billed) <= 22 * 4 + 11 * 4 + 5 * 8 + 2 * 16 + 88
+    assert len(billed) <= sum(most_requests(22, 120, 10_000)) == 22 * 4 + 11 * 4 + 5 * 8 + 2 * 16 + 88
+    assert sum(name == "good" for name, _ in billed) == 120
+    assert choice.losses["good"] < choice.losses["none"]
     without = [name for name in table if name.startswith("bad")]
     assert choose_correction(without, score, plain, y, np.random.default_rng(seed), 10_000).name is None
     billed.clear()
@@ -93,6 +97,14 @@ def test_the_best_correction_is_found_or_none_for_exactly_what_is_said(seed):
         choose_correction(list(table), score, plain, y, np.random.default_rng(seed), budget)
         assert len(billed) <= budget
         billed.clear()
+
+
+def test_each_rung_has_twice_as_many_images_and_the_last_one_takes_what_is_left():
+    assert list(training_budgets(10_000, 100)) == [600, 1100, 2100, 6200]
+    assert list(training_budgets(1000, 100)) == [1000]
+    assert list(training_budgets(349, 100)) == []
+    for images in range(350, 5000, 37):
+        assert sum(training_budgets(images, 100)) == images
 
 
 def test_a_correction_is_the_first_rung_and_no_image_is_paid_for_twice(data):
@@ -157,7 +169,7 @@ def test_a_service_that_fails_on_the_way_is_told_and_a_plan_is_an_upper_bound(da
     [
         (
             {"max_queries": 59},
-            "does not pay for the baselines. The smallest budget that works here is 60",
+            "The smallest budget that works here is 60: 60 to score the 60 training images",
         ),
         ({"optimizer": "cma-es", "a": 0.1}, "a="),
         ({"local_encoder": "nonsense"}, "nonsense"),

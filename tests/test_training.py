@@ -23,6 +23,7 @@ from blackvip.inputs.images import ImageFormat, to_uint8
 from blackvip.inputs.training_set import TrainingSet
 from blackvip.losses import Temperature, cross_entropy
 from blackvip.scorers import Ledger
+from blackvip.scorers.memory import AnswerMemory
 from blackvip.scorers.scoring import log_scores_of
 from blackvip.training.batches import Batches
 from blackvip.training.features import TrainingFeatures
@@ -38,7 +39,7 @@ def make_objective(prompter=None, temperature=1.0, weights=None):
     weights = np.ones(30) if weights is None else weights
     ledger = Ledger(ToyService(), list("abc"))
     data = TrainingSet(images, y, weights, np.arange(3))
-    return Objective(TrainingFeatures(prompter, images), data, ledger, 0.8, Temperature(temperature))
+    return Objective(TrainingFeatures(prompter, images), data, ledger, AnswerMemory(), 0.8, Temperature(temperature))
 
 
 @pytest.fixture

@@ -115,11 +115,11 @@ class ServiceBaselines(_ReadsTrainingSet, BaseEstimator):
         scored = ScoredImages.before_training(
             index,
             weights,
-            answer.features,
+            plain,
+            groups.prompt_classes,
+            features=answer.features,
             held_out=np.zeros(len(index), dtype=bool),
             block_sizes=tuple(self.probe_encoder_.block_sizes_),
-            plain=plain,
-            prompt_classes=groups.prompt_classes,
         )
         self.baselines_ = fit_baselines(scored.without_prompt())
         return self

@@ -40,8 +40,8 @@ class LabelledScores:
         Rows, and further log scores of these images.
     shared : dict
         Results of `once`.
-    prompted : bool
-        Whether the scores are those of images with their prompts.
+    trained : bool
+        Whether the scores are those of images with prompts that were trained on them.
     prompt_classes : tuple of int
         Class index of each deviation. Empty: each class has one prompt.
     """
@@ -54,7 +54,7 @@ class LabelledScores:
     held_out: np.ndarray
     last_answers: LastAnswers | None = None
     shared: dict[Hashable, Any] = field(default_factory=dict)
-    prompted: bool = False
+    trained: bool = False
     prompt_classes: tuple[int, ...] = ()
 
     @property
@@ -134,14 +134,13 @@ class ScoredImages(Saveable):
         cls,
         y: np.ndarray,
         weights: np.ndarray,
-        features: np.ndarray,
         plain: np.ndarray,
         prompt_classes: tuple[int, ...] = (),
         **known: Any,
     ) -> ScoredImages:
         """Make scored images that have no scores with prompts yet; `plain` has a column for each deviation, too."""
         n_classes = plain.shape[1] - len(prompt_classes)
-        scored = cls(y, weights, features=features, plain=plain[:, :n_classes], prompted=np.empty(0), **known)
+        scored = cls(y, weights, plain=plain[:, :n_classes], prompted=np.empty(0), **known)
         if prompt_classes:
             scored.prompt_classes, scored.plain_deviations = prompt_classes, plain[:, n_classes:]
             scored.prompted_deviations = np.full((len(y), len(prompt_classes)), np.nan)
@@ -162,12 +161,23 @@ class ScoredImages(Saveable):
         fits = tuple(self.prompt_classes) == prompt_classes and sizes == {len(prompt_classes)}
         expect(fits, "_scored is not of these class prompts")
 
-    def set_prompted(self, columns: np.ndarray) -> None:
-        """Take the score columns (n, n_classes + n_deviations) that the last n images have with the prompt."""
-        n_classes = self.plain.shape[1]
-        self.prompted[-len(columns) :] = columns[:, :n_classes]
+    def scored_with_prompt(self, columns: np.ndarray, held_out: np.ndarray) -> ScoredImages:
+        """Make a copy with the scores of a prompt.
+
+        Parameters
+        ----------
+        columns : ndarray of shape (n, n_classes + n_deviations)
+            Score columns of the last n images with the prompt.
+        held_out : ndarray of shape (n,), bool
+            Whether the prompt was not trained on these images.
+        """
+        n, n_classes = len(columns), self.plain.shape[1]
+        made = replace(self, prompted=self.prompted.copy(), held_out=self.held_out.copy())
+        made.prompted[-n:], made.held_out[-n:] = columns[:, :n_classes], held_out
         if self.prompted_deviations is not None:
-            self.prompted_deviations[-len(columns) :] = columns[:, n_classes:]
+            made.prompted_deviations = self.prompted_deviations.copy()
+            made.prompted_deviations[-n:] = columns[:, n_classes:]
+        return made
 
     def after(self, earlier: ScoredImages | None) -> ScoredImages:
         """Append these rows to those of an earlier run."""
@@ -191,10 +201,12 @@ class ScoredImages(Saveable):
         """Select the log scores without a prompt."""
         return self._labelled(self.plain, self.plain_deviations)
 
-    def with_prompt(self, last_answers: LastAnswers | None, shared: dict[Hashable, Any]) -> LabelledScores:
+    def with_prompt(
+        self, last_answers: LastAnswers | None, shared: dict[Hashable, Any], trained: bool = True
+    ) -> LabelledScores:
         """Select the log scores with the prompt; `shared` comes from `without_prompt`."""
         deviations = self.prompted_deviations
-        return self._labelled(self.prompted, deviations, last_answers=last_answers, shared=shared, prompted=True)
+        return self._labelled(self.prompted, deviations, last_answers=last_answers, shared=shared, trained=trained)
 
     def _labelled(self, log_scores: np.ndarray, deviations: np.ndarray | None, **further: Any) -> LabelledScores:
         if deviations is not None:

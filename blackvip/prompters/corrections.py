@@ -70,6 +70,8 @@ CORRECTIONS: dict[str, filters.Correct | Learned] = {
     "less-background": Learned(filters.median_image, filters.less_background),
     "median-autocontrast": filters.in_turn(filters.median, filters.autocontrast),
     "flatten-autocontrast": filters.in_turn(filters.flattened, filters.autocontrast),
+    "white-top-hat": filters.in_turn(filters.white_top_hat, filters.autocontrast),
+    "black-top-hat": filters.in_turn(filters.black_top_hat, filters.autocontrast),
 }
 
 
@@ -92,7 +94,9 @@ class Correction(Prompter):
         - black and white: "otsu", "adaptive-threshold",
         - "less-background": less the median of the training images,
         - "none": no change,
-        - "median-autocontrast", "flatten-autocontrast": the first, then the second.
+        - "median-autocontrast", "flatten-autocontrast": the first, then the second,
+        - "white-top-hat" and "black-top-hat": light strokes on black, dark strokes on white, without the uneven
+          surroundings; then autocontrast.
 
         A name that you have added works, too.
 

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
+from scipy import ndimage
 
 __all__ = [
     "Correct",
     "adaptive",
     "autocontrast",
     "bilateral",
+    "black_top_hat",
     "blur",
     "clahe",
     "each",
@@ -37,6 +39,7 @@ __all__ = [
     "sharpen",
     "smallest",
     "standardized",
+    "white_top_hat",
 ]
 
 Correct = Callable[[np.ndarray], np.ndarray]
@@ -44,6 +47,7 @@ Correct = Callable[[np.ndarray], np.ndarray]
 _CUTOFF = 1  # percent of the pixels that autocontrast makes black, and as many that it makes white
 _MEAN, _SPREAD = 128, 60  # of a standardized channel
 _SHADE = 6  # the longer side of an image, in standard deviations of the blur that finds its illumination
+_STROKE = 3  # the shorter side of an image, in widths of the strokes and small objects that top-hats keep
 _TILE, _MOST_TILES, _CLIP = 16, 8, 2.0  # px; along a side; times the mean of a tile's histogram
 _BELOW = 10  # percent of an image's range of grey by which ink is darker than its surroundings
 _BILATERAL = 2, 1.5, 30.0  # px; px; grey levels
@@ -172,6 +176,22 @@ def flat_field(images: np.ndarray) -> np.ndarray:
     light = _illumination(images)
     mean = light.mean((1, 2), dtype=np.float64, keepdims=True).astype(np.float32)
     return _rounded(images * (mean / light.clip(min=1)))
+
+
+def _window(images: np.ndarray) -> tuple[int, int, int, int]:
+    """A square window, of an odd number of pixels, that is wider than strokes."""
+    side = min(images.shape[1:3]) // _STROKE // 2 * 2 + 1
+    return 1, side, side, 1
+
+
+def white_top_hat(images: np.ndarray) -> np.ndarray:
+    """What is lighter than all around it, on black: the image less its opening."""
+    return images - ndimage.grey_opening(images, size=_window(images))
+
+
+def black_top_hat(images: np.ndarray) -> np.ndarray:
+    """What is darker than all around it, on white: the closing less the image, inverted."""
+    return 255 - (ndimage.grey_closing(images, size=_window(images)) - images)
 
 
 # Neighbourhoods of 3 x 3 pixels

@@ -84,12 +84,8 @@ class ReachesService(SharesScoreFunction):
         reader.groups = self._prompt_groups if self._prompt_groups.several else None
         return reader.score_columns(checked)
 
-    def _plain_log_scores(self, ledger: Ledger, data: TrainingSet, rows: np.ndarray) -> np.ndarray:
-        """Log scores (len(rows), n_classes) of training images without prompts, see `_plain_scores`."""
-        return self._plain_scores(ledger, data, rows)[0]
-
-    def _plain_scores(self, ledger: Ledger, data: TrainingSet, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Log scores and score columns of training images without prompts; one billed image each.
+    def _plain_columns(self, ledger: Ledger, data: TrainingSet, rows: np.ndarray) -> np.ndarray:
+        """Score columns (len(rows), n_columns) of training images without prompts; one billed image each.
 
         The first ones show what the scores are, and teach the mapping of a service's own labels.
         """
@@ -102,14 +98,12 @@ class ReachesService(SharesScoreFunction):
         plain = ledger.reader.score_columns(scores, y, weights)
         learning = learning_scorer(self.score_fn)
         if learning is None or ledger.reader.label_mapping is not None:
-            log_scores = plain[:, : ledger.n_classes]
             if is_first:
-                warn_if_lower_is_better(log_scores, y)
-            return log_scores, plain
+                warn_if_lower_is_better(plain[:, : ledger.n_classes], y)
+            return plain
         mapping = learning.fit_labels(plain, y, self._prompt_groups.prompts, weights)
         self.label_mapping_ = ledger.reader.label_mapping = mapping
-        plain = mapping.log_scores(plain)
-        return plain, plain
+        return mapping.log_scores(plain)
 
     @contextmanager
     def _prediction_ledger(self, max_queries: int) -> Iterator[Ledger]:

@@ -1,10 +1,11 @@
-"""The answers that predictions were billed for, so that one estimator never pays for a prompted image twice."""
+"""The answers that an estimator was billed for, so that it never pays for a prompted image twice."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,26 +17,37 @@ __all__ = ["AnswerMemory"]
 
 # Bytes of scores that are remembered, and what each entry takes in addition.
 _MOST_BYTES, _ENTRY_BYTES = 64 * 2**20, 250
+_KEY_BYTES = 32
 
 
 class AnswerMemory:
-    """The scores of prompted images that were billed after a fit, found by a digest of the pixels.
+    """The scores of images that were billed by a fit or after it, found by a digest of the pixels.
 
     The oldest ones are forgotten when 64 MiB are full. Pickles and deep copies start with an empty memory.
+
+    Parameters
+    ----------
+    recalls : bool, default=True
+        Whether it answers; else it only remembers, for later. A fit of a prompter that was asked for sends all images
+        that were planned.
 
     Attributes
     ----------
     n_queries : int
         Images billed by predictions.
+    n_asked : int
+        Images whose answers it was given: billed, or free from a cache.
     """
 
-    def __init__(self) -> None:
-        self.n_queries = 0
+    def __init__(self, recalls: bool = True) -> None:
+        self.recalls = recalls
+        self.n_queries = self.n_asked = 0
         self._lock = threading.Condition()
         self._on_the_way: set[bytes] = set()
         self._score_fn: Any = None
         self._scores: OrderedDict[bytes, np.ndarray] = OrderedDict()
         self._n_bytes = 0
+        self._paused = False
 
     def __reduce__(self) -> Any:
         # A prediction changes nothing that a pickle or a hash of the estimator holds.
@@ -56,8 +68,17 @@ class AnswerMemory:
 
     @property
     def n_known(self) -> int:
-        """Number of answers that are remembered."""
-        return len(self._scores)
+        """Number of answers that it can give."""
+        return len(self._scores) if self.recalls else 0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Neither remember nor answer, as for the images of training steps, which are never sent again."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
 
     def recall(self, images: Any, class_prompts: Sequence[str]) -> JournalHit:
         """Look up images (n, ...) that are about to be sent; known ones are not billed again.
@@ -65,7 +86,13 @@ class AnswerMemory:
         It waits for images that another thread has sent. Those that it does not find count as sent by this thread until
         `keep` or `release` is called.
         """
-        keys = ContentKeys(None, class_prompts).of(images)
+        rows = [row.to_bytes(4) for row in range(len(images))]
+        contents = [b""] * len(rows) if self._paused else ContentKeys(None, class_prompts).of(images)
+        if self._paused or not self.recalls:
+            # Keys that differ: equal images are sent one by one.
+            unknown = np.full((len(rows), len(class_prompts)), np.nan)
+            return JournalHit([*map(bytes.__add__, contents, rows)], unknown, np.zeros(len(rows), bool), 0)
+        keys = contents
         with self._lock:
             self._lock.wait_for(lambda: self._on_the_way.isdisjoint(keys))
             found = [self._scores.get(key) for key in keys]
@@ -79,7 +106,8 @@ class AnswerMemory:
     def keep(self, keys: Sequence[bytes], scores: np.ndarray, n_free: int) -> None:
         """Remember scores (n_images, n_prompts)."""
         with self._lock:
-            for key, row in zip(keys, scores):
+            self.n_asked += len(keys)
+            for key, row in zip([] if self._paused else [key[:_KEY_BYTES] for key in keys], scores):
                 if key not in self._scores:
                     self._n_bytes += row.nbytes + _ENTRY_BYTES
                 self._scores[key] = row.copy()

@@ -13,8 +13,11 @@ import numpy as np
 from sklearn.base import _fit_context
 
 from ..process.settings import UsualSettings
+from ..prompters import CORRECTIONS
 from ..scorers import check_rate
 from ..scorers.recognition import recognise
+from .corrections import most_requests
+from .ladder import training_budgets
 from .setup import Run, generator_of
 
 __all__ = ["Cost", "CostPlan", "PlansCosts", "cost_plan", "duration"]
@@ -24,6 +27,7 @@ _MEASURED_IMAGES = 8
 
 _TITLES = {
     "baselines": "baselines",
+    "corrections": "corrections",
     "gains": "step size",
     "steps": "training steps",
     "checks": "checks",
@@ -83,11 +87,17 @@ class CostPlan:
         What ``plan(measure=True)`` has billed to measure the time of an image. It is not part of `total`.
     scores : str
         What the measured scores are, with their range; empty without a measurement. `fit` sees more of them.
+    corrections : Cost
+        Choosing an image correction, on the ladder of ``prompter="auto"``. The number of calls is an estimate.
+    rungs : tuple of Cost
+        Each further rung of the ladder, with a trained prompt and its final scores; `gains`, `steps`, `checks` and
+        `final` are of a fit without a ladder.
 
     Notes
     -----
-    A fit sends just these images, unless `patience`, a callback, the user or an error ends it early. Its seconds are
-    those of the service alone; what is computed locally comes on top.
+    A fit sends just these images, unless `patience`, a callback, the user or an error ends it early. On the ladder it
+    sends fewer where a correction drops out early or a rung does not pay. Its seconds are those of the service alone;
+    what is computed locally comes on top.
     """
 
     baselines: Cost
@@ -98,11 +108,20 @@ class CostPlan:
     predict: Cost = field(default=Cost(0, 0))
     measured: Cost = field(default=Cost(0, 0))
     scores: str = ""
+    corrections: Cost = field(default=Cost(0, 0))
+    rungs: tuple[Cost, ...] = ()
 
     @property
     def fit(self) -> Cost:
         """The whole fit."""
-        return self.baselines + self.gains + self.steps + self.checks + self.final
+        return sum((cost for _, cost in self._parts()), Cost(0, 0, 0.0, 0.0))
+
+    def _parts(self) -> list[tuple[str, Cost]]:
+        """What the fit is made of."""
+        climbs = self.corrections.images or self.rungs
+        names = ("baselines", "corrections") if climbs else (name for name in _TITLES if name != "corrections")
+        trained = [(f"trained prompt {k}", cost) for k, cost in enumerate(self.rungs, 1)]
+        return [*((_TITLES[name], getattr(self, name)) for name in names), *trained]
 
     @property
     def total(self) -> Cost:
@@ -111,7 +130,7 @@ class CostPlan:
 
     def __str__(self) -> str:
         lines = [("fit, at most", self.fit)]
-        lines += [(f"  {title}", getattr(self, name)) for name, title in _TITLES.items()]
+        lines += [(f"  {title}", cost) for title, cost in self._parts()]
         if self.predict.images:
             lines += [("predictions", self.predict), ("all", self.total)]
         if self.measured.images:
@@ -157,6 +176,19 @@ def cost_plan(
         seconds, price = (None if rate is None else n * rate for rate in (seconds_per_image, price_per_image))
         return Cost(n, calls, seconds, price)
 
+    if run.settings.climbs:
+        left = run.settings.max_queries - n_judged
+        corrections = cost(most_requests(len(CORRECTIONS) - 1, n_judged, left))
+        return CostPlan(
+            baselines=cost([n_judged]),
+            gains=cost([]),
+            steps=cost([]),
+            checks=cost([]),
+            final=cost([]),
+            corrections=corrections,
+            rungs=tuple(cost([images]) for images in training_budgets(left - corrections.images, n_judged)),
+            predict=cost([n_predict]),
+        )
     return CostPlan(
         baselines=cost([n_judged]),
         gains=cost(_portions(budget.gains, budget.step)),
@@ -186,6 +218,7 @@ class PlansCosts(UsualSettings):
     _set_up: Any
     _settings: Any
     _ledger: Any
+    _climbs: bool
     _rng: Any
     score_fn: Any
     random_state: Any
@@ -269,7 +302,8 @@ class PlansCosts(UsualSettings):
         reader = copy.copy(self)
         data = reader._read(X, y, sample_weight, self.classes_ if continues else None, continues)
         rng = copy.deepcopy(self._rng) if continues else generator_of(copy.deepcopy(self.random_state))
-        run = reader._set_up(data, self._settings(self.max_queries), rng, continues)
+        settings = self._settings(self.max_queries, climbs=self._climbs and not continues)
+        run = reader._set_up(data, settings, rng, continues)
         ledger = run.objective.ledger
         with ledger:  # a shared budget must have as many images left
             pass

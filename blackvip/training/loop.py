@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import sys
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ..exceptions import FitInterruptedWarning, HeadNotHelpfulWarning, PromptNotUsedWarning, warn_caller
-from ..heads.base import ServiceHead
-from ..heads.decision import Decision, WithoutPrompt, decide
-from ..heads.judging import judge
-from ..heads.scored import LastAnswers, ScoredImages
 from ..optimizers import Optimizer
-from ..scorers.replay import Replay
 from .gains import TrainingProbe
 from .monitoring import Monitor
 from .setup import Run
 
-__all__ = ["TERMINATION_REASONS", "TrainingResult", "decided", "is_interactive", "judged_columns", "train"]
+__all__ = ["TERMINATION_REASONS", "TrainingResult", "is_interactive", "train"]
 
 #: Why training stopped.
 TERMINATION_REASONS = (
@@ -68,31 +61,15 @@ class TrainingResult:
         error.__cause__ = self.error
         self.termination_reason, self.error = "interrupted", error
 
+    def take_error_of(self, other: TrainingResult) -> None:
+        """Take the error that ended another run of the same fit."""
+        self.error, self.raises_interrupt = other.error, other.raises_interrupt
+
     def ends_with_error(self, resumes: bool) -> bool:
         """Whether `fit` will raise the error: any but Ctrl-C, which in a script is raised if `fit` can resume."""
         if isinstance(self.error, KeyboardInterrupt):
             return self.raises_interrupt or (resumes and not is_interactive())
         return self.error is not None
-
-    def warn_or_raise(self, n_queries: int, decision: Decision, resumes: bool = False) -> None:
-        """Warn if the user interrupted the run or the prompt did not help; raise the error that ended it."""
-        if self.error is not None and self.ends_with_error(resumes):
-            raise self.error
-        if self.error is not None:
-            warn_caller(
-                f"fit was interrupted after {self.n_iter} steps and {n_queries:,} billed images. The estimator is "
-                f"fitted and uses {'the best prompt so far' if decision.prompt_used else 'no prompt'}.",
-                FitInterruptedWarning,
-            )
-        elif not decision.prompt_used:
-            warn_caller(
-                f"The prompt did not help ({decision.comparison}), so it is not used. {n_queries:,} images were "
-                "billed; predictions use the head on unmodified images. More training images, another prompter or a "
-                "larger budget may help.",
-                PromptNotUsedWarning,
-            )
-        if decision.head_note and self.error is None:
-            warn_caller(decision.head_note, HeadNotHelpfulWarning)
 
 
 def is_interactive() -> bool:
@@ -120,8 +97,6 @@ def train(run: Run, monitor: Monitor | None = None) -> TrainingResult:
     result = TrainingResult(run.w, optimizer)
     if not len(run.w):
         result.termination_reason = "nothing_to_train"
-        if monitor is not None:
-            monitor.begin_stage("heads")
         return result
     try:
         if monitor is not None:
@@ -129,8 +104,8 @@ def train(run: Run, monitor: Monitor | None = None) -> TrainingResult:
         if optimizer.started:
             validation.start_from(run.w)
         else:
-            optimizer.find_gains(TrainingProbe(run.objective, batches, run.budget.total), run.w, run.rng)
-            optimizer.start(run.w, run.rng)
+            optimizer.find_gains(TrainingProbe(run.objective, batches, run.budget.total), run.w, run.streams.optimizer)
+            optimizer.start(run.w, run.streams.optimizer)
         validation.spread_over(run.budget.n_steps)
         result.a = optimizer.a_
         for n_iter in range(1, run.budget.n_steps + 1):
@@ -161,51 +136,4 @@ def train(run: Run, monitor: Monitor | None = None) -> TrainingResult:
         result.termination_reason, result.error = "error", error
     if validation.best_w is not None:
         result.w = validation.best_w
-    if monitor is not None:
-        monitor.begin_stage("heads")
     return result
-
-
-def judged_columns(result: TrainingResult, run: Run, replay: Replay | None = None) -> np.ndarray:
-    """Score columns (n_judged, n_columns) of the judged images with the trained prompt; NaN where it was not scored.
-
-    An error of the service is added to `result`.
-    """
-    unknown = np.full((len(run.judged_rows), run.objective.ledger.n_columns), np.nan)
-    if replay is not None:
-        replay.off_path = result.termination_reason in ("callback", "interrupted")
-        # `fit` will resume: a prompt from halfway is not worth its price.
-        if result.ends_with_error(resumes=True):
-            return unknown
-    if not result.n_iter and len(result.w):
-        return unknown
-    try:
-        return run.validation.judged_columns(result.w)
-    except KeyboardInterrupt as error:
-        result.interrupt(error)
-    # The service still fails: the plain scores are all there is.
-    except Exception as error:
-        result.error = result.error or error
-    return unknown
-
-
-def decided(
-    result: TrainingResult,
-    without: Future[WithoutPrompt],
-    scored: ScoredImages,
-    last_answers: LastAnswers | None,
-    head: Any,
-    guard: bool,
-) -> tuple[WithoutPrompt, Decision]:
-    """The results without a prompt, and the decision, see `decide`.
-
-    If Ctrl-C interrupts them, what was paid for is not lost: the service's own head, which is fitted at once, decides.
-    """
-    try:
-        baselines = without.result()
-        return baselines, decide(baselines, scored, last_answers, head, guard)
-    except KeyboardInterrupt as error:
-        result.interrupt(error)
-    plain = judge(ServiceHead(), scored.without_prompt())
-    baselines = WithoutPrompt({"zero_shot": plain}, plain, {})
-    return baselines, decide(baselines, scored, None, None, guard)

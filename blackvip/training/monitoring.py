@@ -60,8 +60,12 @@ class Monitor:
         if error[0] is None:
             logger.info("fit: ended with %d images sent", self.run.objective.ledger.n_queries)
 
+    def begin_run(self, run: Run) -> None:
+        """Tell what is trained from now on, on a ladder another prompter than before."""
+        self.run = run
+
     def begin_stage(self, stage: str) -> None:
-        """Tell what comes now: "baselines", "training" or "heads"."""
+        """Tell what comes now: "baselines", "corrections", "training" or "heads"."""
         self._bar.on_stage(stage)
 
     def begin_step(self) -> None:

@@ -12,6 +12,7 @@ import torch
 from ..inputs.training_set import TrainingSet
 from ..losses import Temperature
 from ..scorers.ledger import Ledger, Sent
+from ..scorers.memory import AnswerMemory
 from .features import TrainingFeatures
 from .step_images import StepImages, StepReader
 
@@ -61,6 +62,8 @@ class Objective:
     data : TrainingSet
         Its weights are scaled to a mean of 1.
     ledger : Ledger
+    memory : AnswerMemory
+        Of the ledger.
     prompt_scale : float
         Factor of the prompt, in units of the pixel range.
     temperature : Temperature
@@ -82,6 +85,7 @@ class Objective:
         features: TrainingFeatures,
         data: TrainingSet,
         ledger: Ledger,
+        memory: AnswerMemory,
         prompt_scale: float,
         temperature: Temperature,
         augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
@@ -90,6 +94,7 @@ class Objective:
         self.y = data.y
         self.weights = data.weights / data.weights.mean()
         self.ledger = ledger
+        self.memory = memory
         self.prompt_scale = prompt_scale
         self.temperature = temperature
         self.reader = StepReader(features, augment, ledger.device)
@@ -113,7 +118,8 @@ class Objective:
         # eq. 1: prompted images of all candidates, one candidate after the other, (p * n, h, w, 3)
         sent = self._drawn(candidates, self.reader.read(rows))
         self.reader.prefetch(next_rows)
-        columns = self.ledger.score_columns(sent)
+        with self.memory.paused():
+            columns = self.ledger.score_columns(sent)
         log_scores = columns[:, : self.ledger.n_classes]
 
         # eq. 2: the loss of the scores at the service's temperature

@@ -55,11 +55,22 @@ class Streams(NamedTuple):
     augment: np.random.Generator
     optimizer: np.random.Generator
     corrections: np.random.Generator
+    seed: int
+    level: int = 0
 
     @classmethod
-    def of(cls, seed: int) -> Streams:
-        """The generators of one run."""
-        return cls(*np.random.default_rng(seed).spawn(len(cls._fields)))
+    def of(cls, seed: int, level: int = 0) -> Streams:
+        """The generators of a run; on a higher level of the ladder, those of another run on the same images."""
+        n = len(cls._fields) - 2
+        streams = cls._make([*np.random.default_rng(seed).spawn(n), seed, level])
+        if not level:
+            return streams
+        others = cls._make([*np.random.default_rng([seed, level]).spawn(n), seed, level])
+        return others._replace(sample=streams.sample, held_out=streams.held_out)
+
+    def above(self) -> Streams:
+        """Those of the run on the next level."""
+        return Streams.of(self.seed, self.level + 1)
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,10 @@ class RunSettings:
         Checks without an improvement after which training stops.
     one_pass : bool
         Whether the run makes a single pass over its images, without checks on the way, as `partial_fit` does.
+    climbs : bool
+        Whether the run is the lowest rung of a ladder, and scores the images once, without a prompt.
+    knows_start : bool
+        Whether the judged images' scores before training are known.
     """
 
     max_queries: int
@@ -91,6 +106,13 @@ class RunSettings:
     validation_fraction: float | str
     patience: int | None
     one_pass: bool = False
+    climbs: bool = False
+    knows_start: bool = False
+
+    @property
+    def n_scorings(self) -> int:
+        """How often the judged images are scored: before and after, or one of both."""
+        return 1 if self.climbs or self.knows_start else 2
 
     def held_out_share(self, d: int, n_images: int) -> float:
         """The share of the images that a prompt of `d` parameters is not trained on."""
@@ -104,7 +126,7 @@ class RunSettings:
         """Checks of the held-out images that the run can pay for, beyond a single step and the scores around it."""
         if self.one_pass:
             return 0
-        left = max(0, self.budget - 2 * n_judged - gains - step)
+        left = max(0, self.budget - self.n_scorings * n_judged - gains - step)
         return min(_MAX_CHECKS, int(min(_CHECK_SHARE * self.budget, left)) // max(n_held_out, 1))
 
 
@@ -126,8 +148,8 @@ class Run:
         Training images that are scored before and after.
     validation : Validation
     budget : RunBudget
-    rng : numpy.random.Generator
-        The optimizer's.
+    streams : Streams
+    settings : RunSettings
     """
 
     objective: Objective
@@ -139,7 +161,8 @@ class Run:
     judged_rows: np.ndarray
     validation: Validation
     budget: RunBudget
-    rng: np.random.Generator
+    streams: Streams
+    settings: RunSettings
 
 
 def rows_to_judge(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -154,7 +177,7 @@ def prepare(
     optimizer: Optimizer,
     w: np.ndarray,
     settings: RunSettings,
-    rng: Streams,
+    streams: Streams,
 ) -> Run:
     """Prepare a run; it sends nothing.
 
@@ -169,7 +192,7 @@ def prepare(
     w : ndarray of shape (d,)
         Where training starts.
     settings : RunSettings
-    rng : Streams
+    streams : Streams
 
     Raises
     ------
@@ -177,10 +200,10 @@ def prepare(
         If the budget does not pay for a single step, or is so small that a prompt would be trained on noise.
     """
     optimizer = copy.deepcopy(optimizer)
-    judged = rows_to_judge(data.y, rng.held_out)
-    held_out = judged[split_held_out(data.y[judged], settings.held_out_share(len(w), len(data)), rng.held_out)]
+    judged = rows_to_judge(data.y, streams.held_out)
+    held_out = judged[split_held_out(data.y[judged], settings.held_out_share(len(w), len(data)), streams.held_out)]
     rows = np.setdiff1d(np.arange(len(data)), held_out)
-    batches = Batches(rows, min(settings.batch_size, len(rows)), rng.batches)
+    batches = Batches(rows, min(settings.batch_size, len(rows)), streams.batches)
     spending = Spending(settings, optimizer, len(w), batches, len(judged), len(held_out))
     n_checks, budget = spending.of(settings.budget)
     spending.check(budget)
@@ -189,7 +212,7 @@ def prepare(
     validation = Validation(prompted, data, objective.temperature, judged, held_out, n_checks, settings.patience)
     if optimizer.started and not settings.one_pass:
         optimizer.begin_run(budget.n_steps)
-    return Run(objective, prompted, probe, optimizer, w, batches, judged, validation, budget, rng.optimizer)
+    return Run(objective, prompted, probe, optimizer, w, batches, judged, validation, budget, streams, settings)
 
 
 @dataclass(frozen=True)
@@ -219,7 +242,7 @@ class Spending:
         least = self._training(0)
         settings = replace(self.settings, budget=images)
         n_checks = settings.n_checks(self.n_judged, self.n_held_out, least.gains, least.step)
-        return n_checks, self._training(images - 2 * self.n_judged - n_checks * self.n_held_out)
+        return n_checks, self._training(images - settings.n_scorings * self.n_judged - n_checks * self.n_held_out)
 
     def _training(self, images: int) -> RunBudget:
         one_pass = -(-len(self.batches.rows) // self.batches.n_rows(self.optimizer))
@@ -243,11 +266,11 @@ class Spending:
                 "that is found from fewer is noise. Choose a prompter with fewer parameters, such as "
                 "prompter='basis', or a larger budget."
             )
-        n_rows = self.batches.n_rows_each(self.optimizer)
+        n_rows, scored = self.batches.n_rows_each(self.optimizer), settings.n_scorings * self.n_judged
         parts = [
             (spent, "that earlier calls have billed"),
-            (2 * self.n_judged, f"to score the {self.n_judged} training images before and after"),
-            (smallest - 2 * self.n_judged - steps.total, "to check held-out images"),
+            (scored, f"to score the {self.n_judged} training images{' before and after' * (scored > self.n_judged)}"),
+            (smallest - scored - steps.total, "to check held-out images"),
             (steps.gains, "to find the step size"),
             (
                 steps.total - steps.gains,
