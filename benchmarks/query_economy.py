@@ -31,15 +31,15 @@ from blackvip.inputs.images import to_uint8
 
 BASELINES = ("zero_shot", "calibrated_zero_shot", "local_probe", "fused_zero_shot")
 METHODS = {
-    "baselines": {"prompter": "auto"},
-    "corrections": {"prompter": "auto"},
-    "default": {"prompter": "auto"},  # to be deleted when it is the default
+    "baselines": {},
+    "corrections": {},
+    "default": {},
     "paper": presets.cvpr2023(),
     "cma-es": {"prompter": "basis", "optimizer": CMAES(sigma=0.3), "batch_size": 40},
     "white-box": {},
 }
 # Methods that are measured once, with budgets that depend on the number of training images alone. The one of the
-# corrections pays for all comparisons of corrections (25 of them on 8 images, 8 on 16 ...), but for no trained prompt.
+# corrections pays for all comparisons of corrections (27 of them on 4 images, 13 on 8 ...), but for no trained prompt.
 ONCE = {"baselines": lambda n: n, "corrections": lambda n: 2 * n + 300, "white-box": lambda n: 0}
 KEYS = ("task", "method", "queries", "shots", "seed", "split")
 WHITE_BOX_STEPS = 300

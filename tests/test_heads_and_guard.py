@@ -72,8 +72,8 @@ def features_with(separation, y, seed=50):
     return np.hstack(blocks)
 
 
-def choose_head(head, scores, y, held_out, features=None, fitted=None, trained=False):
-    return decision.choose_head(head, replace(labelled(scores, y, features, held_out), trained=trained), fitted)
+def choose_head(head, scores, y, held_out, features=None, fitted=None, prompted=False):
+    return decision.choose_head(head, replace(labelled(scores, y, features, held_out), prompted=prompted), fitted)
 
 
 ALL = np.arange(0)  # no image is held out: heads are compared on all
@@ -196,8 +196,8 @@ def test_auto_compares_on_the_held_out_images_alone():
     )
     better = np.flatnonzero(own < np.minimum(calibrated, fused))
     worse = np.flatnonzero((own > np.maximum(calibrated, fused)) & (few.argmax(axis=1) != y))
-    assert isinstance(choose_head("auto", few, y, better, trained=True).head, TemperedHead)
-    assert isinstance(choose_head("auto", few, y, worse, trained=True).head, FusedHead | CalibratedHead)
+    assert isinstance(choose_head("auto", few, y, better, prompted=True).head, TemperedHead)
+    assert isinstance(choose_head("auto", few, y, worse, prompted=True).head, FusedHead | CalibratedHead)
     # Without a prompt, the service wins every doubtful case.
     assert isinstance(choose_head("auto", few, y, worse).head, TemperedHead)
 

@@ -35,7 +35,9 @@ def distinct(service):
 
 
 def auto(service, **parameters):
-    defaults = dict(prompter="auto", max_queries=1000, random_state=0, verbose=0, local_encoder="pca")
+    defaults = dict(
+        prompter="auto", max_queries=1000, random_state=0, verbose=0, local_encoder="pca", head="calibrated"
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return BlackVIPClassifier(service, "{}", **{**defaults, **parameters})

@@ -142,7 +142,10 @@ class QueryCurveDisplay(Display):
         """Make the display of a fitted classifier without drawing it."""
         history = estimator.history_
         if not history:
-            raise ValueError("The fit made no step, so there is no curve to show. See why it ended early.")
+            raise ValueError(
+                "The fit made no step, so there is no curve to show. Its termination_reason_ says why it ended, and "
+                "its rungs_ what was tried."
+            )
         names = ("n_queries", "accuracy", "loss", "validation_accuracy", "validation_loss")
         curves = {key: np.array([row.get(key, np.nan) for row in history], dtype=float) for key in names}
         return cls(curves, baselines=_baseline_figures(estimator) if baselines else None, name=name)

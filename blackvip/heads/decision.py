@@ -91,7 +91,6 @@ def decide(
     last_answers: LastAnswers | None,
     head: Any,
     guard: bool,
-    trained: bool = True,
 ) -> Decision:
     """Choose between the trained prompt and none, and choose the head.
 
@@ -107,13 +106,11 @@ def decide(
         See `choose_head`.
     guard : bool
         Whether to use the prompt only if it helps, see `prompt_helps`.
-    trained : bool, default=True
-        Whether the prompt was trained on these images, and flatters them.
     """
     zero_shot = without.baselines["zero_shot"]
     used, result, comparison = False, without.chosen, "images with it were not scored"
     if np.isfinite(scored.prompted).all():
-        prompted = choose_head(head, scored.with_prompt(last_answers, without.shared, trained))
+        prompted = choose_head(head, scored.with_prompt(last_answers, without.shared))
         comparison = f"log loss {prompted.log_loss:.3g} with it, {without.chosen.log_loss:.3g} without"
         used = not guard or prompt_helps(without.chosen, prompted, np.flatnonzero(scored.held_out))
         # The head without a prompt may be worse than the service's own answers, if it was asked for.
@@ -182,8 +179,9 @@ def _fallback(kind: type[Head], counts: np.ndarray) -> type[Head]:
 def _best(data: LabelledScores, result_of: Callable[[type[Head]], HeadResult]) -> HeadResult:
     """The first candidate of ``head="auto"`` that no later one beats.
 
-    The service's own answers win every doubtful case, unless they are answers to images with a trained prompt: these
-    flatter the images that the prompt was trained on. Heads are then compared on the others, if there are any.
+    The service's own answers win every doubtful case, since they are what a user has without a head. Those to images
+    with a prompt do not: they flatter the images that the prompt was trained on. Heads are then compared on the others,
+    if there are any.
     """
     if data.counts.min() < _MIN_IMAGES:
         return result_of(ServiceHead)
@@ -193,8 +191,8 @@ def _best(data: LabelledScores, result_of: Callable[[type[Head]], HeadResult]) -
         best = result if best is None or best.is_worse(result) else best
     held_out = np.flatnonzero(data.held_out)
     for own in (result for result in results if not result.head.learns):
-        rows = held_out if data.trained and len(held_out) > 1 else None
-        if best is None or (best.is_worse(own, rows) if data.trained else not own.is_worse(best)):
+        rows = held_out if data.prompted and len(held_out) > 1 else None
+        if best is None or (best.is_worse(own, rows) if data.prompted else not own.is_worse(best)):
             best = own
     assert best is not None  # TemperedHead is always a candidate
     return best

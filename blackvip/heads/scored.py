@@ -40,8 +40,8 @@ class LabelledScores:
         Rows, and further log scores of these images.
     shared : dict
         Results of `once`.
-    trained : bool
-        Whether the scores are those of images with prompts that were trained on them.
+    prompted : bool
+        Whether the scores are those of images with their prompts.
     prompt_classes : tuple of int
         Class index of each deviation. Empty: each class has one prompt.
     """
@@ -54,7 +54,7 @@ class LabelledScores:
     held_out: np.ndarray
     last_answers: LastAnswers | None = None
     shared: dict[Hashable, Any] = field(default_factory=dict)
-    trained: bool = False
+    prompted: bool = False
     prompt_classes: tuple[int, ...] = ()
 
     @property
@@ -201,12 +201,10 @@ class ScoredImages(Saveable):
         """Select the log scores without a prompt."""
         return self._labelled(self.plain, self.plain_deviations)
 
-    def with_prompt(
-        self, last_answers: LastAnswers | None, shared: dict[Hashable, Any], trained: bool = True
-    ) -> LabelledScores:
+    def with_prompt(self, last_answers: LastAnswers | None, shared: dict[Hashable, Any]) -> LabelledScores:
         """Select the log scores with the prompt; `shared` comes from `without_prompt`."""
         deviations = self.prompted_deviations
-        return self._labelled(self.prompted, deviations, last_answers=last_answers, shared=shared, trained=trained)
+        return self._labelled(self.prompted, deviations, last_answers=last_answers, shared=shared, prompted=True)
 
     def _labelled(self, log_scores: np.ndarray, deviations: np.ndarray | None, **further: Any) -> LabelledScores:
         if deviations is not None:

@@ -105,16 +105,22 @@ class Ladder:
         return self.best
 
     def _climb(self, n_judged: int) -> str:
-        """Climb rung by rung, and return the reason for the end."""
-        correction = self.choose().name
-        prompter: str | Prompter = TRAINED
-        w = None
-        if correction is not None:
-            # It has helped the service's own answers clearly, so that it is used unless the head says the opposite.
-            outcome = self._try(correction, self.rung(correction, None, n_judged), doubted=False)
-            if outcome.result.error is not None:
-                return outcome.result.termination_reason
-            prompter = Stacked(correction, TRAINED) if outcome is self.best else TRAINED
+        """Climb rung by rung, and return the reason for the end.
+
+        Where no correction helps, a trained prompt has hardly ever earned its images (docs/method.md).
+        """
+        if self.best.decision.result.log_loss <= _CEILING:
+            return "ceiling"
+        correction, compared = self.choose()
+        if correction is None:
+            return "no_gain" if compared else "budget"
+        # It has clearly helped the service's own answers, so that it is used unless the head clearly says the opposite.
+        outcome = self._try(correction, self.rung(correction, None, n_judged), doubted=False)
+        if outcome.result.error is not None:
+            return outcome.result.termination_reason
+        if outcome is not self.best:
+            return "no_gain"
+        prompter, w = Stacked(correction, TRAINED), None
         for images in training_budgets(self.remaining(), n_judged):
             reason = self._reason_to_stop()
             if reason is not None:

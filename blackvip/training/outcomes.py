@@ -162,14 +162,13 @@ class Outcomes:
         scored = self.scored.scored_with_prompt(columns, run.validation.is_held_out)
         answers = run.objective.last_answers.get(run.objective.ledger.n_columns)
         last_answers = scored.last_answers(run.judged_rows, *answers)
-        trained = bool(len(result.w))
         try:
-            decision = decide(self.without.result(), scored, last_answers, self.head, guard, trained)
+            decision = decide(self.without.result(), scored, last_answers, self.head, guard)
         except KeyboardInterrupt as error:
             result.interrupt(error)
             plain = judge(ServiceHead(), scored.without_prompt())
             without = WithoutPrompt({"zero_shot": plain}, plain, {})
             self.without = Future()
             self.without.set_result(without)
-            decision = decide(without, scored, None, None, guard, trained)
+            decision = decide(without, scored, None, None, guard)
         return Outcome(run, result, decision, scored)
