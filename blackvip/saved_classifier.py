@@ -1,4 +1,4 @@
-"""What a file holds of a fitted classifier, and the checks of what was loaded."""
+"""Saving a fitted classifier: what a file holds of it, and checks of what was loaded."""
 
 from __future__ import annotations
 

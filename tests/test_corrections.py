@@ -141,6 +141,20 @@ def flat_field(images):
     return np.clip(images * light.mean((1, 2), keepdims=True) / light, 0, 255)
 
 
+def without_surroundings(images, first, then):
+    side = min(images.shape[1:3]) // 3 // 2 * 2 + 1
+    return pil(lambda image: image.filter(first(side)).filter(then(side)))(images).astype(int) - images
+
+
+def white_top_hat(images):
+    return autocontrast((-without_surroundings(images, ImageFilter.MinFilter, ImageFilter.MaxFilter)).astype(np.uint8))
+
+
+def black_top_hat(images):
+    hat = without_surroundings(images, ImageFilter.MaxFilter, ImageFilter.MinFilter)
+    return autocontrast((255 - hat).astype(np.uint8))
+
+
 #: Name to an independent computation, and the largest difference in grey levels.
 EXPECTED = {
     "autocontrast": (autocontrast, 1),
@@ -165,6 +179,8 @@ EXPECTED = {
     "less-background": (less_background, 0.51),
     "median-autocontrast": (lambda images: autocontrast(filtered(4)(images)), 1),
     "flatten-autocontrast": (lambda images: autocontrast(corrected("flatten", images)), 1),
+    "white-top-hat": (white_top_hat, 1),
+    "black-top-hat": (black_top_hat, 1),
 }
 
 

@@ -12,7 +12,7 @@ from ..persistence.saveable import Saveable
 from .base import Head, log_loss
 from .scored import LabelledScores
 
-__all__ = ["HeadResult", "judge"]
+__all__ = ["HeadResult", "is_clear", "judge"]
 
 _LEAST_GAIN = 1e-3  # of the log loss, in nats, for which single class prompts get weights
 
@@ -86,24 +86,24 @@ class HeadResult(Saveable):
         rows = np.arange(len(self.losses)) if rows is None else rows
         excess = (self.losses - other.losses)[rows]
         no_better = self.weights[rows] @ self._missed(other, rows) >= 0
-        return self.is_less_accurate(other, rows) or bool(no_better and _is_clear(excess, self.weights[rows]))
+        return self.is_less_accurate(other, rows) or bool(no_better and is_clear(excess, self.weights[rows]))
 
     def is_less_accurate(self, other: HeadResult, rows: np.ndarray | None = None) -> bool:
         """Tell whether this head gets fewer images right than another, by more than a standard error."""
         rows = np.arange(len(self.losses)) if rows is None else rows
-        return _is_clear(self._missed(other, rows), self.weights[rows])
+        return is_clear(self._missed(other, rows), self.weights[rows])
 
     def _missed(self, other: HeadResult, rows: np.ndarray) -> np.ndarray:
         """1 for each image that only the other one gets right, -1 for each that only this one does; (len(rows),)."""
         return other.hits[rows].astype(float) - self.hits[rows]
 
 
-def _is_clear(differences: np.ndarray, weights: np.ndarray) -> bool:
-    """Whether the mean of differences (n,) is above 0 by more than its standard error."""
+def is_clear(differences: np.ndarray, weights: np.ndarray | None = None) -> bool:
+    """Tell whether the weighted mean of differences (n,) is above 0 by more than its standard error."""
     n = len(differences)
-    deviation = differences.std(ddof=1) if n > 1 else np.inf
     # A single image, whose standard error is as large as itself, is never clear.
-    return bool(np.average(differences, weights=weights) > (1 + 1e-9) * deviation / np.sqrt(n))
+    deviation = differences.std(ddof=1) if n > 1 else np.inf
+    return bool(n and np.average(differences, weights=weights) > (1 + 1e-9) * deviation / np.sqrt(n))
 
 
 def judge(head: Head, data: LabelledScores) -> HeadResult:

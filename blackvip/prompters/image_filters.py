@@ -185,12 +185,12 @@ def _window(images: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def white_top_hat(images: np.ndarray) -> np.ndarray:
-    """What is lighter than all around it, on black: the image less its opening."""
+    """Keep what is lighter than all around it, on black: the image less its opening."""
     return images - ndimage.grey_opening(images, size=_window(images))
 
 
 def black_top_hat(images: np.ndarray) -> np.ndarray:
-    """What is darker than all around it, on white: the closing less the image, inverted."""
+    """Keep what is darker than all around it, on white: the closing less the image, inverted."""
     return 255 - (ndimage.grey_closing(images, size=_window(images)) - images)
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..heads.judging import is_clear
 from ..losses import cross_entropy, fit_temperature
 from ..prompters.base import Prompter
 from ..prompters.corrections import AS_IT_IS, CORRECTIONS, Correction
@@ -100,10 +101,10 @@ def choose_correction(
 
     Notes
     -----
-    All corrections are compared on four images; after each round, the better half goes on to twice as many (Jamieson
-    and Talwalkar, AISTATS 2016). Those that are worse than no correction by more than a standard error drop out, and
-    the choice ends early when none is left. Losses are cross-entropies at the temperature that suits the best three,
-    and count for at most that of a guess.
+    All corrections are compared on four images; after each round, the better half is compared on twice as many
+    (Jamieson and Talwalkar, AISTATS 2016). Those that are worse than no correction by more than a standard error drop
+    out, and the choice ends early when none is left. Losses are cross-entropies at the temperature that suits the best
+    three, and count for at most that of a guess.
     """
     order = in_turn_of_classes(y, rng)
     alive, scores = list(names), {name: np.empty((0, plain.shape[1])) for name in names}
@@ -120,7 +121,7 @@ def choose_correction(
         found = _compared({name: scores[name] for name in alive} | {AS_IT_IS: plain[order[:size]]}, y[order[:size]])
         losses.update({name: float(of_images.mean()) for name, of_images in found.items()})
         alive = sorted(alive, key=losses.__getitem__)[: _n_kept(len(alive))]
-        alive = [name for name in alive if not _is_clear(found[name] - found[AS_IT_IS])]
+        alive = [name for name in alive if not is_clear(found[name] - found[AS_IT_IS])]
         if len(alive) < 2:
             break
     chosen_by, others = order[:n_seen], order[n_seen:]
@@ -135,7 +136,7 @@ def choose_correction(
             gain = np.concatenate([gain, without[len(gain) : len(gain) + len(part)] - corrected])
             if gain.mean() <= 0:
                 return Choice(None, losses)
-    return Choice(best if _is_clear(gain) and gain.mean() > _LEAST_GAIN else None, losses)
+    return Choice(best if is_clear(gain) and gain.mean() > _LEAST_GAIN else None, losses)
 
 
 def fitted_corrections(pixels: torch.Tensor, prompt_scale: float) -> dict[str, Prompter]:
@@ -176,8 +177,3 @@ def _compared(scores: dict[str, np.ndarray], y: np.ndarray) -> dict[str, np.ndar
     best = sorted(own, key=own.__getitem__)[:_FOR_TEMPERATURE]
     temperature = fit_temperature(np.concatenate([scores[name] for name in best]), np.tile(y, len(best)))
     return {name: _losses(log_scores, y, temperature) for name, log_scores in scores.items()}
-
-
-def _is_clear(differences: np.ndarray) -> bool:
-    """Whether the mean of differences (n,) is above 0 by more than its standard error."""
-    return len(differences) > 1 and bool(differences.mean() > differences.std(ddof=1) / np.sqrt(len(differences)))

@@ -117,7 +117,7 @@ class CostPlan:
         return sum((cost for _, cost in self._parts()), Cost(0, 0, 0.0, 0.0))
 
     def _parts(self) -> list[tuple[str, Cost]]:
-        """What the fit is made of."""
+        """List the parts of the fit."""
         climbs = self.corrections.images or self.rungs
         names = ("baselines", "corrections") if climbs else (name for name in _TITLES if name != "corrections")
         trained = [(f"trained prompt {k}", cost) for k, cost in enumerate(self.rungs, 1)]

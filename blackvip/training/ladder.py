@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..exceptions import BudgetError
+from ..heads.judging import is_clear
 from ..inputs.images import ImageFormat
 from ..inputs.reading import most_to_fit
 from ..inputs.training_set import TrainingSet
@@ -107,7 +108,8 @@ class Ladder:
     def _climb(self, n_judged: int) -> str:
         """Climb rung by rung, and return the reason for the end.
 
-        Where no correction helps, a trained prompt has hardly ever earned its images (docs/method.md).
+        Where no correction helps the service to recognise clearly more images, what it lacks is not in the images, and
+        a trained prompt has hardly ever earned its price (docs/method.md).
         """
         if self.best.decision.result.log_loss <= _CEILING:
             return "ceiling"
@@ -118,7 +120,7 @@ class Ladder:
         outcome = self._try(correction, self.rung(correction, None, n_judged), doubted=False)
         if outcome.result.error is not None:
             return outcome.result.termination_reason
-        if outcome is not self.best:
+        if outcome is not self.best or not self._sees_more(outcome):
             return "no_gain"
         prompter, w = Stacked(correction, TRAINED), None
         for images in training_budgets(self.remaining(), n_judged):
@@ -150,6 +152,13 @@ class Ladder:
         self._note(name, outcome)
         self.best.result.take_error_of(outcome.result)
         return outcome
+
+    def _sees_more(self, outcome: Outcome) -> bool:
+        """Whether the service's own answers are right for clearly more images than without the correction."""
+        rows = outcome.run.judged_rows
+        y, plain = outcome.run.objective.y[rows], self.outcomes.scored.plain[-len(rows) :]
+        before, after = (scores.argmax(axis=1) == y for scores in (plain, outcome.prompted))
+        return is_clear(after.astype(float) - before)
 
     def _reason_to_stop(self) -> str | None:
         """Why a trained prompt would not pay: there is nothing to gain, or nothing to train it with."""

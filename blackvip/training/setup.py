@@ -69,7 +69,7 @@ class Streams(NamedTuple):
         return others._replace(sample=streams.sample, held_out=streams.held_out)
 
     def above(self) -> Streams:
-        """Those of the run on the next level."""
+        """Make those of the run on the next level."""
         return Streams.of(self.seed, self.level + 1)
 
 
