@@ -527,13 +527,14 @@ def test_overwriting_starts_tables_anew_but_no_other_files(fitted, tmp_path):
 def test_after_an_interrupted_fit_the_table_says_how_to_start_anew(fitted, tmp_path):
     X, y = make_stripes()
     table = tmp_path / "p.csv"
-    fitted.predict_to(table, X[:4], verbose=0)
+    new = 255 - X[:4]
+    fitted.predict_to(table, new, verbose=0)
     resumed = BlackVIPClassifier(ToyService(), "{}", prompter="basis", max_queries=900, random_state=1, verbose=0).fit(
         X, y
     )
     before = resumed.score_fn.n_images
     with pytest.raises(BlackVIPError, match="predicted by another model .*; name another file, or set overwrite=True"):
-        resumed.predict_to(table, X[:4], verbose=0)
+        resumed.predict_to(table, new, verbose=0)
     assert resumed.score_fn.n_images == before
-    resumed.predict_to(table, X[:4], overwrite=True, verbose=0)
+    resumed.predict_to(table, new, overwrite=True, verbose=0)
     assert resumed.score_fn.n_images == before + 4

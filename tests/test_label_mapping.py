@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 from blackvip import BlackVIPClassifier
 from blackvip.exceptions import ClassPromptError, PromptNotUsedWarning, ScoreError
-from blackvip.scorers import Ledger, ScoreFormat, SharedBudget
+from blackvip.scorers import Ledger, SharedBudget
 from blackvip.scorers.answers import scores_of
 from blackvip.scorers.cached import CachedScorer
 from blackvip.scorers.labels.mapping import LabelMapping, bayesian_weights, frequency_weights, label_counts
@@ -409,7 +409,7 @@ def test_within_a_fit_a_ledger_asks_for_labels_and_what_is_learned_maps_what_it_
     raw = ledger.log_scores(X)
     mapping = scorer.fit_labels(raw, index, [CAT, DOG])
     assert service.n_images == ledger.n_queries == len(X)
-    assert ledger.score_format == ScoreFormat("probabilities")
+    assert ledger.score_format.score_type == "probabilities"
     assert (classes[mapping.log_scores(raw).argmax(axis=1)] == y).all()
     X_new, y_new = bright_images(seed=1)
     assert (classes[mapping.log_scores(ledger.log_scores(X_new)).argmax(axis=1)] == y_new).all()

@@ -66,10 +66,10 @@ class PromptDisplay(Display):
     >>> y = np.repeat(["night", "day"], 20)  # every photo is underexposed
     >>> X = rng.uniform(0, 0.3, (40, 16, 16)) + np.where(y == "day", 0.15, 0)[:, None, None]
     >>> settings = {"prompter": "basis", "max_queries": 1000, "random_state": 0}
-    >>> clf = BlackVIPClassifier(service, "a photo taken at {}", **settings).fit(X, y)
-    >>> display = PromptDisplay.from_estimator(clf, X[-2:], y[-2:])  # bills four images
+    >>> clf = BlackVIPClassifier(service, "a photo taken at {}", **settings).fit(X[::2], y[::2])
+    >>> display = PromptDisplay.from_estimator(clf, X[-1:], y[-1:])  # bills two images
     >>> display.n_queries_
-    4
+    2
     """
 
     axes_: np.ndarray

@@ -17,7 +17,7 @@ from ..exceptions import JournalError
 from ..journal.journal import Journal
 from .answers import Metered, Scored, collected, report_not_sent, report_paid_before, scores_of
 from .contract import ScoreFunction
-from .declarations import method_of
+from .declarations import declared, method_of
 from .reader import ScoreReader
 from .wrappers import ScorerWrapper
 
@@ -216,7 +216,8 @@ class JournaledScorer(ScorerWrapper):
     @property
     def streams(self) -> bool:
         """Whether the score function inside makes its own calls."""
-        return method_of(self.score_fn, "answers") is not None
+        streams: bool = declared(self.score_fn, "streams", method_of(self.score_fn, "answers") is not None)
+        return streams
 
     @contextmanager
     def lease(self, n_images: int) -> Iterator[JournaledScorer]:
@@ -254,8 +255,8 @@ class JournaledScorer(ScorerWrapper):
             n_left -= n_repeats
             report_not_sent(n_repeats)
             # Calls have the same boundaries whatever is known, so that a local model gets the same batches.
-            declared = None if self.streams else self.images_per_call
-            size = self._images_per_call or declared or len(images)
+            at_most = None if self.streams else self.images_per_call
+            size = self._images_per_call or at_most or len(images)
             for first in range(0, len(images), size):
                 rows = first + np.flatnonzero(to_send[first : first + size])
                 if not len(rows):

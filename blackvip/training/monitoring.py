@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..heads.base import ServiceHead
+from ..heads.stages import Stages
 from ..inputs.images import to_uint8
 from ..scorers.cached import PaidAnswers
 from ..scorers.formats import ScoreFormat
@@ -113,6 +114,7 @@ class Monitor:
             "score_fn": PaidAnswers(sent, validation.last_log_scores),
             "checkpoint": None,
             "_memory": AnswerMemory(),
+            "_stages": Stages.one(),
             # The paid answers are for classes already.
             "label_mapping_": None,
             "score_format_": ScoreFormat("logits"),
