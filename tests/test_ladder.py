@@ -137,6 +137,16 @@ def test_every_budget_from_an_image_per_training_image_on_works(budget, data):
     assert set(clf.baselines_) == {"zero_shot", "calibrated_zero_shot", "local_probe", "fused_zero_shot"}
 
 
+def test_answers_that_are_known_need_no_budget(data, monkeypatch):
+    for name in set(CORRECTIONS) - {"none", "autocontrast", "invert", "gamma-2"}:
+        monkeypatch.delitem(CORRECTIONS, name)
+    n_corrected = 60 + sum(most_requests(3, 60, 10_000))
+    for left in (0, 8):
+        clf = quietly(auto(Sharp(), max_queries=n_corrected + left), *data)
+        assert (clf.n_queries_ <= n_corrected, clf.prompt_used_) == (True, True)
+        assert n_corrected + left - clf.n_queries_ < 60  # what is left does not pay for all images once more
+
+
 def test_a_fit_on_the_ladder_resumes_saves_and_is_repeatable(data, tmp_path):
     whole = quietly(auto(Sharp()), *data)
     service = Sharp()

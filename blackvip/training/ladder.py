@@ -24,7 +24,7 @@ from ..prompters.by_name import make_prompter
 from ..prompters.corrections import AS_IT_IS
 from ..prompters.stacked import Stacked
 from ..scorers.background import BackgroundThread
-from ..scorers.scoring import log_scores_of
+from ..scorers.scoring import score_columns_of
 from .corrections import Choice, choose_correction, fitted_corrections
 from .outcomes import Outcome, Outcomes
 from .setup import Run, Streams, prepare
@@ -60,7 +60,8 @@ class Ladder:
     ----------
     outcomes : Outcomes
     choose : callable
-        ``choose()`` returns the `Choice` of a correction, and bills images.
+        ``choose()`` returns the `Choice` of a correction and the score columns of all judged images with it, or None.
+        It bills images.
     rung : callable
         ``rung(prompter, w, images)`` prepares a run that may bill so many images, and starts at `w`; None: where the
         prompter starts. It bills nothing itself.
@@ -78,7 +79,7 @@ class Ladder:
     def __init__(
         self,
         outcomes: Outcomes,
-        choose: Callable[[], Choice],
+        choose: Callable[[], tuple[Choice, np.ndarray | None]],
         rung: Callable[[str | Prompter, np.ndarray | None, int], Run],
         remaining: Callable[[], int],
     ):
@@ -113,11 +114,10 @@ class Ladder:
         """
         if self.best.decision.result.log_loss <= _CEILING:
             return "ceiling"
-        correction, compared = self.choose()
-        if correction is None:
+        (correction, compared), columns = self.choose()
+        if correction is None or columns is None:
             return "no_gain" if compared else "budget"
-        # It has clearly helped the service's own answers, so that it is used unless the head clearly says the opposite.
-        outcome = self._try(correction, self.rung(correction, None, n_judged), doubted=False)
+        outcome = self._try(correction, self.rung(correction, None, n_judged), columns)
         if outcome.result.error is not None:
             return outcome.result.termination_reason
         if outcome is not self.best or not self._sees_more(outcome):
@@ -139,14 +139,18 @@ class Ladder:
             w = outcome.result.w
         return "budget"
 
-    def _try(self, name: str, run: Run, doubted: bool = True) -> Outcome:
-        """Train a run. It becomes the best one if it is clearly better.
+    def _try(self, name: str, run: Run, columns: np.ndarray | None = None) -> Outcome:
+        """Train a run, and make it the best one if it is clearly better.
 
-        Where it is not doubted, it becomes the best one unless it is clearly worse.
+        A correction, whose score columns are known, has helped the service's own answers clearly. So it becomes the
+        best one unless its head is clearly worse.
         """
-        outcome = self.outcomes.trained(run, self.best.prompted, guard=self.outcomes.guard and doubted)
+        if columns is None:
+            outcome = self.outcomes.trained(run, self.best.prompted)
+        else:
+            outcome = self.outcomes.known(run, columns)
         before, after = self.best.decision.result, outcome.decision.result
-        helps = before.is_worse(after) if doubted else not after.is_worse(before)
+        helps = before.is_worse(after) if columns is None else not after.is_worse(before)
         if not self.outcomes.guard or (outcome.decision.prompt_used and helps):
             self.best = outcome
         self._note(name, outcome)
@@ -209,17 +213,21 @@ class ClimbsLadder:
         judged, streams = first.judged_rows, first.streams
         pixels = self._sample(data, Streams.of(streams.seed))
 
-        def choose() -> Choice:
+        def choose() -> tuple[Choice, np.ndarray | None]:
             outcomes.monitor.begin_stage("corrections")
             corrections = fitted_corrections(pixels, self.prompt_scale)
 
+            known: dict[str | None, np.ndarray] = {}
+
             def score(name: str, rows: np.ndarray) -> np.ndarray:
-                return log_scores_of(ledger, data.images, judged[rows], corrections[name].draw)
+                columns = known.setdefault(name, np.empty((len(judged), ledger.n_columns)))
+                columns[rows] = score_columns_of(ledger, data.images, judged[rows], corrections[name].draw)
+                return columns[rows, : ledger.n_classes]
 
             left = self.max_queries - memory.n_asked
-            return choose_correction(
-                [*corrections], score, outcomes.scored.plain, data.y[judged], streams.corrections, left
-            )
+            plain, y = outcomes.scored.plain, data.y[judged]
+            choice = choose_correction([*corrections], score, plain, y, streams.corrections, left)
+            return choice, known.get(choice.name)
 
         def rung(prompter: str | Prompter, w: np.ndarray | None, images: int) -> Run:
             nonlocal streams

@@ -104,7 +104,14 @@ class Outcomes:
         """The outcome of a run that ends before it begins: no prompt."""
         return self._decided(run, TrainingResult(run.w, run.optimizer), self._unknown(run), self.guard)
 
-    def trained(self, run: Run, start: np.ndarray | None = None, guard: bool | None = None) -> Outcome:
+    def known(self, run: Run, columns: np.ndarray) -> Outcome:
+        """The outcome of a run with nothing to train, from score columns (n_judged, n_columns); without the guard."""
+        self.monitor.begin_run(run)
+        self.monitor.begin_stage("heads")
+        result = TrainingResult(run.w, run.optimizer, termination_reason="nothing_to_train")
+        return self._decided(run, result, columns, guard=False)
+
+    def trained(self, run: Run, start: np.ndarray | None = None) -> Outcome:
         """Train, score the judged images with the prompt, and decide.
 
         Parameters
@@ -112,8 +119,6 @@ class Outcomes:
         run : Run
         start : ndarray of shape (n_judged, n_classes) or None, default=None
             Log scores where the run starts. None: those without a prompt.
-        guard : bool or None, default=None
-            None: that of all runs.
         """
         start = self._plain_of(run) if start is None else start
         run.objective.temperature.learn(start, run.objective.y[run.judged_rows])
@@ -123,7 +128,7 @@ class Outcomes:
         n_iter = self.history[-1]["n_iter"] if self.history else 0
         self.history += [{**row, "n_iter": row["n_iter"] + n_iter} for row in result.history]
         self.monitor.begin_stage("heads")
-        return self._decided(run, result, self._judged_columns(result, run), self.guard if guard is None else guard)
+        return self._decided(run, result, self._judged_columns(result, run), self.guard)
 
     def _plain_of(self, run: Run) -> np.ndarray:
         return self.scored.plain[-len(run.judged_rows) :]
