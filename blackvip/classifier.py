@@ -70,7 +70,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
     optimizer : {"spsa-gc", "spsa", "cma-es"} or Optimizer, default="spsa-gc"
         What trains the prompter. Its settings are its own parameters, as in ``optimizer=SPSAGC(momentum=0.5)``.
     max_queries : int, default=4_000
-        The most images that `fit` may bill, a hard limit. The ladder stops by itself when nothing more helps.
+        The most images that `fit` may bill, a hard limit. The ladder bills fewer if nothing more helps.
     head : {"auto", "fused", "calibrated", "tempered"}, None or classifier, default="auto"
         From scores to probabilities. "fused": scores and local features together, see `FusedHead`. "calibrated":
         logistic regression on the log scores, see `CalibratedHead`. "tempered": the service's own answers at a fitted
@@ -326,8 +326,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
             data = self._read(X, y, sample_weight, self.classes_ if continues else None, continues)
             with replayed(self, data.images, data.y, data.weights, seed_of) as replay:
                 rng = self._rng if continues else generator_of(self.random_state, replay)
-                settings = self._settings(self.max_queries, climbs=self._climbs and not continues)
-                run = self._set_up(data, settings, rng, continues, replay)
+                run = self._set_up(data, self._settings_of_fit(continues), rng, continues, replay)
                 self._train(run, data, rng, replay=replay).warn_or_raise(self.n_queries_, replay is not None)
         return self
 
@@ -394,22 +393,23 @@ shape (n, n_features); or sequence of images, paths or encoded files
             prompter = make_prompter(FIRST_RUNG if settings.climbs else self.prompter).fit_pixels(pixels)
             probe = make_frozen_encoder(self.local_encoder).fit_pixels(pixels)
             w = prompter.initial_parameters(streams.start)
-            if settings.climbs:
-                fitted_corrections(pixels, self.prompt_scale)  # refuses those that fail, before anything is sent
 
         # Prompted images -> scores -> losses.
         memory = AnswerMemory(recalls=settings.climbs).of_service(self.score_fn)
         known = self.score_format_ if continues else None
         ledger = self._ledger(settings.budget, known, self.score_fn, replay, memory)
-        objective = self._objective(prompter, data, ledger, memory, streams)
-        return prepare(objective, data, probe, optimizer, w, settings, streams)
+        features = TrainingFeatures(prompter, data.images)
+        objective = self._objective(features, data, ledger, memory, streams)
+        run = prepare(objective, data, probe, optimizer, w, settings, streams)
+        if settings.climbs:
+            run.corrections = fitted_corrections(pixels, self.prompt_scale)  # one that fails is refused before billing
+        return run
 
     def _objective(
-        self, prompter: Prompter, data: TrainingSet, ledger: Ledger, memory: AnswerMemory, streams: Streams
+        self, features: TrainingFeatures, data: TrainingSet, ledger: Ledger, memory: AnswerMemory, streams: Streams
     ) -> Objective:
         temperature = Temperature(None if self.temperature == "auto" else float(self.temperature), self.loss)
         augment = None if self.augment is None else augmentation(self.augment, streams.augment)
-        features = TrainingFeatures(prompter, data.images)
         return Objective(features, data, ledger, memory, self.prompt_scale, temperature, augment)
 
     def _train(self, run: Run, data: TrainingSet, rng: Any, adds: bool = False, replay: Any = None) -> Outcome:

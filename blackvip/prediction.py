@@ -17,10 +17,8 @@ from sklearn.utils._param_validation import Options, validate_params
 
 from .answering import AnswersImages
 from .documentation import pipeline_block
-from .encoders.base import Encoder
 from .heads.base import Head
 from .heads.decision import Decision, check_head_fits
-from .heads.judging import HeadResult
 from .heads.leaderboard import leaderboard
 from .heads.scored import ScoredImages
 from .inputs.class_prompts import make_prompt_groups
@@ -31,7 +29,6 @@ from .inputs.reading import pixel_batches
 from .inputs.training_set import ReadsTrainingSets, TrainingSet
 from .journal.identity import describe
 from .journal.predictions import PredictionsFile
-from .optimizers import Optimizer
 from .prompters.base import Prompter
 from .prompters.by_name import make_prompter
 from .saved_classifier import SavedClassifier
@@ -81,19 +78,9 @@ class PromptedClassifier(
 
     prompter: Any
     head: Any
-    classes_: np.ndarray
-    prompter_: Prompter
-    optimizer_: Optimizer
-    history_: list[dict[str, Any]]
-    n_iter_: int
     n_queries_: int
-    _rng: np.random.Generator
-    prompt_used_: bool
-    head_: Head
-    baselines_: dict[str, HeadResult]
     rungs_: list[dict[str, Any]]
-    _scored: ScoredImages
-    probe_encoder_: Encoder
+    _rng: np.random.Generator
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "head_")

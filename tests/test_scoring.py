@@ -10,7 +10,7 @@ from sklearn import config_context, get_config
 from blackvip.inputs.images import ImageFormat
 from blackvip.scorers import Ledger, ScoreReader
 from blackvip.scorers.background import BackgroundThread, prefetch
-from blackvip.scorers.scoring import log_scores_of, score_images
+from blackvip.scorers.scoring import score_columns_of, score_images
 
 PROMPTS = ["left", "right"]
 
@@ -36,10 +36,10 @@ def test_scores_are_those_of_one_call(service, images_per_call, sizes):
     _, images = ImageFormat.learn(X)
     rows = np.random.default_rng(0).permutation(100)
     ledger = Ledger(service, PROMPTS, images_per_call=images_per_call, reader=ScoreReader("logits"))
-    scores = log_scores_of(ledger, images, rows, lambda pixels: 1 - pixels)
+    scores = score_columns_of(ledger, images, rows, lambda pixels: 1 - pixels)
     assert [len(sent) for sent, _ in service.calls] == sizes
     np.testing.assert_array_equal(scores, ToyService()(255 - X[rows], PROMPTS))
-    assert log_scores_of(ledger, images, rows[:0]).shape == (0, 2)
+    assert score_columns_of(ledger, images, rows[:0]).shape == (0, 2)
 
 
 def test_more_and_more_are_asked_for_at_once_as_far_as_memory_goes(monkeypatch):
@@ -48,7 +48,7 @@ def test_more_and_more_are_asked_for_at_once_as_far_as_memory_goes(monkeypatch):
     for most, sizes in ((64 * 2**20, [64, 128, 256, 512, 40]), (8 * 8 * 3 * 100, [64, *[100] * 9, 36])):
         monkeypatch.setattr("blackvip.scorers.scoring._MOST_BYTES", most)
         service = Streaming()
-        log_scores_of(Ledger(service, PROMPTS, reader=ScoreReader("logits")), images, np.arange(1000))
+        score_columns_of(Ledger(service, PROMPTS, reader=ScoreReader("logits")), images, np.arange(1000))
         assert service.asked == sizes
 
 

@@ -24,7 +24,7 @@ from blackvip.inputs.training_set import TrainingSet
 from blackvip.losses import Temperature, cross_entropy
 from blackvip.scorers import Ledger
 from blackvip.scorers.memory import AnswerMemory
-from blackvip.scorers.scoring import log_scores_of
+from blackvip.scorers.scoring import score_columns_of
 from blackvip.training.batches import Batches
 from blackvip.training.features import TrainingFeatures
 from blackvip.training.objective import Objective
@@ -165,7 +165,7 @@ def test_features_that_cannot_be_computed_are_an_error_each_time_and_never_waite
 
 def test_start_costs_what_plain_images_cost(objective):
     rows = np.arange(30)
-    plain = log_scores_of(objective.ledger, objective.features.images, rows)
+    plain = score_columns_of(objective.ledger, objective.features.images, rows)
     loss = cross_entropy(plain, objective.y).mean()
     assert objective.candidate_losses(np.zeros((1, 14)), rows)[0] == pytest.approx(loss)
     prompted = PromptedImages(objective.features, objective.ledger, 0.8)

@@ -103,8 +103,7 @@ class ServiceBaselines(_ReadsTrainingSet, BaseEstimator):
         if groups.several:
             refuse_several_prompts(self.score_fn)
         asked_for = groups.prompts if learning is None else learning.service_labels
-        several = groups if groups.several else None
-        service = Service(self.score_fn, asked_for, self.score_type, self.images_per_call, groups=several)
+        service = Service(self.score_fn, asked_for, self.score_type, self.images_per_call, groups=groups.if_several)
         answer = service.score(images, self._encode, index)
         mapping, plain, weights = None, answer.log_scores, np.ones(len(index))
         if learning is not None:

@@ -8,19 +8,18 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.model_selection import StratifiedKFold
 from sklearn.utils._param_validation import HasMethods
 
 from ..persistence.arrays import Array
 from ..persistence.format import expect
 from ..persistence.saveable import Saveable
+from .folds import Fold, usual_folds
 from .scored import LabelledScores
 
 __all__ = ["FLOOR", "Auto", "Head", "IsClassifier", "ServiceHead", "head_class", "log_loss"]
 
 #: Probabilities below it are raised to it before the logarithm is taken.
 FLOOR = 1e-12
-_N_FOLDS = 5
 
 
 class Auto(NamedTuple):
@@ -143,12 +142,9 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
         return held_out
 
     @staticmethod
-    def _folds(y: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Training and test rows of each fold, with all classes in each; none if there are too few images."""
-        n_folds = min(_N_FOLDS, np.unique(y, return_counts=True)[1].min())
-        if n_folds < 2:
-            return []
-        return list(StratifiedKFold(n_folds, shuffle=True, random_state=0).split(y, y))
+    def _folds(y: np.ndarray) -> list[Fold]:
+        """Training and test rows of each fold, see `usual_folds`."""
+        return usual_folds(y)
 
     def _finish_loading(self) -> None:
         super()._finish_loading()

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -22,6 +21,7 @@ from ..persistence.arrays import Array
 from ..persistence.fields import ListOf, integer, number
 from ..persistence.format import expect
 from .base import Auto, Head, ServiceHead, log_loss
+from .folds import stratified_folds
 
 __all__ = ["CalibratedHead"]
 
@@ -174,7 +174,7 @@ class CalibratedHead(Head, name="calibrated", auto=Auto(rank=1)):
         if n_folds < 2:
             C = self.Cs[len(self.Cs) // 2]
             return C, _log_proba(X, *self._regression(C, X, index, weights))
-        folds = list(StratifiedKFold(n_folds, shuffle=True, random_state=0).split(X, index))
+        folds = stratified_folds(index, n_folds)
 
         def held_out(C: float) -> np.ndarray:
             log_proba = np.empty((len(X), len(self.classes_)))

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
-from sklearn.model_selection import StratifiedKFold
 
+from .folds import stratified_folds
 from .stack import Examples, lowest_loss
 
 __all__ = ["PromptWeights", "fit_prompt_weights"]
@@ -66,7 +66,7 @@ def fit_prompt_weights(
     """
     index, rows = examples.index, examples.rows
     problem = _Problem(examples, classes, np.asarray(prompt_classes))
-    folds = list(StratifiedKFold(n_folds, shuffle=True, random_state=0).split(index, index))
+    folds = stratified_folds(index, n_folds)
     # Each fold starts from its solution for the last strength.
     starts = [problem.start() for _ in folds]
     found: dict[float, np.ndarray] = {}

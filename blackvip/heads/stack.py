@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
-from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
 from .base import log_loss
+from .folds import stratified_folds
 
 __all__ = ["Examples", "Stack", "StackWeights", "choose_strength", "lowest_loss", "stack_loss"]
 
@@ -101,8 +101,7 @@ def choose_strength(examples: Examples, strengths: Sequence[float], n_folds: int
         Its held-out log probabilities.
     """
     experts, scores, index = examples.experts, examples.scores, examples.index
-    folds = StratifiedKFold(n_folds, shuffle=True, random_state=0).split(index, index)
-    stacks = [(examples.stack(train), test) for train, test in folds]
+    stacks = [(examples.stack(train), test) for train, test in stratified_folds(index, n_folds)]
 
     def held_out(strength: float) -> np.ndarray:
         log_proba = np.empty((len(index), experts.shape[2]))

@@ -11,6 +11,7 @@ from sklearn.model_selection import KFold
 from ..losses import fit_temperature
 from ..persistence.fields import integer, number
 from .base import Auto, Head
+from .folds import Fold
 
 __all__ = ["TemperedHead"]
 
@@ -61,7 +62,7 @@ class TemperedHead(Head, name="tempered", auto=Auto(rank=2)):
         return self
 
     @staticmethod
-    def _folds(y: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _folds(y: np.ndarray) -> list[Fold]:
         # Folds need not have all classes.
         return list(KFold(min(_N_FOLDS, len(y)), shuffle=True, random_state=0).split(y)) if len(y) > 1 else []
 

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
-from sklearn.model_selection import StratifiedKFold
 
 from .base import log_loss
+from .folds import usual_folds
 from .judging import HeadResult
 
 __all__ = ["mix_views", "mixed_log_proba"]
 
 _RIDGE = 1.0  # penalty of the squared distance of a weight from its share; with few images, all weights stay near it
-_N_FOLDS = 5
 
 
 def mixed_log_proba(weights: np.ndarray, log_probas: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
@@ -46,14 +45,10 @@ def mix_views(views: Sequence[HeadResult], y: np.ndarray) -> tuple[np.ndarray, H
     classes, and fit noise.
     """
     held_out, of_images = np.stack([view.held_out for view in views]), views[0].weights
-    mixed = np.empty(held_out.shape[1:])
-    smallest = np.unique(y, return_counts=True)[1].min()
     weights = _fit(held_out, y, of_images)
-    if smallest < 2:
-        mixed = mixed_log_proba(weights, held_out)
-    else:
-        for train, test in StratifiedKFold(min(_N_FOLDS, smallest), shuffle=True, random_state=0).split(y, y):
-            mixed[test] = mixed_log_proba(_fit(held_out[:, train], y[train], of_images[train]), held_out[:, test])
+    mixed = mixed_log_proba(weights, held_out)
+    for train, test in usual_folds(y):
+        mixed[test] = mixed_log_proba(_fit(held_out[:, train], y[train], of_images[train]), held_out[:, test])
     return weights, HeadResult.of(views[0].head, mixed, y, of_images)
 
 

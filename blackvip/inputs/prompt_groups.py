@@ -36,6 +36,11 @@ class PromptGroups:
         return any(len(texts) > 1 for texts in self.of_classes)
 
     @property
+    def if_several(self) -> PromptGroups | None:
+        """These groups if a class has more than one prompt; None if there is nothing to group."""
+        return self if self.several else None
+
+    @property
     def class_prompts(self) -> ClassPrompts:
         """One text per class, or a list of texts for each class if one of them has several."""
         return [list(texts) for texts in self.of_classes] if self.several else self.prompts

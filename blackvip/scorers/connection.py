@@ -56,7 +56,7 @@ class ReachesService(SharesScoreFunction):
         scorer = spread(score_fn, self.n_jobs, self.images_per_call)
         # A spread score function cuts calls itself.
         images_per_call = self.images_per_call if scorer is score_fn else None
-        groups = self._prompt_groups if self._prompt_groups.several else None
+        groups = self._prompt_groups.if_several
         if groups is not None:
             refuse_several_prompts(score_fn)
         mapping = self.label_mapping_
@@ -80,9 +80,8 @@ class ReachesService(SharesScoreFunction):
     def _score_columns_from(self, scores: Any, n_images: int) -> np.ndarray:
         """Score columns (n_images, n_columns) from scores in the service's own format."""
         checked = check_scores(scores, n_images, self._service_prompts, self.score_type_)
-        reader = ScoreReader(score_format=self.score_format_, label_mapping=self.label_mapping_)
-        reader.groups = self._prompt_groups if self._prompt_groups.several else None
-        return reader.score_columns(checked)
+        known = self.score_format_, self.label_mapping_, self._prompt_groups.if_several
+        return ScoreReader("auto", *known).score_columns(checked)
 
     def _plain_columns(self, ledger: Ledger, data: TrainingSet, rows: np.ndarray) -> np.ndarray:
         """Score columns (len(rows), n_columns) of training images without prompts; one billed image each.

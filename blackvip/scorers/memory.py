@@ -86,13 +86,11 @@ class AnswerMemory:
         It waits for images that another thread has sent. Those that it does not find count as sent by this thread until
         `keep` or `release` is called.
         """
-        rows = [row.to_bytes(4) for row in range(len(images))]
-        contents = [b""] * len(rows) if self._paused else ContentKeys(None, class_prompts).of(images)
-        if self._paused or not self.recalls:
-            # Keys that differ: equal images are sent one by one.
-            unknown = np.full((len(rows), len(class_prompts)), np.nan)
-            return JournalHit([*map(bytes.__add__, contents, rows)], unknown, np.zeros(len(rows), bool), 0)
-        keys = contents
+        if self._paused:
+            return _nothing_known([b""] * len(images), class_prompts)
+        keys = ContentKeys(None, class_prompts).of(images)
+        if not self.recalls:
+            return _nothing_known(keys, class_prompts)
         with self._lock:
             self._lock.wait_for(lambda: self._on_the_way.isdisjoint(keys))
             found = [self._scores.get(key) for key in keys]
@@ -107,7 +105,9 @@ class AnswerMemory:
         """Remember scores (n_images, n_prompts)."""
         with self._lock:
             self.n_asked += len(keys)
-            for key, row in zip([] if self._paused else [key[:_KEY_BYTES] for key in keys], scores):
+            if self._paused:
+                return
+            for key, row in zip((key[:_KEY_BYTES] for key in keys), scores):
                 if key not in self._scores:
                     self._n_bytes += row.nbytes + _ENTRY_BYTES
                 self._scores[key] = row.copy()
@@ -122,3 +122,9 @@ class AnswerMemory:
         with self._lock:
             self._on_the_way.difference_update(keys)
             self._lock.notify_all()
+
+
+def _nothing_known(keys: Sequence[bytes], class_prompts: Sequence[str]) -> JournalHit:
+    """No answer to any image; the keys are made to differ, so that equal images are sent one by one."""
+    different = [key + row.to_bytes(4) for row, key in enumerate(keys)]
+    return JournalHit(different, np.full((len(keys), len(class_prompts)), np.nan), np.zeros(len(keys), bool), 0)

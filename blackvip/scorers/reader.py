@@ -84,15 +84,17 @@ class ScoreReader:
         """Return an answer as an array (n_images, n_prompts), or raise a `ScoreError`; see `check_scores`."""
         return check_scores(answer, n_images, class_prompts, self.score_type)
 
-    def learn(self, scores: np.ndarray, y: np.ndarray | None = None, weights: np.ndarray | None = None) -> np.ndarray:
-        """Recognise the format of all plain scores together, unless it is known, and return the log scores.
+    def score_columns(
+        self, scores: np.ndarray, y: np.ndarray | None = None, weights: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Recognise the format of scores, unless it is known, and return the score columns, which heads take.
 
         A `ScoreTypeWarning` says so if the format is a guess.
 
         Parameters
         ----------
         scores : ndarray of shape (n_images, n_prompts)
-            Scores as `check` returns them.
+            Scores as `check` returns them; all plain scores together, if the format is not known.
         y : ndarray of shape (n_images,) or None, default=None
             Class indices, which decide where the numbers alone do not.
         weights : ndarray of shape (n_images,) or None, default=None
@@ -100,24 +102,9 @@ class ScoreReader:
 
         Returns
         -------
-        log_scores : ndarray of shape (n_images, n_classes)
-        """
-        return self._of_classes(self.score_columns(scores, y, weights))
-
-    def log_scores(self, scores: np.ndarray) -> np.ndarray:
-        """Return the log scores (n_images, n_classes) of scores (n_images, n_prompts) that `check` returned."""
-        return self.learn(scores)
-
-    def score_columns(
-        self, scores: np.ndarray, y: np.ndarray | None = None, weights: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Return the log scores of the classes, and the deviations of their prompts, see `PromptGroups.columns`.
-
-        The parameters are those of `learn`. With one prompt per class, there are no deviations.
-
-        Returns
-        -------
         columns : ndarray of shape (n_images, n_classes + n_deviations)
+            Log scores of the classes, then the deviations of their prompts, see `PromptGroups.columns`. With one prompt
+            per class, there are no deviations.
         """
         # A single image may have no score at all, which says nothing about the format.
         if self.score_format is None and np.isfinite(scores).any():
@@ -131,9 +118,6 @@ class ScoreReader:
         if self.label_mapping is not None:
             return self.label_mapping.log_scores(log_scores)
         return log_scores if self.groups is None else self.groups.columns(log_scores, score_format.gaps(scores))
-
-    def _of_classes(self, columns: np.ndarray) -> np.ndarray:
-        return columns if self.groups is None else columns[:, : self.groups.n_classes]
 
 
 def warn_if_lower_is_better(log_scores: np.ndarray, y: np.ndarray) -> None:

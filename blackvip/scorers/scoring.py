@@ -13,7 +13,7 @@ from ..inputs.reading import BATCH
 from .background import prefetch
 from .ledger import Ledger
 
-__all__ = ["Drawing", "Encoding", "log_scores_of", "plain_scores_of", "score_columns_of", "score_images"]
+__all__ = ["Drawing", "Encoding", "plain_scores_of", "score_columns_of", "score_images"]
 
 Drawing = Callable[[torch.Tensor], torch.Tensor]
 Encoding = Callable[[torch.Tensor], np.ndarray]
@@ -65,12 +65,6 @@ def score_images(
 
     for batch, sent, features in prefetch(map(made, _batches(ledger, images, rows))):
         yield batch, (score or ledger.log_scores)(sent), features
-
-
-def log_scores_of(ledger: Ledger, images: Images, rows: np.ndarray, draw: Drawing | None = None) -> np.ndarray:
-    """Return the log scores (len(rows), n_classes) of images; see `score_images`."""
-    parts = [log_scores for _, log_scores, _ in score_images(ledger, images, rows, draw)]
-    return np.concatenate(parts) if parts else np.empty((0, ledger.n_classes))
 
 
 def score_columns_of(ledger: Ledger, images: Images, rows: np.ndarray, draw: Drawing | None = None) -> np.ndarray:

@@ -216,9 +216,8 @@ class PlansCosts(UsualSettings):
 
     _read: Any
     _set_up: Any
-    _settings: Any
+    _settings_of_fit: Any
     _ledger: Any
-    _climbs: bool
     _rng: Any
     score_fn: Any
     random_state: Any
@@ -302,8 +301,7 @@ class PlansCosts(UsualSettings):
         reader = copy.copy(self)
         data = reader._read(X, y, sample_weight, self.classes_ if continues else None, continues)
         rng = copy.deepcopy(self._rng) if continues else generator_of(copy.deepcopy(self.random_state))
-        settings = self._settings(self.max_queries, climbs=self._climbs and not continues)
-        run = reader._set_up(data, settings, rng, continues)
+        run = reader._set_up(data, self._settings_of_fit(continues), rng, continues)
         ledger = run.objective.ledger
         with ledger:  # a shared budget must have as many images left
             pass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,17 +26,18 @@ from ..prompters.corrections import AS_IT_IS
 from ..prompters.stacked import Stacked
 from ..scorers.background import BackgroundThread
 from ..scorers.scoring import score_columns_of
-from .corrections import Choice, choose_correction, fitted_corrections
+from .corrections import Choice, choose_correction
+from .features import TrainingFeatures
 from .outcomes import Outcome, Outcomes
-from .setup import Run, Streams, prepare
+from .setup import Run, RunSettings, Streams, prepare
 
-__all__ = ["FIRST_RUNG", "TRAINED", "ClimbsLadder", "Ladder", "training_budgets"]
+__all__ = ["FIRST_RUNG", "ClimbsLadder", "Ladder", "training_budgets"]
 
 logger = logging.getLogger("blackvip")
 
 FIRST_RUNG = AS_IT_IS  #: The prompter of the lowest rung: no prompt, the baselines alone.
-TRAINED = "basis"  #: The prompter of the upper rungs.
 
+_TRAINED = "basis"  # the prompter of the upper rungs
 _FIRST_BUDGET = 500  # images that train on the first rung with a trained prompt; each further rung has twice as many
 _LEAST_BUDGET = 250  # images below which training is noise
 _CEILING = 0.02  # log loss in nats, cross-validated, below which nothing more is to be gained
@@ -112,7 +114,7 @@ class Ladder:
         Where no correction helps the service to recognise clearly more images, what it lacks is not in the images, and
         a trained prompt has hardly ever earned its price (docs/method.md).
         """
-        if self.best.decision.result.log_loss <= _CEILING:
+        if self._at_ceiling:
             return "ceiling"
         (correction, compared), columns = self.choose()
         if correction is None or columns is None:
@@ -122,7 +124,7 @@ class Ladder:
             return outcome.result.termination_reason
         if outcome is not self.best or not self._sees_more(outcome):
             return "no_gain"
-        prompter, w = Stacked(correction, TRAINED), None
+        prompter, w = Stacked(correction, _TRAINED), None
         for images in training_budgets(self.remaining(), n_judged):
             reason = self._reason_to_stop()
             if reason is not None:
@@ -131,7 +133,7 @@ class Ladder:
                 run = self.rung(prompter, w, images)
             except BudgetError:
                 return "budget"
-            outcome = self._try(TRAINED, run)
+            outcome = self._try(_TRAINED, run)
             if outcome.result.termination_reason != "budget":
                 return outcome.result.termination_reason
             if outcome is not self.best:
@@ -146,7 +148,7 @@ class Ladder:
         best one unless its head is clearly worse.
         """
         if columns is None:
-            outcome = self.outcomes.trained(run, self.best.prompted)
+            outcome = self.outcomes.trained(run, self.best.log_scores)
         else:
             outcome = self.outcomes.known(run, columns)
         before, after = self.best.decision.result, outcome.decision.result
@@ -159,19 +161,21 @@ class Ladder:
 
     def _sees_more(self, outcome: Outcome) -> bool:
         """Whether the service's own answers are right for clearly more images than without the correction."""
-        rows = outcome.run.judged_rows
-        y, plain = outcome.run.objective.y[rows], self.outcomes.scored.plain[-len(rows) :]
-        before, after = (scores.argmax(axis=1) == y for scores in (plain, outcome.prompted))
+        y = outcome.run.objective.y[outcome.run.judged_rows]
+        before, after = (scores.argmax(axis=1) == y for scores in (outcome.plain, outcome.log_scores))
         return is_clear(after.astype(float) - before)
+
+    @property
+    def _at_ceiling(self) -> bool:
+        return self.best.decision.result.log_loss <= _CEILING
 
     def _reason_to_stop(self) -> str | None:
         """Why a trained prompt would not pay: there is nothing to gain, or nothing to train it with."""
-        result = self.best.decision.result
-        if result.log_loss <= _CEILING:
+        if self._at_ceiling:
             return "ceiling"
         probe = self.outcomes.without.result().baselines.get("local_probe")
         # A service that gets no more images right than a head without it has nothing to say about prompts.
-        if probe is not None and not probe.is_less_accurate(result):
+        if probe is not None and not probe.is_less_accurate(self.best.decision.result):
             return "no_gain"
         return None
 
@@ -202,6 +206,11 @@ class ClimbsLadder:
         """Whether `fit` climbs the ladder."""
         return isinstance(self.prompter, str) and self.prompter == "auto"
 
+    def _settings_of_fit(self, continues: bool) -> RunSettings:
+        """How a fit spends its images, on the ladder or not."""
+        settings: RunSettings = self._settings(self.max_queries, climbs=self._climbs and not continues)
+        return settings
+
     def _sample(self, data: TrainingSet, streams: Streams) -> torch.Tensor:
         """The training images to which prompters and encoders are fitted: (n, 3, height, width)."""
         rows = np.sort(streams.sample.permutation(len(data))[: most_to_fit(self.image_format_)])
@@ -211,32 +220,39 @@ class ClimbsLadder:
         """The ladder above a run that has scored the judged images without a prompt."""
         ledger, memory = first.objective.ledger, first.objective.memory
         judged, streams = first.judged_rows, first.streams
-        pixels = self._sample(data, Streams.of(streams.seed))
+
+        @cache
+        def features_of(prompter: str | Prompter) -> TrainingFeatures:
+            """Fit a prompter, unless it is a correction; the rungs that train it share what it computes."""
+            if isinstance(prompter, str):
+                made = first.corrections[prompter]
+            else:
+                made = make_prompter(prompter).fit_pixels(self._sample(data, Streams.of(streams.seed)))
+            features = TrainingFeatures(made, data.images)
+            features.compute_in(background)
+            return features
 
         def choose() -> tuple[Choice, np.ndarray | None]:
             outcomes.monitor.begin_stage("corrections")
-            corrections = fitted_corrections(pixels, self.prompt_scale)
-
             known: dict[str | None, np.ndarray] = {}
 
             def score(name: str, rows: np.ndarray) -> np.ndarray:
                 columns = known.setdefault(name, np.empty((len(judged), ledger.n_columns)))
-                columns[rows] = score_columns_of(ledger, data.images, judged[rows], corrections[name].draw)
+                columns[rows] = score_columns_of(ledger, data.images, judged[rows], first.corrections[name].draw)
                 return columns[rows, : ledger.n_classes]
 
             left = self.max_queries - memory.n_asked
             plain, y = outcomes.scored.plain, data.y[judged]
-            choice = choose_correction([*corrections], score, plain, y, streams.corrections, left)
+            choice = choose_correction([*first.corrections], score, plain, y, streams.corrections, left)
             return choice, known.get(choice.name)
 
         def rung(prompter: str | Prompter, w: np.ndarray | None, images: int) -> Run:
             nonlocal streams
             streams = streams.above()
-            made = make_prompter(prompter).fit_pixels(pixels)
-            objective = self._objective(made, data, ledger, memory, streams)
-            objective.features.compute_in(background)
+            features = features_of(prompter)
+            objective = self._objective(features, data, ledger, memory, streams)
             optimizer = make_optimizer(self.optimizer, a=self.a, c=self.c)
-            w = made.initial_parameters(streams.start) if w is None else w
+            w = features.prompter.initial_parameters(streams.start) if w is None else w
             settings = self._settings(images, knows_start=True)
             return prepare(objective, data, first.probe, optimizer, w, settings, streams)
 

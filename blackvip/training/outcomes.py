@@ -39,9 +39,14 @@ class Outcome(NamedTuple):
     scored: ScoredImages
 
     @property
-    def prompted(self) -> np.ndarray:
-        """Log scores (n_judged, n_classes) of the judged images as they are sent after this run."""
-        return (self.scored.prompted if self.decision.prompt_used else self.scored.plain)[-len(self.run.judged_rows) :]
+    def plain(self) -> np.ndarray:
+        """Log scores (n_judged, n_classes) of the judged images without a prompt."""
+        return self.scored.plain[-len(self.run.judged_rows) :]
+
+    @property
+    def log_scores(self) -> np.ndarray:
+        """Log scores (n_judged, n_classes) of the judged images with this run's prompt, if it is used; else without."""
+        return self.scored.prompted[-len(self.run.judged_rows) :] if self.decision.prompt_used else self.plain
 
     def warn_or_raise(self, n_queries: int, resumes: bool = False) -> None:
         """Warn if the user interrupted the run or the prompt did not help; raise the error that ended it."""
@@ -120,7 +125,7 @@ class Outcomes:
         start : ndarray of shape (n_judged, n_classes) or None, default=None
             Log scores where the run starts. None: those without a prompt.
         """
-        start = self._plain_of(run) if start is None else start
+        start = self.scored.plain[-len(run.judged_rows) :] if start is None else start
         run.objective.temperature.learn(start, run.objective.y[run.judged_rows])
         run.validation.set_start(start)
         self.monitor.begin_run(run)
@@ -129,9 +134,6 @@ class Outcomes:
         self.history += [{**row, "n_iter": row["n_iter"] + n_iter} for row in result.history]
         self.monitor.begin_stage("heads")
         return self._decided(run, result, self._judged_columns(result, run), self.guard)
-
-    def _plain_of(self, run: Run) -> np.ndarray:
-        return self.scored.plain[-len(run.judged_rows) :]
 
     @staticmethod
     def _unknown(run: Run) -> np.ndarray:

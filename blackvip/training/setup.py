@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from ..encoders import Encoder
 from ..exceptions import BudgetError
 from ..inputs.training_set import TrainingSet
 from ..optimizers import Optimizer
+from ..prompters.base import Prompter
 from ..scorers.replay import Replay
 from .batches import Batches
 from .objective import Objective
@@ -150,6 +151,8 @@ class Run:
     budget : RunBudget
     streams : Streams
     settings : RunSettings
+    corrections : dict of str to Prompter
+        Fitted, if the run is the lowest rung of a ladder.
     """
 
     objective: Objective
@@ -163,6 +166,7 @@ class Run:
     budget: RunBudget
     streams: Streams
     settings: RunSettings
+    corrections: dict[str, Prompter] = field(default_factory=dict)
 
 
 def rows_to_judge(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
