@@ -22,7 +22,9 @@ __all__ = [
     "ImagesSkippedWarning",
     "JournalError",
     "PersistenceError",
+    "ModelChangedWarning",
     "PromptNotUsedWarning",
+    "Refusal",
     "ScoreError",
     "ServiceError",
     "warn_caller",
@@ -76,6 +78,10 @@ class ServiceError(ScoreError):
         return type(self), (str(self), self.retry, self.retry_after, self.status)
 
 
+class Refusal(ServiceError):
+    """A service refuses one image, as content filters do. The image counts as one without any score."""
+
+
 class BudgetError(BlackVIPError):
     """The budget of billed images is too small."""
 
@@ -110,6 +116,10 @@ class ImagesSkippedWarning(UserWarning):
 
 class ScoreTypeWarning(UserWarning):
     """The type of a service's scores is a guess, which ``score_type`` declares; or lower scores seem to be better."""
+
+
+class ModelChangedWarning(UserWarning):
+    """Another model answers than before, so its scores and those that came before may not belong together."""
 
 
 class PromptNotUsedWarning(ConvergenceWarning):

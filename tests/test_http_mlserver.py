@@ -129,9 +129,9 @@ def test_binary_tensors_are_those_of_tritons_own_client():
     import base64
 
     images = make_images(2, side=4)
-    adapter = KServe("m", prompts_input="texts", binary=True)
     tensors = [{"name": "image", "datatype": "UINT8", "shape": [-1, 4, 4, 3]}]
-    adapter.prepare(lambda path: {"inputs": tensors, "outputs": [{"name": "scores", "datatype": "FP32", "shape": []}]})
+    metadata = {"inputs": tensors, "outputs": [{"name": "scores", "datatype": "FP32", "shape": []}]}
+    adapter = KServe("m", prompts_input="texts", binary=True).prepare(lambda request: metadata, ["one", "three"])
     ours = adapter.request(images, ["one", "three"])
     text = base64.b64encode(images.tobytes())
     theirs = subprocess.run([PYTHON, "-c", TRITON_CLIENT], input=text, capture_output=True, check=True)

@@ -253,6 +253,7 @@ def test_kserve_metadata_are_asked_for_once_and_again_by_a_copy(service):
     for _ in range(3):
         scorer(IMAGES, PROMPTS)
     assert service.counts()["requests"] == 2 + 3
+    assert vars(scorer.adapter) == vars(KServe("m"))
     pickle.loads(pickle.dumps(scorer))(IMAGES, PROMPTS)
     assert service.counts()["requests"] == 2 + 3 + 2 + 1
 
@@ -264,9 +265,7 @@ def prepared(**parameters):
         "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 3]}],
     }
     metadata |= {name: parameters.pop(name) for name in ("inputs", "outputs") if name in parameters}
-    adapter = KServe("m", **parameters)
-    adapter.prepare(lambda path: metadata)
-    return adapter
+    return KServe("m", **parameters).prepare(lambda request: metadata, PROMPTS)
 
 
 @pytest.mark.parametrize(

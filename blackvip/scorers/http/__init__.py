@@ -9,7 +9,7 @@ except ImportError as error:
         name=error.name,
     ) from error
 
-from ...exceptions import ServiceError
+from ...exceptions import Refusal, ServiceError
 from .adapter import Adapter, Request
 from .encoding import media_type, to_base64
 from .protocols.clarifai import Clarifai
@@ -20,6 +20,7 @@ from .protocols.rekognition import Rekognition
 from .protocols.tf_serving import TFServing
 from .protocols.torchserve import TorchServe
 from .scorer import HTTPScorer
+from .usage import Usage
 
 __all__ = [
     "Adapter",
@@ -29,11 +30,13 @@ __all__ = [
     "HuggingFaceClassifier",
     "HuggingFaceZeroShot",
     "KServe",
+    "Refusal",
     "Rekognition",
     "Request",
     "ServiceError",
     "TFServing",
     "TorchServe",
+    "Usage",
     "media_type",
     "to_base64",
 ]

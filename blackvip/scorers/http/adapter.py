@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from .json_bodies import parse_json
+from .json_bodies import error_codes, parse_json
+from .usage import Usage
 
-__all__ = ["Adapter", "Images", "Request"]
+__all__ = ["Adapter", "Images", "Request", "Send"]
 
 Images = Sequence[bytes] | np.ndarray
+#: Sends a request, or a JSON body to the service's url, and returns the parsed answer.
+Send = Callable[[Any], Any]
 
 
 @dataclass
@@ -48,7 +51,7 @@ class Adapter(BaseEstimator):
     """Base of all adapters. An adapter for your own service needs two methods, `request` and `scores`.
 
     Each parameter of ``__init__`` is stored as an attribute of the same name, as in every scikit-learn estimator.
-    Several threads share one adapter, so its methods must not change it, except for `prepare`.
+    Several threads share one adapter, so its methods must not change it. What `prepare` learns goes into a copy.
 
     Attributes
     ----------
@@ -64,6 +67,11 @@ class Adapter(BaseEstimator):
     fixed_labels : bool, default=False
         Whether scores are for the service's own labels instead of the class prompts. They are then returned unchanged,
         for `LabelMappedScorer`.
+    max_class_prompts : int or None, default=None
+        Maximal number of class prompts in a request. More are refused before anything is sent. None: no limit.
+    first_timeout : float or None, default=None
+        Time limit in seconds until the service has answered for the first time, for servers that start slowly. None:
+        the scorer's `timeout`.
 
     Examples
     --------
@@ -87,15 +95,29 @@ class Adapter(BaseEstimator):
     max_size: int | None = None
     score_type: str = "auto"
     fixed_labels: bool = False
+    max_class_prompts: int | None = None
+    first_timeout: float | None = None
 
-    def prepare(self, get: Callable[[str], Any]) -> None:
-        """Prepare for requests. One thread calls it once before the first request; it may store what it learns.
+    def prepare(self, send: Send, class_prompts: list[str]) -> Adapter:
+        """Return the adapter that serves these class prompts. By default it is this one.
+
+        One thread calls it once for each list of class prompts, before the first request for them. The scorer keeps
+        the adapters of the last few lists.
 
         Parameters
         ----------
-        get : callable
-            ``get(path)`` sends a GET request to the service's url and the path, and returns the parsed answer.
+        send : callable
+            ``send(request)`` sends a `Request`, or a JSON body to the service's url, and returns the answer as `parse`
+            returns it. It retries like every request, and bills no image.
+        class_prompts : list of str
+
+        Returns
+        -------
+        adapter : Adapter
+            This adapter, or a changed copy of it (``copy.copy(self)``). This adapter itself must not change, so that
+            its clones, pickles and identity hold its parameters alone.
         """
+        return self
 
     def request(self, images: Images, class_prompts: list[str]) -> Any:
         """Build the request for some images.
@@ -127,13 +149,14 @@ class Adapter(BaseEstimator):
         -------
         scores : array-like of shape (n, n_classes), or list
             One row for each image of the request, in their order: numbers, with NaN for missing ones; a dict from
-            class prompt to score; or a `ServiceError` if the service failed for this image only. With `fixed_labels`,
-            columns are the service's labels, and dicts go from label to score.
+            class prompt to score; a `Refusal` if the service refused this image; or another `ServiceError` if it failed
+            for this image only. With `fixed_labels`, columns are the service's labels, and dicts go from label to
+            score.
 
         Raises
         ------
         ServiceError
-            If the answer is an error, or does not answer the request.
+            If the answer is an error, does not answer the request, or lacks what the scores are computed from.
         """
         raise NotImplementedError(f"{type(self).__name__} has no method scores(answer, class_prompts).")
 
@@ -194,6 +217,75 @@ class Adapter(BaseEstimator):
             False by default.
         """
         return False
+
+    def is_final(self, status: int, content: bytes) -> bool:
+        """Return whether an error lasts, as its body says, although its status is usually retried.
+
+        Parameters
+        ----------
+        status : int
+            408, 409, 425, 429, or at least 500.
+        content : bytes
+            Beginning of the body.
+
+        Returns
+        -------
+        final : bool
+            By default, whether a 429 has the code ``insufficient_quota``, as in OpenAI's form of errors.
+        """
+        return status == 429 and "insufficient_quota" in error_codes(content)
+
+    def is_refusal(self, status: int, content: bytes) -> bool:
+        """Return whether an error means that the service refuses the image of the request, as content filters do.
+
+        Parameters
+        ----------
+        status : int
+            At least 400.
+        content : bytes
+            Beginning of the body.
+
+        Returns
+        -------
+        refusal : bool
+            By default, whether a 400 has the code ``content_filter``, as in OpenAI's form of errors.
+        """
+        return status == 400 and "content_filter" in error_codes(content)
+
+    def usage_of(self, answer: Any) -> Usage | None:
+        """Return what an answer says about its cost.
+
+        Parameters
+        ----------
+        answer : object
+            The answer as `parse` returns it.
+
+        Returns
+        -------
+        usage : Usage or None
+            By default, the numbers in ``answer["usage"]``: `input_tokens` or `prompt_tokens`, `output_tokens` or
+            `completion_tokens`, and `cost`. None if there are none.
+        """
+        return Usage.of(answer.get("usage")) if isinstance(answer, Mapping) else None
+
+    def model_of(self, answer: Any) -> str | None:
+        """Return the name of the model that answered.
+
+        Parameters
+        ----------
+        answer : object
+            The answer as `parse` returns it.
+
+        Returns
+        -------
+        model : str or None
+            A change during a fit is warned about. By default, ``answer["model"]``, followed by
+            ``answer["system_fingerprint"]`` if there is one.
+        """
+        if not isinstance(answer, Mapping):
+            return None
+        names = [answer.get(name) for name in ("model", "system_fingerprint")]
+        return " ".join(name for name in names if isinstance(name, str) and name) or None
 
     def authorize(self, request: Request, url: str, body: bytes, key: str | None) -> dict[str, str]:
         """Return the headers that authorize a request. It is called for every attempt, just before it is sent.

@@ -7,17 +7,19 @@ import math
 import ssl
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Any
 from urllib.parse import urlencode, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from ...exceptions import ServiceError
+from ...exceptions import Refusal, ServiceError
+from .adapter import Adapter
 from .json_bodies import shortened
 from .keys import is_loopback
 from .retrying import UnreachableError
@@ -60,38 +62,39 @@ class Client:
     ----------
     url : str
         The service's url. It decides whether the environment's proxy is used.
-    timeout : float
-        Time limit in seconds to connect, to wait for the next piece of an answer, and to receive the whole answer.
     max_response_bytes : int
         Maximal size of an answer, both as received and decompressed.
     trusted : SSLContext
         See `trusted_authorities`.
-    is_passing : callable
-        `Adapter.is_passing`.
+    adapter : Adapter
+        It knows which errors pass.
     """
 
     def __init__(
         self,
         url: str,
-        timeout: float,
         max_response_bytes: int,
         trusted: ssl.SSLContext,
-        is_passing: Callable[[int, bytes], bool],
+        adapter: Adapter,
     ):
-        self.timeout = timeout
-        self._is_passing = is_passing
+        self._adapter = adapter
         self.max_response_bytes = max_response_bytes
         limits = httpx.Limits(max_connections=1, keepalive_expiry=_IDLE)
         # A transport without httpx.Client has no cookies and no redirects, and takes half the time per request.
         self._transport = httpx.HTTPTransport(verify=trusted, limits=limits, proxy=_proxy(url))
-        self._extensions = {"timeout": httpx.Timeout(timeout).as_dict()}
 
     def close(self) -> None:
         """Close the connection."""
         self._transport.close()
 
-    def send(self, message: Message) -> tuple[bytes, Mapping[str, str]]:
+    def send(self, message: Message, timeout: float) -> tuple[bytes, Mapping[str, str]]:
         """Send a message once and return the body and the headers of the answer.
+
+        Parameters
+        ----------
+        message : Message
+        timeout : float
+            Time limit in seconds to connect, to wait for the next piece of the answer, and to receive the whole answer.
 
         Raises
         ------
@@ -99,15 +102,15 @@ class Client:
             If there is no answer, or it is an error. `retry` is True if the same message may succeed later.
         """
         for _ in range(1 + _MAX_REDIRECTS):
-            answer = self._exchange(message)
+            answer = self._exchange(message, timeout)
             if not isinstance(answer, Message):
                 return answer
             message = answer
         raise ServiceError(f"The service redirected the request more than {_MAX_REDIRECTS} times; expected an answer.")
 
-    def _exchange(self, message: Message) -> tuple[bytes, Mapping[str, str]] | Message:
+    def _exchange(self, message: Message, timeout: float) -> tuple[bytes, Mapping[str, str]] | Message:
         """Return an answer, or the message for the target of a redirect."""
-        deadline = time.monotonic() + self.timeout
+        deadline = _Deadline(time.monotonic() + timeout, timeout)
         kind, failure = ServiceError, ("", True)
         try:
             request = httpx.Request(
@@ -115,7 +118,7 @@ class Client:
                 _parsed(message.url),
                 headers={**_HEADERS, **message.headers},
                 content=message.content,
-                extensions=self._extensions,
+                extensions=_extensions(timeout),
             )
             with closing(self._transport.handle_request(request)) as response:
                 if response.is_success:
@@ -130,7 +133,7 @@ class Client:
             else:
                 failure = f"cannot be reached ({error})", True
         except httpx.TimeoutException:
-            failure = f"did not answer within {self.timeout:g} s", True
+            failure = f"did not answer within {timeout:g} s", True
         except httpx.RequestError as error:
             # Its text never contains a header's value.
             retry = not isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError))
@@ -139,7 +142,7 @@ class Client:
         # Raised outside the except blocks, without httpx's error as its context.
         raise kind(f"The service at {host} {failure[0]}.", retry=failure[1])
 
-    def _body(self, response: httpx.Response, limit: int, deadline: float, cut: bool = False) -> bytes:
+    def _body(self, response: httpx.Response, limit: int, deadline: _Deadline, cut: bool = False) -> bytes:
         """Return the body, decompressed piece by piece so that at most `limit` bytes are held in memory.
 
         A longer body is cut off if `cut` is True, and otherwise raises an error.
@@ -150,8 +153,8 @@ class Client:
         inflate = None if encoding in ("identity", "") else zlib.decompressobj(zlib.MAX_WBITS | 32)
         body = bytearray()
         for piece in response.iter_raw():
-            if time.monotonic() > deadline:
-                raise ServiceError(f"The service did not finish its answer within {self.timeout:g} s.", retry=True)
+            if time.monotonic() > deadline.end:
+                raise ServiceError(f"The service did not finish its answer within {deadline.timeout:g} s.", retry=True)
             try:
                 body += piece if inflate is None else inflate.decompress(piece, limit + 1 - len(body))
             except zlib.error:
@@ -167,7 +170,7 @@ class Client:
             raise ServiceError("The service's compressed answer is truncated.", retry=True)
         return bytes(body)
 
-    def _error(self, response: httpx.Response, deadline: float) -> ServiceError:
+    def _error(self, response: httpx.Response, deadline: _Deadline) -> ServiceError:
         status = response.status_code
         try:
             content = self._body(response, _ERROR_BYTES, deadline, cut=True)
@@ -176,16 +179,36 @@ class Client:
         text = content.decode("utf-8", "replace")
         said = f": {shortened(text)}" if text.strip() else ""
         message = f"The service answered with {status} {response.reason_phrase}{said}."
-        retry = status in _RETRIED or status >= 500
-        if retry:
+        if status >= 400 and self._adapter.is_refusal(status, content):
+            return Refusal(message, status=status)
+        asked = response.headers.get("x-should-retry", "").strip().lower()
+        retry = (status in _RETRIED or status >= 500) and asked != "false"
+        if retry and self._adapter.is_final(status, content):
+            return ServiceError(
+                f"{message} It lasts: is the quota spent, or the account without credit?", status=status
+            )
+        if retry or (status >= 400 and asked == "true"):
             return ServiceError(message, True, _retry_after(response.headers), status)
         # Some services throttle with a 400.
-        if status >= 400 and self._is_passing(status, content):
+        if status >= 400 and asked != "false" and self._adapter.is_passing(status, content):
             return ServiceError(message, True, _retry_after(response.headers), 429)
         if 300 <= status < 400:
             target = shortened(response.headers.get("location", ""), 200)
             return ServiceError(f"{message} The redirect to {target!r} was not followed.", status=status)
         return ServiceError(message + _ADVICE.get(status, ""), status=status)
+
+
+@dataclass(frozen=True)
+class _Deadline:
+    """The end of the time for an answer, and the limit that set it, in seconds."""
+
+    end: float
+    timeout: float
+
+
+@lru_cache(maxsize=64)
+def _extensions(timeout: float) -> dict[str, Any]:
+    return {"timeout": httpx.Timeout(timeout).as_dict()}
 
 
 @lru_cache(maxsize=64)
@@ -226,6 +249,10 @@ def _is_untrusted(error: BaseException | None) -> bool:
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that the service asks to wait, given as a number or a date; None if there are none."""
+    try:
+        return max(0.0, _finite(headers.get("retry-after-ms", "")) / 1000)
+    except ValueError:
+        pass
     value = headers.get("retry-after", "").strip()
     try:
         seconds = float(value)
@@ -236,6 +263,13 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
             return None
         seconds = (then.replace(tzinfo=then.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def trusted_authorities(verify: bool | str) -> ssl.SSLContext:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from ...exceptions import ServiceError
 
-__all__ = ["parse_json", "shortened", "to_json"]
+__all__ = ["error_codes", "parse_json", "shortened", "to_json"]
 
 # Placeholder for a file; no text contains it by chance.
 _PLACE = uuid.uuid4().hex
@@ -85,6 +85,28 @@ def parse_json(content: bytes, content_type: str = "") -> Any:
         raise ServiceError(
             f"The service's answer contains an integer that is too long: {shortened(text)!r}; expected scores."
         ) from None
+
+
+def error_codes(content: bytes) -> set[str]:
+    """Return the codes in the body of an error: `code`, `type` and `status` of its object, or of its `error`.
+
+    Parameters
+    ----------
+    content : bytes
+        Beginning of the body.
+
+    Returns
+    -------
+    codes : set of str
+        Numbers as text. Empty if the body is not such an object.
+    """
+    try:
+        body = parse_json(content)
+    except ServiceError:
+        return set()
+    objects = [body, body.get("error")] if isinstance(body, dict) else []
+    found = [part.get(name) for part in objects if isinstance(part, dict) for name in ("code", "type", "status")]
+    return {str(code) for code in found if isinstance(code, (str, int)) and not isinstance(code, bool)}
 
 
 def shortened(value: Any, length: int = _SHOWN) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 
-from ...exceptions import ImageError
+from ...exceptions import ClassPromptError, ImageError, ModelChangedWarning, warn_caller
 from ..answers import collected, report_not_sent
 from ..wrappers import LeavesOutLive
 from .adapter import Adapter
@@ -60,6 +60,9 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         Maximal number of images in a request. None: the adapter's limit, and at most 16.
     timeout : float, default=30.0
         Time limit in seconds to connect, to wait for the next piece of an answer, and to receive the whole answer.
+    first_timeout : float or None, default=None
+        The same limit until the service has answered for the first time, for servers that start slowly. None: the
+        adapter's, else `timeout`.
     max_attempts : int, default=10
         Maximal number of attempts of a request. Failed or broken connections, truncated answers, and the statuses 408,
         409, 425, 429 and 5xx are retried, after waits that double from 0.2 s to a minute, with jitter. All other errors
@@ -82,7 +85,9 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         True: the service needs a certificate from an authority that this machine trusts. A path: a file with the
         authorities to trust. False is refused unless the service runs on this machine.
     price_per_image : float or None, default=None
-        Price of an image, in any currency.
+        Price of an image, in any currency. `estimate_price` finds it from one image.
+    price_per_million_tokens : float, tuple of float or None, default=None
+        Price of a million tokens, or of a million input and a million output tokens.
 
     Attributes
     ----------
@@ -90,6 +95,15 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         Number of requests sent, counting every attempt.
     n_retries_ : int
         Number of attempts after a request's first.
+    n_tokens_ : int
+        Number of tokens that the answers tell, of requests and answers together.
+    cost_ : float or None
+        Money spent: each answer's own cost, else that of its tokens, else that of its images. None without prices.
+    n_refused_ : int
+        Number of images that the service refused. Their scores are all missing. An error is raised if more than 10 %
+        are refused.
+    model_ : str or None
+        The model that answered last; None if answers do not name it. A change raises a `ModelChangedWarning`, once.
 
     Notes
     -----
@@ -117,6 +131,7 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         "requests_per_second": [Interval(Real, 0, None, closed="neither"), None],
         "images_per_request": [Interval(Integral, 1, None, closed="left"), None],
         "timeout": [Interval(Real, 0, None, closed="neither")],
+        "first_timeout": [Interval(Real, 0, None, closed="neither"), None],
         "max_attempts": [Interval(Integral, 1, None, closed="left")],
         "patience": [Interval(Real, 0, None, closed="left")],
         "max_retry_after": [Interval(Real, 0, None, closed="left")],
@@ -127,6 +142,7 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         "max_size": [Interval(Integral, 1, None, closed="left"), None],
         "verify": [Options(bool, {True, False}), str],
         "price_per_image": [Interval(Real, 0, None, closed="left"), None],
+        "price_per_million_tokens": [Interval(Real, 0, None, closed="left"), tuple, None],
     }
 
     def __init__(
@@ -139,6 +155,7 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         requests_per_second: float | None = None,
         images_per_request: int | None = None,
         timeout: float = 30.0,
+        first_timeout: float | None = None,
         max_attempts: int = 10,
         patience: float = 600.0,
         max_retry_after: float = 120.0,
@@ -149,6 +166,7 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         max_size: int | None = None,
         verify: bool | str = True,
         price_per_image: float | None = None,
+        price_per_million_tokens: float | tuple[float, float] | None = None,
     ):
         self.url = url
         self.adapter = adapter
@@ -157,6 +175,7 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         self.requests_per_second = requests_per_second
         self.images_per_request = images_per_request
         self.timeout = timeout
+        self.first_timeout = first_timeout
         self.max_attempts = max_attempts
         self.patience = patience
         self.max_retry_after = max_retry_after
@@ -167,6 +186,7 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         self.max_size = max_size
         self.verify = verify
         self.price_per_image = price_per_image
+        self.price_per_million_tokens = price_per_million_tokens
 
     @property
     def key(self) -> Key:
@@ -185,6 +205,11 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         return self.adapter.score_type
 
     @property
+    def max_class_prompts(self) -> int | None:
+        """The most class prompts of a request, as the adapter declares."""
+        return self.adapter.max_class_prompts
+
+    @property
     def images_per_call(self) -> int:
         """The most images in one call, some rounds of requests, so that not too many are lost with it."""
         return _ROUNDS_PER_CALL * self.n_concurrent * (self.images_per_request or self.adapter.images_per_request or 1)
@@ -198,6 +223,63 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
     def n_retries_(self) -> int:
         """Number of attempts after a request's first."""
         return self._live[1].n_retries if hasattr(self, "_live") else 0
+
+    @property
+    def n_tokens_(self) -> int:
+        """Number of tokens that the answers tell."""
+        return self._live[1].tally.n_tokens if hasattr(self, "_live") else 0
+
+    @property
+    def n_refused_(self) -> int:
+        """Number of images that the service refused."""
+        return self._live[1].tally.n_refused if hasattr(self, "_live") else 0
+
+    @property
+    def model_(self) -> str | None:
+        """The model that answered last; None if the answers do not name it."""
+        return self._live[1].tally.model if hasattr(self, "_live") else None
+
+    @property
+    def cost_(self) -> float | None:
+        """Money spent; None without prices."""
+        if not hasattr(self, "_live"):
+            return None
+        per_million = self.price_per_million_tokens
+        if per_million is not None and not isinstance(per_million, tuple):
+            per_million = (per_million, per_million)
+        cost: float | None = self._live[1].tally.cost((self.price_per_image, per_million))
+        return cost
+
+    def estimate_price(self, image: np.ndarray, class_prompts: list[str]) -> float:
+        """Send one image, which is billed, and return the price of an image, for `price_per_image`.
+
+        Parameters
+        ----------
+        image : ndarray of shape (height, width, 3), uint8
+            An image of the size that will be sent.
+        class_prompts : list of str
+
+        Returns
+        -------
+        price : float
+            In the currency of the prices. Requests that the adapter makes once for the class prompts are not included.
+
+        Raises
+        ------
+        ValueError
+            If the answer tells neither its cost nor, with `price_per_million_tokens`, its tokens.
+        """
+        service = self._service()
+        service.prepared(self._checked(class_prompts))
+        before = self.cost_ or 0.0
+        self(np.asarray(image)[None], class_prompts)
+        after = self.cost_
+        if after is None:
+            raise ValueError(
+                f"The service's answer tells no cost, and {service.tally.n_tokens} tokens were counted; expected a "
+                "price. Set price_per_million_tokens if answers tell their tokens, and else price_per_image."
+            )
+        return after - before
 
     def __call__(self, images: np.ndarray, class_prompts: list[str]) -> Any:
         """Return the scores of all images.
@@ -252,8 +334,9 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
             raise ImageError(f"Found images of shape {images.shape}, {images.dtype}; expected (n, h, w, 3), uint8.")
         if not len(images):
             return
-        service, adapter = self._service(), self.adapter
-        service.prepare()
+        service = self._service()
+        self._checked(prompts)
+        adapter = service.prepared(prompts)
         image_format = _image_format(self.image_format, adapter)
         low = adapter.min_size if self.min_size is None else self.min_size
         high = adapter.max_size if self.max_size is None else self.max_size
@@ -261,7 +344,9 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
 
         def request(rows: np.ndarray, cancelled: threading.Event, deliver: Any, begin: Any) -> None:
             on_sending = partial(sent.add, cancelled)
-            service.request_scores(images, image_format, size, rows, prompts, cancelled, begin, on_sending, deliver)
+            service.request_scores(
+                adapter, images, image_format, size, rows, prompts, cancelled, begin, on_sending, deliver
+            )
 
         step = _images_per_request(self.images_per_request, adapter)
         pieces = [np.arange(first, min(first + step, len(images))) for first in range(0, len(images), step)]
@@ -269,14 +354,36 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         n_ready = 2 + self.n_concurrent // 4
         with closing(gather(request, pieces, self.n_concurrent + n_ready, self.n_concurrent)) as gathered:
             for answers in gathered:
+                self._warn_of_change(service)
                 rows, scores = zip(*answers)
                 yield np.concatenate(rows), _joined(scores)
 
+    def _checked(self, class_prompts: list[str]) -> list[str]:
+        most = self.max_class_prompts
+        if most is not None and len(class_prompts) > most:
+            raise ClassPromptError(
+                f"There are {len(class_prompts)} class prompts, but {type(self.adapter).__name__} takes {most} in a "
+                f"request; expected at most {most}. Pass fewer prompts per class, or fewer classes."
+            )
+        return list(class_prompts)
+
+    def _warn_of_change(self, service: Service) -> None:
+        change = service.tally.take_change()
+        if change is not None:
+            warn_caller(
+                f"The service answered with the model {change[1]!r} after {change[0]!r}; expected one model "
+                "throughout. Scores before and after may not belong together: name an exact version instead of an "
+                "alias if the service has them, and fit again if it matters.",
+                ModelChangedWarning,
+            )
+
     def _service(self) -> Service:
         """Return the service, made at the first use in this process and again when a parameter has changed."""
-        state = [os.getpid()]
-        for value in self.get_params().values():
-            state.append(id(value) if isinstance(value, Adapter) else value)
+        state: list[Any] = [os.getpid()]
+        for name, value in self.get_params().items():
+            # Prices change nothing of what is sent.
+            if name not in ("price_per_image", "price_per_million_tokens"):
+                state.append(id(value) if isinstance(value, Adapter) else value)
         with _MAKING:
             live = getattr(self, "_live", None)
             if live is None or live[0] != state:
@@ -293,10 +400,12 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
                 "with the certificate of the service's authority. Only a service on this machine may go without."
             )
         trusted = trusted_authorities(self.verify)
-        make_client = partial(Client, self.url, self.timeout, self.max_response_bytes, trusted, self.adapter.is_passing)
+        make_client = partial(Client, self.url, self.max_response_bytes, trusted, self.adapter)
         gate = Gate(make_client, self.n_concurrent, self.requests_per_second)
         policy = RetryPolicy(self.max_attempts, self.patience, self.max_retry_after)
-        service = Service(self.url, self.adapter, self.key, gate, policy, self.jpeg_quality)
+        first_timeouts = (self.first_timeout, self.adapter.first_timeout, self.timeout)
+        first = next(timeout for timeout in first_timeouts if timeout is not None)
+        service = Service(self.url, self.adapter, self.key, gate, policy, self.jpeg_quality, self.timeout, first)
         weakref.finalize(service, gate.close)
         return service
 

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from ...exceptions import ScoreError, ServiceError
+from ...exceptions import Refusal, ScoreError, ServiceError
 from ..answers import rows_of
 from ..contract import check_scores
 from .adapter import Adapter, Request
 from .client import Message, whole_url
 from .concurrency import Gate
 from .encoding import encode_image, resized
-from .json_bodies import parse_json, shortened, to_json
+from .json_bodies import shortened, to_json
 from .keys import Key, is_loopback, read_key, without_secrets
 from .retrying import CancelledError, RetryPolicy
+from .usage import Tally
 
 __all__ = ["Sent", "Service"]
+
+# Lists of class prompts whose prepared adapters are kept.
+_MOST_PREPARED = 8
 
 
 class Sent:
@@ -61,9 +65,12 @@ class Service:
     gate : Gate
     policy : RetryPolicy
     jpeg_quality : int
+    timeout, first_timeout : float
+        Time limit of a request in seconds, and that of requests that begin before the service has answered one.
 
     Attributes
     ----------
+    tally : Tally
     n_requests : int
         Number of requests sent so far, counting every attempt.
     n_retries : int
@@ -78,10 +85,13 @@ class Service:
         gate: Gate,
         policy: RetryPolicy,
         jpeg_quality: int,
+        timeout: float,
+        first_timeout: float,
     ):
         self.url = url
         self.adapter = adapter
         self.jpeg_quality = jpeg_quality
+        self.tally = Tally()
         self.n_requests = 0
         self.n_retries = 0
         self._key = key
@@ -89,18 +99,32 @@ class Service:
         self._gate = gate
         self._policy = policy
         self._counting = threading.Lock()
+        self._timeout, self._first_timeout = timeout, first_timeout
+        self._has_answered = False
         self._preparing = threading.Lock()
-        self._prepared = False
+        # By class prompts; the last used ones are the last.
+        self._prepared: dict[tuple[str, ...], Adapter] = {}
 
-    def prepare(self) -> None:
-        """Let the adapter request what it needs to know, once."""
+    def prepared(self, class_prompts: Sequence[str]) -> Adapter:
+        """Return the adapter for some class prompts, which may first request what it needs to know."""
+        key = tuple(class_prompts)
         with self._preparing:
-            if not self._prepared:
-                self.adapter.prepare(self._get)
-                self._prepared = True
+            adapter = self._prepared.pop(key, None)
+            if adapter is None:
+                adapter = self.adapter.prepare(self._send, list(class_prompts))
+            if not isinstance(adapter, Adapter):
+                raise TypeError(
+                    f"{type(self.adapter).__name__}.prepare returned a {type(adapter).__name__}; expected an adapter, "
+                    "itself or a copy."
+                )
+            self._prepared[key] = adapter
+            if len(self._prepared) > _MOST_PREPARED:
+                del self._prepared[next(iter(self._prepared))]
+        return adapter
 
     def request_scores(
         self,
+        adapter: Adapter,
         images: np.ndarray,
         image_format: str,
         size: tuple[int, int],
@@ -115,6 +139,8 @@ class Service:
 
         Parameters
         ----------
+        adapter : Adapter
+            The adapter that `prepared` returned for the class prompts.
         images : ndarray of shape (n, height, width, 3), uint8
         image_format : {"png", "jpeg", "raw"}
         size : tuple of int
@@ -129,33 +155,50 @@ class Service:
         deliver : callable
             Called with each pair of rows and scores.
         """
-        request = self._request(images[rows], image_format, size, class_prompts)
+        request = self._request(adapter, images[rows], image_format, size, class_prompts)
 
         # Not while a slot is held, since a request that has begun may wait for it.
         begin()
 
         def attempt() -> None:
             nonlocal rows, request
-            with self._exchange(request, cancelled, lambda: on_sending(rows)) as answer:
-                scores, failures = self._scores(answer, len(rows), class_prompts)
+            scores: Any
+            refused: dict[int, Refusal]
+            failures: dict[int, ServiceError]
+            try:
+                with self._exchange(adapter, request, cancelled, lambda: on_sending(rows)) as answer:
+                    scores, failures = self._scores(adapter, answer, len(rows), class_prompts)
+            except Refusal as refusal:
+                if len(rows) > 1:
+                    raise ServiceError(
+                        f"{refusal} It refuses a request with {len(rows)} images; expected a refusal of one image. "
+                        "Set images_per_request=1.",
+                        status=refusal.status,
+                    ) from None
+                scores, failures = None, {0: refusal}
+            refused = {place: error for place, error in failures.items() if isinstance(error, Refusal)}
+            failed = {place: error for place, error in failures.items() if place not in refused}
             if len(failures) < len(rows):
                 deliver((np.delete(rows, list(failures)) if failures else rows, scores))
-            if failures:
-                left = sorted(failures)
+            if refused:
+                deliver((rows[sorted(refused)], _empty(adapter, len(refused), len(class_prompts))))
+            self.tally.add_images(len(rows) - len(failed), list(refused.values()))
+            if failed:
+                left = sorted(failed)
                 rows = rows[left]
-                request = self._request(images[rows], image_format, size, class_prompts)
-                raise next((error for error in failures.values() if not error.retry), failures[left[0]])
+                request = self._request(adapter, images[rows], image_format, size, class_prompts)
+                raise next((error for error in failed.values() if not error.retry), failed[left[0]])
 
         self._policy.call(attempt, cancelled, self._count_retry)
 
-    def _get(self, path: str) -> Any:
-        """Return the parsed answer to a GET request of `Adapter.prepare`."""
-        request = Request(path, method="GET")
+    def _send(self, request: Any) -> Any:
+        """Send a request of `Adapter.prepare` and return its parsed answer."""
+        request = request if isinstance(request, Request) else Request(json=request)
         answers = []
 
         def attempt() -> None:
-            with self._exchange(request, threading.Event(), lambda: None) as (content, headers):
-                answers.append(parse_json(content, headers.get("content-type", "")))
+            with self._exchange(self.adapter, request, threading.Event(), lambda: None) as (content, headers):
+                answers.append(self._parsed(self.adapter, content, headers, 0))
 
         self._policy.call(attempt, threading.Event(), self._count_retry)
         return answers[0]
@@ -165,18 +208,18 @@ class Service:
             self.n_retries += 1
 
     def _request(
-        self, pixels: np.ndarray, image_format: str, size: tuple[int, int], class_prompts: list[str]
+        self, adapter: Adapter, pixels: np.ndarray, image_format: str, size: tuple[int, int], class_prompts: list[str]
     ) -> Request:
         pixels = resized(pixels, size)
         images: Any = pixels
         if image_format != "raw":
             images = [encode_image(image, image_format, self.jpeg_quality, self._compressed) for image in pixels]
-        request = self.adapter.request(images, list(class_prompts))
+        request = adapter.request(images, list(class_prompts))
         return request if isinstance(request, Request) else Request(json=request)
 
     @contextmanager
     def _exchange(
-        self, request: Request, cancelled: threading.Event, on_sending: Callable[[], None]
+        self, adapter: Adapter, request: Request, cancelled: threading.Event, on_sending: Callable[[], None]
     ) -> Iterator[tuple[bytes, Mapping[str, str]]]:
         """Send a request and yield its answer; the key is redacted in errors of both steps."""
         secrets: list[str] = []
@@ -189,32 +232,41 @@ class Service:
                 headers["content-type"] = "application/json"
             url = whole_url(self.url, request.path, tuple(request.params.items()))
             headers |= {name.lower(): value for name, value in request.headers.items()}
-            proof = self.adapter.authorize(request, url, body or b"", key)
+            proof = adapter.authorize(request, url, body or b"", key)
             secrets += proof.values()
             headers |= {name.lower(): value for name, value in proof.items()}
             with self._gate.slot(cancelled) as client:
                 on_sending()
                 with self._counting:
                     self.n_requests += 1
-                answer = client.send(Message(request.method, url, headers, body))
+                timeout = self._timeout if self._has_answered else self._first_timeout
+                answer = client.send(Message(request.method, url, headers, body), timeout)
             yield answer
         except ScoreError as error:
             error.args = (without_secrets(str(error), secrets),)
             error.__cause__ = None
             raise
 
+    def _parsed(self, adapter: Adapter, content: bytes, headers: Mapping[str, str], n_images: int) -> Any:
+        """Return a parsed answer, whose tokens, cost and model are counted."""
+        answer = adapter.parse(content, headers)
+        self.tally.add(adapter.usage_of(answer), adapter.model_of(answer), n_images)
+        return answer
+
     def _scores(
-        self, answer: tuple[bytes, Mapping[str, str]], n_images: int, class_prompts: list[str]
+        self, adapter: Adapter, answer: tuple[bytes, Mapping[str, str]], n_images: int, class_prompts: list[str]
     ) -> tuple[Any, dict[int, ServiceError]]:
         """Return checked scores of the images that have some, and the errors of the others by their positions."""
         content, headers = answer
+        self._has_answered = True
         try:
-            scores = self.adapter.scores_of(self.adapter.parse(content, headers), list(class_prompts), n_images)
+            parsed = self._parsed(adapter, content, headers, n_images)
+            scores = adapter.scores_of(parsed, list(class_prompts), n_images)
         except ScoreError:
             raise
         except Exception as error:
             raise ServiceError(
-                f"{type(self.adapter).__name__} found no scores in the service's answer "
+                f"{type(adapter).__name__} found no scores in the service's answer "
                 f"({type(error).__name__}: {shortened(str(error), 100)}), which begins "
                 f"{shortened(content[:1000].decode('utf-8', 'replace'))!r}."
             ) from None
@@ -229,9 +281,14 @@ class Service:
         n_given = n_images - len(failures)
         if not n_given:
             return None, failures
-        if self.adapter.fixed_labels:
+        if adapter.fixed_labels:
             return _check_fixed(scores, n_given), failures
-        return check_scores(scores, n_given, class_prompts, self.adapter.score_type), failures
+        return check_scores(scores, n_given, class_prompts, adapter.score_type), failures
+
+
+def _empty(adapter: Adapter, n_images: int, n_prompts: int) -> Any:
+    """Return what stands for the scores of images that the service refused: they are all missing."""
+    return [{}] * n_images if adapter.fixed_labels else np.full((n_images, n_prompts), np.nan)
 
 
 def _check_fixed(scores: Any, n_images: int) -> Any:

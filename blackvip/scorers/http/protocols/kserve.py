@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -12,7 +13,7 @@ import numpy as np
 
 from ....exceptions import ServiceError
 from ...raw_numbers import as_numbers
-from ..adapter import Adapter, Images, Request
+from ..adapter import Adapter, Images, Request, Send
 from ..encoding import resized, to_tensor
 from ..json_bodies import parse_json, shortened
 
@@ -111,22 +112,24 @@ class KServe(Adapter):
             return None
         return 1 if self.layout_ is not None and len(tensor.shape) == 3 else tensor.shape[0]
 
-    def prepare(self, get: Callable[[str], Any]) -> None:
-        metadata = get(self._path)
-        self.input_ = self._tensor(metadata, "inputs", self.input, {self.prompts_input})
-        self.output_ = self._tensor(metadata, "outputs", self.output, set())
+    def prepare(self, send: Send, class_prompts: list[str]) -> KServe:
+        metadata = send(Request(self._path, method="GET"))
+        prepared = copy.copy(self)
+        tensor = prepared.input_ = self._tensor(metadata, "inputs", self.input, {self.prompts_input})
+        prepared.output_ = self._tensor(metadata, "outputs", self.output, set())
         files = self.image_format != "raw"
-        if self.input_.datatype not in _DTYPES and not files or files and self.input_.datatype != "BYTES":
+        if tensor.datatype not in _DTYPES and not files or files and tensor.datatype != "BYTES":
             raise ServiceError(
-                f"The input {self.input_.name!r} of the model {self.model!r} has the datatype {self.input_.datatype}, "
-                f"and image_format is {self.image_format!r}; expected BYTES for 'png' and 'jpeg', or numbers for 'raw'."
+                f"The input {tensor.name!r} of the model {self.model!r} has the datatype {tensor.datatype}, and "
+                f"image_format is {self.image_format!r}; expected BYTES for 'png' and 'jpeg', or numbers for 'raw'."
             )
-        self.layout_ = None if files else self._layout(self.input_)
-        needed = not _BINARY_ONLY.isdisjoint((self.input_.datatype, self.output_.datatype))
-        self.binary_ = needed if self.binary is None else self.binary
+        prepared.layout_ = None if files else self._layout(tensor)
+        needed = not _BINARY_ONLY.isdisjoint((tensor.datatype, prepared.output_.datatype))
+        prepared.binary_ = needed if self.binary is None else self.binary
         if self.binary is None and not needed:
-            extensions = get("v2").get("extensions") or []
-            self.binary_ = not _BINARY_EXTENSIONS.isdisjoint(extensions)
+            extensions = send(Request("v2", method="GET")).get("extensions") or []
+            prepared.binary_ = not _BINARY_EXTENSIONS.isdisjoint(extensions)
+        return prepared
 
     def request(self, images: Images, class_prompts: list[str]) -> Request:
         tensors = [self._image_tensor(images)]
