@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from servers.app import stripe_scores
 from servers.running import running
-from servers.shared import PROMPTS, Own, make_images, scorer_of
+from servers.shared import FAKED, PROMPTS, Own, make_images, scorer_of
 
 from blackvip import BlackVIPClassifier
 from blackvip.exceptions import ScoreError
@@ -58,7 +58,7 @@ LASTING = {
     "nan": "contains NaN, which is not JSON",
     "infinity": "contains -Infinity, which is not JSON",
     "huge": "contains 1e999, which is too large",
-    "twice": "has the key 'scores' twice",
+    "twice": "has the key 'twice' twice",
     "deep": "nested too deep",
     "digits": "integer that is too long",
     "latin": "not UTF-8",
@@ -81,6 +81,49 @@ def test_what_lasts_is_an_error_that_says_so_and_is_not_tried_again(service, fau
     assert service.counts()["requests"] == 2
     ((rows, scores),) = got  # of the request before
     assert np.array_equal(scores, stripe_scores(images[rows], 3))
+
+
+@pytest.mark.parametrize("name", FAKED)
+def test_all_faults_that_pass_at_once_for_each_adapter(service, name):
+    """Each image is answered once, and as without faults. What prepares the adapter is retried too."""
+    images = make_images(len(PASSING) + 1)
+    scorer = scorer_of(service, FAKED[name].make(), FAKED[name].path, timeout=0.4, n_concurrent=16)
+    service.control(script=["500"])
+    undisturbed = scorer(images, PROMPTS)
+    n_before = scorer.n_requests_
+    service.control(script=["", *PASSING])
+    assert_equal_scores(scorer(images, PROMPTS), undisturbed)
+    counts = service.counts()
+    assert all(counts[fault] == 1 for fault in PASSING)
+    assert counts["requests"] == scorer.n_requests_ - n_before == len(images) + len(PASSING)
+    assert scorer.n_retries_ == 1 + len(PASSING)
+    assert counts["images"] == len(images)
+    assert counts["most_answers_of_an_image"] == 1
+
+
+@pytest.mark.parametrize("name", FAKED)
+def test_each_fault_that_lasts_is_an_error_for_each_adapter(service, name):
+    """It is not tried again, and the scorer works as before afterwards."""
+    images = make_images(1)
+    scorer = scorer_of(service, FAKED[name].make(), FAKED[name].path, max_response_bytes=1_000_000)
+    undisturbed = scorer(images, PROMPTS)
+    for fault, message in LASTING.items():
+        # What lacks scores differs between protocols, and each adapter has its own words for it.
+        if fault == "short":
+            continue
+        service.control(script=[fault])
+        with pytest.raises(ScoreError, match="." if fault == "other" else message):
+            scorer(images, PROMPTS)
+        assert service.counts()["requests"] == 1, fault
+    assert_equal_scores(scorer(images, PROMPTS), undisturbed)
+
+
+def assert_equal_scores(scores, expected):
+    """They are arrays, or dicts of a service's own labels."""
+    if isinstance(scores, list):
+        assert scores == expected
+    else:
+        np.testing.assert_array_equal(scores, expected)
 
 
 def test_a_bomb_is_never_held_whole(service):

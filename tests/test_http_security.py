@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from servers.app import stripe_scores
 from servers.running import running
-from servers.shared import PROMPTS, Own, make_images, scorer_of
+from servers.shared import FAKED, PROMPTS, Own, make_images, scorer_of
 from sklearn.base import clone
 
 from blackvip import BlackVIPClassifier
+from blackvip.exceptions import ScoreError
 from blackvip.scorers.http import HTTPScorer, ServiceError, TorchServe
 from blackvip.scorers.http.keys import without_secrets
 
@@ -44,17 +45,19 @@ def read_key():
     return SECRET
 
 
-def test_the_key_goes_to_the_service_and_nowhere_else(service, caplog, tmp_path, capfd):
+@pytest.mark.parametrize("name", [name for name in FAKED if FAKED[name].has_key])
+def test_the_key_goes_to_the_service_and_nowhere_else(service, caplog, tmp_path, capfd, name):
     caplog.set_level(logging.DEBUG)
-    texts = []
-    for key in ("A_KEY", read_key):
-        scorer = scorer_of(service, key=key)
-        images = make_images(3)
-        assert np.array_equal(scorer(images, PROMPTS), stripe_scores(images, 3))
+    texts, (make, path, _) = [], FAKED[name]
+    for key in ("A_KEY", read_key) if name == "own" else ("A_KEY",):
+        scorer = scorer_of(service, make(), path, key=key)
+        scores = scorer(make_images(3), PROMPTS)
+        if name == "own":
+            assert np.array_equal(scores, stripe_scores(make_images(3), 3))
         for fault in ("400", "500", "nan", "redirect http://localhost:1/x", "torn", "other"):
             service.control(key=SECRET, script=[fault] * 4)
-            with pytest.raises(ServiceError) as caught:
-                scorer_of(service, key=key, max_attempts=1)(make_images(1), PROMPTS)
+            with pytest.raises(ScoreError) as caught:
+                scorer_of(service, make(), path, key=key, max_attempts=1)(make_images(1), PROMPTS)
             texts += traceback.format_exception(caught.value)
             texts.append(repr(caught.value.__context__))
         service.control(key=SECRET)

@@ -1,14 +1,17 @@
 """A small service that speaks several protocols, counts what it answers, and fails when it is told to.
 
-``python app.py`` listens on a port of the loopback that the system chooses, and prints it. The images' scores are the
-brightness of vertical stripes, one for each class; so a test can compute them.
+``python -m servers.app`` listens on a port of the loopback that the system chooses, and prints it. The images' scores
+are the brightness of vertical stripes, one for each class; so a test can compute them. Fakes of hosted services are in
+fakes.py.
 
 What it does can be set by POST /control, a JSON object:
 
 - ``latency``: seconds that each answer takes; ``places``: requests that are worked on at a time, 0 for any number
 - ``script``: faults of the next requests, in order, e.g. ``["500", "", "429 0.2"]``
 - ``rates``: probability of each fault for every request; ``seed`` of the random numbers
-- ``key``: what the header Authorization has to hold
+- ``errors``: status, headers and body of faults that have names of their own, e.g. ``{"spent": [429, {}, {}]}``
+- ``key``: what the header Authorization has to hold, or one of its kind
+- ``tells``: what the answers of the tests' own protocol tell besides scores, a JSON object for each, the last for all
 - ``refuse_bright``: the error that each bright image gets in place of scores, once
 - ``quick``: an answer that is given without a look at the images, of which each request has one
 
@@ -20,12 +23,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import gzip
 import hashlib
-import io
 import json
 import os
 import random
+import re
 import signal
 import socket
 import struct
@@ -34,21 +38,19 @@ import time
 from collections import Counter
 
 import numpy as np
-from PIL import Image
+
+from servers.fakes import FAKES, decoded
 
 LABELS = ["alpha", "beta", "gamma", "delta"]
 TRANSPORTS: dict[tuple, asyncio.Transport] = {}  # of the open connections
+NUMBER = re.compile(rb"([\[:,]\s*)-?\d+(\.\d+)?(e[-+]?\d+)?")
+KEY_HEADERS = ("authorization", "api-key", "x-goog-api-key", "x-api-key", "ocp-apim-subscription-key")
 
 
 def stripe_scores(images: np.ndarray, n_classes: int) -> np.ndarray:
     """(n, h, w, 3), uint8, to scores (n, n_classes) between 0 and 1."""
     stripes = np.array_split(images.mean(axis=3) / 255, n_classes, axis=2)
     return np.stack([stripe.mean(axis=(1, 2)) for stripe in stripes], axis=1)
-
-
-def decoded(file: bytes) -> np.ndarray:
-    image = Image.open(io.BytesIO(file))
-    return np.asarray(image.convert("RGB"))
 
 
 class Service:
@@ -97,6 +99,8 @@ class Service:
     # -- protocols: (path, headers, body) -> images, and a function from their scores to a body
 
     def understood(self, path: str, headers: dict, body: bytes):
+        if path in FAKES:
+            return FAKES[path](headers, json.loads(body) if body else None)
         if path.startswith("/predictions/"):  # TorchServe
             names = LABELS[:3]
             return decoded(body)[None], lambda s: dict(zip(names, softmax(s)[0].tolist())), 3
@@ -138,7 +142,8 @@ class Service:
                         self.refused.add(digest(image))
                         self.unanswered.add(place)
                         answer[place] = {"error": refused}
-            return {"scores": answer}
+            tells = self.settings.get("tells", [{}])
+            return {"scores": answer, **(tells.pop(0) if len(tells) > 1 else tells[0])}
 
         return images, rows, len(data["labels"])
 
@@ -241,8 +246,13 @@ async def answered(service, scope, path, headers, body, send):
     service.counts[fault] += bool(fault)
     name, _, argument = fault.partition(" ")
     transport = TRANSPORTS.get(tuple(scope["client"]))
-    if service.settings["key"] and headers.get("authorization") != f"Bearer {service.settings['key']}":
-        return await reply(send, b'{"error": "no such key: %s"}' % headers.get("authorization", "").encode(), 401)
+    key = service.settings["key"]
+    given = " ".join(headers[name] for name in KEY_HEADERS if name in headers)
+    if key and key not in given.split():
+        return await reply(send, b'{"error": "no such key: %s"}' % given.encode(), 401)
+    if name in service.settings.get("errors", {}):
+        status, extra, told = service.settings["errors"][name]
+        return await reply(send, json.dumps(told).encode(), status, extra)
     if name == "reset":
         return reset(transport)
     if name == "stall":
@@ -253,16 +263,19 @@ async def answered(service, scope, path, headers, body, send):
         extra = {"retry-after": argument} if argument else {}
         if name == "429" and not argument:
             extra = {"retry-after": "0"}
-        said = f'{{"error": "status {status}", "sent": "{headers.get("authorization", "")}"}}'
+        said = f'{{"error": "status {status}", "sent": "{given}"}}'
         return await reply(send, said.encode(), status, extra)
     if name == "redirect":
         return await reply(send, b"", 307, {"location": argument or path + "/moved"})
-    if scope["method"] == "GET":
+    if scope["method"] == "GET" and path not in FAKES:
         return await reply(send, json.dumps(service.metadata(path)).encode())
     if "quick" in service.settings:
         images, to_body, n_classes = np.zeros((1, 1, 1, 3)), lambda scores: service.settings["quick"], 1
     else:
-        images, to_body, n_classes = service.understood(path.removesuffix("/moved"), headers, body)
+        try:
+            images, to_body, n_classes = service.understood(path.removesuffix("/moved"), headers, body)
+        except AssertionError as error:
+            return await reply(send, json.dumps({"error": f"not as documented: {error}"}).encode(), 400)
     begin = time.monotonic()
     service.first = service.first or begin
     if service.settings["latency"]:
@@ -279,10 +292,10 @@ async def answered(service, scope, path, headers, body, send):
         good = json.dumps(scores).encode()
     bad = {
         "html": b"<!DOCTYPE html><html><title>Log in</title></html>",
-        "nan": good.replace(b"[[", b"[[NaN, ", 1),
-        "infinity": good.replace(b"[[", b"[[-Infinity, ", 1),
-        "huge": good.replace(b"[[", b"[[1e999, ", 1),
-        "twice": good[:-1] + b', "scores": []}',
+        "nan": NUMBER.sub(rb"\1NaN", good, count=1),
+        "infinity": NUMBER.sub(rb"\1-Infinity", good, count=1),
+        "huge": NUMBER.sub(rb"\g<1>1e999", good, count=1),
+        "twice": good.replace(b"{", b'{"twice": 0, "twice": 0, ', 1),
         "deep": b"[" * 200_000,
         "digits": b"[" + b"9" * 10_000 + b"]",
         "latin": b'{"scores": "\xe9\xe8"}',
@@ -290,7 +303,7 @@ async def answered(service, scope, path, headers, body, send):
         "other": b'{"status": "fine"}',
         "empty": b"",
         "cut": good[: len(good) // 2],  # a whole body, as HTTP sees it
-        "bomb": gzip.compress(b"[" + b"0," * 40_000_000 + b"0]", 9) if name == "bomb" else b"",
+        "bomb": bomb() if name == "bomb" else b"",
         "long": b"[" + b"0," * 20_000_000 + b"0]" if name == "long" else b"",
     }
     if name == "drip":
@@ -316,6 +329,11 @@ async def answered(service, scope, path, headers, body, send):
     if name == "gzip":
         good, extra = gzip.compress(good), {**extra, "content-encoding": "gzip"}
     await reply(send, good, extra=extra)
+
+
+@functools.cache
+def bomb() -> bytes:
+    return gzip.compress(b"[" + b"0," * 40_000_000 + b"0]", 9)
 
 
 async def reply(send, body: bytes, status: int = 200, extra: dict | None = None):

@@ -9,7 +9,7 @@ import sys
 import urllib.request
 from contextlib import contextmanager
 
-APP = pathlib.Path(__file__).with_name("app.py")
+TESTS = pathlib.Path(__file__).parents[1]
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -31,7 +31,8 @@ class TestService:
 @contextmanager
 def running():
     """A service; it ends with the block."""
-    process = subprocess.Popen([sys.executable, str(APP)], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "servers.app"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=TESTS)
     try:
         port = process.stdout.readline()
         assert port, f"The service did not start, it ended with {process.wait(10)}."

@@ -1,8 +1,20 @@
 """What the tests of services over HTTP have in common."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 
-from blackvip.scorers.http import Adapter, HTTPScorer, ServiceError
+from blackvip.scorers.http import (
+    Adapter,
+    HTTPScorer,
+    HuggingFaceClassifier,
+    HuggingFaceZeroShot,
+    KServe,
+    ServiceError,
+    TFServing,
+    TorchServe,
+)
 
 PROMPTS = ["one", "two", "three"]
 
@@ -26,3 +38,27 @@ def make_images(n, side=16, seed=0):
 def scorer_of(service, adapter=None, path="/own", **parameters):
     """Small requests and no patience with a service that is next door."""
     return HTTPScorer(service.url + path, adapter or Own(), **{"images_per_request": 1, "timeout": 5.0, **parameters})
+
+
+class Faked(NamedTuple):
+    """An adapter that all tests of faults and keys use.
+
+    To add one: a line in `FAKED` below, by a name for the test; and in fakes.py, the path of its requests and the
+    function that answers them. Run ``pytest tests/test_http_faults.py tests/test_http_security.py -k NAME``.
+    """
+
+    make: Callable[[], Adapter]
+    # Path of the scorer's url; the adapter appends its own.
+    path: str = ""
+    # Whether the key is sent as it is. A signature holds none of it.
+    has_key: bool = True
+
+
+FAKED = {
+    "own": Faked(Own, "/own"),
+    "kserve": Faked(lambda: KServe("m")),
+    "tf-serving": Faked(lambda: TFServing("m")),
+    "torchserve": Faked(lambda: TorchServe("m")),
+    "hf-zero-shot": Faked(HuggingFaceZeroShot, "/hf"),
+    "hf-classifier": Faked(HuggingFaceClassifier, "/hf"),
+}

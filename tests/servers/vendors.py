@@ -22,7 +22,8 @@ import urllib.request
 from collections import Counter
 from contextlib import contextmanager
 
-from servers.app import decoded, digest, reply, stripe_scores
+from servers.app import digest, reply, stripe_scores
+from servers.fakes import decoded
 from servers.running import DIRECT, TestService
 
 LABELS = ["Dog", "Carnivore", "Street dog", "Sky"]
