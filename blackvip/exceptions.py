@@ -21,6 +21,7 @@ __all__ = [
     "ImagesResizedWarning",
     "ImagesSkippedWarning",
     "JournalError",
+    "LabelMassWarning",
     "PersistenceError",
     "ModelChangedWarning",
     "PromptNotUsedWarning",
@@ -120,6 +121,10 @@ class ScoreTypeWarning(UserWarning):
 
 class ModelChangedWarning(UserWarning):
     """Another model answers than before, so its scores and those that came before may not belong together."""
+
+
+class LabelMassWarning(UserWarning):
+    """A language model gives the labels of all classes together a low probability, so their scores are mostly noise."""
 
 
 class PromptNotUsedWarning(ConvergenceWarning):

@@ -90,8 +90,9 @@ class Ledger:
         if most_prompts is not None and len(self.class_prompts) > most_prompts:
             raise ClassPromptError(
                 f"There are {len(self.class_prompts)} class prompts, but the score function takes {most_prompts} per "
-                f"request (max_class_prompts); expected at most {most_prompts}. Pass fewer prompts per class, or fewer "
-                "classes."
+                f"request (max_class_prompts); expected at most {most_prompts}. Pass fewer prompts per class or fewer "
+                "classes, or use a service that takes more: most decisions take 255 class prompts, and embeddings any "
+                "number."
             )
         self.max_queries = max_queries
         self.images_per_call: int = images_per_call or declared(score_fn, "images_per_call", IMAGES_PER_CALL)

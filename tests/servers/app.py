@@ -39,7 +39,8 @@ from collections import Counter
 
 import numpy as np
 
-from servers.fakes import FAKES, decoded
+from servers.fakes import FAKES
+from servers.images import decoded
 
 LABELS = ["alpha", "beta", "gamma", "delta"]
 TRANSPORTS: dict[tuple, asyncio.Transport] = {}  # of the open connections

@@ -7,6 +7,7 @@ import numpy as np
 
 from blackvip.scorers.http import (
     Adapter,
+    ChatLogprobs,
     HTTPScorer,
     HuggingFaceClassifier,
     HuggingFaceZeroShot,
@@ -61,4 +62,6 @@ FAKED = {
     "torchserve": Faked(lambda: TorchServe("m")),
     "hf-zero-shot": Faked(HuggingFaceZeroShot, "/hf"),
     "hf-classifier": Faked(HuggingFaceClassifier, "/hf"),
+    "chat": Faked(lambda: ChatLogprobs("m", "azure"), "/chat/v1"),
+    "chat-token-ids": Faked(lambda: ChatLogprobs("m", "vllm"), "/chat/v1"),
 }

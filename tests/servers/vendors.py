@@ -23,7 +23,7 @@ from collections import Counter
 from contextlib import contextmanager
 
 from servers.app import digest, reply, stripe_scores
-from servers.fakes import decoded
+from servers.images import decoded
 from servers.running import DIRECT, TestService
 
 LABELS = ["Dog", "Carnivore", "Street dog", "Sky"]

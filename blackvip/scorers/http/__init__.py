@@ -12,6 +12,7 @@ except ImportError as error:
 from ...exceptions import Refusal, ServiceError
 from .adapter import Adapter, Request
 from .encoding import media_type, to_base64
+from .protocols.chat_logprobs import CHAT_PRESETS, ChatLogprobs, ChatPreset
 from .protocols.clarifai import Clarifai
 from .protocols.google_vision import GoogleVision
 from .protocols.hugging_face import HuggingFaceClassifier, HuggingFaceZeroShot
@@ -23,7 +24,10 @@ from .scorer import HTTPScorer
 from .usage import Usage
 
 __all__ = [
+    "CHAT_PRESETS",
     "Adapter",
+    "ChatLogprobs",
+    "ChatPreset",
     "Clarifai",
     "GoogleVision",
     "HTTPScorer",

@@ -363,7 +363,8 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         if most is not None and len(class_prompts) > most:
             raise ClassPromptError(
                 f"There are {len(class_prompts)} class prompts, but {type(self.adapter).__name__} takes {most} in a "
-                f"request; expected at most {most}. Pass fewer prompts per class, or fewer classes."
+                f"request; expected at most {most}. Pass fewer prompts per class or fewer classes, or use a service "
+                "that takes more: most decisions take 255 class prompts, and embeddings any number."
             )
         return list(class_prompts)
 

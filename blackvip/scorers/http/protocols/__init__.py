@@ -1,5 +1,6 @@
 """Adapters for the protocols of services, one file each."""
 
+from .chat_logprobs import CHAT_PRESETS, ChatLogprobs, ChatPreset
 from .clarifai import Clarifai
 from .google_vision import GoogleVision
 from .hugging_face import HuggingFaceClassifier, HuggingFaceZeroShot
@@ -9,6 +10,9 @@ from .tf_serving import TFServing
 from .torchserve import TorchServe
 
 __all__ = [
+    "CHAT_PRESETS",
+    "ChatLogprobs",
+    "ChatPreset",
     "Clarifai",
     "GoogleVision",
     "HuggingFaceClassifier",
