@@ -154,8 +154,28 @@ def services(request):
     return names()
 
 
+def budget(request):
+    """A service that tells its tokens."""
+    pytest.importorskip("httpx")
+    pytest.importorskip("uvicorn")
+    from servers.running import running
+    from servers.shared import Own
+
+    from blackvip.scorers.http import HTTPScorer
+
+    stack = contextlib.ExitStack()
+    request.addfinalizer(stack.close)
+    service = stack.enter_context(running())
+    service.control(tells=[{"usage": {"input_tokens": 80, "output_tokens": 1}}])
+    request.getfixturevalue("monkeypatch").setenv("A_KEY", "of-the-test")
+    known = names(HTTPScorer=HTTPScorer, url=service.url + "/own", adapter=Own())
+    known["clf"] = BlackVIPClassifier(known["score_fn"], "a photo of a {}.", max_queries=500)
+    return {**known, "image": known["X"][0]}
+
+
 PAGES = {
     "README.md": readme,
+    "budget.md": budget,
     "guide.md": guide,
     "faults.md": faults,
     "clusters.md": clusters,

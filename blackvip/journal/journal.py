@@ -186,13 +186,36 @@ class Journal:
                 self._failure = error
                 raise
 
+    def set_fact(self, name: str, value: Any) -> None:
+        """Keep another fact, or another value of one.
+
+        Raises
+        ------
+        JournalError
+            If it cannot be written.
+        """
+        with self._store.mutex:
+            self.check_usable()
+            self.facts = {**self.facts, name: value}
+            try:
+                with self._store.transaction() as connection:
+                    self._write_header(connection)
+            except JournalError as error:
+                self._failure = error
+                raise
+
+    def _write_header(self, connection: Any) -> None:
+        text = json.dumps({"identity": self._identity, "facts": self.facts})
+        connection.execute("DELETE FROM header")
+        connection.execute("INSERT INTO header VALUES (?, ?)", (text, _digest(text.encode())))
+
     def _count(self, condition: str) -> int:
         return int(self._store.read(f"SELECT count(*) FROM answers WHERE {condition}")[0][0])
 
     def _load(self, identity: dict[str, Any], facts: dict[str, Any]) -> None:
         """Read the header, or write one if the file has no answers that belong to something else."""
-        text = json.dumps({"identity": identity, "facts": facts})
-        header = json.loads(text)
+        header = json.loads(json.dumps({"identity": identity, "facts": facts}))
+        self._identity = header["identity"]
         with self._store.transaction() as connection:
             rows = connection.execute("SELECT content, digest FROM header").fetchall()
             if rows:
@@ -207,9 +230,8 @@ class Journal:
                         "give another checkpoint; a folder, whose path ends with a separator, has a journal for each "
                         "fit"
                     )
-            connection.execute("DELETE FROM header")
-            connection.execute("INSERT INTO header VALUES (?, ?)", (text, _digest(text.encode())))
-        self.facts = header["facts"]
+            self.facts = header["facts"]
+            self._write_header(connection)
 
     def _parsed_header(self, rows: list[tuple[Any, ...]]) -> dict[str, Any]:
         text, digest = rows[0]

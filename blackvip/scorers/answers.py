@@ -76,27 +76,28 @@ def scores_of(
 def collected(pieces: Iterator[Scored], n_images: int, n_prompts: int) -> Any:
     """Return the scores of all images, in their order, from pieces: an array, or a list of dicts if they have names."""
     rows: list[Any] = [None] * n_images
-    is_array = True
+    is_array = False
     for places, piece in pieces:
         scores = rows_of(piece, len(places))
         if len(scores) != len(places):
             raise ScoreError(
                 f"The score function returned {len(scores)} answers for {len(places)} images; expected one for each."
             )
-        is_array = not isinstance(scores, list)
+        is_array = is_array or not isinstance(scores, list)
         for place, row in zip(places.tolist(), scores):
             rows[place] = row
     if not rows:
         return np.empty((0, n_prompts))
     if not is_array:
         return rows
+    # In an array, a row of None or an empty dict is an image that got no answer.
+    rows = [np.nan if isinstance(row, dict) and not row else row for row in rows]
     shapes = {np.shape(row) for row in rows if np.ndim(row) or not np.isnan(row)} or {()}
     if len(shapes) > 1:
         raise ScoreError(
             f"The score function returned rows of the shapes {' and '.join(map(str, sorted(shapes)[:2]))} in different "
             "calls; expected a score for each class prompt in all of them."
         )
-    # A row of None is an image that got no answer.
     shape = shapes.pop()
     return np.stack([np.broadcast_to(row, shape) for row in rows])
 

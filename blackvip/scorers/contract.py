@@ -17,6 +17,8 @@ only if the class of the score function defines them, so that mocks and proxies 
 - ``maps_labels = True``: it maps the labels of its service to classes, and takes one class prompt per class.
 - ``score_type``: "logits", "probabilities", "percent", or "levels" (of 8 bits, from 0 to 255).
 - ``price_per_image``: in any currency.
+- ``model_``: name of the model that answered last. The journal of a fit keeps it, and `fit` warns if another one
+  answers when it resumes.
 - ``takes_tensors = True``: images come as a float32 torch tensor (n, 3, height, width) with values in [0, 1], on the
   device where they were computed, without rounding to 8 bits.
 - ``tensor_device``: a torch device. The prompts of a training step are drawn there, so that its images need not be
@@ -155,12 +157,12 @@ def check_scores_vary(scores: np.ndarray, images: Images, rows: np.ndarray) -> N
             )
 
 
-def check_anything_given(scores: np.ndarray) -> None:
-    """Raise a `ScoreError` if the scores (n_images, n_prompts) of several images are all missing.
+def check_anything_given(scores: np.ndarray, most_empty: int = 1) -> None:
+    """Raise a `ScoreError` if the scores (n_images, n_prompts) of more than `most_empty` images are all missing.
 
     A single image may well show nothing that the service recognises.
     """
-    if len(scores) > 1 and not np.isfinite(scores).any():
+    if len(scores) > most_empty and not np.isfinite(scores).any():
         raise ScoreError(
             f"The score function returned no score at all for {len(scores)} images; expected at least one. Do the "
             "names in the service's answer match the class prompts?"

@@ -122,6 +122,11 @@ def _name(value: Any) -> str:
     return value
 
 
+def _name_or_none(value: Any) -> str | None:
+    # An object's own model may have the same name.
+    return value if isinstance(value, str) and value.strip() else None
+
+
 def _names(value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not all(isinstance(name, str) for name in value):
         raise ValueError
@@ -133,6 +138,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "max_class_prompts": (_count, "a whole number of at least 1, or None"),
     "score_type": (_score_type, "'logits' or 'probabilities'"),
     "price_per_image": (_rate, "a finite number of at least 0, or None"),
+    "model_": (_name_or_none, "the name of a model"),
     "takes_tensors": (_flag, "True or False"),
     "tensor_device": (_device, "a torch device of this machine, such as 'cuda:0'"),
     "streams": (_flag, "True or False"),

@@ -101,7 +101,7 @@ class AnswerMemory:
             scores[row] = found[row]
         return JournalHit(keys, scores, known, 0)
 
-    def keep(self, keys: Sequence[bytes], scores: np.ndarray, n_free: int) -> None:
+    def keep(self, keys: Sequence[bytes], scores: np.ndarray, n_free: int, model: str | None = None) -> None:
         """Remember scores (n_images, n_prompts)."""
         with self._lock:
             self.n_asked += len(keys)

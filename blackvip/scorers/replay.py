@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..exceptions import JournalError
+from ..exceptions import JournalError, ModelChangedWarning, warn_caller
 from ..journal.journal import Journal
 from .answers import Metered, Scored, collected, report_not_sent, report_paid_before, scores_of
 from .contract import ScoreFunction
@@ -79,7 +79,7 @@ class Recalls(Protocol):
 
     def recall(self, images: Any, class_prompts: Sequence[str]) -> JournalHit: ...
 
-    def keep(self, keys: Sequence[bytes], scores: np.ndarray, n_free: int) -> None: ...
+    def keep(self, keys: Sequence[bytes], scores: np.ndarray, n_free: int, model: str | None = None) -> None: ...
 
     def release(self, keys: Sequence[bytes]) -> None: ...
 
@@ -115,6 +115,9 @@ class Replay:
         # Answers on the fit's path that it has not requested yet.
         self._n_left = journal.n_answers - journal.n_off_path
         self._n_requests: Counter[bytes] = Counter()
+        # The model that answered last, if it is known, and whether none has answered in this process.
+        self._model = next(iter(reversed(self._models)), None)
+        self._is_first = True
 
     def recall(self, images: Any, class_prompts: Sequence[str]) -> JournalHit:
         """Look up images that are about to be sent.
@@ -149,12 +152,36 @@ class Replay:
             self.journal.check_usable()
         return JournalHit(keys, scores, known, n_billed)
 
-    def keep(self, keys: Sequence[bytes], scores: np.ndarray, n_free: int) -> None:
-        """Write new answers, `n_free` of them not billed; they are on disk when this returns."""
+    def keep(self, keys: Sequence[bytes], scores: np.ndarray, n_free: int, model: str | None = None) -> None:
+        """Write new answers of a model, `n_free` of them not billed; they are on disk when this returns."""
         self.journal.add(keys, scores, n_free, self.off_path)
+        if model is not None:
+            self._note(model)
 
     def release(self, keys: Sequence[bytes]) -> None:
         """Do nothing: a fit sends its images in one thread."""
+
+    def _note(self, model: str) -> None:
+        """Add the name of a model to those that answered, and warn if another one answered before this process."""
+        is_first, self._is_first = self._is_first, False
+        if model == self._model:
+            return
+        # The score function itself warns of a change between two answers.
+        if is_first and self._model is not None:
+            warn_caller(
+                f"The model {model!r} answers, but the answers so far in {os.fspath(self.journal.path)!r} came from "
+                f"{self._model!r}; expected one model for the whole fit. The fit continues with the scores of both. "
+                "Give another checkpoint to begin again, or let the service answer with the earlier model.",
+                ModelChangedWarning,
+            )
+        models = [name for name in self._models if name != model]
+        self.journal.set_fact("models", [*models, model])
+        self._model = model
+
+    @property
+    def _models(self) -> list[str]:
+        """Names of the models that answered, the last one at the end."""
+        return [str(name) for name in self.journal.facts.get("models", [])]
 
     def _next_key(self, content: bytes) -> bytes:
         number = self._n_requests[content]
@@ -286,7 +313,8 @@ class JournaledScorer(ScorerWrapper):
             for answered, answer in pieces:
                 n_free, n_free_before = pieces.n_not_sent, n_free
                 scores = self._reader.check(answer, len(answered), class_prompts)
-                self._replay.keep([hit.keys[row] for row in rows[answered]], scores, n_free - n_free_before)
+                keys = [hit.keys[row] for row in rows[answered]]
+                self._replay.keep(keys, scores, n_free - n_free_before, declared(self.score_fn, "model_"))
                 yield rows[answered], scores
         finally:
             pieces.close()

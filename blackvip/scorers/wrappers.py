@@ -58,6 +58,11 @@ class ForwardsAttributes:
         return declared(self.score_fn, "price_per_image")
 
     @property
+    def model_(self) -> str | None:
+        """The model that answered last, as the score function inside declares."""
+        return declared(self.score_fn, "model_")
+
+    @property
     def takes_tensors(self) -> bool:
         """Whether images are float tensors, as the score function inside declares."""
         return declared(self.score_fn, "takes_tensors", False)

@@ -40,7 +40,7 @@ from collections import Counter
 import numpy as np
 
 from servers.fakes import FAKES
-from servers.images import decoded
+from servers.images import NO_IMAGES, decoded
 
 LABELS = ["alpha", "beta", "gamma", "delta"]
 TRANSPORTS: dict[tuple, asyncio.Transport] = {}  # of the open connections
@@ -132,7 +132,8 @@ class Service:
                 return [{"label": label, "score": score} for label, score in pairs[:top]]
 
             return image, ranked, len(names)
-        images = np.stack([decoded(base64.b64decode(file)) for file in data["images"]])  # the tests' own protocol
+        files = data["images"]  # the tests' own protocol
+        images = np.stack([decoded(base64.b64decode(file)) for file in files]) if files else NO_IMAGES
         refused = self.settings.get("refuse_bright")
 
         def rows(s):

@@ -26,6 +26,7 @@ from .encoding import allowed_size
 from .keys import Key, check_key, check_url, is_loopback
 from .retrying import RetryPolicy
 from .service import Sent, Service
+from .usage import token_prices
 
 __all__ = ["HTTPScorer"]
 
@@ -142,7 +143,7 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         "max_size": [Interval(Integral, 1, None, closed="left"), None],
         "verify": [Options(bool, {True, False}), str],
         "price_per_image": [Interval(Real, 0, None, closed="left"), None],
-        "price_per_million_tokens": [Interval(Real, 0, None, closed="left"), tuple, None],
+        "price_per_million_tokens": [Real, tuple, list, None],
     }
 
     def __init__(
@@ -244,10 +245,7 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         """Money spent; None without prices."""
         if not hasattr(self, "_live"):
             return None
-        per_million = self.price_per_million_tokens
-        if per_million is not None and not isinstance(per_million, tuple):
-            per_million = (per_million, per_million)
-        cost: float | None = self._live[1].tally.cost((self.price_per_image, per_million))
+        cost: float | None = self._live[1].tally.cost(self.price_per_image, self.price_per_million_tokens)
         return cost
 
     def estimate_price(self, image: np.ndarray, class_prompts: list[str]) -> float:
@@ -355,8 +353,10 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         with closing(gather(request, pieces, self.n_concurrent + n_ready, self.n_concurrent)) as gathered:
             for answers in gathered:
                 self._warn_of_change(service)
-                rows, scores = zip(*answers)
-                yield np.concatenate(rows), _joined(scores)
+                # Arrays, and dicts of a service's own labels.
+                for kind in {type(scores): None for _, scores in answers}:
+                    rows, scores = zip(*[answer for answer in answers if type(answer[1]) is kind])
+                    yield np.concatenate(rows), _joined(scores)
 
     def _checked(self, class_prompts: list[str]) -> list[str]:
         most = self.max_class_prompts
@@ -394,6 +394,7 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
 
     def _made(self) -> Service:
         self._validate_params()
+        token_prices(self.price_per_million_tokens)
         check_url(self.url, self.key is not None)
         if self.verify is False and not is_loopback(urlsplit(self.url).hostname):
             raise ValueError(

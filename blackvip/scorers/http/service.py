@@ -20,7 +20,7 @@ from .encoding import encode_image, resized
 from .json_bodies import shortened, to_json
 from .keys import Key, is_loopback, read_key, without_secrets
 from .retrying import CancelledError, RetryPolicy
-from .usage import Tally
+from .usage import Tally, Usage
 
 __all__ = ["Sent", "Service"]
 
@@ -111,7 +111,7 @@ class Service:
         with self._preparing:
             adapter = self._prepared.pop(key, None)
             if adapter is None:
-                adapter = self.adapter.prepare(self._send, list(class_prompts))
+                adapter = self._prepare(list(class_prompts))
             if not isinstance(adapter, Adapter):
                 raise TypeError(
                     f"{type(self.adapter).__name__}.prepare returned a {type(adapter).__name__}; expected an adapter, "
@@ -160,14 +160,25 @@ class Service:
         # Not while a slot is held, since a request that has begun may wait for it.
         begin()
 
-        def attempt() -> None:
+        def settle(scores: Any, failures: dict[int, ServiceError], usage: Usage | None) -> None:
             nonlocal rows, request
-            scores: Any
-            refused: dict[int, Refusal]
-            failures: dict[int, ServiceError]
+            refused = {place: error for place, error in failures.items() if isinstance(error, Refusal)}
+            failed = {place: error for place, error in failures.items() if place not in refused}
+            if len(failures) < len(rows):
+                deliver((np.delete(rows, list(failures)) if failures else rows, scores))
+            if refused:
+                deliver((rows[sorted(refused)], _empty(adapter, len(refused), len(class_prompts))))
+            self.tally.add_images(len(rows) - len(failures), usage, list(refused.values()))
+            if failed:
+                left = sorted(failed)
+                rows = rows[left]
+                request = self._request(adapter, images[rows], image_format, size, class_prompts)
+                raise next((error for error in failed.values() if not error.retry), failed[left[0]])
+
+        def attempt() -> None:
             try:
-                with self._exchange(adapter, request, cancelled, lambda: on_sending(rows)) as answer:
-                    scores, failures = self._scores(adapter, answer, len(rows), class_prompts)
+                with self._exchange(adapter, request, cancelled, lambda: on_sending(rows), []) as answer:
+                    settle(*self._scores(adapter, answer, len(rows), class_prompts))
             except Refusal as refusal:
                 if len(rows) > 1:
                     raise ServiceError(
@@ -175,33 +186,39 @@ class Service:
                         "Set images_per_request=1.",
                         status=refusal.status,
                     ) from None
-                scores, failures = None, {0: refusal}
-            refused = {place: error for place, error in failures.items() if isinstance(error, Refusal)}
-            failed = {place: error for place, error in failures.items() if place not in refused}
-            if len(failures) < len(rows):
-                deliver((np.delete(rows, list(failures)) if failures else rows, scores))
-            if refused:
-                deliver((rows[sorted(refused)], _empty(adapter, len(refused), len(class_prompts))))
-            self.tally.add_images(len(rows) - len(failed), list(refused.values()))
-            if failed:
-                left = sorted(failed)
-                rows = rows[left]
-                request = self._request(adapter, images[rows], image_format, size, class_prompts)
-                raise next((error for error in failed.values() if not error.retry), failed[left[0]])
+                settle(None, {0: refusal}, None)
 
         self._policy.call(attempt, cancelled, self._count_retry)
 
-    def _send(self, request: Any) -> Any:
-        """Send a request of `Adapter.prepare` and return its parsed answer."""
-        request = request if isinstance(request, Request) else Request(json=request)
-        answers = []
+    def _prepare(self, class_prompts: list[str]) -> Any:
+        """Return what the adapter's `prepare` returns."""
+        contents: list[bytes] = []
+        secrets: list[str] = []
 
-        def attempt() -> None:
-            with self._exchange(self.adapter, request, threading.Event(), lambda: None) as (content, headers):
-                answers.append(self._parsed(self.adapter, content, headers, 0))
+        def send(request: Any) -> Any:
+            request = request if isinstance(request, Request) else Request(json=request)
+            answers = []
 
-        self._policy.call(attempt, threading.Event(), self._count_retry)
-        return answers[0]
+            def attempt() -> None:
+                exchange = self._exchange(self.adapter, request, threading.Event(), lambda: None, secrets)
+                with exchange as (content, headers):
+                    contents.append(content)
+                    answer = self.adapter.parse(content, headers)
+                    self.tally.add_answer(self.adapter.usage_of(answer))
+                    answers.append(answer)
+
+            self._policy.call(attempt, threading.Event(), self._count_retry)
+            return answers[0]
+
+        with _redacted(secrets):
+            try:
+                return self.adapter.prepare(send, class_prompts)
+            except ScoreError:
+                raise
+            except Exception as error:
+                if not contents:
+                    raise
+                raise _lacking(self.adapter, "nothing to prepare with", contents[-1], error) from None
 
     def _count_retry(self) -> None:
         with self._counting:
@@ -219,11 +236,15 @@ class Service:
 
     @contextmanager
     def _exchange(
-        self, adapter: Adapter, request: Request, cancelled: threading.Event, on_sending: Callable[[], None]
+        self,
+        adapter: Adapter,
+        request: Request,
+        cancelled: threading.Event,
+        on_sending: Callable[[], None],
+        secrets: list[str],
     ) -> Iterator[tuple[bytes, Mapping[str, str]]]:
-        """Send a request and yield its answer; the key is redacted in errors of both steps."""
-        secrets: list[str] = []
-        try:
+        """Send a request and yield its answer. The key is redacted in errors of both steps, and added to `secrets`."""
+        with _redacted(secrets):
             key = read_key(self._key)
             secrets += [] if key is None else [key]
             body, headers = request.content, {}
@@ -242,34 +263,22 @@ class Service:
                 timeout = self._timeout if self._has_answered else self._first_timeout
                 answer = client.send(Message(request.method, url, headers, body), timeout)
             yield answer
-        except ScoreError as error:
-            error.args = (without_secrets(str(error), secrets),)
-            error.__cause__ = None
-            raise
-
-    def _parsed(self, adapter: Adapter, content: bytes, headers: Mapping[str, str], n_images: int) -> Any:
-        """Return a parsed answer, whose tokens, cost and model are counted."""
-        answer = adapter.parse(content, headers)
-        self.tally.add(adapter.usage_of(answer), adapter.model_of(answer), n_images)
-        return answer
 
     def _scores(
         self, adapter: Adapter, answer: tuple[bytes, Mapping[str, str]], n_images: int, class_prompts: list[str]
-    ) -> tuple[Any, dict[int, ServiceError]]:
-        """Return checked scores of the images that have some, and the errors of the others by their positions."""
+    ) -> tuple[Any, dict[int, ServiceError], Usage | None]:
+        """Return checked scores of the images that have some, the errors of the others by position, and the usage."""
         content, headers = answer
         self._has_answered = True
         try:
-            parsed = self._parsed(adapter, content, headers, n_images)
+            parsed = adapter.parse(content, headers)
+            usage = adapter.usage_of(parsed)
+            self.tally.add_answer(usage, adapter.model_of(parsed))
             scores = adapter.scores_of(parsed, list(class_prompts), n_images)
         except ScoreError:
             raise
         except Exception as error:
-            raise ServiceError(
-                f"{type(adapter).__name__} found no scores in the service's answer "
-                f"({type(error).__name__}: {shortened(str(error), 100)}), which begins "
-                f"{shortened(content[:1000].decode('utf-8', 'replace'))!r}."
-            ) from None
+            raise _lacking(adapter, "no scores", content, error) from None
         failures: dict[int, ServiceError] = {}
         if isinstance(scores, (list, tuple)):
             failures = {place: row for place, row in enumerate(scores) if isinstance(row, ServiceError)}
@@ -280,10 +289,30 @@ class Service:
             scores = [row for row in scores if not isinstance(row, ServiceError)]
         n_given = n_images - len(failures)
         if not n_given:
-            return None, failures
+            return None, failures, usage
         if adapter.fixed_labels:
-            return _check_fixed(scores, n_given), failures
-        return check_scores(scores, n_given, class_prompts, adapter.score_type), failures
+            return _check_fixed(scores, n_given), failures, usage
+        return check_scores(scores, n_given, class_prompts, adapter.score_type), failures, usage
+
+
+@contextmanager
+def _redacted(secrets: list[str]) -> Iterator[None]:
+    """Redact secrets in the errors of a block, which may add some."""
+    try:
+        yield
+    except ScoreError as error:
+        error.args = (without_secrets(str(error), secrets),)
+        error.__cause__ = None
+        raise
+
+
+def _lacking(adapter: Adapter, found: str, content: bytes, error: Exception) -> ServiceError:
+    """Make the error for an answer in which an adapter did not find what it expects."""
+    return ServiceError(
+        f"{type(adapter).__name__} found {found} in the service's answer "
+        f"({type(error).__name__}: {shortened(str(error), 100)}), which begins "
+        f"{shortened(content[:1000].decode('utf-8', 'replace'))!r}."
+    )
 
 
 def _empty(adapter: Adapter, n_images: int, n_prompts: int) -> Any:

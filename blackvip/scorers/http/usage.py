@@ -1,18 +1,17 @@
-"""What a service's answers say about themselves: tokens, cost, the model, and refusals."""
+"""Usage: what answers tell of tokens, cost, the model and refusals, and its sums."""
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from ...exceptions import Refusal, ServiceError
 
-__all__ = ["Prices", "Tally", "Usage"]
-
-#: Price of an image, and of a million input and output tokens; None if not given.
-Prices = tuple[float | None, tuple[float, float] | None]
+__all__ = ["Tally", "Usage", "token_prices"]
 
 # The most refused images of a short run, and their largest share of a longer one.
 _FEW_REFUSED = 4
@@ -34,6 +33,11 @@ class Usage:
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float | None = None
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens, of the request and the answer together."""
+        return self.input_tokens + self.output_tokens
 
     @classmethod
     def of(cls, told: Any) -> Usage | None:
@@ -72,8 +76,6 @@ class Tally:
         Number of images that were answered or refused.
     n_refused : int
         Number of images that the service refused.
-    n_tokens : int
-        Number of tokens, of requests and answers together.
     model : str or None
         The model that answered last; None if the answers do not name it.
     """
@@ -82,88 +84,105 @@ class Tally:
         self.n_answered = 0
         self.n_refused = 0
         self.model: str | None = None
-        self._n_input = 0
-        self._n_output = 0
-        # Costs that the answers told, and what is left to be priced: tokens of answers that told no cost, and images
-        # of answers that told nothing.
+        self._tokens = [0, 0]
+        # Costs that the answers told; tokens of answers that told no cost, and their images; images of other answers.
         self._cost: float | None = None
-        self._n_unpriced_input = 0
-        self._n_unpriced_output = 0
-        self._n_unpriced_images = 0
+        self._unpriced_tokens = [0, 0]
         self._n_images_with_tokens = 0
-        self._changes: list[tuple[str, str]] = []
-        self._n_told = 0
+        self._n_images_alone = 0
+        self._change: tuple[str, str] | None = None
+        self._is_told = False
         self._lock = threading.Lock()
 
     @property
     def n_tokens(self) -> int:
-        return self._n_input + self._n_output
+        """Number of tokens, of requests and answers together."""
+        return sum(self._tokens)
 
-    def add(self, usage: Usage | None, model: str | None, n_images: int) -> None:
-        """Count an answer for some images; for none if it prepares the adapter."""
+    def add_answer(self, usage: Usage | None, model: str | None = None) -> None:
+        """Count what an answer tells."""
         with self._lock:
-            if n_images and model is not None:
-                if self.model is not None and self.model != model:
-                    self._changes.append((self.model, model))
+            if model is not None:
+                if self.model not in (None, model) and self._change is None:
+                    self._change = str(self.model), model
                 self.model = model
             if usage is None:
-                self._n_unpriced_images += n_images
                 return
-            self._n_input += usage.input_tokens
-            self._n_output += usage.output_tokens
             if usage.cost is not None:
                 self._cost = (self._cost or 0.0) + usage.cost
-            elif usage.input_tokens or usage.output_tokens:
-                self._n_unpriced_input += usage.input_tokens
-                self._n_unpriced_output += usage.output_tokens
-                self._n_images_with_tokens += n_images
-            else:
-                self._n_unpriced_images += n_images
+            for counts in [self._tokens] if usage.cost is not None else [self._tokens, self._unpriced_tokens]:
+                counts[0] += usage.input_tokens
+                counts[1] += usage.output_tokens
 
-    def add_images(self, n_images: int, refusals: list[Refusal]) -> None:
-        """Count images, and those of them that were refused; raises a `ServiceError` if these are too many."""
+    def add_images(self, n_images: int, usage: Usage | None, refusals: list[Refusal]) -> None:
+        """Count the images of an answer with this usage, and those that were refused.
+
+        Raises
+        ------
+        ServiceError
+            If too many images were refused.
+        """
         with self._lock:
-            self.n_answered += n_images
+            self.n_answered += n_images + len(refusals)
             self.n_refused += len(refusals)
             n_refused, n_answered = self.n_refused, self.n_answered
+            if usage is None or (usage.cost is None and not usage.n_tokens):
+                self._n_images_alone += n_images
+            elif usage.cost is None:
+                self._n_images_with_tokens += n_images
         if refusals and n_refused > max(_FEW_REFUSED, _REFUSED_SHARE * n_answered):
             raise ServiceError(
-                f"The service refused {n_refused} of {n_answered} images; expected at most {_REFUSED_SHARE:.0%}. "
-                f"The last one: {refusals[-1]} Leave out the images that it refuses, or reword the request."
+                f"The service refused {n_refused} of {n_answered} images; expected at most {_REFUSED_SHARE:.0%}. Leave "
+                f"out the images that it refuses, or change the request. It said of the last one: {refusals[-1]}"
             )
 
     def take_change(self) -> tuple[str, str] | None:
-        """Return the first change of the model, from one name to another; None from the second call on."""
+        """Return the first change of the model, from one name to another, the first time that it is asked for."""
         with self._lock:
-            if not self._changes or self._n_told:
+            if self._change is None or self._is_told:
                 return None
-            self._n_told = 1
-            return self._changes[0]
+            # Only once, since a service with several backends may change to and fro.
+            self._is_told = True
+            return self._change
 
-    def cost(self, prices: Prices) -> float | None:
-        """Return the money spent so far.
+    def cost(self, price_per_image: float | None, price_per_million_tokens: Any) -> float | None:
+        """Return the money spent so far: costs that answers told, else those of their tokens, else of their images.
 
-        Parameters
-        ----------
-        prices : tuple of (price per image, (price per million input tokens, price per million output tokens))
-
-        Returns
-        -------
-        cost : float or None
-            Each answer's own cost, else that of its tokens, else that of its images. None if an answer has no price.
+        None if an answer has no price.
         """
-        per_image, per_million = prices
+        prices = token_prices(price_per_million_tokens)
         with self._lock:
-            cost, n_images = self._cost, self._n_unpriced_images
-            if per_million is not None:
-                tokens = self._n_unpriced_input * per_million[0] + self._n_unpriced_output * per_million[1]
-                cost = (cost or 0.0) + tokens / 1e6
-            else:
+            cost, n_images = self._cost, self._n_images_alone
+            if prices is None:
                 n_images += self._n_images_with_tokens
-            if per_image is not None:
-                return (cost or 0.0) + n_images * per_image
-            return None if n_images else cost
+            else:
+                priced = sum(count * price for count, price in zip(self._unpriced_tokens, prices))
+                cost = (cost or 0.0) + priced / 1e6
+        if price_per_image is not None:
+            return (cost or 0.0) + n_images * price_per_image
+        return None if n_images else cost
+
+
+def token_prices(prices: Any) -> tuple[float, float] | None:
+    """Return the prices of a million input and a million output tokens, from one price or a pair of them.
+
+    Raises
+    ------
+    ValueError
+        If they are not finite numbers of at least 0.
+    """
+    pair = prices if isinstance(prices, (tuple, list)) else (prices, prices)
+    if prices is None:
+        return None
+    if len(pair) != 2 or any(_number(price) is None for price in pair):
+        raise ValueError(
+            f"price_per_million_tokens is {prices!r}; expected a number of at least 0, a pair of them for input and "
+            "output tokens, or None."
+        )
+    return float(pair[0]), float(pair[1])
 
 
 def _number(value: Any) -> Any:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0 else None
+    """Return a number of at least 0 unchanged, and None for anything else."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return value if is_number and 0 <= float(value) < math.inf else None
