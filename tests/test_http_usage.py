@@ -19,6 +19,7 @@ from blackvip.exceptions import ClassPromptError, ModelChangedWarning, ScoreErro
 from blackvip.journal import Journal
 from blackvip.scorers import CachedScorer, Ledger
 from blackvip.scorers.http import Refusal, Request, ServiceError, Usage
+from blackvip.scorers.http.json_bodies import error_codes
 from blackvip.scorers.identity import service_identity
 
 
@@ -87,6 +88,9 @@ def test_one_probe_image_prices_a_plan(service):
     assert plan.fit.price == pytest.approx(price * plan.fit.images)
     assert plan.fit.images > 12
     assert service.counts()["images"] == 2
+    service.control(script=["filtered"], errors=ERRORS)
+    with pytest.raises(ServiceError, match="refused the image"):
+        scorer.estimate_price(X[0], PROMPTS)
     service.control(tells=[{"usage": {"total_tokens": 3}}])
     with pytest.raises(ValueError, match="tells no cost, and 3 tokens were counted; .* Set price_per_million_tokens"):
         scorer_of(service).estimate_price(X[0], PROMPTS)
@@ -174,6 +178,24 @@ def test_an_error_that_is_said_to_pass_is_tried_again(service, fault):
     service.control(script=[fault], errors=ERRORS)
     images = make_images(1)
     assert np.array_equal(scorer_of(service)(images, PROMPTS), stripe_scores(images, 3))
+
+
+@pytest.mark.parametrize(
+    ("body", "codes"),
+    [
+        ({"error": {"code": "a", "type": "b", "status": "c", "message": "d"}}, {"a", "b", "c"}),
+        ({"error": {"code": 429, "status": "GONE"}}, {"429", "GONE"}),
+        ([{"code": "a"}], set()),
+        ({"success": False, "errors": [{"code": 3036}, "x"]}, {"3036"}),
+        ({"code": "a", "error": "b"}, {"a"}),
+        ({"code": True, "error": None, "errors": None}, set()),
+        ("a", set()),
+    ],
+)
+def test_codes_of_errors_are_found_where_services_have_them(body, codes):
+    content = json.dumps(body).encode()
+    assert error_codes(content) == codes
+    assert error_codes(content[:-1]) == set()
 
 
 class Refusing(Own):

@@ -88,7 +88,7 @@ def parse_json(content: bytes, content_type: str = "") -> Any:
 
 
 def error_codes(content: bytes) -> set[str]:
-    """Return the codes in the body of an error: `code`, `type` and `status` of its object, or of its `error`.
+    """Return the codes in the body of an error: `code`, `type` and `status` of its object, `error` or `errors`.
 
     Parameters
     ----------
@@ -105,6 +105,7 @@ def error_codes(content: bytes) -> set[str]:
     except ServiceError:
         return set()
     objects = [body, body.get("error")] if isinstance(body, dict) else []
+    objects += several if objects and isinstance(several := body.get("errors"), list) else []
     found = [part.get(name) for part in objects if isinstance(part, dict) for name in ("code", "type", "status")]
     return {str(code) for code in found if isinstance(code, (str, int)) and not isinstance(code, bool)}
 

@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 
-from ...exceptions import ClassPromptError, ImageError, ModelChangedWarning, warn_caller
+from ...exceptions import ClassPromptError, ImageError, ModelChangedWarning, ServiceError, warn_caller
 from ..answers import collected, report_not_sent
 from ..wrappers import LeavesOutLive
 from .adapter import Adapter
@@ -104,7 +104,7 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         Number of images that the service refused. Their scores are all missing. An error is raised if more than 10 %
         are refused.
     model_ : str or None
-        The model that answered last; None if answers do not name it. A change raises a `ModelChangedWarning`, once.
+        The model that answered last; None if answers do not name it. A change issues a `ModelChangedWarning`, once.
 
     Notes
     -----
@@ -265,12 +265,15 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         Raises
         ------
         ValueError
-            If the answer tells neither its cost nor, with `price_per_million_tokens`, its tokens.
+            If the answer tells neither its cost nor, with `price_per_million_tokens`, its tokens; or if the service
+            refuses the image.
         """
         service = self._service()
         service.prepared(self._checked(class_prompts))
-        before = self.cost_ or 0.0
+        before, n_refused = self.cost_ or 0.0, self.n_refused_
         self(np.asarray(image)[None], class_prompts)
+        if self.n_refused_ > n_refused:
+            raise ServiceError("The service refused the image, which may cost less than others; give another one.")
         after = self.cost_
         if after is None:
             raise ValueError(

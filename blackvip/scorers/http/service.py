@@ -176,16 +176,19 @@ class Service:
                 raise next((error for error in failed.values() if not error.retry), failed[left[0]])
 
         def attempt() -> None:
+            refusal = None
             try:
                 with self._exchange(adapter, request, cancelled, lambda: on_sending(rows), []) as answer:
                     settle(*self._scores(adapter, answer, len(rows), class_prompts))
-            except Refusal as refusal:
-                if len(rows) > 1:
-                    raise ServiceError(
-                        f"{refusal} It refuses a request with {len(rows)} images; expected a refusal of one image. "
-                        "Set images_per_request=1.",
-                        status=refusal.status,
-                    ) from None
+            except Refusal as error:
+                refusal = error
+            if refusal is not None and len(rows) > 1:
+                raise ServiceError(
+                    f"{refusal} It refuses a request with {len(rows)} images; expected a refusal of one image. Set "
+                    "images_per_request=1.",
+                    status=refusal.status,
+                )
+            if refusal is not None:
                 settle(None, {0: refusal}, None)
 
         self._policy.call(attempt, cancelled, self._count_retry)
