@@ -171,7 +171,8 @@ def test_a_declared_score_type_is_believed():
     assert not doubted.certain
     assert recognise(Z, "logits").certain
     assert recognise(expit(Z), "logits").certain
-    assert recognise(scores / 2, "probabilities") == ScoreFormat("probabilities", 0.0005)
+    # Multiples of 0.005, as means of two rounded numbers.
+    assert recognise(scores / 2, "probabilities") == ScoreFormat("probabilities", 0.0025)
     with pytest.raises(
         ValueError, match="declares score_type='odds'; expected 'logits', 'probabilities', 'percent' or 'levels'"
     ):

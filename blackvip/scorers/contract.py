@@ -15,6 +15,7 @@ only if the class of the score function defines them, so that mocks and proxies 
 - ``images_per_call``: the most images in one call.
 - ``max_class_prompts``: the most class prompts that one request takes. More are refused before anything is sent.
 - ``maps_labels = True``: it maps the labels of its service to classes, and takes one class prompt per class.
+- ``one_prompt_per_class = True``: prompts compete and would share the score of their class, so each class has one.
 - ``score_type``: "logits", "probabilities", "percent", or "levels" (of 8 bits, from 0 to 255).
 - ``price_per_image``: in any currency.
 - ``model_``: name of the model that answered last. The journal of a fit keeps it, and `fit` warns if another one

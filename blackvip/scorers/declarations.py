@@ -144,6 +144,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "streams": (_flag, "True or False"),
     "asks_concurrently": (_flag, "True or False"),
     "maps_labels": (_flag, "True or False"),
+    "one_prompt_per_class": (_flag, "True or False"),
     "learns": (_flag, "True or False"),
     "identity": (_name, "a text that names the service"),
     "identity_params": (_names, "a sequence of names"),

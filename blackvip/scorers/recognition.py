@@ -19,8 +19,10 @@ __all__ = ["recognise"]
 
 # How a format was found.
 _DECLARED, _BY_RANGE, _BY_SUMS = "as declared", "as the range shows", "as the sums show"
-# Decimals to which a service may round, and the levels of 8-bit numbers.
-_ROUNDING_UNITS = (*(10.0**-decimals for decimals in range(1, 7)), 1 / 255, 1 / 256)
+# Decimals to which a service may round, the levels of 8-bit numbers, and the units of means of a few rounded numbers.
+_SINGLE_UNITS = (*(10.0**-decimals for decimals in range(1, 7)), 1 / 255, 1 / 256)
+_MEAN_UNITS = (10.0**-decimals / n for decimals in (2, 3, 4) for n in range(2, 33))
+_ROUNDING_UNITS = sorted({*_SINGLE_UNITS, *(unit for unit in _MEAN_UNITS if unit > 1e-5)}, reverse=True)
 # Fractions and zeros, and distinct fractions, that are needed to tell rounding from coincidence.
 _N_ROUNDED, _N_DISTINCT = 20, 3
 # Relative error of a rounded number that arrives as a 32-bit float.

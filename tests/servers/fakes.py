@@ -7,6 +7,7 @@ is an error: an assertion that fails answers it with 400 and the assertion's tex
 """
 
 from servers.chat import CHAT
+from servers.decisions import DECISIONS
 
 #: By the path of a request.
-FAKES = {**CHAT}
+FAKES = {**CHAT, **DECISIONS}

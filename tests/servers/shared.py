@@ -8,11 +8,14 @@ import numpy as np
 from blackvip.scorers.http import (
     Adapter,
     ChatLogprobs,
+    GeminiDecisions,
     HTTPScorer,
     HuggingFaceClassifier,
     HuggingFaceZeroShot,
     KServe,
+    OpenAIDecisions,
     ServiceError,
+    SystemOne,
     TFServing,
     TorchServe,
 )
@@ -64,4 +67,8 @@ FAKED = {
     "hf-classifier": Faked(HuggingFaceClassifier, "/hf"),
     "chat": Faked(lambda: ChatLogprobs("m", "azure"), "/chat/v1"),
     "chat-token-ids": Faked(lambda: ChatLogprobs("m", "vllm"), "/chat/v1"),
+    "openai-decisions": Faked(OpenAIDecisions, "/openai/v1"),
+    "gemini-decisions": Faked(lambda: GeminiDecisions(n_orders=2), "/gemini/v1beta"),
+    "system-one": Faked(lambda: SystemOne("m", "vllm"), "/vllm"),
+    "system-one-wrapped": Faked(lambda: SystemOne("decider-1", "cloudflare", n_orders=3), "/cloudflare"),
 }

@@ -14,6 +14,14 @@ from .adapter import Adapter, Request
 from .encoding import media_type, to_base64
 from .protocols.chat_logprobs import CHAT_PRESETS, ChatLogprobs, ChatPreset
 from .protocols.clarifai import Clarifai
+from .protocols.decisions import (
+    SYSTEM_ONE_PRESETS,
+    Decisions,
+    GeminiDecisions,
+    OpenAIDecisions,
+    SystemOne,
+    SystemOnePreset,
+)
 from .protocols.google_vision import GoogleVision
 from .protocols.hugging_face import HuggingFaceClassifier, HuggingFaceZeroShot
 from .protocols.kserve import KServe
@@ -25,19 +33,25 @@ from .usage import Usage
 
 __all__ = [
     "CHAT_PRESETS",
+    "SYSTEM_ONE_PRESETS",
     "Adapter",
     "ChatLogprobs",
     "ChatPreset",
     "Clarifai",
+    "Decisions",
+    "GeminiDecisions",
     "GoogleVision",
     "HTTPScorer",
     "HuggingFaceClassifier",
     "HuggingFaceZeroShot",
     "KServe",
+    "OpenAIDecisions",
     "Refusal",
     "Rekognition",
     "Request",
     "ServiceError",
+    "SystemOne",
+    "SystemOnePreset",
     "TFServing",
     "TorchServe",
     "Usage",

@@ -69,6 +69,9 @@ class Adapter(BaseEstimator):
         for `LabelMappedScorer`.
     max_class_prompts : int or None, default=None
         Maximal number of class prompts in a request. More are refused before anything is sent. None: no limit.
+    one_prompt_per_class : bool, default=False
+        Whether each class has one prompt, since prompts compete and would share the score of their class. Several are
+        refused before anything is sent.
     first_timeout : float or None, default=None
         Time limit in seconds until the service has answered for the first time, for servers that start slowly. None:
         the scorer's `timeout`.
@@ -96,6 +99,7 @@ class Adapter(BaseEstimator):
     score_type: str = "auto"
     fixed_labels: bool = False
     max_class_prompts: int | None = None
+    one_prompt_per_class: bool = False
     first_timeout: float | None = None
 
     def prepare(self, send: Send, class_prompts: list[str]) -> Adapter:

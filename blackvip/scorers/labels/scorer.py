@@ -348,7 +348,7 @@ def learning_scorer(score_fn: Any) -> LabelMappedScorer | None:
 
 
 def refuse_several_prompts(score_fn: Any) -> None:
-    """Raise a `ClassPromptError` if a score function maps labels to classes: it takes one prompt per class.
+    """Raise a `ClassPromptError` if a score function takes one prompt per class.
 
     Parameters
     ----------
@@ -356,10 +356,12 @@ def refuse_several_prompts(score_fn: Any) -> None:
         A score function, possibly inside wrappers.
     """
     scorer = innermost(score_fn)
-    if declared(scorer, "maps_labels", False):
+    reasons = {"maps_labels": "maps a service's own labels to classes", "one_prompt_per_class": "lets prompts compete"}
+    reason = next((reason for name, reason in reasons.items() if declared(scorer, name, False)), None)
+    if reason is not None:
         raise ClassPromptError(
-            f"class_prompts has several prompts for a class, but {type(scorer).__name__} maps a service's own labels "
-            "to classes; expected one prompt per class. Pass one template, or a dict from label to prompt."
+            f"class_prompts has several prompts for a class, but {type(scorer).__name__} {reason}; expected one prompt "
+            "per class. Pass one template, or a dict from label to prompt."
         )
 
 

@@ -2,6 +2,14 @@
 
 from .chat_logprobs import CHAT_PRESETS, ChatLogprobs, ChatPreset
 from .clarifai import Clarifai
+from .decisions import (
+    SYSTEM_ONE_PRESETS,
+    Decisions,
+    GeminiDecisions,
+    OpenAIDecisions,
+    SystemOne,
+    SystemOnePreset,
+)
 from .google_vision import GoogleVision
 from .hugging_face import HuggingFaceClassifier, HuggingFaceZeroShot
 from .kserve import KServe
@@ -13,12 +21,18 @@ __all__ = [
     "CHAT_PRESETS",
     "ChatLogprobs",
     "ChatPreset",
+    "SYSTEM_ONE_PRESETS",
     "Clarifai",
+    "Decisions",
+    "GeminiDecisions",
     "GoogleVision",
     "HuggingFaceClassifier",
     "HuggingFaceZeroShot",
     "KServe",
+    "OpenAIDecisions",
     "Rekognition",
+    "SystemOne",
+    "SystemOnePreset",
     "TFServing",
     "TorchServe",
 ]

@@ -146,6 +146,7 @@ class ChatLogprobs(Adapter):
     """
 
     score_type = "logits"
+    one_prompt_per_class = True
     # Token ids of each label, and what the answers have been like; of prepared adapters.
     _ids: list[list[int]] | None = None
     _seen: _Answers | None = None
