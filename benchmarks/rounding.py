@@ -90,9 +90,10 @@ def main():
                         verbose=0,
                     ).fit(X, y)
                     accuracies.append(clf.score(X_test, y_test))
+                    found_c = getattr(clf.optimizer_, "c_", None)
                     print(
-                        f"{name:16} {prompter:6} {service:6} seed {seed}: {accuracies[-1]:.3f}, {clf.n_queries_} images, "
-                        f"floor {clf.score_floor_:g}, c {getattr(clf.optimizer_, 'c_', None)}, {clf.head_!r:.40}",
+                        f"{name:16} {prompter:6} {service:6} seed {seed}: {accuracies[-1]:.3f}, "
+                        f"{clf.n_queries_} images, floor {clf.score_floor_:g}, c {found_c}, {type(clf.head_).__name__}",
                         flush=True,
                     )
             first, *others = args.services
