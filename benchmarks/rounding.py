@@ -1,7 +1,7 @@
 """Services that round: accuracy with exact answers, with two decimals, and with several orders of the options.
 
     python benchmarks/rounding.py [--tasks small-fog ...] [--prompters auto basis] [--queries 4000] [--seeds 0 1 2]
-        [--split test|development] [--services exact 2x1 2x4 ...]
+        [--split test|development] [--services exact 2x1 2x4 ...] [--sharpness 1]
 
 The service is a task of `services.py`, which answers like a decision endpoint: it likes options that come earlier
 better, and it rounds probabilities. "2x4" has two decimals, and answers are the mean of four orders of the options;
@@ -33,14 +33,17 @@ class Decisions:
     decimals : int or None
         Decimals of the answers; None: all.
     n_orders : int
+    sharpness : float
+        Factor of the logits: a sharper service is nearly certain of most images.
     """
 
     score_type = "probabilities"
 
-    def __init__(self, score_fn, decimals=None, n_orders=1):
+    def __init__(self, score_fn, decimals=None, n_orders=1, sharpness=1.0):
         self.score_fn = score_fn
         self.decimals = decimals
         self.n_orders = n_orders
+        self.sharpness = sharpness
 
     def __call__(self, images, class_prompts):
         logits = np.asarray(self.score_fn(images, class_prompts), dtype=float)
@@ -49,17 +52,18 @@ class Decisions:
         places += [random.permutation(logits.shape[1]) for _ in range(self.n_orders - 1)]
         answers = []
         for place in places:
-            liked = logits - LIKING * place
+            liked = self.sharpness * logits - LIKING * place
             p = np.exp(liked - liked.max(axis=1, keepdims=True))
             p /= p.sum(axis=1, keepdims=True)
             answers.append(p if self.decimals is None else p.round(self.decimals))
         return np.mean(answers, axis=0)
 
 
-def service_of(name, score_fn):
+def service_of(name, score_fn, sharpness=1.0):
     """The service that a name such as "exact" or "2x4" means."""
     decimals, _, n_orders = name.partition("x")
-    return Decisions(score_fn) if name == "exact" else Decisions(score_fn, int(decimals), int(n_orders))
+    rounding = () if name == "exact" else (int(decimals), int(n_orders))
+    return Decisions(score_fn, *rounding, sharpness=sharpness)
 
 
 def main():
@@ -67,6 +71,7 @@ def main():
     parser.add_argument("--tasks", nargs="+", default=[f"small-{damage}" for damage in services.DAMAGES])
     parser.add_argument("--services", nargs="+", default=["exact", "2x1", "2x4"])
     parser.add_argument("--prompters", nargs="+", default=["auto", "basis"])
+    parser.add_argument("--sharpness", type=float, default=1.0, help="factor of the service's logits")
     parser.add_argument("--queries", type=int, default=4_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--split", choices=["test", "development"], default="test")
@@ -82,7 +87,7 @@ def main():
                 X, y, X_test, y_test = task.load(seed, args.split)
                 for service, accuracies in found.items():
                     clf = BlackVIPClassifier(
-                        service_of(service, task.score_fn),
+                        service_of(service, task.score_fn, args.sharpness),
                         task.class_prompts,
                         prompter=prompter,
                         max_queries=args.queries,
