@@ -79,6 +79,15 @@ def choose_head(head, scores, y, held_out, features=None, fitted=None, prompted=
 ALL = np.arange(0)  # no image is held out: heads are compared on all
 
 
+def test_a_score_that_is_always_rounded_to_zero_is_no_cause_for_a_warning():
+    weights, constant = np.where(np.arange(40) < 20, 1.0, 0.3), np.full(40, np.log(0.005))
+    scores = np.column_stack([np.random.default_rng(0).normal(size=40), constant])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        head = CalibratedHead().fit(scores, np.arange(40) % 2, sample_weight=weights)
+    assert np.isfinite(head.coef_).all()
+
+
 def test_auto_takes_a_head_where_it_helps_and_none_where_it_does_not():
     scores, y = scores_with(4.0)
     permuted = scores[:, [1, 2, 0]]

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -22,6 +21,7 @@ from ..persistence.fields import ListOf, integer, number
 from ..persistence.format import expect
 from .base import Auto, Head, ServiceHead, log_loss
 from .folds import stratified_folds
+from .scaling import fit_scaler
 
 __all__ = ["CalibratedHead"]
 
@@ -156,7 +156,7 @@ class CalibratedHead(Head, name="calibrated", auto=Auto(rank=1)):
 
     def _regression(self, C: float, X: np.ndarray, index: np.ndarray, weights: np.ndarray) -> tuple[Any, Any]:
         """Fit weights (n_classes, n_features) and intercepts (n_classes,) that apply to X before standardisation."""
-        scaler = StandardScaler().fit(X, sample_weight=weights) if self.standardize else None
+        scaler = fit_scaler(X, weights) if self.standardize else None
         scaled = X if scaler is None else scaler.transform(X)
         model = LogisticRegression(C=C, max_iter=1000).fit(scaled, index, sample_weight=weights)
         coef, intercept = model.coef_, model.intercept_

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
-from sklearn.preprocessing import StandardScaler
 
 from .base import log_loss
 from .folds import stratified_folds
+from .scaling import fit_scaler
 
 __all__ = ["Examples", "Stack", "StackWeights", "choose_strength", "lowest_loss", "stack_loss"]
 
@@ -161,7 +161,7 @@ class Stack:
         self.mean, self.scale = np.zeros(scores.shape[1]), np.ones(scores.shape[1])
         # There may be no scores.
         if len(self.mean):
-            scaler = StandardScaler().fit(scores, sample_weight=weights)
+            scaler = fit_scaler(scores, weights)
             self.mean, self.scale = scaler.mean_, scaler.scale_
         n_scores = scores.shape[1] - n_deviations
         self.penalty = max(1.0, n_scores / n_classes)
