@@ -182,6 +182,7 @@ PAGES = {
     "limits.md": limits,
     "paper.md": paper,
     "services.md": services,
+    "which_service.md": services,
 }
 
 
