@@ -15,6 +15,7 @@ from sklearn.base import clone
 
 from blackvip import BlackVIPClassifier
 from blackvip.exceptions import ClassPromptError, ImageError, PromptNotUsedWarning
+from blackvip.scorers import dual_encoder
 from blackvip.scorers import open_clip as module
 from blackvip.scorers.open_clip import OpenCLIPScorer, resized_for_model
 
@@ -251,7 +252,7 @@ def test_a_model_without_listed_weights_gets_the_same_random_ones_each_time(chec
 def test_the_model_is_loaded_once_for_all_and_freed_with_the_last(checkpoints):
     def n_loaded():
         gc.collect()
-        return len(module._loaded_towers)
+        return len(dual_encoder._loaded_towers)
 
     before = n_loaded()
     scorer = OpenCLIPScorer("blackvip-sigmoid", checkpoints["blackvip-sigmoid"], device="cpu")
@@ -265,7 +266,7 @@ def test_the_model_is_loaded_once_for_all_and_freed_with_the_last(checkpoints):
     assert n_loaded() == before + 1
     del scorer, twin
     loaded.set_params(model_name="blackvip-clip", pretrained=checkpoints["blackvip-clip"])(some_images(1), PROMPTS)
-    assert [tower for tower in module._loaded_towers.values() if tower._model.logit_bias is not None] == []
+    assert [tower for tower in dual_encoder._loaded_towers.values() if tower._model.logit_bias is not None] == []
     del other, loaded
     assert n_loaded() == before
 
@@ -302,7 +303,7 @@ def test_texts_are_embedded_once_and_no_more_are_kept_than_the_bound(scorer, mon
     tower._embeddings.clear()
     tower._last = (None, torch.empty(0))
     monkeypatch.setattr(tower, "_tokenizer", counting := CountingTokenizer(tower._tokenizer))
-    monkeypatch.setattr(module, "_MOST_PROMPTS", 4)
+    monkeypatch.setattr(dual_encoder, "_MOST_PROMPTS", 4)
     logits = scorer(images, PROMPTS)
     scorer(images, PROMPTS)
     clone(scorer)(images, PROMPTS)

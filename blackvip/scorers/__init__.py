@@ -8,11 +8,13 @@ from .formats import ScoreFormat
 from .labels.mapping import LabelMapping
 from .labels.scorer import LabelMappedScorer
 from .ledger import Ledger
+from .networks import OnnxScorer, TorchScorer
 from .noise import score_noise
 from .open_clip import OpenCLIPScorer
 from .parallel.scorer import ParallelScorer
 from .reader import ScoreReader
 from .shared_budget import Lease, SharedBudget
+from .transformers_models import TransformersScorer
 
 __all__ = [
     "CachedScorer",
@@ -20,12 +22,15 @@ __all__ = [
     "LabelMapping",
     "Ledger",
     "Lease",
+    "OnnxScorer",
     "OpenCLIPScorer",
     "ParallelScorer",
     "ScoreFormat",
     "ScoreFunction",
     "ScoreReader",
     "SharedBudget",
+    "TorchScorer",
+    "TransformersScorer",
     "check_rate",
     "check_scores",
     "report_not_sent",

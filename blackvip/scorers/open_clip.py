@@ -5,37 +5,24 @@ from __future__ import annotations
 import difflib
 import math
 import os
-import sys
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Hashable, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from ..exceptions import ClassPromptError, ImageError
-from ..process.settings import loading_settings, usual_settings
-from .wrappers import LeavesOutLive
+from ..process.settings import loading_settings
+from .dual_encoder import PRECISIONS, DualEncoderScorer, Tower, stamp_of
 
 __all__ = ["OpenCLIPScorer", "resized_for_model"]
 
 _SCHEMAS = ("hf-hub:", "local-dir:")
-# Class prompts whose embeddings are kept; about 20 MB.
-_MOST_PROMPTS = 10_000
-# Pixels of a forward pass on a CPU. More of them exceed its caches and are slower.
-_CPU_PIXELS = 8 * 224 * 224
-_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class OpenCLIPScorer(LeavesOutLive, BaseEstimator):
+class OpenCLIPScorer(DualEncoderScorer):
     """A score function that returns the logits of an OpenCLIP model: scaled cosines of image and class prompt.
 
     The model is loaded at the first call, once for all scorers that use the same one. A clone or a pickle holds the
@@ -80,11 +67,7 @@ class OpenCLIPScorer(LeavesOutLive, BaseEstimator):
     >>> scorer = OpenCLIPScorer("ViT-B-16-SigLIP", "webli", templates=ensemble)
     """
 
-    score_type = "logits"
-    takes_tensors = True
     identity_params = ("model_name", "pretrained", "templates", "precision")
-    _live_attributes = ("_loaded",)
-    _loaded: tuple[Any, _Tower] | None = None
 
     _parameter_constraints = {
         "model_name": [str],
@@ -92,7 +75,7 @@ class OpenCLIPScorer(LeavesOutLive, BaseEstimator):
         "templates": [str, "array-like", None],
         "device": [str],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "precision": [StrOptions({"auto", *_DTYPES})],
+        "precision": [StrOptions({"auto", *PRECISIONS})],
         "cache_dir": [str, os.PathLike, None],
     }
 
@@ -115,75 +98,16 @@ class OpenCLIPScorer(LeavesOutLive, BaseEstimator):
         self.precision = precision
         self.cache_dir = cache_dir
 
-    @property
-    def images_per_call(self) -> int:
-        """The most images in one call: `batch_size`."""
-        return self.batch_size
+    def _source(self) -> tuple[Hashable, ...]:
+        paths = (None if path is None else os.fspath(path) for path in (self.pretrained, self.cache_dir))
+        return (self.model_name, *paths)
 
-    @property
-    def tensor_device(self) -> str:
-        """Device on which prompts are best drawn: a GPU with double precision, else the CPU."""
-        device = _device(self.device)
-        return "cpu" if device.type == "mps" else str(device)
+    def _stamp(self) -> Hashable:
+        weights = self.model_name.removeprefix("local-dir:") if self.pretrained is None else self.pretrained
+        return stamp_of(Path(weights))
 
-    @usual_settings()
-    def __call__(self, images: np.ndarray | torch.Tensor, class_prompts: Sequence[str]) -> np.ndarray:
-        """Return the logits of images for class prompts.
-
-        Parameters
-        ----------
-        images : ndarray of shape (n, height, width, 3), uint8, or tensor of shape (n, 3, height, width)
-            A tensor holds floats in [0, 1], on any device.
-        class_prompts : sequence of str
-
-        Returns
-        -------
-        logits : ndarray of shape (n, n_classes), float32
-
-        Raises
-        ------
-        ValueError
-            If open_clip does not know the model or the weights.
-        """
-        self._validate_params()
-        templates = _checked_templates(self.templates)
-        pixels = _as_pixels(images)
-        tower = self._tower()
-        dtype = _autocast_dtype(self.precision, tower.device)
-        if not len(pixels):
-            return np.empty((0, len(class_prompts)), np.float32)
-        with torch.inference_mode():
-            texts = tower.text_embeddings(list(class_prompts), templates, self.batch_size)
-            parts = pixels.split(min(self.batch_size, tower.most_images))
-            return torch.cat([tower.logits(part, texts, dtype) for part in parts]).cpu().numpy()
-
-    @usual_settings()
-    def differentiable(self, class_prompts: Sequence[str]) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Return the logits as a function of pixels that gradients can pass.
-
-        Parameters
-        ----------
-        class_prompts : sequence of str
-            One text per class.
-
-        Returns
-        -------
-        network : callable
-            It maps pixels (n, 3, height, width) in [0, 1] to logits (n, n_class_prompts).
-        """
-        self._validate_params()
-        templates, tower = _checked_templates(self.templates), self._tower()
-        with torch.no_grad():
-            texts = tower.text_embeddings(list(class_prompts), templates, self.batch_size).clone()
-        return lambda pixels: tower.logits(pixels, texts, None)
-
-    def _tower(self) -> _Tower:
-        """Return the model; it is loaded unless this scorer or another one has it."""
-        wanted = (self.model_name, self.pretrained, self.device, self.cache_dir)
-        loaded = self._loaded
-        if loaded is None or loaded[0] != wanted:
-            loaded = self._loaded = (wanted, _tower_of(*wanted))
-        return loaded[1]
+    def _load(self, device: torch.device) -> Tower:
+        return _load(self.model_name, self.pretrained, device, self.cache_dir)
 
 
 def resized_for_model(images: torch.Tensor, preprocessing: dict[str, Any]) -> torch.Tensor:
@@ -235,92 +159,36 @@ def _input_size(preprocessing: dict[str, Any]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[-1])
 
 
-class _Tower:
-    """A loaded model on its device, with the embeddings of the class prompts that were used last."""
+class _OpenCLIPTower(Tower):
+    """A model of open_clip with its tokenizer and preprocessing."""
 
     def __init__(self, model: Any, tokenizer: Any, preprocessing: dict[str, Any], device: torch.device):
-        self.device = device
+        super().__init__(device, math.prod(_input_size(preprocessing)))
         self._model = model.eval()
         self._tokenizer = tokenizer
         self._preprocessing = preprocessing
         mean, std = (torch.tensor(preprocessing[name], dtype=torch.float32) for name in ("mean", "std"))
         self._mean, self._std = (values.view(-1, 1, 1).to(device) for values in (mean, std))
-        # Guards the attributes below.
-        self._lock = threading.Lock()
-        self._embeddings: OrderedDict[tuple[str, tuple[str, ...]], torch.Tensor] = OrderedDict()
-        self._last: tuple[Any, torch.Tensor] = (None, torch.empty(0))
 
-    @property
-    def most_images(self) -> int:
-        """Maximal number of images in a forward pass."""
-        if self.device.type != "cpu":
-            return sys.maxsize
-        return max(1, _CPU_PIXELS // math.prod(_input_size(self._preprocessing)))
+    def prepared(self, pixels: torch.Tensor) -> torch.Tensor:
+        return (resized_for_model(pixels, self._preprocessing) - self._mean) / self._std
 
-    def logits(self, pixels: torch.Tensor, texts: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-        """Return the logits (n, n_classes) of pixels (n, 3, height, width) for embeddings of class prompts."""
-        pixels = pixels.to(self.device)
-        pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
-        pixels = (resized_for_model(pixels, self._preprocessing) - self._mean) / self._std
-        with torch.autocast(self.device.type, dtype) if dtype is not None else nullcontext():
-            features = self._model.encode_image(pixels, normalize=False).float()
-        if dtype == torch.float16 and not features.isfinite().all():
-            features = self._model.encode_image(pixels, normalize=False)
-        logits = self._model.logit_scale.exp() * F.normalize(features, dim=-1) @ texts.T
+    def encode_images(self, prepared: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self._model.encode_image(prepared, normalize=False)
+        return features
+
+    def encode_texts(self, texts: list[str]) -> torch.Tensor:
+        embeddings: torch.Tensor = self._model.encode_text(self._tokenizer(texts).to(self.device), normalize=True)
+        return embeddings
+
+    def scaled(self, cosines: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self._model.logit_scale.exp() * cosines
         bias = getattr(self._model, "logit_bias", None)
         return logits if bias is None else logits + bias
 
-    def text_embeddings(self, prompts: list[str], templates: tuple[str, ...], batch_size: int) -> torch.Tensor:
-        """Return the normalised embeddings (n_classes, n_features) of class prompts, from the cache if possible."""
-        wanted = (tuple(prompts), templates)
-        with self._lock:
-            if self._last[0] != wanted:
-                new = [prompt for prompt in dict.fromkeys(prompts) if (prompt, templates) not in self._embeddings]
-                for prompt, embedding in zip(new, self._embedded(new, templates, batch_size)):
-                    self._embeddings[prompt, templates] = embedding
-                for prompt in prompts:
-                    self._embeddings.move_to_end((prompt, templates))
-                self._last = wanted, torch.stack([self._embeddings[prompt, templates] for prompt in prompts])
-                while len(self._embeddings) > _MOST_PROMPTS:
-                    self._embeddings.popitem(last=False)
-            return self._last[1]
-
-    def _embedded(self, prompts: list[str], templates: tuple[str, ...], batch_size: int) -> list[torch.Tensor]:
-        texts = [template.replace("{}", prompt) for prompt in prompts for template in templates]
-        parts = [
-            self._model.encode_text(self._tokenizer(texts[first : first + batch_size]).to(self.device), normalize=True)
-            for first in range(0, len(texts), batch_size)
-        ]
-        if not parts:
-            return []
-        averaged = torch.cat(parts).float().unflatten(0, (len(prompts), len(templates))).mean(dim=1)
-        return list(F.normalize(averaged, dim=-1))
-
-
-_loading = threading.Lock()
-#: Towers that some scorer holds.
-_loaded_towers: WeakValueDictionary[Any, _Tower] = WeakValueDictionary()
-
-
-def _tower_of(model_name: str, pretrained: Any, device: str, cache_dir: Any) -> _Tower:
-    place = _device(device)
-    with _loading:
-        key = (model_name, pretrained, place, cache_dir, _stamp(model_name, pretrained))
-        tower = _loaded_towers.get(key)
-        if tower is None:
-            tower = _loaded_towers[key] = _load(model_name, pretrained, place, cache_dir)
-        return tower
-
-
-def _stamp(model_name: str, pretrained: Any) -> Any:
-    """Return a value that changes when local weights are overwritten."""
-    place = Path(model_name.removeprefix("local-dir:") if pretrained is None else pretrained)
-    files = sorted(place.iterdir()) if place.is_dir() else [place] * place.is_file()
-    return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
-
 
 @loading_settings()
-def _load(model_name: str, pretrained: Any, device: torch.device, cache_dir: Any) -> _Tower:
+def _load(model_name: str, pretrained: Any, device: torch.device, cache_dir: Any) -> Tower:
     import open_clip  # type: ignore[import-untyped, unused-ignore]
 
     weights = None if pretrained is None else os.fspath(pretrained)
@@ -354,7 +222,7 @@ def _load(model_name: str, pretrained: Any, device: torch.device, cache_dir: Any
             f"{model_name} needs the package {error.name or 'transformers'}, which is not installed. Run "
             "`pip install transformers sentencepiece`."
         ) from error
-    return _Tower(model, tokenizer, open_clip.get_model_preprocess_cfg(model), device)
+    return _OpenCLIPTower(model, tokenizer, open_clip.get_model_preprocess_cfg(model), device)
 
 
 def _listing(model_name: str, weights: str | None) -> dict[str, Any]:
@@ -382,47 +250,3 @@ def _listing(model_name: str, weights: str | None) -> dict[str, Any]:
         f"open_clip has no weights {weights!r} for {model_name}, and there is no such file; {hint}. "
         "open_clip.list_pretrained() lists all pairs."
     )
-
-
-def _device(device: str) -> torch.device:
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Return the dtype in which the image tower runs; None for that of its weights."""
-    if precision == "auto":
-        return torch.float16 if device.type == "cuda" else None
-    return _DTYPES[precision]
-
-
-def _checked_templates(templates: Sequence[str] | str | None) -> tuple[str, ...]:
-    if templates is None:
-        return ("{}",)
-    checked = (templates,) if isinstance(templates, str) else tuple(templates)
-    if not checked:
-        raise ClassPromptError("templates is empty; expected texts with '{}', or None to use class prompts unchanged.")
-    for template in checked:
-        if not isinstance(template, str) or "{}" not in template:
-            raise ClassPromptError(
-                f"The template {template!r} is not a text with '{{}}' in place of the class prompt; every class "
-                "would get the same text."
-            )
-    return checked
-
-
-def _as_pixels(images: Any) -> torch.Tensor:
-    """Return images as a tensor (n, 3, height, width) of 8 bits, or of floats in [0, 1]."""
-    if isinstance(images, torch.Tensor):
-        if images.ndim == 4 and images.shape[1] == 3 and images.is_floating_point():
-            return images
-        expected = "floats in [0, 1] of shape (n, 3, height, width)"
-    else:
-        images = np.asarray(images)
-        if images.ndim == 4 and images.shape[3] == 3 and images.dtype == np.uint8:
-            return torch.from_numpy(np.require(images, requirements=("C", "W"))).movedim(3, 1)
-        expected = "uint8 of shape (n, height, width, 3), or a float tensor of shape (n, 3, height, width)"
-    raise ImageError(f"The images are {images.dtype} of shape {tuple(images.shape)}; expected {expected}.")

@@ -1,0 +1,242 @@
+"""Models on this machine that embed images and texts, such as CLIP, as score functions."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.base import BaseEstimator
+
+from ..exceptions import ClassPromptError
+from ..process.settings import usual_settings
+from .local_models import as_pixels, device_of
+from .wrappers import LeavesOutLive
+
+__all__ = ["PRECISIONS", "DualEncoderScorer", "Tower", "stamp_of"]
+
+#: Types of the image tower in mixed precision, by name; None: that of its weights.
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Class prompts whose embeddings are kept; about 20 MB.
+_MOST_PROMPTS = 10_000
+# Pixels of a forward pass on a CPU. More of them exceed its caches and are slower.
+_CPU_PIXELS = 8 * 224 * 224
+_loading = threading.Lock()
+#: Towers that some scorer holds.
+_loaded_towers: WeakValueDictionary[Any, Tower] = WeakValueDictionary()
+
+
+class Tower(ABC):
+    """A loaded model on its device, with the embeddings of the class prompts that were used last.
+
+    Parameters
+    ----------
+    device : torch.device
+        Device of the model.
+    n_pixels : int
+        Number of pixels of an image as the model sees it.
+    """
+
+    def __init__(self, device: torch.device, n_pixels: int):
+        self.device = device
+        #: Maximal number of images in a forward pass.
+        self.most_images = sys.maxsize if device.type != "cpu" else max(1, _CPU_PIXELS // n_pixels)
+        # Guards the attributes below.
+        self._lock = threading.Lock()
+        self._embeddings: OrderedDict[tuple[str, tuple[str, ...]], torch.Tensor] = OrderedDict()
+        self._last: tuple[Any, torch.Tensor] = (None, torch.empty(0))
+
+    @abstractmethod
+    def prepared(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return pixels (n, 3, height, width) in [0, 1] on the model's device, in its size and normalised."""
+
+    @abstractmethod
+    def encode_images(self, prepared: torch.Tensor) -> torch.Tensor:
+        """Return the features (n, n_features) of prepared images."""
+
+    @abstractmethod
+    def encode_texts(self, texts: list[str]) -> torch.Tensor:
+        """Return the normalised embeddings (n, n_features) of texts."""
+
+    @abstractmethod
+    def scaled(self, cosines: torch.Tensor) -> torch.Tensor:
+        """Return the logits of cosines (n, n_classes)."""
+
+    def logits(self, pixels: torch.Tensor, texts: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+        """Return the logits (n, n_classes) of pixels (n, 3, height, width) for embeddings of class prompts."""
+        pixels = pixels.to(self.device)
+        prepared = self.prepared(pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float())
+        with torch.autocast(self.device.type, dtype) if dtype is not None else nullcontext():
+            features = self.encode_images(prepared).float()
+        if dtype == torch.float16 and not features.isfinite().all():
+            features = self.encode_images(prepared)
+        return self.scaled(F.normalize(features, dim=-1) @ texts.T)
+
+    def text_embeddings(self, prompts: list[str], templates: tuple[str, ...], batch_size: int) -> torch.Tensor:
+        """Return the normalised embeddings (n_classes, n_features) of class prompts, from the cache if possible."""
+        wanted = (tuple(prompts), templates)
+        with self._lock:
+            if self._last[0] != wanted:
+                new = [prompt for prompt in dict.fromkeys(prompts) if (prompt, templates) not in self._embeddings]
+                for prompt, embedding in zip(new, self._embedded(new, templates, batch_size)):
+                    self._embeddings[prompt, templates] = embedding
+                for prompt in prompts:
+                    self._embeddings.move_to_end((prompt, templates))
+                self._last = wanted, torch.stack([self._embeddings[prompt, templates] for prompt in prompts])
+                while len(self._embeddings) > _MOST_PROMPTS:
+                    self._embeddings.popitem(last=False)
+            return self._last[1]
+
+    def _embedded(self, prompts: list[str], templates: tuple[str, ...], batch_size: int) -> list[torch.Tensor]:
+        texts = [template.replace("{}", prompt) for prompt in prompts for template in templates]
+        parts = [self.encode_texts(texts[first : first + batch_size]) for first in range(0, len(texts), batch_size)]
+        if not parts:
+            return []
+        averaged = torch.cat(parts).float().unflatten(0, (len(prompts), len(templates))).mean(dim=1)
+        return list(F.normalize(averaged, dim=-1))
+
+
+class DualEncoderScorer(LeavesOutLive, BaseEstimator, ABC):
+    """Base of score functions that return the logits of such a model.
+
+    The model is loaded at the first call, once for all scorers that use the same one. A clone or a pickle holds the
+    parameters alone. A tensor on the model's device never leaves it. A subclass has the parameters `templates`,
+    `device`, `batch_size` and `precision`.
+    """
+
+    score_type = "logits"
+    takes_tensors = True
+    templates: Sequence[str] | str | None
+    device: str
+    batch_size: int
+    precision: str
+    _live_attributes = ("_loaded",)
+    _loaded: tuple[Any, Tower] | None = None
+
+    @abstractmethod
+    def _source(self) -> tuple[Hashable, ...]:
+        """Return the parameters that tell the model and its weights from others."""
+
+    @abstractmethod
+    def _stamp(self) -> Hashable:
+        """Return what changes when local weights are overwritten."""
+
+    @abstractmethod
+    def _load(self, device: torch.device) -> Tower:
+        """Load the model on a device."""
+
+    @property
+    def images_per_call(self) -> int:
+        """The most images in one call: `batch_size`."""
+        return self.batch_size
+
+    @property
+    def tensor_device(self) -> str:
+        """Device on which prompts are best drawn: a GPU with double precision, else the CPU."""
+        device = device_of(self.device)
+        return "cpu" if device.type == "mps" else str(device)
+
+    @usual_settings()
+    def __call__(self, images: np.ndarray | torch.Tensor, class_prompts: Sequence[str]) -> np.ndarray:
+        """Return the logits of images for class prompts.
+
+        Parameters
+        ----------
+        images : ndarray of shape (n, height, width, 3), uint8, or tensor of shape (n, 3, height, width)
+            A tensor holds floats in [0, 1], on any device.
+        class_prompts : sequence of str
+
+        Returns
+        -------
+        logits : ndarray of shape (n, n_classes), float32
+
+        Raises
+        ------
+        ValueError
+            If the model or its weights are not known.
+        """
+        self._validate_params()
+        templates = _checked_templates(self.templates)
+        pixels = as_pixels(images)
+        tower = self._tower()
+        dtype = _autocast_dtype(self.precision, tower.device)
+        if not len(pixels):
+            return np.empty((0, len(class_prompts)), np.float32)
+        with torch.inference_mode():
+            texts = tower.text_embeddings(list(class_prompts), templates, self.batch_size)
+            parts = pixels.split(min(self.batch_size, tower.most_images))
+            return torch.cat([tower.logits(part, texts, dtype) for part in parts]).cpu().numpy()
+
+    @usual_settings()
+    def differentiable(self, class_prompts: Sequence[str]) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return the logits as a function of pixels that gradients can pass.
+
+        Parameters
+        ----------
+        class_prompts : sequence of str
+            One text per class.
+
+        Returns
+        -------
+        network : callable
+            It maps pixels (n, 3, height, width) in [0, 1] to logits (n, n_class_prompts).
+        """
+        self._validate_params()
+        templates, tower = _checked_templates(self.templates), self._tower()
+        with torch.no_grad():
+            texts = tower.text_embeddings(list(class_prompts), templates, self.batch_size).clone()
+        return lambda pixels: tower.logits(pixels, texts, None)
+
+    def _tower(self) -> Tower:
+        """Return the model; it is loaded unless this scorer or another one has it."""
+        wanted = (*self._source(), self.device)
+        loaded = self._loaded
+        if loaded is None or loaded[0] != wanted:
+            loaded = self._loaded = (wanted, self._shared_tower())
+        return loaded[1]
+
+    def _shared_tower(self) -> Tower:
+        device = device_of(self.device)
+        with _loading:
+            key = (type(self), *self._source(), device, self._stamp())
+            tower = _loaded_towers.get(key)
+            if tower is None:
+                tower = _loaded_towers[key] = self._load(device)
+            return tower
+
+
+def stamp_of(place: Path) -> Hashable:
+    """Return a value that changes when the weights in a file or folder are overwritten."""
+    files = sorted(place.iterdir()) if place.is_dir() else [place] * place.is_file()
+    return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+
+
+def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Return the dtype in which the image tower runs; None for that of its weights."""
+    if precision == "auto":
+        return torch.float16 if device.type == "cuda" else None
+    return PRECISIONS[precision]
+
+
+def _checked_templates(templates: Sequence[str] | str | None) -> tuple[str, ...]:
+    if templates is None:
+        return ("{}",)
+    checked = (templates,) if isinstance(templates, str) else tuple(templates)
+    if not checked:
+        raise ClassPromptError("templates is empty; expected texts with '{}', or None to use class prompts unchanged.")
+    for template in checked:
+        if not isinstance(template, str) or "{}" not in template:
+            raise ClassPromptError(
+                f"The template {template!r} is not a text with '{{}}' in place of the class prompt; every class "
+                "would get the same text."
+            )
+    return checked
