@@ -62,6 +62,7 @@ LASTING = {
     "404": "404 Not Found.*Are the url and",
     "413": "413 .*Send fewer images",
     "422": "422",
+    "501": "501 Not Implemented.*Does the model support this protocol",
     "304": "304",
     "html": "answered with a web page, '<!DOCTYPE html>",
     "nan": "contains NaN, which is not JSON",

@@ -26,8 +26,8 @@ from .retrying import UnreachableError
 
 __all__ = ["Client", "Message", "trusted_authorities", "whole_url"]
 
-# Retried statuses, in addition to 5xx.
-_RETRIED = (408, 409, 425, 429)
+# Retried statuses, in addition to 5xx; and those of them that last: not implemented, and version not supported.
+_RETRIED, _LASTING = (408, 409, 425, 429), (501, 505)
 # Without 303, which asks for a GET and so cannot answer a request with images.
 _REDIRECTS = (301, 302, 307, 308)
 _MAX_REDIRECTS = 3
@@ -40,6 +40,7 @@ _ADVICE = {
     401: " Is the key correct?",
     403: " Is the key allowed to use this service?",
     404: " Are the url and the model's name correct?",
+    501: " Does the model support this protocol?",
     413: " Send fewer images per request, or smaller ones (max_size, image_format='jpeg').",
 }
 
@@ -182,7 +183,7 @@ class Client:
         if status >= 400 and self._adapter.is_refusal(status, content):
             return Refusal(message, status=status)
         asked = response.headers.get("x-should-retry", "").strip().lower()
-        retry = (status in _RETRIED or status >= 500) and asked != "false"
+        retry = (status in _RETRIED or (status >= 500 and status not in _LASTING)) and asked != "false"
         if retry and self._adapter.is_final(status, content):
             return ServiceError(
                 f"{message} It lasts: is the quota spent, or the account without credit?", status=status
