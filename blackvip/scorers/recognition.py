@@ -175,10 +175,13 @@ def _rounding_unit(probabilities: np.ndarray) -> float:
     fractions = given[(given > 0) & (given < 1)]
     if len(fractions) + np.sum(given == 0) < _N_ROUNDED or len(np.unique(fractions)) < _N_DISTINCT:
         return 0.0
-    for unit in _ROUNDING_UNITS:
-        if (np.abs(given - np.round(given / unit) * unit) <= _SINGLE_PRECISION * given).all():
-            return unit
-    return 0.0
+    # A few of them rule most units out.
+    some = fractions[:_N_ROUNDED]
+    return next((unit for unit in _ROUNDING_UNITS if _are_multiples(some, unit) and _are_multiples(given, unit)), 0.0)
+
+
+def _are_multiples(numbers: np.ndarray, unit: float) -> bool:
+    return bool((np.abs(numbers - np.round(numbers / unit) * unit) <= _SINGLE_PRECISION * numbers).all())
 
 
 def _doubt_of_logits(scores: np.ndarray, given: np.ndarray) -> str:
