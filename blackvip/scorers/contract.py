@@ -48,13 +48,13 @@ from typing import Any
 
 import numpy as np
 
-from ..exceptions import ScoreError
+from ..exceptions import ClassPromptError, ScoreError
 from ..inputs.images import Images
 from ..inputs.reading import BATCH
 from .formats import BELOW_ZERO, SUM_ERROR, UNITS
 from .raw_scores import NamedScores, read_scores
 
-__all__ = ["ScoreFunction", "check_anything_given", "check_scores", "check_scores_vary"]
+__all__ = ["ScoreFunction", "check_anything_given", "check_class_prompts", "check_scores", "check_scores_vary"]
 
 #: From images (n, height, width, 3), uint8, and class prompts to scores (n, n_prompts), higher is better.
 ScoreFunction = Callable[[np.ndarray, list[str]], Any]
@@ -133,6 +133,16 @@ def _check_bounded(scores: np.ndarray, score_type: str) -> None:
         raise ScoreError(
             f"The score function returned {scores[outside][0]:.4g}, but its scores were read as {score_type}, which "
             f"are from 0 to {unit:g}. Set score_type if they are something else, and return NaN for a missing score."
+        )
+
+
+def check_class_prompts(n_prompts: int, most: int | None, said: str) -> None:
+    """Raise a `ClassPromptError` if there are more class prompts than a request takes, as the words `said` say."""
+    if most is not None and n_prompts > most:
+        raise ClassPromptError(
+            f"There are {n_prompts} class prompts, but {said}; expected at most {most}. Pass fewer prompts per class "
+            "or fewer classes, or use a service that takes more: most decisions take 255 class prompts, and embeddings "
+            "any number."
         )
 
 

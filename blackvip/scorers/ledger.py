@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..exceptions import BudgetError, ClassPromptError
+from ..exceptions import BudgetError
 from ..inputs.images import to_uint8
 from .answers import IMAGES_PER_CALL, Metered, scores_of
-from .contract import ScoreFunction, check_anything_given
+from .contract import ScoreFunction, check_anything_given, check_class_prompts
 from .declarations import declared, method_of
 from .formats import ScoreFormat
 from .reader import ScoreReader
@@ -89,13 +89,8 @@ class Ledger:
         self.score_fn = score_fn
         self.class_prompts = tuple(class_prompts)
         most_prompts = declared(score_fn, "max_class_prompts")
-        if most_prompts is not None and len(self.class_prompts) > most_prompts:
-            raise ClassPromptError(
-                f"There are {len(self.class_prompts)} class prompts, but the score function takes {most_prompts} per "
-                f"request (max_class_prompts); expected at most {most_prompts}. Pass fewer prompts per class or fewer "
-                "classes, or use a service that takes more: most decisions take 255 class prompts, and embeddings any "
-                "number."
-            )
+        said = f"the score function takes {most_prompts} per request (max_class_prompts)"
+        check_class_prompts(len(self.class_prompts), most_prompts, said)
         self.max_queries = max_queries
         self.images_per_call: int = images_per_call or declared(score_fn, "images_per_call", IMAGES_PER_CALL)
         self.streams: bool = declared(score_fn, "streams", method_of(score_fn, "answers") is not None)

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from .json_bodies import error_codes, parse_json
+from .keys import key_header
 from .usage import Usage
 
 __all__ = ["Adapter", "Images", "Request", "Send"]
@@ -228,7 +229,7 @@ class Adapter(BaseEstimator):
         Parameters
         ----------
         status : int
-            408, 409, 425, 429, or at least 500.
+            408, 409, 425, 429, or at least 500 without 501 and 505.
         content : bytes
             Beginning of the body.
 
@@ -310,4 +311,4 @@ class Adapter(BaseEstimator):
         headers : dict
             Header names to values. The values are redacted in errors.
         """
-        return {} if key is None else {"Authorization": f"Bearer {key}"}
+        return key_header("Authorization", key)

@@ -8,7 +8,7 @@ import ssl
 import time
 import zlib
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -250,27 +250,16 @@ def _is_untrusted(error: BaseException | None) -> bool:
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that the service asks to wait, given as a number or a date; None if there are none."""
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        with suppress(ValueError):
+            number = float(headers.get(name, ""))
+            if math.isfinite(number):
+                return max(0.0, number / unit)
     try:
-        return max(0.0, _finite(headers.get("retry-after-ms", "")) / 1000)
+        then = email.utils.parsedate_to_datetime(headers.get("retry-after", "").strip())
     except ValueError:
-        pass
-    value = headers.get("retry-after", "").strip()
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            then = email.utils.parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        seconds = (then.replace(tzinfo=then.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return max(0.0, seconds) if math.isfinite(seconds) else None
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(text)
-    return number
+        return None
+    return max(0.0, (then.replace(tzinfo=then.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
 def trusted_authorities(verify: bool | str) -> ssl.SSLContext:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ...exceptions import ImageError
 
-__all__ = ["allowed_size", "encode_image", "media_type", "resized", "to_base64", "to_tensor"]
+__all__ = ["allowed_size", "data_url", "encode_image", "media_type", "resized", "to_base64", "to_tensor"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -74,6 +74,11 @@ def media_type(image: bytes) -> str:
         "image/png" or "image/jpeg".
     """
     return "image/png" if image.startswith(_PNG) else "image/jpeg"
+
+
+def data_url(image: bytes) -> str:
+    """Return a file as a data url."""
+    return f"data:{media_type(image)};base64,{to_base64(image)}"
 
 
 def to_tensor(

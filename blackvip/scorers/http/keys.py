@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 from ...exceptions import ServiceError
 
-__all__ = ["check_key", "check_url", "is_loopback", "read_key", "without_secrets"]
+__all__ = ["check_key", "check_url", "is_loopback", "key_header", "read_key", "without_secrets"]
 
 Key = str | Callable[[], str] | None
 
@@ -69,6 +69,11 @@ def read_key(key: Key) -> str | None:
             f"The key in {source} has characters that are not allowed in an HTTP header; expected printable ASCII."
         )
     return value
+
+
+def key_header(name: str, key: str | None) -> dict[str, str]:
+    """Return the header of some name with a key, which follows "Bearer" in Authorization; nothing without a key."""
+    return {} if key is None else {name: f"Bearer {key}" if name.lower() == "authorization" else key}
 
 
 def check_url(url: str, has_key: bool) -> None:

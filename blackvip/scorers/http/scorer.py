@@ -16,8 +16,9 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 
-from ...exceptions import ClassPromptError, ImageError, ModelChangedWarning, ServiceError, warn_caller
+from ...exceptions import ImageError, ModelChangedWarning, ServiceError, warn_caller
 from ..answers import collected, report_not_sent
+from ..contract import check_class_prompts
 from ..wrappers import LeavesOutLive
 from .adapter import Adapter
 from .client import Client, trusted_authorities
@@ -66,8 +67,8 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         adapter's, else `timeout`.
     max_attempts : int, default=10
         Maximal number of attempts of a request. Failed or broken connections, truncated answers, and the statuses 408,
-        409, 425, 429 and 5xx are retried, after waits that double from 0.2 s to a minute, with jitter. All other errors
-        are raised. Connection failures and 429s (too many requests) do not use up attempts.
+        409, 425, 429 and 5xx but 501 and 505 are retried, after waits that double from 0.2 s to a minute, with jitter.
+        All other errors are raised. Connection failures and 429s (too many requests) do not use up attempts.
     patience : float, default=600.0
         Time in seconds after a request's first attempt after which it is not retried.
     max_retry_after : float, default=120.0
@@ -368,12 +369,7 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
 
     def _checked(self, class_prompts: list[str]) -> list[str]:
         most = self.max_class_prompts
-        if most is not None and len(class_prompts) > most:
-            raise ClassPromptError(
-                f"There are {len(class_prompts)} class prompts, but {type(self.adapter).__name__} takes {most} in a "
-                f"request; expected at most {most}. Pass fewer prompts per class or fewer classes, or use a service "
-                "that takes more: most decisions take 255 class prompts, and embeddings any number."
-            )
+        check_class_prompts(len(class_prompts), most, f"{type(self.adapter).__name__} takes {most} in a request")
         return list(class_prompts)
 
     def _warn_of_change(self, service: Service) -> None:

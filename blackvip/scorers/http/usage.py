@@ -11,11 +11,11 @@ from typing import Any
 
 from ...exceptions import Refusal, ServiceError
 
-__all__ = ["Tally", "Usage", "token_prices"]
+__all__ = ["Tally", "Usage", "are_too_many", "token_prices"]
 
-# The most refused images of a short run, and their largest share of a longer one.
-_FEW_REFUSED = 4
-_REFUSED_SHARE = 0.1
+# The most images of a short run without scores, and their largest share of a longer one.
+_FEW_EMPTY = 4
+_EMPTY_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,9 @@ class Tally:
                 self._n_images_alone += n_images
             elif usage.cost is None:
                 self._n_images_with_tokens += n_images
-        if refusals and n_refused > max(_FEW_REFUSED, _REFUSED_SHARE * n_answered):
+        if refusals and are_too_many(n_refused, n_answered):
             raise ServiceError(
-                f"The service refused {n_refused} of {n_answered} images; expected at most {_REFUSED_SHARE:.0%}. Leave "
+                f"The service refused {n_refused} of {n_answered} images; expected at most {_EMPTY_SHARE:.0%}. Leave "
                 f"out the images that it refuses, or change the request. It said of the last one: {refusals[-1]}"
             )
 
@@ -161,6 +161,11 @@ class Tally:
         if price_per_image is not None:
             return (cost or 0.0) + n_images * price_per_image
         return None if n_images else cost
+
+
+def are_too_many(n_empty: int, n_images: int) -> bool:
+    """Tell whether more images are without scores than may well be hard ones: some few, or a share of all."""
+    return n_empty > max(_FEW_EMPTY, _EMPTY_SHARE * n_images)
 
 
 def token_prices(prices: Any) -> tuple[float, float] | None:

@@ -14,9 +14,12 @@ import numpy as np
 
 from ....exceptions import ClassPromptError, Refusal, ServiceError
 from ..adapter import Adapter, Images, Request, Send
-from ..encoding import media_type, to_base64
+from ..encoding import data_url
 from ..json_bodies import shortened
+from ..keys import key_header
 from ..label_mass import LabelMass
+from ..usage import are_too_many
+from .by_name import preset_of
 
 __all__ = ["CHAT_PRESETS", "ChatLogprobs", "ChatPreset"]
 
@@ -32,14 +35,11 @@ _UNKNOWN_PATH = (403, 404, 405, 501)
 _QUESTION = {"role": "user", "content": "?"}
 # What tokenizers put before a word in place of a blank.
 _BLANKS = string.whitespace + "\u2581\u0120"
-# The most answers of a short run that have no label, and their largest share of a longer one.
-_FEW_EMPTY = 4
-_EMPTY_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class ChatPreset:
-    """What a service does in its own way.
+    """Ways of a service's own: its limits, the names of its fields, and where its key goes.
 
     Parameters
     ----------
@@ -179,13 +179,7 @@ class ChatLogprobs(Adapter):
     @property
     def service(self) -> ChatPreset:
         """The preset."""
-        if not isinstance(self.preset, str):
-            return self.preset
-        if self.preset not in CHAT_PRESETS:
-            raise ValueError(
-                f"There is no preset {self.preset!r}; expected {', '.join(map(repr, CHAT_PRESETS))}, or a ChatPreset."
-            )
-        return CHAT_PRESETS[self.preset]
+        return preset_of(self.preset, CHAT_PRESETS, ChatPreset)
 
     @property
     def max_class_prompts(self) -> int:  # type: ignore[override]
@@ -232,7 +226,7 @@ class ChatLogprobs(Adapter):
         """Build a request with the options and the image; see `Adapter`."""
         labels = list(self.labels)[: len(class_prompts)]
         options = "\n".join(f"{label}: {prompt}" for label, prompt in zip(labels, class_prompts))
-        image: dict[str, Any] = {"url": f"data:{media_type(images[0])};base64,{to_base64(images[0])}"}
+        image: dict[str, Any] = {"url": data_url(images[0])}
         if self.detail is not None:
             image["detail"] = self.detail
         # The image comes last, so that services can keep what all requests have in common.
@@ -281,10 +275,7 @@ class ChatLogprobs(Adapter):
 
     def authorize(self, request: Request, url: str, body: bytes, key: str | None) -> dict[str, str]:
         """Return the header with the key; see `Adapter`."""
-        name = self.service.key_header
-        if key is None or name.lower() == "authorization":
-            return super().authorize(request, url, body, key)
-        return {name: key}
+        return key_header(self.service.key_header, key)
 
     @property
     def _n_top(self) -> int:
@@ -359,7 +350,7 @@ class _Answers:
             self._n += 1
             self._n_empty += is_empty
             n, n_empty = self._n, self._n_empty
-        if is_empty and n_empty > max(_FEW_EMPTY, _EMPTY_SHARE * n):
+        if is_empty and are_too_many(n_empty, n):
             raise ServiceError(
                 f"{n_empty} of {n} answers have none of the labels {self._labels[0]!r} to {self._labels[-1]!r} among "
                 f"their most likely tokens; the last one begins {shortened(message.get('content'), 40)!r}. Expected "

@@ -8,6 +8,7 @@ from ....exceptions import ServiceError
 from ..adapter import Adapter, Images, Request
 from ..encoding import to_base64
 from ..json_bodies import shortened
+from ..keys import key_header
 
 __all__ = ["GoogleVision"]
 
@@ -68,9 +69,7 @@ class GoogleVision(Adapter):
 
     def authorize(self, request: Request, url: str, body: bytes, key: str | None) -> dict[str, str]:
         """Return the header with the key or token; see `Adapter`."""
-        if key is None:
-            return {}
-        return {"Authorization": f"Bearer {key}"} if self.oauth else {"X-Goog-Api-Key": key}
+        return key_header("Authorization" if self.oauth else "X-Goog-Api-Key", key)
 
 
 def _row(response: dict[str, Any]) -> dict[str, float] | ServiceError:

@@ -18,10 +18,9 @@ import numpy as np
 from .....exceptions import ClassPromptError, Refusal, ServiceError
 from ....formats import BELOW_ZERO, SUM_ERROR
 from ...adapter import Adapter, Images, Request, Send
-from ...encoding import media_type, to_base64
 from ...json_bodies import shortened
 
-__all__ = ["INSTRUCTIONS", "Decisions", "data_url", "key_header", "option_orders"]
+__all__ = ["INSTRUCTIONS", "Decisions", "option_orders"]
 
 INSTRUCTIONS = "Which option describes the image best?"
 # Error of a probability with two decimals, be it rounded, cut off or kept away from 0: a unit of the last one.
@@ -201,16 +200,6 @@ def option_orders(options: tuple[str, ...], n_orders: int) -> tuple[tuple[int, .
         if len(orders) >= n_orders:
             break
     return tuple(orders)[:n_orders]
-
-
-def data_url(image: bytes) -> str:
-    """Return a file as a data url."""
-    return f"data:{media_type(image)};base64,{to_base64(image)}"
-
-
-def key_header(name: str, key: str | None) -> dict[str, str]:
-    """Return the header of some name with a key, if there is one."""
-    return {} if key is None else {name: f"Bearer {key}" if name.lower() == "authorization" else key}
 
 
 def _is_option(text: str) -> bool:

@@ -9,8 +9,9 @@ from .....exceptions import Refusal
 from ...adapter import Request
 from ...encoding import media_type
 from ...json_bodies import shortened
+from ...keys import key_header
 from ...usage import Usage
-from .base import INSTRUCTIONS, Decisions, key_header
+from .base import INSTRUCTIONS, Decisions
 
 __all__ = ["GeminiDecisions"]
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from .....exceptions import Refusal
 from ...adapter import Request
-from .base import INSTRUCTIONS, Decisions, data_url, key_header
+from ...encoding import data_url
+from ...keys import key_header
+from .base import INSTRUCTIONS, Decisions
 
 __all__ = ["OpenAIDecisions"]
 

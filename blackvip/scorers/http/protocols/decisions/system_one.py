@@ -9,10 +9,12 @@ from urllib.parse import quote
 
 from .....exceptions import ServiceError
 from ...adapter import Adapter, Images, Request, Send
-from ...encoding import media_type
+from ...encoding import data_url, media_type
 from ...json_bodies import error_codes, shortened
+from ...keys import key_header
 from ...label_mass import LabelMass
-from .base import INSTRUCTIONS, Decisions, data_url, key_header
+from ..by_name import preset_of
+from .base import INSTRUCTIONS, Decisions
 from .presets import SYSTEM_ONE_PRESETS, SystemOnePreset
 
 __all__ = ["SystemOne"]
@@ -74,14 +76,7 @@ class SystemOne(Decisions):
     @property
     def service(self) -> SystemOnePreset:
         """The preset."""
-        if not isinstance(self.preset, str):
-            return self.preset
-        if self.preset not in SYSTEM_ONE_PRESETS:
-            raise ValueError(
-                f"There is no preset {self.preset!r}; expected {', '.join(map(repr, SYSTEM_ONE_PRESETS))}, or a "
-                "SystemOnePreset."
-            )
-        return SYSTEM_ONE_PRESETS[self.preset]
+        return preset_of(self.preset, SYSTEM_ONE_PRESETS, SystemOnePreset)
 
     @property
     def max_class_prompts(self) -> int | None:  # type: ignore[override]
