@@ -17,8 +17,8 @@ from functools import cache
 
 import matplotlib
 import numpy as np
+import services
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
@@ -49,23 +49,13 @@ def reader(n_steps: int = 1_500, batch_size: int = 100) -> nn.Module:
     """A network that reads undamaged characters, trained in half a minute."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        block = lambda i, o: nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.BatchNorm2d(o), nn.ReLU())
         pooled = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(512, len(CHARACTERS)))
-        network = nn.Sequential(block(3, 32), block(32, 64), block(64, 128), block(128, 128), pooled)
-        random = np.random.default_rng(0)
+        network = nn.Sequential(services.convolutional(3, 32, 64, 128, 128), pooled)
         classes = np.tile(np.arange(len(CHARACTERS)), 100)
-        pages = torch.from_numpy(drawn(classes, random)).float()[:, None].expand(-1, 3, -1, -1) / 255
+        pages = torch.from_numpy(drawn(classes, np.random.default_rng(0))).float()[:, None].expand(-1, 3, -1, -1) / 255
         y = torch.from_numpy(classes)
-        optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=n_steps)
-        for _ in range(n_steps):
-            rows = torch.randint(0, len(y), (batch_size,))
-            loss = F.cross_entropy(network(pages[rows]), y[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    return network.eval().requires_grad_(False)
+        batches = (torch.randint(0, len(y), (batch_size,)) for _ in range(n_steps))
+        return services.trained(network, ((pages[rows], y[rows]) for rows in batches), n_steps)
 
 
 def damaged(pages: np.ndarray, damage: str, random: np.random.Generator) -> np.ndarray:
@@ -77,12 +67,8 @@ def damaged(pages: np.ndarray, damage: str, random: np.random.Generator) -> np.n
         x = x * (1 - density) + density
     elif damage == "gradient":
         line = np.linspace(0, 1, SIDE)[None, None, :, None]
-        x = np.clip(
-            0.6 * x
-            + random.uniform(0.2, 0.5, (n, 1, 1, 1)) * np.where(random.random((n, 1, 1, 1)) < 0.5, line, 1 - line),
-            0,
-            1,
-        )
+        strength, falls = random.uniform(0.2, 0.5, (n, 1, 1, 1)), random.random((n, 1, 1, 1)) < 0.5
+        x = np.clip(0.6 * x + strength * np.where(falls, line, 1 - line), 0, 1)
     return (x * 255).round().astype(np.uint8)
 
 

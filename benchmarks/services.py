@@ -217,31 +217,45 @@ def damaged(x: torch.Tensor, damage: str, seed: int, size: int = 32) -> np.ndarr
     return (page * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
+def convolutional(*widths: int) -> nn.Sequential:
+    """Convolutions with stride 2, each with batch normalisation; the first of the widths is that of the images."""
+    block = lambda i, o: nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.BatchNorm2d(o), nn.ReLU())
+    return nn.Sequential(*map(block, widths, widths[1:]))
+
+
+def trained(network: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], n_steps: int) -> nn.Module:
+    """A network after a step on each of the batches of images and labels; its weights are fixed then."""
+    optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=n_steps)
+    for x, y in batches:
+        loss = F.cross_entropy(network(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return network.eval().requires_grad_(False)
+
+
 @cache
 def small_reader(n_epochs: int = 40, batch_size: int = 100) -> nn.Module:
     """A convolutional network trained on undamaged digits of several sizes and places, in 20 s."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        block = lambda i, o: nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.BatchNorm2d(o), nn.ReLU())
         pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
-        reader = nn.Sequential(block(3, 16), block(16, 32), block(32, 64), block(64, 64), pooled)
+        reader = nn.Sequential(convolutional(3, 16, 32, 64, 64), pooled)
         digits, labels = _digits()
         x, y = digits[:1000], torch.as_tensor(labels[:1000])
-        optimizer = torch.optim.AdamW(reader.parameters(), 3e-3)
-        n_steps = n_epochs * (len(x) // batch_size)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=n_steps)
-        for epoch in range(n_epochs):
-            size = (28, 32, 36, 40)[epoch % 4]
-            generator = torch.Generator().manual_seed(epoch)
-            corners = torch.randint(0, _SIDE - size + 1, (len(x), 2), generator=generator)
-            page = _placed(x, size, corners.tolist())
-            for rows in torch.randperm(len(x)).split(batch_size):
-                loss = F.cross_entropy(reader(page[rows]), y[rows])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-    return reader.eval().requires_grad_(False)
+
+        def batches():
+            for epoch in range(n_epochs):
+                size = (28, 32, 36, 40)[epoch % 4]
+                generator = torch.Generator().manual_seed(epoch)
+                corners = torch.randint(0, _SIDE - size + 1, (len(x), 2), generator=generator)
+                page = _placed(x, size, corners.tolist())
+                for rows in torch.randperm(len(x)).split(batch_size):
+                    yield page[rows], y[rows]
+
+        return trained(reader, batches(), n_epochs * (len(x) // batch_size))
 
 
 def damage_task(damage: str) -> Task:

@@ -8,6 +8,7 @@ os.environ["SCIPY_ARRAY_API"] = "1"  # or scikit-learn skips its check of array 
 import numpy as np
 import pytest
 import torch
+from servers.running import running
 
 #: Files whose slow tests share nothing, so that each can go to another process. Tests of all others stay together,
 #: since they share servers, readers and fitted classifiers.
@@ -33,6 +34,13 @@ def pytest_xdist_make_scheduler(config, log):
             return nodeid if file.endswith(INDEPENDENT) else file
 
     return Scheduling(config, log)
+
+
+@pytest.fixture(scope="module")
+def remote():
+    """The service of servers/app.py, for the tests of services over HTTP; they reset it by its `control`."""
+    with running() as service:
+        yield service
 
 
 class ToyService:

@@ -11,7 +11,6 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsNon
 from pydantic import TypeAdapter
 from servers.app import stripe_scores
 from servers.chat import chat, completion, label_logprobs
-from servers.running import running
 from servers.shared import PROMPTS, make_images, scorer_of
 from sklearn.base import clone
 
@@ -24,12 +23,6 @@ from blackvip.scorers.http.json_bodies import to_json
 IMAGES = make_images(5)
 EXPECTED = label_logprobs(stripe_scores(IMAGES, 3))
 OF_OPENAI = TypeAdapter(CompletionCreateParamsNonStreaming)
-
-
-@pytest.fixture(scope="module")
-def remote():
-    with running() as service:
-        yield service
 
 
 @pytest.fixture

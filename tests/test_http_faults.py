@@ -7,7 +7,6 @@ import tracemalloc
 import numpy as np
 import pytest
 from servers.app import stripe_scores
-from servers.running import running
 from servers.shared import FAKED, PROMPTS, Own, make_images, scorer_of
 
 from blackvip import BlackVIPClassifier
@@ -15,12 +14,6 @@ from blackvip.exceptions import ScoreError
 from blackvip.scorers.http import HTTPScorer, ServiceError
 from blackvip.scorers.http.json_bodies import parse_json
 from blackvip.scorers.http.retrying import RetryPolicy
-
-
-@pytest.fixture(scope="module")
-def remote():
-    with running() as service:
-        yield service
 
 
 @pytest.fixture

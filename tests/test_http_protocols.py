@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from servers.app import LABELS, softmax, stripe_scores
-from servers.running import running
 from servers.shared import PROMPTS, make_images, scorer_of
 
 from blackvip.exceptions import ScoreError
@@ -21,12 +20,6 @@ from blackvip.scorers.http import (
 
 IMAGES = make_images(5)
 SCORES = stripe_scores(IMAGES, 3)
-
-
-@pytest.fixture(scope="module")
-def remote():
-    with running() as service:
-        yield service
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from servers.app import stripe_scores
-from servers.running import running
 from servers.shared import PROMPTS, Own, make_images, scorer_of
 from sklearn.base import clone
 
@@ -24,12 +23,6 @@ from blackvip.scorers import Ledger
 from blackvip.scorers.http import Adapter, HTTPScorer, KServe, ServiceError, media_type
 from blackvip.scorers.http.encoding import allowed_size, encode_image, to_tensor
 from blackvip.scorers.identity import service_identity
-
-
-@pytest.fixture(scope="module")
-def remote():
-    with running() as service:
-        yield service
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import joblib
 import numpy as np
 import pytest
 from servers.app import stripe_scores
-from servers.running import running
 from servers.shared import FAKED, PROMPTS, Own, make_images, scorer_of
 from sklearn.base import clone
 
@@ -26,12 +25,6 @@ from blackvip.scorers.http.keys import without_secrets
 
 SECRET = "kaboom/Secret+5f3a9b"
 ENCODED = ["kaboom", "5f3a9b", "kaboom%2F", "a2Fib29tL1Nl"]  # parts, percent-encoded, in base64
-
-
-@pytest.fixture(scope="module")
-def remote():
-    with running() as service:
-        yield service
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from contextlib import closing, suppress
 import numpy as np
 import pytest
 from servers.app import stripe_scores
-from servers.running import running
 from servers.shared import PROMPTS, Own, make_images, scorer_of
 
 from blackvip import BlackVIPClassifier
@@ -21,12 +20,6 @@ from blackvip.scorers import CachedScorer, Ledger
 from blackvip.scorers.http import Refusal, Request, ServiceError, Usage
 from blackvip.scorers.http.json_bodies import error_codes
 from blackvip.scorers.identity import service_identity
-
-
-@pytest.fixture(scope="module")
-def remote():
-    with running() as service:
-        yield service
 
 
 @pytest.fixture
