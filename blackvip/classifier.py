@@ -143,6 +143,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
         Whether predictions use the prompt. False: the guard found that it does not help.
     head_ : Head
         The fitted head; it predicts class indices.
+    result_ : HeadResult
+        Cross-validated result of what predictions use, `head_` with or without the prompt.
     baselines_ : dict of str to HeadResult
         Cross-validated results without a prompt: "zero_shot", "calibrated_zero_shot", "local_probe", "fused_zero_shot".
     cost_curve_ : list of dict
@@ -156,8 +158,11 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
         The optimizer in its last state, and the step and perturbation size that training started with.
     termination_reason_ : str
         Why training stopped, one of `blackvip.training.loop.TERMINATION_REASONS`.
+    leaderboard_ : Leaderboard
+        `baselines_` and `result_` as a table.
     rungs_ : list of dict
-        What "auto" tried: the "prompter", "n_queries" so far, "accuracy" and "log_loss", and whether it "helps".
+        What "auto" tried: the "prompter", "n_queries" so far, "accuracy" and "log_loss" with the head, "own_accuracy"
+        of the service's own answers, and whether it "helps".
     score_format_, score_type_ : ScoreFormat, {"logits", "probabilities", "percent", "levels"}
         What the scores are, and in words how that was found.
     label_mapping_ : LabelMapping or None
@@ -440,7 +445,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
                 self.n_queries_ = ledger.n_queries + (self.n_queries_ if adds else 0)
             self._store(outcome, outcomes, adds)
             self._rng = rng
-            monitor.tell_result(self._summary(outcome.decision))
+            monitor.tell_result(self._summary())
         return outcome
 
     def _settings(self, budget: int, **kind: bool) -> RunSettings:

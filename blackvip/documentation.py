@@ -1,7 +1,10 @@
-"""Display of an estimator in a notebook: the diagram of its parts and the link to its documentation."""
+"""Display in notebooks: the diagram of an estimator's parts, the link to its documentation, and tables."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from html import escape
 from importlib import metadata
 from typing import Any
 
@@ -10,7 +13,7 @@ try:
 except ImportError:  # scikit-learn before 1.7
     from sklearn.utils._estimator_html_repr import _VisualBlock
 
-__all__ = ["Documented", "documentation_url", "pipeline_block"]
+__all__ = ["Documented", "Table", "documentation_url", "pipeline_block"]
 
 
 def documentation_url() -> str:
@@ -35,3 +38,37 @@ class Documented:
 def pipeline_block(parts: dict[str, Any]) -> Any:
     """Make the diagram of an estimator whose named parts are applied one after another."""
     return _VisualBlock("serial", list(parts.values()), names=list(parts), name_details=list(map(str, parts.values())))
+
+
+class Table(ABC):
+    """Base of results that print as an aligned table, and that a notebook shows as an HTML table."""
+
+    #: A line below the table.
+    note: str = ""
+
+    @abstractmethod
+    def _cells(self) -> list[Sequence[str]]:
+        """Rows of cells: the head first, and the name of each row in its first cell; all others hold numbers."""
+
+    def __str__(self) -> str:
+        cells = self._cells()
+        widths = [max(map(len, column)) for column in zip(*cells)]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:]))])
+            for row in cells
+        ]
+        return "\n".join([*lines, *([self.note] if self.note else [])])
+
+    def _repr_html_(self) -> str:
+        head, *rows = ([escape(cell) for cell in row] for row in self._cells())
+        # A name's indentation tells that its row is a part of the one above.
+        named = [(row[0].lstrip(), len(row[0]) - len(row[0].lstrip()), row[1:]) for row in rows]
+        titles = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+        lines = [
+            f'<tr><th scope="row" style="text-align: left; padding-left: {0.5 + indent}em">{name}</th>'
+            + "".join(f'<td style="text-align: right">{cell}</td>' for cell in numbers)
+            + "</tr>"
+            for name, indent, numbers in named
+        ]
+        note = f"<p>{escape(self.note)}</p>" if self.note else ""
+        return f"<table><thead><tr>{titles}</tr></thead><tbody>{''.join(lines)}</tbody></table>{note}"

@@ -18,8 +18,9 @@ from sklearn.utils._param_validation import Options, validate_params
 from .answering import AnswersImages
 from .documentation import pipeline_block
 from .heads.base import Head
-from .heads.decision import Decision, check_head_fits
-from .heads.leaderboard import leaderboard
+from .heads.decision import check_head_fits
+from .heads.judging import HeadResult
+from .heads.leaderboard import Leaderboard
 from .heads.scored import ScoredImages
 from .inputs.class_prompts import make_prompt_groups
 from .inputs.estimators import PredictsFromLogProba
@@ -79,6 +80,7 @@ class PromptedClassifier(
     prompter: Any
     head: Any
     n_queries_: int
+    result_: HeadResult
     rungs_: list[dict[str, Any]]
     _rng: np.random.Generator
 
@@ -250,6 +252,11 @@ class PromptedClassifier(
         return PromptComparison(images, y, plain, prompted, n_queries, seconds, labels)
 
     @property
+    def leaderboard_(self) -> Leaderboard:
+        """The baselines and what predictions use, as a table of cross-validated results."""
+        return Leaderboard(self.baselines_, self.result_, self.prompt_used_)
+
+    @property
     def scored_images_(self) -> ScoredImages:
         """The training images on which the heads and the prompt were judged, with their labels and log scores."""
         return self._scored
@@ -294,10 +301,10 @@ class PromptedClassifier(
         parts = [*self.prompter_.frozen_state, log_proba, self.class_prompts_, *self._stages.state]
         return hashlib.sha256(json.dumps(describe(parts)).encode()).hexdigest()[:12]
 
-    def _summary(self, decision: Decision) -> str:
+    def _summary(self) -> str:
         """The result of a fit in a few lines."""
         return (
-            f"{leaderboard(self.baselines_, decision)}\n{self.n_queries_:,} images were billed. Scores were read as "
+            f"{self.leaderboard_}\n{self.n_queries_:,} images were billed. Scores were read as "
             f"{self.score_format_.finding}"
         )
 
@@ -305,7 +312,7 @@ class PromptedClassifier(
         """Set the fitted attributes; with `adds`, the history continues that of earlier runs."""
         run, result, decision = outcome.run, outcome.result, outcome.decision
         ledger = run.objective.ledger
-        self.prompt_used_, self.head_ = decision.prompt_used, decision.result.head
+        self.prompt_used_, self.result_, self.head_ = decision.prompt_used, decision.result, decision.result.head
         self.prompter_ = run.prompted.freeze(result.w, None if decision.prompt_used else 0.0)
         self.prompter_.read_like(self)
         self.probe_encoder_, self.baselines_ = run.probe, outcomes.without.result().baselines

@@ -34,6 +34,7 @@ __all__ = ["SavedClassifier"]
 
 _RESULT = Object(HeadResult)
 _OTHER_BASELINES = ("calibrated_zero_shot", "local_probe", "fused_zero_shot")
+_SHARE = number(0, 1 + 1e-9)
 _GAIN = OneOf(choice("auto", None), number())
 # A step of the history, with the figures of its optimizer.
 _STEP = Record(
@@ -43,12 +44,21 @@ _STEP = Record(
         "loss": number(),
         "accuracy": number(),
         "validation_loss": Maybe(number()),
-        "validation_accuracy": Maybe(number(0, 1 + 1e-9)),
+        "validation_accuracy": Maybe(_SHARE),
     },
     others=number(),
 )
 # A rung of the ladder.
-_RUNG = Record({"prompter": text(), "n_queries": integer(0), "accuracy": number(), "log_loss": number(), "helps": BOOL})
+_RUNG = Record(
+    {
+        "prompter": text(),
+        "n_queries": integer(0),
+        "accuracy": _SHARE,
+        "log_loss": number(),
+        "own_accuracy": _SHARE,
+        "helps": BOOL,
+    }
+)
 
 
 class SavedClassifier(SaveableEstimator, saveable=False):
@@ -60,6 +70,7 @@ class SavedClassifier(SaveableEstimator, saveable=False):
     prompter_: Prompter
     prompt_used_: bool
     head_: Head
+    result_: HeadResult
     baselines_: dict[str, HeadResult]
     probe_encoder_: Encoder
     optimizer_: Optimizer
@@ -86,6 +97,7 @@ class SavedClassifier(SaveableEstimator, saveable=False):
         "prompter_": Object(Prompter),
         "prompt_used_": BOOL,
         "head_": Object(Head),
+        "result_": _RESULT,
         "optimizer_": Object(Optimizer, fitted="maybe"),
         "n_skipped_": integer(0),
         "baselines_": Record({"zero_shot": _RESULT, **dict.fromkeys(_OTHER_BASELINES, Maybe(_RESULT))}),
@@ -142,6 +154,7 @@ class SavedClassifier(SaveableEstimator, saveable=False):
             expect(head.n_deviations in (0, len(prompt_classes)), "a head is of other class prompts")
             asks = head.needs_scores if name in ("head_", "second") else name not in ("local", "local_probe")
             head.check_layout(n_classes, n_classes + head.n_deviations if asks else 0, block_sizes)
-        for name, result in self.baselines_.items():
+        expect(self.result_.head is self.head_, "result_ is of another head than head_")
+        for name, result in {**self.baselines_, "result_": self.result_}.items():
             fits = result.held_out.shape == (len(scored.y), n_classes)
-            expect(fits, f"baselines_ has another number of images in {name}")
+            expect(fits, f"{name} has another number of images than were scored")

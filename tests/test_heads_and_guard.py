@@ -21,7 +21,7 @@ from blackvip.heads import ClassifierHead, LocalProbe, ServiceHead, TemperedHead
 from blackvip.heads.baselines import fit_baselines
 from blackvip.heads.decision import check_head_fits, decide, fit_without_prompt, prompt_helps
 from blackvip.heads.judging import HeadResult, judge
-from blackvip.heads.leaderboard import leaderboard
+from blackvip.heads.leaderboard import Leaderboard
 from blackvip.heads.scored import LabelledScores, ScoredImages
 from blackvip.inputs.training_set import TrainingSet
 from blackvip.losses import Temperature, cross_entropy, fit_temperature
@@ -402,7 +402,7 @@ def test_it_is_said_if_no_head_helps_or_the_one_that_was_asked_for_does_not():
     )
     assert "No head classifies the training images better than the service's own answers (accuracy 0.9" in notes["auto"]
     without = fit_without_prompt(scored, "auto")
-    table = leaderboard(without.baselines, decide(without, scored, None, "auto", True))
+    table = str(Leaderboard(without.baselines, decide(without, scored, None, "auto", True).result, False))
     assert table.splitlines()[0].split() == ["on", "training", "images", "accuracy", "log", "loss"]
     assert table.splitlines()[-1].startswith("used: no prompt, TemperedHead")
     assert len(table.splitlines()) == 6

@@ -1,34 +1,39 @@
-"""The leaderboard at the end of a fit: the baselines, the prompt, and what is used."""
+"""The leaderboard of a fit: the baselines, and what predictions use."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from .decision import Decision
+from ..documentation import Table
 from .judging import HeadResult
 
-__all__ = ["leaderboard"]
+__all__ = ["Leaderboard"]
 
 
-def leaderboard(baselines: Mapping[str, HeadResult], decision: Decision) -> str:
-    """Compare the baselines and the result of a fit in a few lines, by cross-validation on the training images.
+class Leaderboard(Table):
+    """The baselines and the result of a fit, by cross-validation on the training images; printed, it is a table.
 
     Parameters
     ----------
     baselines : mapping of str to HeadResult
         Results without a prompt.
-    decision : Decision
-        Outcome of the fit.
-
-    Returns
-    -------
-    table : str
-        A line for each baseline, the best last; and a line for what is used.
+    result : HeadResult
+        What predictions use.
+    prompt_used : bool
+        Whether it is for images with the prompt.
     """
-    used = f"{'prompt' if decision.prompt_used else 'no prompt'}, {decision.result.head.title}"
-    ranked = sorted(baselines.items(), key=lambda item: item[1].accuracy)
-    rows = [*((name.replace("_", " "), result) for name, result in ranked), (f"used: {used}", decision.result)]
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{'on training images':{width}}  accuracy  log loss"]
-    lines += [f"{name:{width}}  {result.accuracy:8.3f}  {result.log_loss:8.3g}" for name, result in rows]
-    return "\n".join(lines)
+
+    def __init__(self, baselines: Mapping[str, HeadResult], result: HeadResult, prompt_used: bool):
+        self.baselines = baselines
+        self.result = result
+        self.prompt_used = prompt_used
+
+    def _cells(self) -> list[Sequence[str]]:
+        """A row for each baseline, the best last, and one for what is used."""
+        ranked = sorted(self.baselines.items(), key=lambda item: item[1].accuracy)
+        used = f"used: {'prompt' if self.prompt_used else 'no prompt'}, {self.result.head.title}"
+        rows = [*((name.replace("_", " "), result) for name, result in ranked), (used, self.result)]
+        head = ("on training images", "accuracy", "log loss")
+        return [head, *((name, f"{result.accuracy:.3f}", f"{result.log_loss:.3g}") for name, result in rows)]
+
+    __repr__ = Table.__str__

@@ -60,6 +60,11 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
         "prompt_scale_": number(low=0),
     }
 
+    @property
+    def title(self) -> str:
+        """What it draws, in two or three words, for reports."""
+        return f"prompter {type(self).__name__}"
+
     def _finish_loading(self) -> None:
         super()._finish_loading()
         found, expected = len(self.parameters_), getattr(self, "n_parameters_", len(self.parameters_))

@@ -134,6 +134,10 @@ class Correction(Prompter):
     def __init__(self, correction: str = "autocontrast"):
         self.correction = correction
 
+    @property
+    def title(self) -> str:
+        return f"correction {self.correction!r}"
+
     def _finish_loading(self) -> None:
         super()._finish_loading()
         learns = hasattr(CORRECTIONS[self.correction], "learn")

@@ -57,6 +57,10 @@ class Stacked(Prompter):
         self.first = first
         self.then = then
 
+    @property
+    def title(self) -> str:
+        return f"{self.then_.title} on the {self.first_.title}"
+
     def _finish_loading(self) -> None:
         self.n_parameters_ = len(self.then_.parameters_)
         super()._finish_loading()

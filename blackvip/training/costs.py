@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from numbers import Integral
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import _fit_context
 
+from ..documentation import Table
 from ..process.settings import UsualSettings
 from ..prompters import CORRECTIONS
 from ..scorers import check_rate
@@ -66,7 +67,7 @@ class Cost:
 
 
 @dataclass(frozen=True, repr=False)
-class CostPlan:
+class CostPlan(Table):
     """The most that `fit` will bill, and what for; printed, it is a table.
 
     Parameters
@@ -128,7 +129,13 @@ class CostPlan:
         """The fit and the predictions."""
         return self.fit + self.predict
 
-    def __str__(self) -> str:
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        """What the scores are, if they were measured."""
+        return f"scores: {self.scores}" if self.scores else ""
+
+    def _cells(self) -> list[Sequence[str]]:
+        """A row for the fit, for each of its parts, and for what else is billed."""
         lines = [("fit, at most", self.fit)]
         lines += [(f"  {title}", cost) for title, cost in self._parts()]
         if self.predict.images:
@@ -142,14 +149,9 @@ class CostPlan:
             columns += [["time", *(duration(cost.seconds) for _, cost in lines)]]
         if self.fit.price is not None:
             columns += [["price", *(f"{cost.price:,.2f}" for _, cost in lines)]]
-        widths = [max(map(len, column)) for column in columns]
-        rows = (
-            "  ".join([row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:]))])
-            for row in zip(*columns)
-        )
-        return "\n".join([*rows, *([f"scores: {self.scores}"] if self.scores else [])])
+        return list(zip(*columns))
 
-    __repr__ = __str__
+    __repr__ = Table.__str__
 
 
 def cost_plan(

@@ -161,8 +161,7 @@ class Ladder:
 
     def _sees_more(self, outcome: Outcome) -> bool:
         """Whether the service's own answers are right for clearly more images than without the correction."""
-        y = outcome.run.objective.y[outcome.run.judged_rows]
-        before, after = (scores.argmax(axis=1) == y for scores in (outcome.plain, outcome.log_scores))
+        before, after = (outcome.hits(scores) for scores in (outcome.plain, outcome.log_scores))
         return is_clear(after.astype(float) - before)
 
     @property
@@ -182,10 +181,12 @@ class Ladder:
     def _note(self, name: str, outcome: Outcome) -> None:
         """Note what was tried, what it has led to, and whether it is the best so far."""
         result, used = outcome.decision.result, outcome is self.best
-        figures = {"accuracy": result.accuracy, "log_loss": result.log_loss}
+        figures = {"accuracy": result.accuracy, "log_loss": result.log_loss, "own_accuracy": outcome.own_accuracy}
         n_queries = outcome.run.objective.ledger.n_queries
         self.outcomes.rungs.append({"prompter": name, "n_queries": n_queries, **figures, "helps": used})
-        logger.info("ladder: %s, accuracy %.3f, log loss %.3g, %s", name, *figures.values(), used)
+        logger.info(
+            "ladder: %s, accuracy %.3f, log loss %.3g, service alone %.3f, %s", name, *figures.values(), used
+        )
 
 
 class ClimbsLadder:

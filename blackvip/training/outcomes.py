@@ -48,6 +48,21 @@ class Outcome(NamedTuple):
         """Log scores (n_judged, n_classes) of the judged images with this run's prompt, if it is used; else without."""
         return self.scored.prompted[-len(self.run.judged_rows) :] if self.decision.prompt_used else self.plain
 
+    @property
+    def own_accuracy(self) -> float:
+        """Weighted share of the judged images that the service itself recognises with this run's prompt.
+
+        It is that without a prompt if the images were not scored with it.
+        """
+        n = len(self.run.judged_rows)
+        prompted = self.scored.prompted[-n:]
+        hits = self.hits(prompted if np.isfinite(prompted).all() else self.plain)
+        return float(np.average(hits, weights=self.scored.weights[-n:]))
+
+    def hits(self, log_scores: np.ndarray) -> np.ndarray:
+        """Whether the highest of the scores (n_judged, n_classes) of each judged image is that of its class."""
+        return log_scores.argmax(axis=1) == self.run.objective.y[self.run.judged_rows]
+
     def warn_or_raise(self, n_queries: int, resumes: bool = False) -> None:
         """Warn if the user interrupted the run or the prompt did not help; raise the error that ended it."""
         result, decision = self.result, self.decision
