@@ -143,8 +143,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
         Whether predictions use the prompt. False: the guard found that it does not help.
     head_ : Head
         The fitted head; it predicts class indices.
-    result_ : HeadResult
-        Cross-validated result of what predictions use, `head_` with or without the prompt.
+    result_, leaderboard_ : HeadResult, Leaderboard
+        The cross-validated result of what predictions use, and a table of it and of `baselines_`.
     baselines_ : dict of str to HeadResult
         Cross-validated results without a prompt: "zero_shot", "calibrated_zero_shot", "local_probe", "fused_zero_shot".
     cost_curve_ : list of dict
@@ -158,8 +158,6 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
         The optimizer in its last state, and the step and perturbation size that training started with.
     termination_reason_ : str
         Why training stopped, one of `blackvip.training.loop.TERMINATION_REASONS`.
-    leaderboard_ : Leaderboard
-        `baselines_` and `result_` as a table.
     rungs_ : list of dict
         What "auto" tried: the "prompter", "n_queries" so far, "accuracy" and "log_loss" with the head, "own_accuracy"
         of the service's own answers, and whether it "helps".
@@ -171,10 +169,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
         Mean time that the service took for an image in the last run.
     probe_encoder_, image_format_ : Encoder, ImageFormat
         The fitted local encoder, and the size and pixel range of the training images.
-    n_skipped_, n_features_in_ : int
-        Images that could not be read, and columns of X if X is a table, else height * width * 3.
-    feature_names_in_ : ndarray of str
-        Names of the columns of X, if it is a table that has them.
+    n_skipped_, n_features_in_, feature_names_in_ : int, int, ndarray of str
+        Images that could not be read; columns of X if X is a table, else height * width * 3; and names of the columns.
 
     Notes
     -----

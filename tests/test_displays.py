@@ -359,7 +359,8 @@ class TestPrompt:
         assert promptless.score_fn.n_images - before == 2
         assert not display.prompts.any()
         assert (display.im_[0, 1].get_array() == 0.5).all()
-        assert display.axes_[0, 1].get_title() == "prompt (none)"
+        assert display.axes_[0, 1].get_xlabel() == "no visible change"
+        assert not display.axes_[0, 1].child_axes  # no scale
         assert display.axes_[0, 0].xaxis.label.get_color() == NEUTRAL  # nobody knows whether it is right
 
     def test_a_frame_is_shown_as_what_it_adds_to_its_canvas(self, service, data):
@@ -380,7 +381,8 @@ class TestPrompt:
             images, rng.uniform(-1, 1, images.shape), images, plain_proba=proba, prompted_proba=proba[::-1],
             classes=LONG, y_true=LONG,
         ).plot()  # fmt: skip
-        assert display.axes_[2, 1].get_xlabel() == r"true: a cost of \$…"
+        assert display.axes_[2, 1].get_xlabel().splitlines()[0] == r"true: a cost of \$…"
+        assert [text.get_text() for text in display.axes_[3, 1].child_axes[0].get_xticklabels()][1] == "0"
         assert_within_the_figure(display.figure_)
 
 

@@ -5,6 +5,7 @@ import pickle
 import re
 import time
 from contextlib import closing
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -326,6 +327,12 @@ def test_a_plan_is_printed_as_a_table():
         "  training steps  12,000    300",
         "  checks              80      8",
         "  final scores        30      1",
+    ]
+    table = ElementTree.fromstring(plan._repr_html_())  # well-formed, with the same cells
+    cells = [[cell.text or "" for cell in row] for row in table.iter("tr")]
+    assert cells == [
+        ["", "images", "calls"],
+        *([line[:14].strip(), *line[14:].split()] for line in str(plan).splitlines()[1:]),
     ]
     parts = {name: Cost(100, 2, seconds=seconds, price=1234.5) for name, seconds in zip(parts, [0, 9, 600, 6000, 1e5])}
     lines = str(CostPlan(**parts, predict=Cost(5, 1, 0.25, 0.5))).splitlines()

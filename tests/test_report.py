@@ -12,6 +12,7 @@ import pytest
 from browser import Browser, find_chromium
 from conftest import ToyService, Undecided, make_stripes
 from PIL import Image
+from scipy.ndimage import uniform_filter
 from scipy.stats import binomtest
 from servers.running import running
 from servers.shared import scorer_of
@@ -23,6 +24,9 @@ from sklearn.preprocessing import FunctionTransformer
 import blackvip
 from blackvip import BlackVIPClassifier, BudgetError, Coordinator, PersistenceError, SharedBudget
 from blackvip.displays import report
+from blackvip.displays.changes import change_in_words
+from blackvip.displays.curves import BASELINE_NAMES
+from blackvip.displays.findings import Results, recommendation
 from blackvip.inputs.reading import pixel_batches
 
 pytest.importorskip("matplotlib")
@@ -76,6 +80,10 @@ class Page(HTMLParser):
             elif element["tag"] in ("th", "td"):
                 rows[-1].append(element["text"].strip())
         return rows
+
+
+def recommendations(page):
+    return [e["text"].strip() for e in page.all("p") if e["attrs"].get("class") == "recommendation"]
 
 
 def named_stripes(seed=0, n=48, names=("a", "b", "c", "d")):
@@ -144,7 +152,7 @@ class TestContent:
         for row, share in zip(rows, expected.values()):
             interval = binomtest(round(share * len(y)), len(y)).proportion_ci(method="wilson")
             assert row[2] == f"{interval.low:.3f}–{interval.high:.3f}"
-        held_out = [baseline.accuracy for baseline in clf.baselines_.values()]
+        held_out = [result.accuracy for result in (*clf.baselines_.values(), clf.result_)]
         assert [float(row[3]) for row in rows if row[3]] == pytest.approx(held_out, abs=5e-4)
         assert [row[4] for row in rows if row[0] == "local probe"] == ["0"]
 
@@ -167,7 +175,18 @@ class TestContent:
     def test_a_prompt_that_helps_has_no_warning(self, written):
         assert [e for e in written["page"].all("p") if e["attrs"].get("class") == "warning"] == []
 
-    def test_warns_where_a_baseline_is_better_here(self, clf, tmp_path):
+    def test_recommends_the_classifier_that_is_better_than_all_else(self, clf):
+        y, right = np.repeat("a", 40), np.arange(40)
+        shares = dict(zip(clf.baselines_, (10, 20, 24, 22))) | {"prompt": 30, "classifier": 38}
+        text = recommendation(clf, Results(y, y, y, {name: right < n for name, n in shares.items()}))
+        assert text.startswith("Use this classifier: it sends images with the prompter PromptBasis, and reads the ans")
+        assert "Accuracy 0.950 instead of 0.250, at one image per prediction. Or the local probe, at no images" in text
+        assert "not clearly worse" not in text
+        hits = {name: right < n for name, n in {**shares, "fused_zero_shot": 38}.items()}
+        text = recommendation(clf, Results(y, y, y, hits))
+        assert text.endswith("On these images, the baseline “fused zero-shot” is not clearly worse: 0.950.")
+
+    def test_recommends_what_bills_nothing_where_it_is_as_good(self, clf, tmp_path):
         """On noise, whose labels are what the local probe says."""
         X = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3), dtype=np.uint8)
         probe = clf.baselines_["local_probe"].head
@@ -175,8 +194,37 @@ class TestContent:
         y = clf._labels_by(probe, np.empty((40, 0)), clf.probe_encoder_.encode_batches(pixels))
         found = report(clf, tmp_path / "fit.html", X, y)
         assert found["local_probe"] == 1 > found["classifier"]
-        texts = [e["text"] for e in Page(tmp_path / "fit.html").all("p") if e["attrs"].get("class") == "warning"]
-        assert any("local probe baseline has an accuracy of 1.000, and this classifier" in text for text in texts)
+        (text,) = recommendations(Page(tmp_path / "fit.html"))
+        assert "Use the local probe, which runs on your machine and bills nothing: accuracy 1.000, against" in text
+
+    @pytest.mark.parametrize("best", ["zero_shot", "fused_zero_shot"])
+    def test_recommends_a_baseline_that_is_clearly_better(self, clf, best):
+        y = np.repeat("a", 40)
+        some = np.arange(40) < 30
+        hits = {**dict.fromkeys(clf.baselines_, some & False), "prompt": some, "classifier": some, best: some | True}
+        text = recommendation(clf, Results(y, y, y, hits))
+        assert text.startswith(f"Use the baseline “{BASELINE_NAMES[best]}”")
+        assert "accuracy 1.000, against 0.750 of this classifier" in text
+
+    def test_says_what_is_uncertain(self, clf, written):
+        found = [element["text"] for element in written["page"].all("li")]
+        hits = {name: written["found"][name] for name in ("classifier", "zero_shot")}
+        gain = next(text for text in found if text.startswith("The gain over the service alone is"))
+        assert f"{hits['classifier'] - hits['zero_shot']:+.3f}" in gain
+        assert any(text.startswith("40 test images are few") for text in found)
+        assert any(text.startswith("Scores were read as logits") for text in found)
+        assert any("ended because its budget was spent" in text for text in found)
+
+    def test_the_ladder_is_a_table_of_what_each_part_adds(self, test_data, tmp_path):
+        clf = fitted_to(ToyService(glare=1.0), prompter="auto")
+        report(clf, tmp_path / "fit.html", *test_data)
+        page = Page(tmp_path / "fit.html")
+        rows = page.rows("rungs-caption")
+        assert rows[0] == ["prompt", "service alone", "with head", "log loss", "billed so far"]
+        rungs = rows[1 : 1 + len(clf.rungs_)]
+        assert [row[0] for row in rungs] == [rung["prompter"] for rung in clf.rungs_]
+        assert float(rungs[0][1]) == pytest.approx(clf.baselines_["zero_shot"].accuracy, abs=5e-4)
+        assert float(rungs[0][2]) == pytest.approx(clf.rungs_[0]["accuracy"], abs=5e-4)
 
     def test_warns_of_classes_that_were_not_trained(self, clf, test_data, tmp_path):
         X, y = test_data
@@ -224,11 +272,11 @@ class TestContent:
             assert _picture(display, "", "")["source"] != plain
 
     def test_examples_are_of_all_kinds_in_turn(self):
-        from blackvip.displays.report import _examples, _Results
+        from blackvip.displays.report import _examples
 
         y = np.zeros(9, int)
         before, after = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1]), np.array([0, 0, 0, 0, 1, 0, 0, 1, 1])
-        results = _Results(y, before, after, {})
+        results = Results(y, before, after, {})
         assert list(_examples(results, 6)) == [5, 4, 7, 0, 6, 8]
         assert sorted(_examples(results, 20)) == list(range(9))
 
@@ -450,6 +498,37 @@ def test_a_file_that_is_there_stays_until_the_new_one_is_whole(clf, test_data, t
     assert path.read_text().startswith("<!DOCTYPE html>")
 
 
+class TestChangesInWords:
+    """Each kind of change, made by its own formula on a random image."""
+
+    @pytest.fixture(scope="class")
+    def image(self):
+        return np.random.default_rng(0).integers(60, 180, (24, 24, 3), dtype=np.uint8)
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (lambda x: x, ["no visible change"]),
+            (lambda x: x + 0.2, ["brighter by 20%"]),
+            (lambda x: x - 0.1, ["darker by 10%"]),
+            (lambda x: x.mean() + 0.5 * (x - x.mean()), ["contrast x 0.5"]),
+            (lambda x: 1 - x, ["inverted"]),
+            (lambda x: x + np.array([0.1, 0, 0]), ["brighter by 3%", "redder by 7%"]),
+            (lambda x: x - np.array([0, 0, 0.1]), ["less blue by 9%"]),
+            (lambda x: np.where(np.arange(24)[:, None, None] == 0, x + 0.1, x), ["single pixels by up to 10%"]),
+        ],
+    )
+    def test_of_one_kind(self, image, change, words):
+        changed = np.round(255 * change(image / 255)).astype(np.uint8)
+        found = change_in_words(image, changed)
+        assert [word for word in found if word in words] == words
+        assert len(found) == len(words) or words == ["inverted"]
+
+    def test_blur_takes_detail_away(self, image):
+        blurred = np.round(uniform_filter(image.astype(float), (3, 3, 1))).astype(np.uint8)
+        assert any(re.fullmatch(r"detail x 0\.\d", word) for word in change_in_words(image, blurred))
+
+
 @pytest.fixture(scope="module")
 def browser():
     with Browser(find_chromium()) as browser:
@@ -468,6 +547,9 @@ class TestInABrowser:
         assert browser.complaints() == []
         assert browser.requests() == [url]  # the file, and nothing else
         assert browser.evaluate("document.documentElement.scrollWidth") <= width
+        # No column of a table is cut off.
+        cut_off = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
+        assert browser.evaluate(cut_off) == 0
         assert browser.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
         assert browser.evaluate("document.querySelectorAll('script').length") == 0
         ground = browser.evaluate("getComputedStyle(document.body).backgroundColor")

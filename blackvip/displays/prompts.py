@@ -10,12 +10,15 @@ import torch
 from scipy.special import softmax
 
 from ..inputs.images import to_uint8
-from .drawing import BETTER, NEUTRAL, WIDTH, WORSE, Display, check_fitted, counted, panels, shortened
+from .changes import change_in_words
+from .drawing import BETTER, NEUTRAL, WIDTH, WORSE, Display, check_fitted, counted, listed, panels, shortened
 
 __all__ = ["PromptDisplay"]
 
 _COLUMNS = ("original", "prompt", "with prompt")
 _LINE_HEIGHT = 0.17  # inches, of a line of text below an image
+_SCALE_HEIGHT = 0.08  # inches, of the scale of the middle column
+_N_CHANGES = 3  # of an image, in words
 _GAPS = 0.5  # inches, between and beside the three images of a row
 # Height by width: images outside these bounds are drawn with the nearest one.
 _FLATTEST, _TALLEST = 0.3, 2.5
@@ -24,10 +27,10 @@ _FLATTEST, _TALLEST = 0.3, 2.5
 class PromptDisplay(Display):
     """Images in rows: the original, the prompt, and the image with the prompt, with predictions below.
 
-    The middle column shows what the prompt changes: grey is no change, and lighter is brighter. Its title gives the
-    strongest change in percent of the pixel range. Below an image is the class that the service itself predicts, with
-    its probability; if that is wrong, the probability of the true class follows. Use `from_estimator` to make a
-    display.
+    The middle column shows what the prompt changes: grey is no change, and lighter is brighter. The scale below it is
+    in percent of the pixel range, and each panel says in words what changes. Below the other images is the class that
+    the service itself predicts, with its probability; if that is wrong, the probability of the true class follows. Use
+    `from_estimator` to make a display.
 
     Parameters
     ----------
@@ -150,8 +153,8 @@ class PromptDisplay(Display):
     @property
     def size(self) -> tuple[float, float]:
         """Width and height of a figure of its own, in inches."""
-        picture = (WIDTH - _GAPS) / 3 * self._shape
-        return WIDTH, 0.4 + len(self.images) * (picture + _LINE_HEIGHT * (self._n_lines + 0.6))
+        lines = _LINE_HEIGHT * (self._n_lines + 0.6)
+        return WIDTH, 0.4 + len(self.images) * (self._picture + lines) + _SCALE_HEIGHT + 2 * _LINE_HEIGHT
 
     def plot(self, ax: Any = None) -> PromptDisplay:
         """Draw the images.
@@ -178,18 +181,28 @@ class PromptDisplay(Display):
                 self.im_[row, column] = panel.imshow(picture, aspect=aspect)
                 panel.set(xticks=[], yticks=[])
                 panel.spines[:].set(color="0.7", lw=0.5)
-            if self.y_true is not None:
-                self.axes_[row, 1].set_xlabel(f"true: {shortened(self.y_true[row], 12)}", fontsize="small")
+            self.axes_[row, 1].set_xlabel("\n".join(self._words[row]), fontsize="small")
             for column, proba in ((0, self.plain_proba), (2, self.prompted_proba)):
                 if proba is not None:
                     *lines, colour = self._answer(proba[row], row)
-                    text = "\n".join([*lines, *[" "] * (self._n_lines - len(lines))])
-                    self.axes_[row, column].set_xlabel(text, color=colour, fontsize="small")
-        titles = list(_COLUMNS)
-        titles[1] += f" (±{strongest:.0%})" if self._strongest else " (none)"
-        for panel, title in zip(self.axes_[0], titles):
+                    self.axes_[row, column].set_xlabel("\n".join(lines), color=colour, fontsize="small")
+        for panel, title in zip(self.axes_[0], _COLUMNS):
             panel.set_title(title, fontsize="medium")
+        if self._strongest:
+            self._draw_scale(self.axes_[-1, 1], strongest)
         return self
+
+    def _draw_scale(self, panel: Any, strongest: float) -> None:
+        """Draw the scale of the middle column below its last panel."""
+        scale = panel.inset_axes([0.0, self._scale_place, 1.0, _SCALE_HEIGHT / self._picture])
+        scale.imshow(np.linspace(0, 1, 256)[None], cmap="gray", aspect="auto", extent=(-strongest, strongest, 0, 1))
+        ticks = [-strongest, 0, strongest]
+        scale.set(yticks=[], xticks=ticks, xticklabels=[f"{tick:+.0%}" if tick else "0" for tick in ticks])
+        scale.tick_params(labelsize="x-small", length=2, pad=1)
+        scale.spines[:].set(color="0.7", lw=0.5)
+        # The outer labels stay above the scale.
+        for label, side in zip(scale.get_xticklabels(), ("left", "center", "right")):
+            label.set_horizontalalignment(side)
 
     def describe(self) -> str:
         """Describe the picture in words with numbers.
@@ -208,8 +221,35 @@ class PromptDisplay(Display):
             for row, pair in enumerate(zip(self.plain_proba, self.prompted_proba)):
                 before, after = (f"{self._name(proba.argmax())} ({proba.max():.0%})" for proba in pair)
                 truth = "" if self.y_true is None else f" (true class {self.y_true[row]})"
-                sentences.append(f"Image {row + 1}{truth}: predicted as {before} without and {after} with the prompt")
+                words = listed(self._change(row))
+                sentences.append(
+                    f"Image {row + 1}{truth}: predicted as {before} without and {after} with the prompt; {words}"
+                )
         return ". ".join(sentences) + "."
+
+    @property
+    def _words(self) -> list[list[str]]:
+        """Lines of text below each panel of the middle column."""
+        truths = (
+            [[]] * len(self.images) if self.y_true is None else [[f"true: {shortened(y, 12)}"] for y in self.y_true]
+        )
+        changes = (change_in_words(*pair)[:_N_CHANGES] for pair in zip(self.images, self.prompted))
+        return [[*truth, *words] for truth, words in zip(truths, changes)]
+
+    def _change(self, row: int) -> list[str]:
+        """The change of an image in words, from what it is without the prompt."""
+        before = np.clip(np.round(self.prompted[row] - 255 * self.prompts[row]), 0, 255)
+        return change_in_words(before.astype(np.uint8), self.prompted[row])
+
+    @property
+    def _picture(self) -> float:
+        """Height of a picture in inches."""
+        return (WIDTH - _GAPS) / 3 * self._shape
+
+    @property
+    def _scale_place(self) -> float:
+        """Lower edge of the scale, below the lines of text, in units of the height of a picture."""
+        return -(_LINE_HEIGHT * (len(self._words[-1]) + 0.4) + _SCALE_HEIGHT) / self._picture
 
     @property
     def _strongest(self) -> float:
@@ -233,7 +273,7 @@ class PromptDisplay(Display):
             if proba is not None
             for row in range(len(self.images))
         ]
-        return max((len(answer) - 1 for answer in answers), default=int(self.y_true is not None))
+        return max([*(len(answer) - 1 for answer in answers), *map(len, self._words)])
 
     def _answer(self, proba: np.ndarray, row: int) -> list[str]:
         """One or two lines with the service's prediction, and a colour that says whether it is correct."""

@@ -7,36 +7,33 @@ allows neither scripts nor other addresses.
 from __future__ import annotations
 
 import base64
-import inspect
 import io
 import math
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 from itertools import chain, zip_longest
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .._version import __version__
 from ..exceptions import PersistenceError
 from ..inputs.labels import check_labels
-from ..journal.identity import describe, name_of
 from ..persistence.format import write
 from ..process.settings import usual_settings
-from ..scorers.declarations import declared
-from ..scorers.wrappers import innermost
-from ..training.costs import duration
 from .confusion import ConfusionChangeDisplay
 from .costs import CostCurveDisplay
-from .curves import BASELINE_NAMES, QueryCurveDisplay
+from .curves import QueryCurveDisplay
 from .drawing import Display, check_fitted, counted, only_axes
+from .findings import Results, describe_ending, recommendation, uncertainties, wilson_interval
 from .gains import GainDisplay
 from .prompts import PromptDisplay
+from .tables import accuracy_table, cost_table, parameter_table, rung_table, service_name
 
 __all__ = ["report"]
 
@@ -44,42 +41,6 @@ _DPI, _CSS_DPI = 200, 96
 # A picture is scaled down to this share of its size on a narrow page, and scrolled beyond that.
 _LEAST_SCALE = 0.63
 _MOST_CLASSES = 15  # in the confusion matrix
-_LONGEST = 300  # characters of a parameter's value
-_ENDINGS = {
-    "budget": "its budget was spent",
-    "no_gain": "no further rung of the ladder helped",
-    "ceiling": "nothing was left to gain",
-    "no_improvement": "the held-out images stopped improving",
-    "nothing_to_train": "the prompter has nothing to train",
-    "callback": "a callback stopped it",
-    "interrupted": "it was interrupted",
-    "error": "the score function failed",
-}
-
-
-class _Results(NamedTuple):
-    """Results on the test images.
-
-    Attributes
-    ----------
-    y : ndarray of shape (n_images,)
-        True labels.
-    before, after : ndarray of shape (n_images,)
-        Labels predicted by the service alone, without and with the prompt.
-    hits : dict of str to int
-        Number of correct predictions of each baseline, of "prompt" and of "classifier".
-    """
-
-    y: np.ndarray
-    before: np.ndarray
-    after: np.ndarray
-    hits: dict[str, int]
-
-    @classmethod
-    def of(cls, estimator: Any, found: Any) -> _Results:
-        before, after = (estimator.classes_[scores.argmax(axis=1)] for scores in (found.plain, found.prompted))
-        hits = {name: int((labels == found.y).sum()) for name, labels in found.labels.items()}
-        return cls(found.y, before, after, hits)
 
 
 @usual_settings()
@@ -87,9 +48,10 @@ def report(clf: Any, path: str | PathLike[str], X: Any, y: Any, *, n_examples: i
     """Write a report of a fit and its results on other images to one HTML file; bills two images each.
 
     Each image is sent once without and once with its prompt, or just once if the prompt is not used
-    (``prompt_used_`` is False). The report has the accuracies of the classifier, of the prompt alone and of the
-    baselines, all displays with alternative texts, the cost and the parameters. The file loads nothing from elsewhere
-    and runs no code. It names the score function, but holds none of its parameters. Needs matplotlib and jinja2.
+    (``prompt_used_`` is False). The report begins with a recommendation. Then come the accuracies of the classifier, of
+    the prompt alone and of the baselines, what each part adds, what is uncertain, all displays with alternative texts,
+    the cost and the parameters. The file loads nothing from elsewhere and runs no code. It names the score function,
+    but holds none of its parameters. Needs matplotlib and jinja2.
 
     Parameters
     ----------
@@ -142,25 +104,27 @@ def report(clf: Any, path: str | PathLike[str], X: Any, y: Any, *, n_examples: i
     if not isinstance(n_examples, Integral) or n_examples < 1:
         raise ValueError(f"n_examples={n_examples!r}; expected a whole number of images, at least 1.")
     found = clf.compare_prompt(X, check_labels(y), heads=True, some_unknown=True)
-    results = _Results.of(clf, found)
+    results = Results.of(clf, found)
     examples = PromptDisplay.prepare(clf, found, _examples(results, int(n_examples)))
     page = template.render(
         title="Report of a fit",
         subtitle=_subtitle(clf, len(results.y)),
         figures=_figures(clf, results),
+        recommendation=recommendation(clf, results),
         warnings=list(_warnings(clf, results)),
-        accuracies=_accuracies(clf, results),
+        accuracies=accuracy_table(clf, results),
+        rungs=rung_table(clf),
+        found=_found(clf, results),
         pictures=list(_pictures(clf, results, examples)),
-        cost=_cost(clf, found.n_queries, found.seconds),
-        ending=_ending(clf),
-        parameters=_parameters(clf),
+        cost=cost_table(clf, found.n_queries, found.seconds),
+        parameters=parameter_table(clf),
         origin=_origin(),
     )
     try:
         write(path, page.encode())
     except PersistenceError as error:
         raise PersistenceError(f"{path} cannot be written: {error}.") from error
-    return {name: n_hits / len(results.y) for name, n_hits in results.hits.items()}
+    return {name: results.accuracy(name) for name in results.hits}
 
 
 def _template() -> Any:
@@ -191,7 +155,7 @@ def _check_target(path: str | PathLike[str]) -> None:
         raise PersistenceError(f"{path} cannot be written: there is no folder {target.parent}. Create it first.")
 
 
-def _examples(results: _Results, n: int) -> np.ndarray:
+def _examples(results: Results, n: int) -> np.ndarray:
     """Rows of images to show: in turn one that was repaired, became wrong, stayed wrong and stayed correct."""
     was_right, is_right = results.before == results.y, results.after == results.y
     kinds = [~was_right & is_right, was_right & ~is_right, ~was_right & ~is_right, was_right & is_right]
@@ -202,21 +166,14 @@ def _examples(results: _Results, n: int) -> np.ndarray:
 def _subtitle(estimator: Any, n_images: int) -> str:
     size = f"{estimator.image_format_.height} x {estimator.image_format_.width}"
     return (
-        f"Service {_service_name(estimator)}, {len(estimator.classes_):,d} classes, images of {size} pixels: "
+        f"Service {service_name(estimator)}, {len(estimator.classes_):,d} classes, images of {size} pixels: "
         f"trained on {len(estimator.scored_images_.y):,d}, tested on {n_images:,d} others."
     )
 
 
-def _service_name(estimator: Any) -> str:
-    """Name of the score function's class or function, never its parameters or repr, which may hold a key."""
-    return name_of(innermost(estimator.score_fn)).removeprefix("__main__.")
-
-
-def _figures(estimator: Any, results: _Results) -> list[dict[str, str]]:
+def _figures(estimator: Any, results: Results) -> list[dict[str, str]]:
     """Figures at the top of the page."""
-    n = len(results.y)
-    shares = {name: f"{n_hits / n:.3f}" for name, n_hits in results.hits.items()}
-    low, high = _interval(results.hits["classifier"], n)
+    low, high = wilson_interval(int(results.hits["classifier"].sum()), len(results.y))
     was_right, is_right = results.before == results.y, results.after == results.y
     repaired, made = int((~was_right & is_right).sum()), int((was_right & ~is_right).sum())
     change = {
@@ -228,12 +185,12 @@ def _figures(estimator: Any, results: _Results) -> list[dict[str, str]]:
     return [
         {
             "title": "Accuracy",
-            "value": shares["classifier"],
+            "value": f"{results.accuracy('classifier'):.3f}",
             "note": f"of this classifier (95 % interval {low:.3f} to {high:.3f})",
         },
         {
             "title": "Without a prompt",
-            "value": shares["zero_shot"],
+            "value": f"{results.accuracy('zero_shot'):.3f}",
             "note": "accuracy of the service alone",
         },
         change if estimator.prompt_used_ else unused,
@@ -241,68 +198,30 @@ def _figures(estimator: Any, results: _Results) -> list[dict[str, str]]:
     ]
 
 
-def _warnings(estimator: Any, results: _Results) -> Iterable[str]:
+def _warnings(estimator: Any, results: Results) -> Iterable[str]:
     """Warnings that the reader must not miss."""
     if not estimator.prompt_used_:
         yield (
             "the prompt does not help. On the training images, the service predicts no better with it than without, "
             "so images are sent without it. More training images, another prompter or a larger budget may help."
         )
-    best = max(estimator.baselines_, key=lambda name: results.hits[name])
-    if results.hits[best] > results.hits["classifier"]:
-        without, own = (results.hits[name] / len(results.y) for name in (best, "classifier"))
-        yield (
-            f"on these images, the {BASELINE_NAMES[best]} baseline has an accuracy of {without:.3f}, and this "
-            f"classifier {own:.3f}. The baseline needs no trained prompt."
-        )
     if estimator.termination_reason_ in ("interrupted", "error"):
-        yield f"training ended before its budget was spent, because {_ENDINGS[estimator.termination_reason_]}."
+        yield f"training ended before its budget was spent, because {describe_ending(estimator)}."
     n_unknown = int((~np.isin(results.y, estimator.classes_)).sum())
     if n_unknown:
         yield f"{counted(n_unknown, 'test image')} of classes that were not trained count as mistakes of every method."
 
 
-def _accuracies(estimator: Any, results: _Results) -> dict[str, Any]:
-    n, n_train = len(results.y), len(estimator.scored_images_.y)
-    titles = {**BASELINE_NAMES, "prompt": "prompt alone", "classifier": "this classifier"}
-    rows = []
-    for name, n_hits in results.hits.items():
-        if name == "prompt" and not estimator.prompt_used_:
-            continue
-        baseline = estimator.baselines_.get(name)
-        low, high = _interval(n_hits, n)
-        held_out = "" if baseline is None else f"{baseline.accuracy:.3f}"
-        is_free = baseline is not None and not baseline.head.needs_scores
-        cells = [
-            titles[name],
-            f"{n_hits / n:.3f}",
-            f"{low:.3f}–{high:.3f}",
-            held_out,
-            "0" if is_free else "1",
-        ]
-        rows.append({"cells": cells, "chosen": name == "classifier"})
-    return {
-        "caption": f"Accuracy on {counted(n, 'test image')}, with its 95 % interval, and images billed per prediction",
-        "columns": _columns("method", "accuracy", "interval", "cross-validated", "billed images"),
-        "rows": rows,
-        "notes": [
-            "Wilson's intervals. The first rows are the baselines without a prompt; their cross-validated accuracy "
-            f"is that on the {counted(n_train, 'training image')}. Zero-shot and the prompt alone are the service's "
-            "own predictions; all others come from a head or a local model."
-        ],
-    }
-
-
-def _pictures(estimator: Any, results: _Results, examples: PromptDisplay) -> Iterable[dict[str, Any]]:
+def _pictures(estimator: Any, results: Results, examples: PromptDisplay) -> Iterable[dict[str, Any]]:
     confusion = ConfusionChangeDisplay.prepare(
         results.y, results.before, results.after, estimator.classes_, _MOST_CLASSES
     )
     yield _picture(
         examples,
         "Images and their prompts",
-        "The middle column shows what the prompt changes; grey is no change. Below each image is the service's own "
-        "prediction and its probability. The examples alternate between mistakes that the prompt repaired, mistakes "
-        "that it made, and images that stayed wrong or correct.",
+        "The middle column shows what the prompt changes, on the scale below it, and says it in words; grey is no "
+        "change. Below the other images is the service's own prediction and its probability. The examples alternate "
+        "between mistakes that the prompt repaired, mistakes that it made, and images that stayed wrong or correct.",
     )
     yield _picture(
         confusion,
@@ -355,76 +274,11 @@ def _picture(display: Display, title: str, caption: str) -> dict[str, Any]:
     }
 
 
-def _cost(estimator: Any, n_queries: int, waited: float) -> dict[str, Any]:
-    price = declared(estimator.score_fn, "price_per_image")
-    rate = estimator.seconds_per_image_
-    parts = [
-        ("this fit", estimator.n_queries_, None if rate is None else rate * estimator.n_queries_),
-        ("this report", n_queries, waited),
-        ("1,000 predictions", 1000, None if rate is None else 1000 * rate),
-    ]
-    rows = []
-    for title, n_images, seconds in parts:
-        cells = [title, f"{n_images:,d}", "" if seconds is None else duration(seconds)]
-        rows.append({"cells": cells + ([] if price is None else [f"{n_images * price:,.2f}"]), "chosen": False})
-    sentence = (
-        "The service declares no price." if price is None else f"The service declares a price of {price:g} per image."
-    )
-    return {
-        "caption": "Billed images, and time spent waiting for the service",
-        "columns": _columns("for", "billed images", "time", *([] if price is None else ["price"])),
-        "rows": rows,
-        "notes": [
-            sentence + " The time of the fit is its number of images times the mean time per image in its last run."
-        ],
-    }
-
-
-def _ending(estimator: Any) -> str:
-    reason, prompter = _ENDINGS[estimator.termination_reason_], type(estimator.coordinator_).__name__
-    return (
-        f"Training made {counted(estimator.n_iter_, 'step')} of {type(estimator.optimizer_).__name__} on the "
-        f"{counted(estimator.coordinator_.n_parameters_, 'parameter')} of {prompter}, and ended because {reason}. The "
-        f"head is {estimator.head_.title}. Scores were read as {estimator.score_format_.finding}"
-    )
-
-
-def _parameters(estimator: Any) -> dict[str, Any]:
-    rows: list[dict[str, Any]] = []
-    for name, parameter in inspect.signature(type(estimator)).parameters.items():
-        value = _service_name(estimator) if name == "score_fn" else _shown(getattr(estimator, name))
-        default = "required" if parameter.default is parameter.empty else _shown(parameter.default)
-        rows.append({"cells": [name, value, "" if value == default else default], "chosen": False})
-    rows.sort(key=lambda row: not row["cells"][2])
-    return {
-        "caption": "All parameters; those that differ from their defaults come first",
-        "columns": _columns("parameter", "value", "default", numbers=False),
-        "rows": rows,
-    }
-
-
-def _shown(value: Any) -> str:
-    """Format a parameter in one line, without secrets: foreign objects are shown by name only."""
-    ours = type(value).__module__.partition(".")[0] in ("blackvip", "sklearn")
-    if hasattr(value, "get_params") and not ours:
-        return name_of(value)
-    # In a mapping, a class may be called "key".
-    text = _text(describe(value, open_names=isinstance(value, Mapping)))
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
-
-
-def _text(described: Any, within: bool = False) -> str:
-    """Format a result of `describe` as code; strings have quotes only `within` something else."""
-    if isinstance(described, str) and not within:
-        return described
-    if isinstance(described, list):
-        return f"[{', '.join(_text(item, within=True) for item in described)}]"
-    if not isinstance(described, dict):
-        return repr(described)
-    if described.keys() == {"class", "params"}:
-        params = [f"{name}={_text(value, within=True)}" for name, value in described["params"].items()]
-        return f"{described['class'].rpartition('.')[2]}({', '.join(params)})"
-    return f"{{{', '.join(f'{key!r}: {_text(value, within=True)}' for key, value in described.items())}}}"
+def _found(estimator: Any, results: Results) -> list[str]:
+    """What the fit has found, and what the test images cannot tell, a sentence or two each."""
+    steps = f"{counted(estimator.n_iter_, 'step')} of {type(estimator.optimizer_).__name__}"
+    ending = f"Training made {steps}, and ended because {describe_ending(estimator)}."
+    return [f"Scores were read as {estimator.score_format_.finding}", ending, *uncertainties(estimator, results)]
 
 
 def _origin() -> str:
@@ -435,15 +289,3 @@ def _origin() -> str:
         f"Written by blackvip {__version__} on {now:%Y-%m-%d} at {now:%H:%M} UTC, with {versions} and Python "
         f"{platform.python_version()}. This file is self-contained."
     )
-
-
-def _columns(*titles: str, numbers: bool = True) -> list[dict[str, Any]]:
-    """Describe the columns of a table; all but the first hold numbers."""
-    return [{"title": title, "number": numbers and place > 0} for place, title in enumerate(titles)]
-
-
-def _interval(n_hits: int, n: int) -> tuple[float, float]:
-    """Compute Wilson's 95 % interval of a proportion (Wilson, 1927)."""
-    z, p = 1.959964, n_hits / n
-    centre, spread = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return max(0.0, (centre - spread) / (1 + z**2 / n)), min(1.0, (centre + spread) / (1 + z**2 / n))

@@ -184,9 +184,7 @@ class Ladder:
         figures = {"accuracy": result.accuracy, "log_loss": result.log_loss, "own_accuracy": outcome.own_accuracy}
         n_queries = outcome.run.objective.ledger.n_queries
         self.outcomes.rungs.append({"prompter": name, "n_queries": n_queries, **figures, "helps": used})
-        logger.info(
-            "ladder: %s, accuracy %.3f, log loss %.3g, service alone %.3f, %s", name, *figures.values(), used
-        )
+        logger.info("ladder: %s, accuracy %.3f, log loss %.3g, service alone %.3f, %s", name, *figures.values(), used)
 
 
 class ClimbsLadder:

@@ -1,0 +1,161 @@
+"""Findings: what the results of a fit on other images recommend, and how sure that is, in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..heads.judging import is_clear
+from .curves import BASELINE_NAMES
+from .drawing import counted
+
+__all__ = ["Results", "describe_ending", "recommendation", "uncertainties", "what_is_sent", "wilson_interval"]
+
+_FEW = 100  # test images below which a share is known to some 10 % only
+_ENDINGS = {
+    "budget": "its budget was spent",
+    "no_gain": "no further rung of the ladder helped",
+    "ceiling": "nothing was left to gain",
+    "no_improvement": "the held-out images stopped improving",
+    "nothing_to_train": "the prompter has nothing to train",
+    "callback": "a callback stopped it",
+    "interrupted": "it was interrupted",
+    "error": "the score function failed",
+}
+
+
+class Results(NamedTuple):
+    """Results on the test images.
+
+    Attributes
+    ----------
+    y : ndarray of shape (n_images,)
+        True labels.
+    before, after : ndarray of shape (n_images,)
+        Labels that the service itself predicts, without and with the prompt.
+    hits : dict of str to ndarray of shape (n_images,), bool
+        Whether each baseline, the service with the prompt ("prompt") and the classifier ("classifier") are right.
+    """
+
+    y: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    hits: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, estimator: Any, found: Any) -> Results:
+        """The results in a `PromptComparison` that has labels."""
+        before, after = (estimator.classes_[scores.argmax(axis=1)] for scores in (found.plain, found.prompted))
+        return cls(found.y, before, after, {name: labels == found.y for name, labels in found.labels.items()})
+
+    def accuracy(self, name: str) -> float:
+        """Share of the images that a method gets right."""
+        return float(self.hits[name].mean())
+
+    def is_better(self, one: str, other: str) -> bool:
+        """Whether a method gets more images right than another, by more than a standard error of the difference."""
+        return is_clear(self.hits[one].astype(float) - self.hits[other])
+
+
+def what_is_sent(estimator: Any) -> str:
+    """What the classifier sends to the service, in words."""
+    return f"images with the {estimator.prompter_.title}" if estimator.prompt_used_ else "images as they are"
+
+
+def _price(n_images: float) -> str:
+    if n_images == 1:
+        return "one image per prediction"
+    return f"{n_images:.2g} images per prediction" if n_images else "no images"
+
+
+def recommendation(estimator: Any, results: Results) -> str:
+    """What to use, with its accuracy and its price; and what costs less.
+
+    The classifier is recommended unless a baseline is clearly better on these images, or the local probe, which asks no
+    service, is not clearly worse.
+    """
+    per_prediction = next(row["images_per_prediction"] for row in estimator.cost_curve_ if row["used"])
+    alone = results.accuracy("zero_shot")
+    own = (
+        f"this classifier: it sends {what_is_sent(estimator)}, and reads the answers with {estimator.head_.title}. "
+        f"Accuracy {results.accuracy('classifier'):.3f} instead of {alone:.3f}, at {_price(per_prediction)}"
+    )
+    better = [name for name in estimator.baselines_ if results.is_better(name, "classifier")]
+    probe = "local_probe" if "local_probe" in estimator.baselines_ else None
+    if probe and not results.is_better("classifier", probe):
+        return (
+            "Use the local probe, which runs on your machine and bills nothing: accuracy "
+            f"{results.accuracy(probe):.3f}, against {results.accuracy('classifier'):.3f} of this classifier and "
+            f"{alone:.3f} of the service alone."
+        )
+    if better:
+        best = max(better, key=results.accuracy)
+        return (
+            f"Use the baseline “{BASELINE_NAMES[best]}”, which sends images as they are: accuracy "
+            f"{results.accuracy(best):.3f}, against {results.accuracy('classifier'):.3f} of this classifier, at one "
+            "image per prediction."
+        )
+    if not estimator.prompt_used_ and not estimator.head_.learns:
+        return (
+            f"Use the service as it is: accuracy {alone:.3f}. Neither a prompt nor a head has made it better on the "
+            "training images."
+        )
+    cheaper = f" Or the local probe, at no images: {results.accuracy(probe):.3f}." if probe else ""
+    rivals = [name for name in estimator.baselines_ if name != probe and not results.is_better("classifier", name)]
+    if rivals:
+        rival = max(rivals, key=results.accuracy)
+        name, accuracy = BASELINE_NAMES[rival], results.accuracy(rival)
+        cheaper += f" On these images, the baseline “{name}” is not clearly worse: {accuracy:.3f}."
+    return f"Use {own}.{cheaper}"
+
+
+def uncertainties(estimator: Any, results: Results) -> Iterator[str]:
+    """What these results cannot tell, a sentence each."""
+    n, n_train = len(results.y), len(estimator.scored_images_.y)
+    gain = results.hits["classifier"].astype(float) - results.hits["zero_shot"]
+    error = 1.96 * gain.std(ddof=1) / math.sqrt(n) if n > 1 else math.inf
+    yield (
+        f"The gain over the service alone is {gain.mean():+.3f}, and its 95 % interval ±{error:.3f}, from "
+        f"{counted(n, 'test image')}."
+        if np.isfinite(error)
+        else "One test image tells nothing about the gain."
+    )
+    if n < _FEW:
+        yield f"{counted(n, 'test image')} are few: shares are known to about {1.96 * 0.5 / math.sqrt(n):.0%} at worst."
+    counts = np.bincount(estimator.scored_images_.y, minlength=len(estimator.classes_))
+    if counts.min() < 5:
+        few = estimator.classes_[counts.argmin()]
+        yield f"The class {few} has only {counted(int(counts.min()), 'training image')} of {n_train:,d}."
+    shift = results.accuracy("classifier") - estimator.result_.accuracy
+    low, high = wilson_interval(int(results.hits["classifier"].sum()), n)
+    if not low <= estimator.result_.accuracy <= high:
+        yield (
+            f"Cross-validation on the training images expected {estimator.result_.accuracy:.3f}. The test images are "
+            f"{'easier' if shift > 0 else 'harder'}, or differ in kind."
+        )
+
+
+def describe_ending(estimator: Any) -> str:
+    """Why training ended, with the figures behind it."""
+    reason, rungs = estimator.termination_reason_, estimator.rungs_
+    text = _ENDINGS[reason]
+    if reason == "ceiling":
+        return f"{text}: the log loss is {estimator.result_.log_loss:.2g} nats"
+    if reason == "no_gain" and rungs and not rungs[-1]["helps"]:
+        best = next(rung for rung in reversed(rungs) if rung["helps"])
+        last = rungs[-1]
+        return (
+            f"{text}: with {last['prompter']}, accuracy was {last['accuracy']:.3f} and log loss "
+            f"{last['log_loss']:.3g}, and with {best['prompter']} {best['accuracy']:.3f} and {best['log_loss']:.3g}"
+        )
+    return text
+
+
+def wilson_interval(n_hits: int, n: int) -> tuple[float, float]:
+    """Compute Wilson's 95 % interval of a proportion (Wilson, 1927)."""
+    z, p = 1.959964, n_hits / n
+    centre, spread = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return max(0.0, (centre - spread) / (1 + z**2 / n)), min(1.0, (centre + spread) / (1 + z**2 / n))
