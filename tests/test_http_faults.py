@@ -17,7 +17,10 @@ from blackvip.scorers.http.retrying import RetryPolicy
 
 
 @pytest.fixture
-def service(remote):
+def service(remote, monkeypatch):
+    # Some adapters sign their requests.
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE123")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t/example+key")
     remote.control()
     return remote
 

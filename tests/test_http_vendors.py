@@ -1,8 +1,6 @@
 """Google Cloud Vision, Amazon Rekognition and Clarifai: against their own definitions, and services that speak so."""
 
 import base64
-import hashlib
-import hmac
 import importlib
 import io
 import json
@@ -16,6 +14,7 @@ from PIL import Image
 from servers.app import stripe_scores
 from servers.running import DIRECT
 from servers.shared import make_images, scorer_of
+from servers.signatures import signature_by_hand
 from servers.vendors import CLARIFAI, GOOGLE, KEY, LABELS, running_moto, running_vendors
 
 from blackvip.scorers import Ledger
@@ -316,19 +315,6 @@ def test_amazons_own_definition_of_the_service_accepts_the_request(service, cred
     assert request["path"] == operation.http["requestUri"]
 
 
-def signature_by_hand(secret, method, path, headers, signed, body, region):
-    """Signature version 4 as AWS's documentation spells it out."""
-    canonical = [method, path, "", *(f"{name}:{headers[name].strip()}" for name in signed), "", ";".join(signed)]
-    canonical.append(hashlib.sha256(body).hexdigest())
-    date = headers["x-amz-date"]
-    scope = f"{date[:8]}/{region}/rekognition/aws4_request"
-    to_sign = ["AWS4-HMAC-SHA256", date, scope, hashlib.sha256("\n".join(canonical).encode()).hexdigest()]
-    key = f"AWS4{secret}".encode()
-    for part in scope.split("/"):
-        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
-    return hmac.new(key, "\n".join(to_sign).encode(), hashlib.sha256).hexdigest()
-
-
 @pytest.mark.parametrize("token", [None, "t0ken=="])
 def test_the_signature_is_that_of_the_documentation(credentials, monkeypatch, token):
     if token:
@@ -340,7 +326,7 @@ def test_the_signature_is_that_of_the_documentation(credentials, monkeypatch, to
     headers = {name.lower(): value for name, value in {**request.headers, **proof}.items()}
     headers["host"] = "rekognition.us-east-2.amazonaws.com"
     signed = ["content-type", "host", "x-amz-date", *["x-amz-security-token"] * bool(token), "x-amz-target"]
-    expected = signature_by_hand("s3cr3t/example+key", "POST", "/", headers, signed, body, "us-east-2")
+    expected = signature_by_hand("s3cr3t/example+key", "POST", "/", headers, signed, body, "us-east-2", "rekognition")
     credential = f"AKIAEXAMPLE123/{headers['x-amz-date'][:8]}/us-east-2/rekognition/aws4_request"
     assert proof["Authorization"] == (
         f"AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={';'.join(signed)}, Signature={expected}"

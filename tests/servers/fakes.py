@@ -8,6 +8,7 @@ is an error: an assertion that fails answers it with 400 and the assertion's tex
 
 from servers.chat import CHAT
 from servers.decisions import DECISIONS
+from servers.embeddings import EMBEDDINGS
 
 #: By the path of a request.
-FAKES = {**CHAT, **DECISIONS}
+FAKES = {**CHAT, **DECISIONS, **EMBEDDINGS}

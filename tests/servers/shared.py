@@ -8,6 +8,7 @@ import numpy as np
 from blackvip.scorers.http import (
     Adapter,
     ChatLogprobs,
+    Embeddings,
     GeminiDecisions,
     HTTPScorer,
     HuggingFaceClassifier,
@@ -71,4 +72,8 @@ FAKED = {
     "gemini-decisions": Faked(lambda: GeminiDecisions(n_orders=2), "/gemini/v1beta"),
     "system-one": Faked(lambda: SystemOne("m", "vllm"), "/vllm"),
     "system-one-wrapped": Faked(lambda: SystemOne("decider-1", "cloudflare", n_orders=3), "/cloudflare"),
+    "embeddings": Faked(lambda: Embeddings("m", "openai"), "/embed/openai"),
+    "embeddings-vllm": Faked(lambda: Embeddings("m", "vllm"), "/embed/vllm"),
+    "embeddings-gemini": Faked(lambda: Embeddings("m", "gemini"), "/embed/gemini"),
+    "embeddings-titan": Faked(lambda: Embeddings("m", "titan", region="eu-west-1"), "/embed/titan"),
 }

@@ -22,6 +22,7 @@ from .protocols.decisions import (
     SystemOne,
     SystemOnePreset,
 )
+from .protocols.embeddings import EMBEDDING_FORMS, EmbeddingForm, Embeddings
 from .protocols.google_vision import GoogleVision
 from .protocols.hugging_face import HuggingFaceClassifier, HuggingFaceZeroShot
 from .protocols.kserve import KServe
@@ -33,12 +34,15 @@ from .usage import Usage
 
 __all__ = [
     "CHAT_PRESETS",
+    "EMBEDDING_FORMS",
     "SYSTEM_ONE_PRESETS",
     "Adapter",
     "ChatLogprobs",
     "ChatPreset",
     "Clarifai",
     "Decisions",
+    "EmbeddingForm",
+    "Embeddings",
     "GeminiDecisions",
     "GoogleVision",
     "HTTPScorer",

@@ -10,6 +10,7 @@ from .decisions import (
     SystemOne,
     SystemOnePreset,
 )
+from .embeddings import EMBEDDING_FORMS, EmbeddingForm, Embeddings
 from .google_vision import GoogleVision
 from .hugging_face import HuggingFaceClassifier, HuggingFaceZeroShot
 from .kserve import KServe
@@ -21,9 +22,12 @@ __all__ = [
     "CHAT_PRESETS",
     "ChatLogprobs",
     "ChatPreset",
+    "EMBEDDING_FORMS",
     "SYSTEM_ONE_PRESETS",
     "Clarifai",
     "Decisions",
+    "EmbeddingForm",
+    "Embeddings",
     "GeminiDecisions",
     "GoogleVision",
     "HuggingFaceClassifier",

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import re
-import threading
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from ....exceptions import ServiceError
 from ...wrappers import LeavesOutLive
 from ..adapter import Adapter, Images, Request
 from ..encoding import to_base64
 from ..json_bodies import parse_json
-from ..keys import is_loopback
+from ..signing import Signer
 
 __all__ = ["Rekognition"]
 
 _PASSING = ("ThrottlingException", "ProvisionedThroughputExceededException", "InternalServerError")
-_REGION = re.compile(r"(?:^|\.)rekognition(?:-fips)?\.([a-z]{2}(?:-[a-z]+)+-\d+)\.")
-_LOADING = threading.Lock()
 
 
 class Rekognition(LeavesOutLive, Adapter):
@@ -53,8 +47,8 @@ class Rekognition(LeavesOutLive, Adapter):
     score_type = "probabilities"
     min_size = 80
     max_size = 10_000
-    _live_attributes = ("_session",)
-    _session: Any = None
+    _live_attributes = ("_signer",)
+    _signer: Signer | None = None
 
     def __init__(
         self,
@@ -94,16 +88,10 @@ class Rekognition(LeavesOutLive, Adapter):
                 "Rekognition was given a key, but its requests are signed with AWS credentials. Leave out key, and set "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile."
             )
-        parts = urlsplit(url)
-        if parts.scheme != "https" and not is_loopback(parts.hostname):
-            raise ServiceError(
-                f"Signed requests would go to {parts.hostname} without encryption; expected an https url."
-            )
-        session, credentials = self._signer()
-        signed = _botocore("awsrequest").AWSRequest(request.method, url, dict(request.headers), body)
-        signer = _botocore("auth").SigV4Auth
-        signer(credentials.get_frozen_credentials(), "rekognition", self._region(url, session)).add_auth(signed)
-        return {name: value for name, value in signed.headers.items() if name not in request.headers}
+        if self._signer is None:
+            # Two threads may each make one, and either will do.
+            self._signer = Signer("rekognition", type(self).__name__)
+        return self._signer.headers(request, url, body, self.region, self.profile)
 
     def is_passing(self, status: int, content: bytes) -> bool:
         """Return whether an error is one that AWS asks to retry; see `Adapter`."""
@@ -111,41 +99,3 @@ class Rekognition(LeavesOutLive, Adapter):
             return json.loads(content)["__type"].rpartition("#")[2] in _PASSING
         except (ValueError, LookupError, TypeError, AttributeError):
             return False
-
-    def _signer(self) -> tuple[Any, Any]:
-        """Return a session and its self-renewing credentials."""
-        with _LOADING:
-            if self._session is None or self._session[0] != self.profile:
-                try:
-                    session = _botocore("session").Session(profile=self.profile)
-                    credentials = session.get_credentials()
-                except _botocore("exceptions").BotoCoreError as error:
-                    raise ServiceError(f"AWS credentials cannot be loaded: {error}.") from None
-                if credentials is None:
-                    raise ServiceError(
-                        "There are no AWS credentials; expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the "
-                        "environment, a profile in the AWS configuration, or a role of this machine."
-                    )
-                self._session = (self.profile, session, credentials)
-            return self._session[1:]
-
-    def _region(self, url: str, session: Any) -> str:
-        named = _REGION.search(urlsplit(url).hostname or "")
-        region = self.region or (named and named[1]) or session.get_config_variable("region")
-        if not region:
-            raise ServiceError(
-                f"The url {url!r} does not name an AWS region; expected one there, or region, such as "
-                "region='eu-west-1'."
-            )
-        return str(region)
-
-
-def _botocore(module: str) -> Any:
-    """Import a module of botocore, which only this adapter needs."""
-    try:
-        return importlib.import_module(f"botocore.{module}")
-    except ImportError as error:
-        raise ImportError(
-            f'Rekognition needs the package {error.name}, which is not installed. Run pip install "blackvip[aws]".',
-            name=error.name,
-        ) from error

@@ -1,0 +1,84 @@
+"""JSON templates: bodies of requests that are written down as they are, with names in braces for what changes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["filled", "placeholders"]
+
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_LEFT_OUT = object()
+
+
+def placeholders(template: Any) -> set[str]:
+    """Return the names in braces of a template."""
+    if isinstance(template, str):
+        return set(_PLACEHOLDER.findall(template))
+    parts = template.values() if isinstance(template, Mapping) else template if isinstance(template, list) else ()
+    return {name for part in parts for name in placeholders(part)}
+
+
+def filled(template: Any, values: Mapping[str, Any], items: Sequence[Mapping[str, Any]] = ({},)) -> Any:
+    """Fill in a template.
+
+    A text that is a single placeholder becomes its value, of any type. Within a longer text, the value is inserted.
+    What has the value None is left out, and so are objects and lists that are empty without it.
+
+    Parameters
+    ----------
+    template : object
+        JSON with placeholders such as ``"{model}"`` in its texts.
+    values : mapping
+        From names to values.
+    items : sequence of mapping, default=({},)
+        Further values of each item. If there are several, the outermost list that has one of their names is repeated
+        for each of them.
+
+    Returns
+    -------
+    value : object
+
+    Raises
+    ------
+    ValueError
+        If there are several items and no such list.
+
+    Examples
+    --------
+    >>> template = {"model": "{model}", "input": [{"text": "{text}"}], "size": "{size}"}
+    >>> filled(template, {"model": "m", "size": None}, [{"text": "a cat"}, {"text": "a dog"}])
+    {'model': 'm', 'input': [{'text': 'a cat'}, {'text': 'a dog'}]}
+    """
+    if len(items) == 1:
+        return _filled(template, {**values, **items[0]}, (), set())
+    return _filled(template, values, items, {name for item in items for name in item})
+
+
+def _filled(part: Any, values: Mapping[str, Any], items: Sequence[Mapping[str, Any]], names: set[str]) -> Any:
+    """Fill in a part of a template. `names` are those of items that no list has been repeated for."""
+    if isinstance(part, str):
+        return _filled_text(part, values, names)
+    if isinstance(part, list) and names & placeholders(part):
+        return [_filled(entry, {**values, **item}, (), set()) for item in items for entry in part]
+    if isinstance(part, list):
+        entries = [_filled(entry, values, items, names) for entry in part]
+        kept: Any = [entry for entry in entries if entry is not _LEFT_OUT]
+    elif isinstance(part, Mapping):
+        members = {name: _filled(value, values, items, names) for name, value in part.items()}
+        kept = {name: value for name, value in members.items() if value is not _LEFT_OUT}
+    else:
+        return part
+    return _LEFT_OUT if part and not kept else kept
+
+
+def _filled_text(text: str, values: Mapping[str, Any], names: set[str]) -> Any:
+    if names & placeholders(text):
+        raise ValueError(f"{text!r} is in no list of the template, which takes one item; expected one.")
+    whole = _PLACEHOLDER.fullmatch(text)
+    if whole and whole[1] in values:
+        value = values[whole[1]]
+        return _LEFT_OUT if value is None else value
+    # All at once, since a value may have braces of its own.
+    return _PLACEHOLDER.sub(lambda found: str(values.get(found[1], found[0])), text)
