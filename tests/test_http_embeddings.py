@@ -15,8 +15,17 @@ from servers.signatures import signature_by_hand
 from sklearn.base import clone
 
 from blackvip import BlackVIPClassifier
+from blackvip.exceptions import ClassPromptError
 from blackvip.losses import fit_temperature
-from blackvip.scorers.http import EMBEDDING_FORMS, EmbeddingForm, Embeddings, ServiceError
+from blackvip.scorers.http import (
+    COSINE_FORMS,
+    EMBEDDING_FORMS,
+    CosineForm,
+    CosineScore,
+    EmbeddingForm,
+    Embeddings,
+    ServiceError,
+)
 from blackvip.scorers.http.protocols.embeddings.vectors import in_order, read_vectors
 
 NOVA = "amazon.nova-2-multimodal-embeddings-v1:0"
@@ -245,6 +254,39 @@ def test_copies_hold_parameters_alone(service):
     assert b"AKIAEXAMPLE123" not in pickle.dumps(scorer)
 
 
+# Services that compare themselves
+
+
+@pytest.mark.parametrize("form", COSINE_FORMS)
+def test_cosines_of_a_service_are_scaled_and_in_the_order_of_the_prompts(service, form):
+    images = make_images(3)
+    for n_prompts in (1, 3, 8):
+        prompts = [f"class {index}" for index in range(n_prompts)]
+        scorer = scorer_of(service, CosineScore("m", form), f"/embed/{form}", images_per_request=None)
+        np.testing.assert_allclose(scorer(images, prompts), 100 * cosines(images, prompts), rtol=0, atol=1e-10)
+    assert service.counts()["requests"] == service.counts()["images"] == 9
+    fitted = scorer_of(service, CosineScore("m", form, scale="fit"), f"/embed/{form}")
+    np.testing.assert_allclose(fitted(images, prompts), cosines(images, prompts), rtol=0, atol=1e-12)
+
+
+def test_what_cosine_score_refuses(service):
+    roboflow = scorer_of(service, CosineScore("ViT-B-16", "roboflow"), "/embed/roboflow")
+    with pytest.raises(ClassPromptError, match="9 class prompts.*CosineScore takes 8 in a request"):
+        roboflow(make_images(1), [f"class {index}" for index in range(9)])
+    with pytest.raises(ValueError, match="scale=-1 was given; expected a positive number"):
+        scorer_of(service, CosineScore("m", scale=-1), "/embed/vllm")(make_images(1), PROMPTS)
+    with pytest.raises(ValueError, match=r"body has the placeholders \['model'\]; expected 'prompts', and 'image'"):
+        CosineForm({"model": "{model}"}, "scores.*", "compare")
+    assert service.counts()["requests"] == 0
+    for wrong in (1.5, None, True, "0.5"):
+        service.control(quick={"similarity": [0.1, wrong, 0.2]})
+        with pytest.raises(ServiceError, match=f"cosine is '?{wrong}'?; expected a number from -1 to 1"):
+            roboflow(make_images(1), PROMPTS)
+    service.control(quick={"similarity": [0.1, 0.2]})
+    with pytest.raises(ServiceError, match="answered with 2 cosines; expected 3"):
+        roboflow(make_images(1), PROMPTS)
+
+
 # The scale, and a whole fit
 
 
@@ -263,17 +305,17 @@ def test_a_scale_that_is_fitted_is_the_inverse_of_the_temperature():
 @pytest.mark.filterwarnings("ignore::blackvip.PromptNotUsedWarning")
 @pytest.mark.filterwarnings("ignore::blackvip.exceptions.HeadNotHelpfulWarning")
 def test_a_fit_with_several_prompts_per_class_bills_one_image_each_and_fits_the_scale(service):
-    X = make_images(24, side=12) // 3
-    y = np.arange(24) % 2
+    X = make_images(16, side=12) // 3
+    y = np.arange(16) % 2
     X[y == 1, :, 6:] += 90
     fitted = []
     for scale in (100.0, "fit"):
         service.control()
         prompts = [["one", "a photo of one"], ["two", "a photo of two"]]
         scorer = embedding_scorer(service, "jina", scale=scale)
-        clf = BlackVIPClassifier(scorer, prompts, prompter="basis", max_queries=200, random_state=0)
+        clf = BlackVIPClassifier(scorer, prompts, prompter="basis", max_queries=120, random_state=0)
         fitted.append(clf.fit(X, y))
-        assert service.counts()["images"] == clf.n_queries_ > 100
+        assert service.counts()["images"] == clf.n_queries_ > 80
     assert fitted[1].n_queries_ == fitted[0].n_queries_
     # Only the weak penalty of the temperature, which keeps it finite, depends on the scale.
     proba = [clf.predict_proba(X) for clf in fitted]

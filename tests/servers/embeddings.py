@@ -200,7 +200,43 @@ def nova(headers, data):
     )
 
 
+def compared(images, texts, to_answer):
+    """What a fake returns that compares images with texts itself."""
+    (image,) = images
+    known = np.stack([text_vector(text) for text in texts]).astype(float)
+
+    def answer(scores):
+        vector = image_vectors(scores)[0].astype(float)
+        cosines = known @ vector / np.linalg.norm(vector) / np.linalg.norm(known, axis=1)
+        return to_answer(cosines.tolist())
+
+    return image, answer, N_DIMENSIONS
+
+
+def vllm_score(headers, data):
+    assert set(data) == {"model", "text_1", "text_2"}
+    assert set(data["text_1"]) == {"content"}
+
+    def to_answer(cosines):
+        items = [{"index": index, "object": "score", "score": cosine} for index, cosine in enumerate(cosines)]
+        usage = {"prompt_tokens": N_TOKENS, "total_tokens": N_TOKENS}
+        return {"id": "1", "object": "list", "model": data["model"], "data": items[::-1], "usage": usage}
+
+    return compared([image_part(*data["text_1"]["content"])], data["text_2"], to_answer)
+
+
+def roboflow(headers, data):
+    assert set(data) == {"clip_version_id", "subject", "subject_type", "prompt", "prompt_type"}
+    assert (data["subject_type"], data["prompt_type"]) == ("image", "text")
+    assert data["subject"]["type"] == "base64"
+    assert len(data["prompt"]) <= 8, "at most 8"
+    images = [in_base64(data["subject"]["value"])]
+    return compared(images, data["prompt"], lambda cosines: {"similarity": cosines, "time": 0.1})
+
+
 SERVICES = {
+    "vllm/score": vllm_score,
+    "roboflow/clip/compare": roboflow,
     "openai/embeddings": openai(data_urls),
     "nvidia/embeddings": openai(data_urls),
     "vllm/embeddings": openai(vllm_images, ("model", "input", "messages", "encoding_format", "dimensions")),

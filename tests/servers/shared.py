@@ -8,6 +8,7 @@ import numpy as np
 from blackvip.scorers.http import (
     Adapter,
     ChatLogprobs,
+    CosineScore,
     Embeddings,
     GeminiDecisions,
     HTTPScorer,
@@ -76,4 +77,5 @@ FAKED = {
     "embeddings-vllm": Faked(lambda: Embeddings("m", "vllm"), "/embed/vllm"),
     "embeddings-gemini": Faked(lambda: Embeddings("m", "gemini"), "/embed/gemini"),
     "embeddings-titan": Faked(lambda: Embeddings("m", "titan", region="eu-west-1"), "/embed/titan"),
+    "cosine-score": Faked(lambda: CosineScore("m"), "/embed/vllm"),
 }

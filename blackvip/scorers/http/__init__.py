@@ -22,7 +22,14 @@ from .protocols.decisions import (
     SystemOne,
     SystemOnePreset,
 )
-from .protocols.embeddings import EMBEDDING_FORMS, EmbeddingForm, Embeddings
+from .protocols.embeddings import (
+    COSINE_FORMS,
+    EMBEDDING_FORMS,
+    CosineForm,
+    CosineScore,
+    EmbeddingForm,
+    Embeddings,
+)
 from .protocols.google_vision import GoogleVision
 from .protocols.hugging_face import HuggingFaceClassifier, HuggingFaceZeroShot
 from .protocols.kserve import KServe
@@ -34,12 +41,15 @@ from .usage import Usage
 
 __all__ = [
     "CHAT_PRESETS",
+    "COSINE_FORMS",
     "EMBEDDING_FORMS",
     "SYSTEM_ONE_PRESETS",
     "Adapter",
     "ChatLogprobs",
     "ChatPreset",
     "Clarifai",
+    "CosineForm",
+    "CosineScore",
     "Decisions",
     "EmbeddingForm",
     "Embeddings",

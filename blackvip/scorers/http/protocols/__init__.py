@@ -10,7 +10,14 @@ from .decisions import (
     SystemOne,
     SystemOnePreset,
 )
-from .embeddings import EMBEDDING_FORMS, EmbeddingForm, Embeddings
+from .embeddings import (
+    COSINE_FORMS,
+    EMBEDDING_FORMS,
+    CosineForm,
+    CosineScore,
+    EmbeddingForm,
+    Embeddings,
+)
 from .google_vision import GoogleVision
 from .hugging_face import HuggingFaceClassifier, HuggingFaceZeroShot
 from .kserve import KServe
@@ -22,9 +29,12 @@ __all__ = [
     "CHAT_PRESETS",
     "ChatLogprobs",
     "ChatPreset",
+    "COSINE_FORMS",
     "EMBEDDING_FORMS",
     "SYSTEM_ONE_PRESETS",
     "Clarifai",
+    "CosineForm",
+    "CosineScore",
     "Decisions",
     "EmbeddingForm",
     "Embeddings",

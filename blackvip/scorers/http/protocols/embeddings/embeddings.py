@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral, Real
+from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -13,25 +13,16 @@ import numpy as np
 from .....exceptions import ServiceError
 from ....wrappers import LeavesOutLive
 from ...adapter import Adapter, Images, Request, Send
-from ...encoding import data_url, media_type
 from ...json_bodies import shortened
 from ...json_templates import filled, placeholders
 from ...keys import key_header
 from ...signing import Signer
 from ...usage import Usage
 from ..by_name import preset_of
-from .forms import EMBEDDING_FORMS, EmbeddingForm
-from .vectors import at_path, read_vectors, unit_vectors
+from .forms import EMBEDDING_FORMS, EmbeddingForm, image_values
+from .vectors import at_path, read_vectors, scale_factor, unit_vectors
 
 __all__ = ["Embeddings"]
-
-# What a template may need of an image, computed only if it does.
-_OF_IMAGE: dict[str, Callable[[bytes], Any]] = {
-    "image": bytes,
-    "image_url": data_url,
-    "media_type": media_type,
-    "image_format": lambda image: media_type(image).removeprefix("image/"),
-}
 
 
 class Embeddings(LeavesOutLive, Adapter):
@@ -156,11 +147,9 @@ class Embeddings(LeavesOutLive, Adapter):
 
     def request(self, images: Images, class_prompts: list[str]) -> Request:
         """Build a request with the images; see `Adapter`."""
-        names = placeholders(self.service.images)
-        values = {name: value_of for name, value_of in _OF_IMAGE.items() if name in names}
-        return self._request(
-            self.service.images, [{name: value_of(image) for name, value_of in values.items()} for image in images]
-        )
+        template = self.service.images
+        values = image_values(template)
+        return self._request(template, [{name: value(image) for name, value in values.items()} for image in images])
 
     def scores(self, answer: Any, class_prompts: list[str]) -> np.ndarray:
         """Return the scores of one image; see `Adapter`."""
@@ -182,7 +171,7 @@ class Embeddings(LeavesOutLive, Adapter):
         scores : ndarray of shape (n_images, n_class_prompts)
             The scale times the cosines.
         """
-        texts, scale = self._prepared_texts(), 1.0 if self.scale == "fit" else float(self.scale)
+        texts, scale = self._prepared_texts(), scale_factor(self.scale)
         # One by one, since the last digits of a product of matrices depend on the other rows.
         return np.stack([scale * (texts @ vector) for vector in unit_vectors(vectors)])
 
@@ -229,10 +218,8 @@ class Embeddings(LeavesOutLive, Adapter):
         return self._texts
 
     def _check(self) -> None:
-        form, scale, dimensions = self.service, self.scale, self.dimensions
-        is_number = isinstance(scale, Real) and not isinstance(scale, bool)
-        if scale != "fit" and not (is_number and 0 < float(scale) < np.inf):
-            raise ValueError(f"scale={scale!r} was given; expected a positive number, or 'fit'.")
+        form, dimensions = self.service, self.dimensions
+        scale_factor(self.scale)
         if dimensions is None:
             return
         if isinstance(dimensions, bool) or not isinstance(dimensions, Integral) or dimensions < 1:

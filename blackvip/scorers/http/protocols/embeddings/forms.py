@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...encoding import data_url, media_type
 from ...json_templates import placeholders
 
-__all__ = ["EMBEDDING_FORMS", "EmbeddingForm"]
+__all__ = ["EMBEDDING_FORMS", "IMAGE_PART", "EmbeddingForm", "image_values"]
 
 _SHARED = {"model", "dimensions"}
 _OF_TEXTS = {"text"}
-_OF_IMAGES = {"image", "image_url", "media_type", "image_format"}
+# What a template may need of an image.
+_OF_IMAGES: dict[str, Callable[[bytes], Any]] = {
+    "image": bytes,
+    "image_url": data_url,
+    "media_type": media_type,
+    "image_format": lambda image: media_type(image).removeprefix("image/"),
+}
+#: An image in a list of contents, as in chat messages.
+IMAGE_PART = {"type": "image_url", "image_url": {"url": "{image_url}"}}
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ class EmbeddingForm:
     first_timeout: float | None = None
 
     def __post_init__(self) -> None:
-        for name, own in (("texts", _OF_TEXTS), ("images", _OF_IMAGES)):
+        for name, own in (("texts", _OF_TEXTS), ("images", set(_OF_IMAGES))):
             found = placeholders(getattr(self, name))
             if found - _SHARED - own or not found & own:
                 raise ValueError(
@@ -91,13 +100,18 @@ class EmbeddingForm:
             raise ValueError(f"vectors={self.vectors!r} was given; expected at most one '*', for the list of answers.")
 
 
+def image_values(template: Any) -> dict[str, Callable[[bytes], Any]]:
+    """Return the functions that compute what a template needs of an image, by the names of its placeholders."""
+    names = placeholders(template)
+    return {name: value_of for name, value_of in _OF_IMAGES.items() if name in names}
+
+
 def _openai(image: Any = "{image_url}", encoding: str = "float", **limits: Any) -> EmbeddingForm:
     """Return OpenAI's form of embeddings, in which every service has images in another way."""
     fields = {"model": "{model}", "dimensions": "{dimensions}", "encoding_format": encoding}
     return EmbeddingForm({**fields, "input": ["{text}"]}, {**fields, "input": [image]}, **limits)
 
 
-_IMAGE_PART = {"type": "image_url", "image_url": {"url": "{image_url}"}}
 _VLLM = {"model": "{model}", "dimensions": "{dimensions}", "encoding_format": "base64"}
 _INFINITY = {"model": "{model}", "dimensions": "{dimensions}", "encoding_format": "base64"}
 _JINA = {"model": "{model}", "dimensions": "{dimensions}", "embedding_type": "float", "normalized": True}
@@ -123,7 +137,7 @@ EMBEDDING_FORMS: dict[str, EmbeddingForm] = {
     # A data url in `input` would be taken as text.
     "vllm": EmbeddingForm(
         texts={**_VLLM, "input": ["{text}"]},
-        images={**_VLLM, "messages": [{"role": "user", "content": [_IMAGE_PART]}]},
+        images={**_VLLM, "messages": [{"role": "user", "content": [IMAGE_PART]}]},
         first_timeout=300,
     ),
     # Without a modality, the characters of a data url would be embedded.
@@ -135,8 +149,8 @@ EMBEDDING_FORMS: dict[str, EmbeddingForm] = {
         min_size=3,
         first_timeout=300,
     ),
-    "llama.cpp": _openai({"content": [_IMAGE_PART]}, texts_per_request=32, first_timeout=300),
-    "openrouter": _openai({"content": [_IMAGE_PART]}),
+    "llama.cpp": _openai({"content": [IMAGE_PART]}, texts_per_request=32, first_timeout=300),
+    "openrouter": _openai({"content": [IMAGE_PART]}),
     "nvidia": _openai(images_per_request=8, first_timeout=300),
     "jina": EmbeddingForm(
         texts={**_JINA, "input": [{"text": "{text}"}]},

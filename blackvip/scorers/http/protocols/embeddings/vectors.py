@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from .....exceptions import ServiceError
 from ...json_bodies import shortened
 
-__all__ = ["at_path", "in_order", "read_vectors", "unit_vectors"]
+__all__ = ["at_path", "in_order", "read_vectors", "scale_factor", "unit_vectors"]
 
 
 def at_path(answer: Any, path: str) -> Any:
@@ -99,6 +100,21 @@ def unit_vectors(vectors: np.ndarray) -> np.ndarray:
     """Return vectors (n, d) of length 1, in double precision."""
     wide = vectors.astype(np.float64)
     return wide / np.linalg.norm(wide, axis=1, keepdims=True)
+
+
+def scale_factor(scale: Any) -> float:
+    """Return the factor of cosines for a parameter `scale`.
+
+    Raises
+    ------
+    ValueError
+        If it is neither a positive number nor "fit".
+    """
+    if isinstance(scale, str) and scale == "fit":
+        return 1.0
+    if isinstance(scale, bool) or not isinstance(scale, Real) or not 0 < float(scale) < np.inf:
+        raise ValueError(f"scale={scale!r} was given; expected a positive number, or 'fit'.")
+    return float(scale)
 
 
 def _vector(value: Any) -> np.ndarray:
