@@ -1,6 +1,7 @@
 """Services that embed: vectors against independent ones, each vendor's own types, and what is not paid for twice."""
 
 import base64
+import copy
 import json
 import pickle
 import urllib.request
@@ -17,13 +18,16 @@ from sklearn.base import clone
 from blackvip import BlackVIPClassifier
 from blackvip.exceptions import ClassPromptError
 from blackvip.losses import fit_temperature
+from blackvip.scorers import Ledger
 from blackvip.scorers.http import (
     COSINE_FORMS,
     EMBEDDING_FORMS,
     CosineForm,
     CosineScore,
+    EmbeddingCache,
     EmbeddingForm,
     Embeddings,
+    ImageVectors,
     ServiceError,
 )
 from blackvip.scorers.http.protocols.embeddings.vectors import in_order, read_vectors
@@ -285,6 +289,70 @@ def test_what_cosine_score_refuses(service):
     service.control(quick={"similarity": [0.1, 0.2]})
     with pytest.raises(ServiceError, match="answered with 2 cosines; expected 3"):
         roboflow(make_images(1), PROMPTS)
+
+
+# Vectors that are kept
+
+
+def cache_of(service, form="jina", **parameters):
+    adapter = ImageVectors("m", form, **parameters)
+    return EmbeddingCache(scorer_of(service, adapter, f"/embed/{form}", images_per_request=2))
+
+
+def test_a_cache_answers_other_prompts_without_an_image(service):
+    images = make_images(5)
+    cached = cache_of(service)
+    plain = embedding_scorer(service, "jina")
+    assert np.array_equal(cached(images[[0, 1, 2, 0]], PROMPTS), plain(images[[0, 1, 2, 0]], PROMPTS))
+    service.control()
+    others = ["a photo of one", "a drawing of one", "something else", "two"]
+    ledger = Ledger(cached, others, max_queries=100)
+    scores = ledger.scores(images[[4, 0, 1, 4, 2]])
+    assert service.counts()["images"] == ledger.n_queries == cached.score_fn.n_requests_ - 4 == 1
+    assert np.array_equal(scores, plain(images[[4, 0, 1, 4, 2]], others))
+    assert cached.n_images_ == 4
+    assert cached.score_type == "logits"
+    # Another scale is another service.
+    service.control()
+    twin = copy.copy(cached).set_params(score_fn=clone(cached.score_fn).set_params(adapter__scale=1.0))
+    np.testing.assert_allclose(twin(images[:1], PROMPTS), cosines(images[:1], PROMPTS), rtol=0, atol=1e-12)
+    assert service.counts()["images"] == 1
+    cached.clear()
+    assert cached.n_images_ == 0
+
+
+def test_clones_share_vectors_and_pickles_leave_them_out(service):
+    images = make_images(3)
+    cached = cache_of(service)
+    scores = cached(images, PROMPTS)
+    assert clone(cached).n_images_ == 3
+    again = pickle.loads(pickle.dumps(cached))
+    assert again.n_images_ == copy.deepcopy(cached).n_images_ == 0
+    assert len(pickle.dumps(cached)) < 2000
+    assert np.array_equal(again(images, PROMPTS), scores)
+
+
+def test_an_image_that_is_refused_has_no_vector_and_an_error_keeps_the_others(service):
+    images = make_images(3)
+    cached = cache_of(service, "vllm").set_params(score_fn__images_per_request=1, score_fn__n_concurrent=1)
+    service.control(script=["", "no"], errors={"no": [400, {}, {"error": {"code": "content_filter"}}]})
+    scores = cached(images[:2], PROMPTS)
+    refused = np.isnan(scores).all(axis=1)
+    assert refused.sum() == cached.score_fn.n_refused_ == cached.n_images_ == 1
+    assert np.isfinite(scores[~refused]).all()
+    service.control(script=["", "400"])
+    with pytest.raises(ServiceError, match="400 Bad Request"):
+        cached(np.concatenate([images[:2][refused], images[2:]]), PROMPTS)
+    assert cached.n_images_ == 2
+
+
+def test_a_cache_needs_vectors(service):
+    cached = EmbeddingCache(embedding_scorer(service, "jina"))
+    with pytest.raises(TypeError, match="The adapter is Embeddings, which returns no vectors; expected ImageVectors"):
+        cached(make_images(1), PROMPTS)
+    with pytest.raises(ValueError, match="'score_fn' parameter of EmbeddingCache must be an instance of 'blackvip"):
+        EmbeddingCache(len)(make_images(1), PROMPTS)
+    assert service.counts()["requests"] == 0
 
 
 # The scale, and a whole fit

@@ -11,6 +11,7 @@ except ImportError as error:
 
 from ...exceptions import Refusal, ServiceError
 from .adapter import Adapter, Request
+from .embedding_cache import EmbeddingCache
 from .encoding import media_type, to_base64
 from .protocols.chat_logprobs import CHAT_PRESETS, ChatLogprobs, ChatPreset
 from .protocols.clarifai import Clarifai
@@ -29,6 +30,7 @@ from .protocols.embeddings import (
     CosineScore,
     EmbeddingForm,
     Embeddings,
+    ImageVectors,
 )
 from .protocols.google_vision import GoogleVision
 from .protocols.hugging_face import HuggingFaceClassifier, HuggingFaceZeroShot
@@ -51,6 +53,7 @@ __all__ = [
     "CosineForm",
     "CosineScore",
     "Decisions",
+    "EmbeddingCache",
     "EmbeddingForm",
     "Embeddings",
     "GeminiDecisions",
@@ -58,6 +61,7 @@ __all__ = [
     "HTTPScorer",
     "HuggingFaceClassifier",
     "HuggingFaceZeroShot",
+    "ImageVectors",
     "KServe",
     "OpenAIDecisions",
     "Refusal",

@@ -254,6 +254,10 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         cost: float | None = self._live[1].tally.cost(self.price_per_image, self.price_per_million_tokens)
         return cost
 
+    def prepared(self, class_prompts: list[str]) -> Adapter:
+        """Return the adapter that serves some class prompts, after what it requests about them; no image is sent."""
+        return self._service().prepared(self._checked(class_prompts))
+
     def estimate_price(self, image: np.ndarray, class_prompts: list[str]) -> float:
         """Send one image, which is billed, and return the price of an image, for `price_per_image`.
 
@@ -275,7 +279,7 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
             refuses the image.
         """
         service = self._service()
-        service.prepared(self._checked(class_prompts))
+        self.prepared(class_prompts)
         before, n_refused = self.cost_ or 0.0, self.n_refused_
         self(np.asarray(image)[None], class_prompts)
         if self.n_refused_ > n_refused:

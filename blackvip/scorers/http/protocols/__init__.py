@@ -17,6 +17,7 @@ from .embeddings import (
     CosineScore,
     EmbeddingForm,
     Embeddings,
+    ImageVectors,
 )
 from .google_vision import GoogleVision
 from .hugging_face import HuggingFaceClassifier, HuggingFaceZeroShot
@@ -42,6 +43,7 @@ __all__ = [
     "GoogleVision",
     "HuggingFaceClassifier",
     "HuggingFaceZeroShot",
+    "ImageVectors",
     "KServe",
     "OpenAIDecisions",
     "Rekognition",

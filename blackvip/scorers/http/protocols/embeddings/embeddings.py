@@ -22,7 +22,7 @@ from ..by_name import preset_of
 from .forms import EMBEDDING_FORMS, EmbeddingForm, image_values
 from .vectors import at_path, read_vectors, scale_factor, unit_vectors
 
-__all__ = ["Embeddings"]
+__all__ = ["Embeddings", "ImageVectors"]
 
 
 class Embeddings(LeavesOutLive, Adapter):
@@ -226,3 +226,22 @@ class Embeddings(LeavesOutLive, Adapter):
             raise ValueError(f"dimensions={dimensions!r} was given; expected a positive whole number, or None.")
         if any("dimensions" not in placeholders(template) for template in (form.texts, form.images)):
             raise ValueError(f"dimensions={dimensions!r} was given, but the form has no field for it; expected None.")
+
+
+class ImageVectors(Embeddings):
+    """Adapter that returns the vectors of images in place of scores, for an `EmbeddingCache` or a use of your own.
+
+    It has the parameters of `Embeddings`.
+
+    Examples
+    --------
+    >>> from blackvip.scorers.http import EmbeddingCache, HTTPScorer, ImageVectors
+    >>> scorer = HTTPScorer("https://api.jina.ai/v1", ImageVectors("jina-clip-v2", "jina"), key="JINA_API_KEY")
+    >>> cached = EmbeddingCache(scorer)
+    """
+
+    fixed_labels = True
+
+    def scores_of(self, answer: Any, class_prompts: list[str], n_images: int) -> np.ndarray:
+        """Return the vectors (n_images, n_dimensions), float32; see `Adapter`."""
+        return self._vectors(answer, n_images, self._prepared_texts().shape[1])

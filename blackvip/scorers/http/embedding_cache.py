@@ -1,0 +1,143 @@
+"""Vectors of images that were paid for, kept for other class prompts."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from ..answers import Metered, Scored, collected, report_not_sent, scores_of
+from ..identity import service_identity
+from ..replay import ContentKeys
+from ..wrappers import ForwardsAttributes, LeavesOutLive
+from .scorer import HTTPScorer
+
+__all__ = ["EmbeddingCache"]
+
+
+class EmbeddingCache(LeavesOutLive, ForwardsAttributes, BaseEstimator):
+    """A score function that keeps the vectors of images, so that other class prompts for them cost nothing.
+
+    It is a score function itself: scores are those of `Embeddings`. An image is sent when it comes for the first time,
+    and class prompts are embedded once for each list of them. Images whose vectors are known do not count as sent,
+    neither in ``n_queries_`` nor in a `SharedBudget` around the cache.
+
+    Parameters
+    ----------
+    score_fn : HTTPScorer
+        A service whose adapter is `ImageVectors`.
+
+    Attributes
+    ----------
+    n_images_ : int
+        Number of images whose vectors are known.
+
+    Notes
+    -----
+    Vectors are found by the service, with its adapter's parameters, and the exact pixels that are sent. They stay in
+    memory, four bytes per dimension. Clones share them; pickles and deep copies leave them out, since they tell much
+    about the images. What a fit should find again after a kill belongs into its `checkpoint`, and scores that other
+    processes share into a `CachedScorer`.
+
+    Examples
+    --------
+    >>> from blackvip.scorers.http import EmbeddingCache, HTTPScorer, ImageVectors
+    >>> cached = EmbeddingCache(HTTPScorer("http://localhost:8000/v1", ImageVectors("my-clip", "vllm")))
+    >>> cached.n_images_
+    0
+    """
+
+    asks_concurrently = True
+    _live_attributes = ("_vectors",)
+    _parameter_constraints = {"score_fn": [HTTPScorer]}  # noqa: RUF012
+
+    def __init__(self, score_fn: HTTPScorer):
+        self.score_fn = score_fn
+
+    def __call__(self, images: np.ndarray, class_prompts: list[str]) -> np.ndarray:
+        """Return the scores (n_images, n_class_prompts) of all images, NaN for those that the service refuses."""
+        scores: np.ndarray = collected(self.answers(images, class_prompts), len(images), len(class_prompts))
+        return scores
+
+    def answers(self, images: np.ndarray, class_prompts: list[str]) -> Iterator[Scored]:
+        """Yield scores as they arrive: first those of known vectors, then the others, with equal images sent once.
+
+        Parameters
+        ----------
+        images : ndarray of shape (n, height, width, 3), uint8
+        class_prompts : list of str
+
+        Yields
+        ------
+        rows : ndarray of int
+            Indices into `images`.
+        scores : ndarray of shape (len(rows), n_class_prompts), float64
+
+        Raises
+        ------
+        TypeError
+            If the adapter returns no vectors.
+        """
+        self._validate_params()
+        if not hasattr(self.score_fn.adapter, "similarities") or not self.score_fn.adapter.fixed_labels:
+            raise TypeError(
+                f"The adapter is {type(self.score_fn.adapter).__name__}, which returns no vectors; expected "
+                "ImageVectors, with the parameters of Embeddings."
+            )
+        vectors = self._kept()
+        adapter: Any = self.score_fn.prepared(class_prompts)
+        keys = ContentKeys(service_identity(self.score_fn), []).of(images)
+        known = np.array([row for row, key in enumerate(keys) if key in vectors], int)
+        report_not_sent(len(known))
+        if len(known):
+            yield known, adapter.similarities(np.stack([vectors[keys[row]] for row in known]))
+        rows_of: dict[bytes, list[int]] = {}
+        for row in np.setdiff1d(np.arange(len(images)), known).tolist():
+            rows_of.setdefault(keys[row], []).append(row)
+        if not rows_of:
+            return
+        unknown, alike = list(rows_of), list(rows_of.values())
+        report_not_sent(len(images) - len(known) - len(unknown))
+        pieces = Metered(scores_of(self.score_fn, images[[rows[0] for rows in alike]], class_prompts))
+        try:
+            for answered, piece in pieces:
+                scores = np.full((len(answered), len(class_prompts)), np.nan)
+                # Of refused images, there are empty dicts.
+                if isinstance(piece, np.ndarray):
+                    vectors.update(zip([unknown[index] for index in answered], piece.astype(np.float32)))
+                    scores = adapter.similarities(piece)
+                rows = np.concatenate([alike[index] for index in answered])
+                yield rows, scores.repeat([len(alike[index]) for index in answered], axis=0)
+        finally:
+            pieces.close()
+
+    @property
+    def n_images_(self) -> int:
+        """Number of images whose vectors are known."""
+        return len(self._kept())
+
+    def clear(self) -> None:
+        """Forget all vectors."""
+        self._kept().clear()
+
+    def _kept(self) -> dict[bytes, np.ndarray]:
+        """Return the vectors (n_dimensions,), float32, by the images' keys."""
+        with _MAKING:
+            if not hasattr(self, "_vectors"):
+                self._vectors: dict[bytes, np.ndarray] = {}
+            return self._vectors
+
+    def __copy__(self) -> Self:
+        twin = type(self)(self.score_fn)
+        twin._vectors = self._kept()
+        return twin
+
+    def __sklearn_clone__(self) -> Self:
+        return copy.copy(self)
+
+
+_MAKING = threading.Lock()
