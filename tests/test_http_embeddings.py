@@ -109,10 +109,14 @@ def test_a_service_without_a_form_is_a_form_of_a_few_lines(service):
     np.testing.assert_allclose(scorer(images, PROMPTS), 100 * cosines(images, PROMPTS), rtol=0, atol=1e-10)
     with pytest.raises(ValueError, match=r"texts has the placeholders \['caption'\]; expected at least one of"):
         EmbeddingForm({"input": "{caption}"}, newcomer.images)
+    with pytest.raises(ValueError, match=r"images_per_request=2 was given, but \['image'\] are in no list"):
+        EmbeddingForm(newcomer.texts, {"input": {"png": "{image}"}}, images_per_request=2)
     with pytest.raises(ValueError, match="There is no preset 'nobody'; expected 'openai'"):
         embedding_scorer(service, "nobody")(images, PROMPTS)
     with pytest.raises(ValueError, match="dimensions=8 was given, but the form has no field for it"):
         embedding_scorer(service, newcomer, path="/embed/newcomer", dimensions=8)(images, PROMPTS)
+    with pytest.raises(ValueError, match="model='' and text_prefix=None were given; expected a text that"):
+        embedding_scorer(service, "openai", "", path="/embed/openai", text_prefix=None)(images, PROMPTS)
     for wrong in ({"scale": 0}, {"scale": "auto"}, {"scale": True}, {"dimensions": 0}, {"dimensions": 2.5}):
         (name,) = wrong
         with pytest.raises(ValueError, match=f"{name}=.* was given; expected a positive"):

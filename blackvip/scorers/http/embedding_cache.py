@@ -18,6 +18,8 @@ from .scorer import HTTPScorer
 
 __all__ = ["EmbeddingCache"]
 
+_MAKING = threading.Lock()
+
 
 class EmbeddingCache(LeavesOutLive, ForwardsAttributes, BaseEstimator):
     """A score function that keeps the vectors of images, so that other class prompts for them cost nothing.
@@ -138,6 +140,3 @@ class EmbeddingCache(LeavesOutLive, ForwardsAttributes, BaseEstimator):
 
     def __sklearn_clone__(self) -> Self:
         return copy.copy(self)
-
-
-_MAKING = threading.Lock()

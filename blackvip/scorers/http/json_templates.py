@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["filled", "placeholders"]
+__all__ = ["filled", "is_repeatable", "placeholders"]
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _LEFT_OUT = object()
@@ -18,6 +18,13 @@ def placeholders(template: Any) -> set[str]:
         return set(_PLACEHOLDER.findall(template))
     parts = template.values() if isinstance(template, Mapping) else template if isinstance(template, list) else ()
     return {name for part in parts for name in placeholders(part)}
+
+
+def is_repeatable(template: Any, names: set[str]) -> bool:
+    """Return whether all placeholders of these names are in lists, which can be repeated for several items."""
+    if isinstance(template, Mapping):
+        return all(is_repeatable(part, names) for part in template.values())
+    return isinstance(template, list) or not names & placeholders(template)
 
 
 def filled(template: Any, values: Mapping[str, Any], items: Sequence[Mapping[str, Any]] = ({},)) -> Any:
@@ -34,16 +41,11 @@ def filled(template: Any, values: Mapping[str, Any], items: Sequence[Mapping[str
         From names to values.
     items : sequence of mapping, default=({},)
         Further values of each item. If there are several, the outermost list that has one of their names is repeated
-        for each of them.
+        for each of them, see `is_repeatable`.
 
     Returns
     -------
     value : object
-
-    Raises
-    ------
-    ValueError
-        If there are several items and no such list.
 
     Examples
     --------
@@ -52,33 +54,25 @@ def filled(template: Any, values: Mapping[str, Any], items: Sequence[Mapping[str
     {'model': 'm', 'input': [{'text': 'a cat'}, {'text': 'a dog'}]}
     """
     if len(items) == 1:
-        return _filled(template, {**values, **items[0]}, (), set())
-    return _filled(template, values, items, {name for item in items for name in item})
+        return _filled(template, {**values, **items[0]}, [])
+    return _filled(template, values, items)
 
 
-def _filled(part: Any, values: Mapping[str, Any], items: Sequence[Mapping[str, Any]], names: set[str]) -> Any:
-    """Fill in a part of a template. `names` are those of items that no list has been repeated for."""
+def _filled(part: Any, values: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> Any:
+    """Fill in a part of a template that is yet to be repeated for some items."""
     if isinstance(part, str):
-        return _filled_text(part, values, names)
-    if isinstance(part, list) and names & placeholders(part):
-        return [_filled(entry, {**values, **item}, (), set()) for item in items for entry in part]
+        whole = _PLACEHOLDER.fullmatch(part)
+        if whole and whole[1] in values:
+            return _LEFT_OUT if values[whole[1]] is None else values[whole[1]]
+        # All at once, since a value may have braces of its own.
+        return _PLACEHOLDER.sub(lambda found: str(values.get(found[1], found[0])), part)
+    if isinstance(part, list) and {name for item in items for name in item} & placeholders(part):
+        return [_filled(entry, {**values, **item}, []) for item in items for entry in part]
     if isinstance(part, list):
-        entries = [_filled(entry, values, items, names) for entry in part]
-        kept: Any = [entry for entry in entries if entry is not _LEFT_OUT]
+        kept: Any = [value for entry in part if (value := _filled(entry, values, items)) is not _LEFT_OUT]
     elif isinstance(part, Mapping):
-        members = {name: _filled(value, values, items, names) for name, value in part.items()}
+        members = {name: _filled(value, values, items) for name, value in part.items()}
         kept = {name: value for name, value in members.items() if value is not _LEFT_OUT}
     else:
         return part
     return _LEFT_OUT if part and not kept else kept
-
-
-def _filled_text(text: str, values: Mapping[str, Any], names: set[str]) -> Any:
-    if names & placeholders(text):
-        raise ValueError(f"{text!r} is in no list of the template, which takes one item; expected one.")
-    whole = _PLACEHOLDER.fullmatch(text)
-    if whole and whole[1] in values:
-        value = values[whole[1]]
-        return _LEFT_OUT if value is None else value
-    # All at once, since a value may have braces of its own.
-    return _PLACEHOLDER.sub(lambda found: str(values.get(found[1], found[0])), text)

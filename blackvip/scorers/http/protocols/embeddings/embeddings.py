@@ -220,6 +220,11 @@ class Embeddings(LeavesOutLive, Adapter):
     def _check(self) -> None:
         form, dimensions = self.service, self.dimensions
         scale_factor(self.scale)
+        if not isinstance(self.model, str) or not self.model.strip() or not isinstance(self.text_prefix, str):
+            raise ValueError(
+                f"model={self.model!r} and text_prefix={self.text_prefix!r} were given; expected a text that is not "
+                "empty, and a text."
+            )
         if dimensions is None:
             return
         if isinstance(dimensions, bool) or not isinstance(dimensions, Integral) or dimensions < 1:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...encoding import data_url, media_type
-from ...json_templates import placeholders
+from ...json_templates import is_repeatable, placeholders
 
 __all__ = ["EMBEDDING_FORMS", "IMAGE_PART", "EmbeddingForm", "image_values"]
 
@@ -89,12 +89,18 @@ class EmbeddingForm:
     first_timeout: float | None = None
 
     def __post_init__(self) -> None:
-        for name, own in (("texts", _OF_TEXTS), ("images", set(_OF_IMAGES))):
+        limits = (self.texts_per_request, self.images_per_request)
+        for name, own, most in zip(("texts", "images"), (_OF_TEXTS, set(_OF_IMAGES)), limits):
             found = placeholders(getattr(self, name))
             if found - _SHARED - own or not found & own:
                 raise ValueError(
                     f"{name} has the placeholders {sorted(found)}; expected at least one of {sorted(own)}, and "
                     f"otherwise only {sorted(_SHARED)}."
+                )
+            if most > 1 and not is_repeatable(getattr(self, name), found & own):
+                raise ValueError(
+                    f"{name}_per_request={most} was given, but {sorted(found & own)} are in no list that could be "
+                    f"repeated; expected {name}_per_request=1, or such a list."
                 )
         if self.vectors.count("*") > 1:
             raise ValueError(f"vectors={self.vectors!r} was given; expected at most one '*', for the list of answers.")
@@ -171,7 +177,6 @@ EMBEDDING_FORMS: dict[str, EmbeddingForm] = {
         images={**_VOYAGE, "inputs": [{"content": [{"type": "image_base64", "image_base64": "{image_url}"}]}]},
         path="multimodalembeddings",
         images_per_request=8,
-        usage=("usage.total_tokens",),
     ),
     "gemini": EmbeddingForm(
         texts={"requests": [{**_GEMINI, "content": {"parts": [{"text": "{text}"}]}}]},
