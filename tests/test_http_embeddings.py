@@ -193,7 +193,7 @@ def test_openais_types_accept_requests_and_answers(service):
     accepts = pydantic.TypeAdapter(types.EmbeddingCreateParams)
     for prepares in (True, False):
         scorer = embedding_scorer(service, "openai", dimensions=8)
-        scorer._service().prepared(PROMPTS)
+        scorer.prepared(PROMPTS)
         if not prepares:
             scorer(make_images(2), PROMPTS)
         body, answer = sent_and_answered(service, "/embed/openai/embeddings")
@@ -204,7 +204,7 @@ def test_openais_types_accept_requests_and_answers(service):
 def test_googles_types_accept_requests_and_answers(service):
     types = pytest.importorskip("google.genai.types")
     scorer = embedding_scorer(service, "gemini", dimensions=8)
-    for ask in (scorer._service().prepared, lambda prompts: scorer(make_images(2), prompts)):
+    for ask in (scorer.prepared, lambda prompts: scorer(make_images(2), prompts)):
         ask(PROMPTS)
         body, answer = sent_and_answered(service, "/embed/gemini/models/m:batchEmbedContents")
         for request in body["requests"]:
