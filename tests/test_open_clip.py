@@ -17,6 +17,7 @@ from blackvip import BlackVIPClassifier
 from blackvip.exceptions import ClassPromptError, ImageError, PromptNotUsedWarning
 from blackvip.scorers import dual_encoder
 from blackvip.scorers import open_clip as module
+from blackvip.scorers.local_models import loaded_models
 from blackvip.scorers.open_clip import OpenCLIPScorer, resized_for_model
 
 SIDE = 32
@@ -252,7 +253,7 @@ def test_a_model_without_listed_weights_gets_the_same_random_ones_each_time(chec
 def test_the_model_is_loaded_once_for_all_and_freed_with_the_last(checkpoints):
     def n_loaded():
         gc.collect()
-        return len(dual_encoder._loaded_towers)
+        return len(loaded_models)
 
     before = n_loaded()
     scorer = OpenCLIPScorer("blackvip-sigmoid", checkpoints["blackvip-sigmoid"], device="cpu")
@@ -266,7 +267,7 @@ def test_the_model_is_loaded_once_for_all_and_freed_with_the_last(checkpoints):
     assert n_loaded() == before + 1
     del scorer, twin
     loaded.set_params(model_name="blackvip-clip", pretrained=checkpoints["blackvip-clip"])(some_images(1), PROMPTS)
-    assert [tower for tower in dual_encoder._loaded_towers.values() if tower._model.logit_bias is not None] == []
+    assert [tower for tower in loaded_models if tower._model.logit_bias is not None] == []
     del other, loaded
     assert n_loaded() == before
 
@@ -281,7 +282,19 @@ def test_a_checkpoint_that_was_overwritten_is_read_anew(checkpoints, tmp_path):
     torch.save(weights, path)
     second = OpenCLIPScorer("blackvip-clip", path, device="cpu")
     np.testing.assert_allclose(second(some_images(2), PROMPTS), np.e * logits, rtol=1e-4)
-    np.testing.assert_array_equal(first(some_images(2), PROMPTS), logits)
+    with pytest.raises(ValueError, match=r"weights.pt has changed since this OpenCLIPScorer loaded its model"):
+        first(some_images(2), PROMPTS)
+
+
+def test_a_checkpoint_is_identified_by_its_content_and_its_architecture(checkpoints, tmp_path):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(checkpoints["blackvip-clip"].read_bytes())
+    before = OpenCLIPScorer("blackvip-clip", path).identity
+    assert OpenCLIPScorer("blackvip-clip", checkpoints["blackvip-clip"], device="cpu").identity == before
+    assert OpenCLIPScorer("blackvip-coca", path).identity != before
+    assert OpenCLIPScorer("ViT-B-32", "openai").identity is None  # its name says it all
+    path.write_bytes(checkpoints["blackvip-sigmoid"].read_bytes())
+    assert OpenCLIPScorer("blackvip-clip", path).identity != before
 
 
 class CountingTokenizer:
@@ -299,7 +312,7 @@ class CountingTokenizer:
 def test_texts_are_embedded_once_and_no_more_are_kept_than_the_bound(scorer, monkeypatch):
     images = some_images(2)
     scorer(images, PROMPTS)
-    tower = scorer._tower()
+    tower = scorer._model()
     tower._embeddings.clear()
     tower._last = (None, torch.empty(0))
     monkeypatch.setattr(tower, "_tokenizer", counting := CountingTokenizer(tower._tokenizer))

@@ -8,8 +8,9 @@ from .formats import ScoreFormat
 from .labels.mapping import LabelMapping
 from .labels.scorer import LabelMappedScorer
 from .ledger import Ledger
-from .networks import OnnxScorer, TorchScorer
+from .networks import TorchScorer
 from .noise import score_noise
+from .onnx_files import OnnxScorer
 from .open_clip import OpenCLIPScorer
 from .parallel.scorer import ParallelScorer
 from .reader import ScoreReader

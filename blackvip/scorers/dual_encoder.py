@@ -6,11 +6,9 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -19,10 +17,9 @@ from sklearn.base import BaseEstimator
 
 from ..exceptions import ClassPromptError
 from ..process.settings import usual_settings
-from .local_models import as_pixels, device_of
-from .wrappers import LeavesOutLive
+from .local_models import HoldsModel, as_pixels, device_of, digest_of
 
-__all__ = ["PRECISIONS", "DualEncoderScorer", "Tower", "stamp_of"]
+__all__ = ["PRECISIONS", "DualEncoderScorer", "Tower"]
 
 #: Types of the image tower in mixed precision, by name; None: that of its weights.
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,9 +27,6 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _MOST_PROMPTS = 10_000
 # Pixels of a forward pass on a CPU. More of them exceed its caches and are slower.
 _CPU_PIXELS = 8 * 224 * 224
-_loading = threading.Lock()
-#: Towers that some scorer holds.
-_loaded_towers: WeakValueDictionary[Any, Tower] = WeakValueDictionary()
 
 
 class Tower(ABC):
@@ -56,11 +50,14 @@ class Tower(ABC):
         self._last: tuple[Any, torch.Tensor] = (None, torch.empty(0))
 
     @abstractmethod
-    def prepared(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return pixels (n, 3, height, width) in [0, 1] on the model's device, in its size and normalised."""
+    def prepared(self, pixels: torch.Tensor) -> Any:
+        """Return pixels (n, 3, height, width) on the model's device in its size and normalised.
+
+        They are single-precision floats in [0, 1], or of 8 bits, which are treated as in the model's own preprocessing.
+        """
 
     @abstractmethod
-    def encode_images(self, prepared: torch.Tensor) -> torch.Tensor:
+    def encode_images(self, prepared: Any) -> torch.Tensor:
         """Return the features (n, n_features) of prepared images."""
 
     @abstractmethod
@@ -74,7 +71,7 @@ class Tower(ABC):
     def logits(self, pixels: torch.Tensor, texts: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
         """Return the logits (n, n_classes) of pixels (n, 3, height, width) for embeddings of class prompts."""
         pixels = pixels.to(self.device)
-        prepared = self.prepared(pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float())
+        prepared = self.prepared(pixels if pixels.dtype == torch.uint8 else pixels.float())
         with torch.autocast(self.device.type, dtype) if dtype is not None else nullcontext():
             features = self.encode_images(prepared).float()
         if dtype == torch.float16 and not features.isfinite().all():
@@ -105,12 +102,11 @@ class Tower(ABC):
         return list(F.normalize(averaged, dim=-1))
 
 
-class DualEncoderScorer(LeavesOutLive, BaseEstimator, ABC):
+class DualEncoderScorer(HoldsModel, BaseEstimator, ABC):
     """Base of score functions that return the logits of such a model.
 
-    The model is loaded at the first call, once for all scorers that use the same one. A clone or a pickle holds the
-    parameters alone. A tensor on the model's device never leaves it. A subclass has the parameters `templates`,
-    `device`, `batch_size` and `precision`.
+    A tensor on the model's device never leaves it. A subclass has the parameters `templates`, `device`, `batch_size`
+    and `precision`.
     """
 
     score_type = "logits"
@@ -119,20 +115,24 @@ class DualEncoderScorer(LeavesOutLive, BaseEstimator, ABC):
     device: str
     batch_size: int
     precision: str
-    _live_attributes = ("_loaded",)
-    _loaded: tuple[Any, Tower] | None = None
 
     @abstractmethod
-    def _source(self) -> tuple[Hashable, ...]:
-        """Return the parameters that tell the model and its weights from others."""
+    def _load(self) -> Tower:
+        """Load the model on its device."""
 
-    @abstractmethod
-    def _stamp(self) -> Hashable:
-        """Return what changes when local weights are overwritten."""
+    def _architecture(self) -> str:
+        """Return what the files on this machine leave open about the model."""
+        return ""
 
-    @abstractmethod
-    def _load(self, device: torch.device) -> Tower:
-        """Load the model on a device."""
+    @property
+    def identity(self) -> str | None:
+        """The content of the files on this machine, and what else the logits depend on; None for a model of a hub."""
+        files = self._files()
+        if not files:
+            return None
+        model = f"{type(self).__name__} {self._architecture()}".strip()
+        settings = f"templates {_checked_templates(self.templates)}, precision {self.precision}"
+        return f"{model}, files {digest_of(files)}, {settings}"
 
     @property
     def images_per_call(self) -> int:
@@ -162,12 +162,12 @@ class DualEncoderScorer(LeavesOutLive, BaseEstimator, ABC):
         Raises
         ------
         ValueError
-            If the model or its weights are not known.
+            If the model or its weights are not known, or its files have changed since they were loaded.
         """
         self._validate_params()
         templates = _checked_templates(self.templates)
         pixels = as_pixels(images)
-        tower = self._tower()
+        tower = self._model()
         dtype = _autocast_dtype(self.precision, tower.device)
         if not len(pixels):
             return np.empty((0, len(class_prompts)), np.float32)
@@ -191,33 +191,10 @@ class DualEncoderScorer(LeavesOutLive, BaseEstimator, ABC):
             It maps pixels (n, 3, height, width) in [0, 1] to logits (n, n_class_prompts).
         """
         self._validate_params()
-        templates, tower = _checked_templates(self.templates), self._tower()
+        templates, tower = _checked_templates(self.templates), self._model()
         with torch.no_grad():
             texts = tower.text_embeddings(list(class_prompts), templates, self.batch_size).clone()
         return lambda pixels: tower.logits(pixels, texts, None)
-
-    def _tower(self) -> Tower:
-        """Return the model; it is loaded unless this scorer or another one has it."""
-        wanted = (*self._source(), self.device)
-        loaded = self._loaded
-        if loaded is None or loaded[0] != wanted:
-            loaded = self._loaded = (wanted, self._shared_tower())
-        return loaded[1]
-
-    def _shared_tower(self) -> Tower:
-        device = device_of(self.device)
-        with _loading:
-            key = (type(self), *self._source(), device, self._stamp())
-            tower = _loaded_towers.get(key)
-            if tower is None:
-                tower = _loaded_towers[key] = self._load(device)
-            return tower
-
-
-def stamp_of(place: Path) -> Hashable:
-    """Return a value that changes when the weights in a file or folder are overwritten."""
-    files = sorted(place.iterdir()) if place.is_dir() else [place] * place.is_file()
-    return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
 def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -1,17 +1,12 @@
-"""Networks on this machine with one output per class or label as score functions: ONNX files and torch modules."""
+"""Networks on this machine with one output per class or label as score functions, and torch modules among them."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import os
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any, Self
-from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -20,18 +15,13 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..process.settings import usual_settings
-from .dual_encoder import stamp_of
-from .local_models import as_pixels, device_of
+from .local_models import as_floats, as_pixels, device_of, loaded_models
 from .wrappers import LeavesOutLive
 
-__all__ = ["OnnxScorer", "TorchScorer"]
-
-_loading = threading.Lock()
-#: Sessions that some scorer holds.
-_sessions: WeakValueDictionary[Any, Any] = WeakValueDictionary()
+__all__ = ["NetworkScorer", "TorchScorer", "of_channels"]
 
 
-class _NetworkScorer(BaseEstimator, ABC):
+class NetworkScorer(BaseEstimator, ABC):
     """Base of such score functions: images are resized, and normalised by a mean and a standard deviation."""
 
     takes_tensors = True
@@ -50,8 +40,19 @@ class _NetworkScorer(BaseEstimator, ABC):
     batch_size: int
 
     @abstractmethod
-    def _outputs(self, pixels: torch.Tensor) -> np.ndarray:
+    def _outputs(self, pixels: torch.Tensor) -> Any:
         """Return the outputs (n, n_outputs) for normalised pixels (n, 3, height, width)."""
+
+    def _image_size(self) -> tuple[int, int] | None:
+        """Return the height and width to which images are resized; None if they are not."""
+        if self.size is None:
+            return None
+        height, width = np.broadcast_to(self.size, 2).tolist()
+        return height, width
+
+    def _pass_size(self) -> int:
+        """Return the most images in a forward pass."""
+        return self.batch_size
 
     @property
     def images_per_call(self) -> int:
@@ -78,29 +79,50 @@ class _NetworkScorer(BaseEstimator, ABC):
         if not len(pixels):
             return np.empty((0, len(class_prompts)), np.float32)
         with torch.inference_mode():
-            return np.concatenate([self._outputs(self._prepared(part)) for part in pixels.split(self.batch_size)])
+            parts = pixels.split(self._pass_size())
+            return np.concatenate([_checked(self._outputs(self._prepared(part)), len(part)) for part in parts])
 
     def _prepared(self, pixels: torch.Tensor) -> torch.Tensor:
-        pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
-        if self.size is not None:
-            size = (self.size, self.size) if isinstance(self.size, Integral) else tuple(self.size)
-            if tuple(pixels.shape[-2:]) != size:
-                pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
+        pixels, size = as_floats(pixels), self._image_size()
+        if size is not None and tuple(pixels.shape[-2:]) != size:
+            pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
         mean, std = (
-            torch.tensor(np.broadcast_to(values, 3).tolist(), dtype=torch.float32, device=pixels.device).view(3, 1, 1)
-            for values in (self.mean, self.std)
+            torch.tensor(values, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
+            for values in (of_channels(self.mean), of_channels(self.std))
         )
         return (pixels - mean) / std
 
 
-class TorchScorer(_NetworkScorer):
+def of_channels(values: Any) -> list[float]:
+    """Return a value for each of the three channels."""
+    channels: list[float] = np.broadcast_to(np.asarray(values, float), 3).tolist()
+    return channels
+
+
+def _checked(outputs: Any, n_images: int) -> np.ndarray:
+    """Return outputs (n_images, n_outputs) as an array of floats."""
+    if isinstance(outputs, torch.Tensor):
+        outputs = outputs.float().cpu().numpy()
+    if not isinstance(outputs, np.ndarray) or outputs.ndim != 2 or len(outputs) != n_images:
+        found = (
+            f"has the shape {outputs.shape}" if isinstance(outputs, np.ndarray) else f"is a {type(outputs).__name__}"
+        )
+        raise ValueError(
+            f"The network's output {found}; expected one row of scores for each of the {n_images} images. Name another "
+            "output of an ONNX file, or wrap a module in one that returns the scores."
+        )
+    return outputs if outputs.dtype == np.float64 else outputs.astype(np.float32, copy=False)
+
+
+class TorchScorer(LeavesOutLive, NetworkScorer):
     """A score function that returns the outputs of a torch module.
 
     Parameters
     ----------
     module : torch.nn.Module
         It maps pixels (n, 3, height, width) to outputs (n, n_outputs), one for each class; or for each label of its
-        own, within a `LabelMappedScorer`. It runs in evaluation mode, and its modes are restored.
+        own, within a `LabelMappedScorer`. It runs in evaluation mode, and stays as it is: neither its mode nor its
+        device changes.
     size : int, (int, int) or None, default=None
         Height and width to which images are resized. None: they are not resized.
     mean, std : float or sequence of 3 floats, default=0.0 and 1.0
@@ -108,12 +130,17 @@ class TorchScorer(_NetworkScorer):
     score_type : {"auto", "logits", "probabilities", "percent"}, default="logits"
         Type of the outputs.
     device : str or None, default=None
-        Torch device to which the module is moved. None: it stays where it is.
+        Torch device on which the outputs are computed, such as "cpu", "cuda:1" or "mps"; "auto": a GPU if there is one.
+        None: the module's own.
     batch_size : int, default=64
         Maximal number of images in a call.
 
     Notes
     -----
+    Several threads can use a scorer, and several scorers a module. A module in evaluation mode on the wanted device
+    computes itself. Otherwise each call copies the module's structure, which takes milliseconds. The copies share the
+    module's tensors, or one copy of them on the other device, which is renewed when the weights change.
+
     Clones share the module. A pickle contains it, and a file of ``clf.save`` does not.
 
     Examples
@@ -126,9 +153,11 @@ class TorchScorer(_NetworkScorer):
     """
 
     identity_params = ("module", "size", "mean", "std")
+    _live_attributes = ("_moved",)
+    _moved: _MovedTensors | None = None
 
     _parameter_constraints = {
-        **_NetworkScorer._parameter_constraints,
+        **NetworkScorer._parameter_constraints,
         "module": [torch.nn.Module],
         "device": [str, None],
     }
@@ -164,162 +193,58 @@ class TorchScorer(_NetworkScorer):
     def _device(self) -> torch.device:
         if self.device is not None:
             return device_of(self.device)
-        return next((tensor.device for tensor in self.module.parameters()), torch.device("cpu"))
+        return next((tensor.device for tensor in _tensors_of(self.module)), torch.device("cpu"))
 
-    def _outputs(self, pixels: torch.Tensor) -> np.ndarray:
-        training = [part for part in self.module.modules() if part.training]
+    def _outputs(self, pixels: torch.Tensor) -> Any:
         device = self._device()
-        try:
-            found = self.module.to(device).eval()(pixels.to(device))
-        finally:
-            for part in training:
-                part.training = True
-        outputs: np.ndarray = found.float().cpu().numpy()
-        return outputs
+        return self._evaluated(device)(pixels.to(device))
+
+    def _evaluated(self, device: torch.device) -> torch.nn.Module:
+        """Return the module in evaluation mode on a device, a copy if it is not."""
+        tensors = _tensors_of(self.module)
+        if all(tensor.device == device for tensor in tensors):
+            if not any(part.training for part in self.module.modules()):
+                return self.module
+            return _copied(self.module, {id(tensor): tensor for tensor in tensors}).eval()
+        key = (device, *map(_stamp_of_tensor, tensors))
+        self._moved = moved = loaded_models.get(key, lambda: _MovedTensors(tensors, device))
+        # Programs of TorchScript copy their tensors themselves.
+        return _copied(self.module, moved.by_id).to(device).eval()
 
 
-class OnnxScorer(LeavesOutLive, _NetworkScorer):
-    """A score function that returns an output of an ONNX file, computed by onnxruntime.
+def _copied(module: torch.nn.Module, tensors: dict[int, Any]) -> torch.nn.Module:
+    """Return a copy of a module that holds these tensors, by the id of the module's own."""
+    try:
+        # What `deepcopy` finds there it takes for copies that it has made.
+        return copy.deepcopy(module, dict(tensors))
+    except Exception as error:  # a module may hold anything
+        raise ValueError(
+            f"The module, a {type(module).__name__}, cannot be copied ({error}); expected one that can, or one in "
+            "evaluation mode on the scorer's device. Call its methods eval() and to()."
+        ) from error
 
-    The file is loaded at the first call, once for all scorers that use it. A clone or a pickle holds the parameters
-    alone, and so the path.
 
-    Parameters
-    ----------
-    path : str or path-like
-        The file.
-    input, output : str or None, default=None
-        Names of the input for images, and of the output (n, n_outputs) with a score for each class; or for each label
-        of the network's own, within a `LabelMappedScorer`. None: the first ones.
-    layout : {"NCHW", "NHWC"}, default="NCHW"
-        Order of the input's axes: images, channels, height and width.
-    size : int, (int, int) or None, default=None
-        Height and width to which images are resized. None: what the file says, if it does.
-    mean, std : float or sequence of 3 floats, default=0.0 and 1.0
-        What is subtracted from pixels in [0, 1], and what the difference is divided by. For pixels from 0 to 255:
-        ``std=1 / 255``.
-    score_type : {"auto", "logits", "probabilities", "percent"}, default="auto"
-        Type of the output.
-    n_threads : int or None, default=None
-        Threads that onnxruntime uses for an operation. None: its default, one for each core.
-    batch_size : int, default=64
-        Maximal number of images in a call.
+def _tensors_of(module: torch.nn.Module) -> list[torch.Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
-    Notes
-    -----
-    It needs ``pip install "blackvip[onnx]"``.
 
-    Examples
-    --------
-    >>> from blackvip.scorers import OnnxScorer
-    >>> scorer = OnnxScorer("model.onnx", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+def _stamp_of_tensor(tensor: torch.Tensor) -> tuple[int, int, int]:
+    """Return what changes when a tensor is replaced, or changed in place. Tensors of inference mode do not change."""
+    return id(tensor), tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
+
+
+class _MovedTensors:
+    """Copies of tensors on another device.
+
+    It keeps the tensors too, so that no other ones get their ids.
     """
 
-    _live_attributes = ("_loaded",)
-    _loaded: tuple[Any, Any] | None = None
-
-    _parameter_constraints = {
-        **_NetworkScorer._parameter_constraints,
-        "path": [str, os.PathLike],
-        "input": [str, None],
-        "output": [str, None],
-        "layout": [StrOptions({"NCHW", "NHWC"})],
-        "n_threads": [Interval(Integral, 1, None, closed="left"), None],
-    }
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        input: str | None = None,
-        output: str | None = None,
-        layout: str = "NCHW",
-        size: int | tuple[int, int] | None = None,
-        mean: float | Sequence[float] = 0.0,
-        std: float | Sequence[float] = 1.0,
-        score_type: str = "auto",
-        n_threads: int | None = None,
-        batch_size: int = 64,
-    ):
-        self.path = path
-        self.input = input
-        self.output = output
-        self.layout = layout
-        self.size = size
-        self.mean = mean
-        self.std = std
-        self.score_type = score_type
-        self.n_threads = n_threads
-        self.batch_size = batch_size
-
-    @property
-    def identity(self) -> str | None:
-        """The file's content and what else the scores depend on; None if there is no file."""
-        if not os.path.isfile(self.path):
-            return None
-        with open(self.path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        settings = {name: getattr(self, name) for name in ("input", "output", "layout", "size", "mean", "std")}
-        return f"ONNX file {digest} with {settings}"
-
-    def _prepared(self, pixels: torch.Tensor) -> torch.Tensor:
-        if self.size is not None:
-            return super()._prepared(pixels)
-        shape = self._input().shape
-        height, width = shape[2:4] if self.layout == "NCHW" else shape[1:3]
-        known = isinstance(height, int) and isinstance(width, int)
-        return (
-            copy.copy(self).set_params(size=(height, width))._prepared(pixels) if known else super()._prepared(pixels)
-        )
-
-    def _outputs(self, pixels: torch.Tensor) -> np.ndarray:
-        array = (pixels if self.layout == "NCHW" else pixels.movedim(1, 3)).contiguous().cpu().numpy()
-        wanted = [self._session().get_outputs()[0].name if self.output is None else self.output]
-        found = np.asarray(self._session().run(wanted, {self._input().name: array})[0])
-        if found.ndim != 2 or len(found) != len(array):
-            raise ValueError(
-                f"The output {wanted[0]!r} has the shape {found.shape}; expected one row of scores for each of the "
-                f"{len(array)} images. Name another output."
-            )
-        return found
-
-    def _input(self) -> Any:
-        inputs = self._session().get_inputs()
-        if self.input is None:
-            return inputs[0]
-        named = [found for found in inputs if found.name == self.input]
-        if not named:
-            raise ValueError(
-                f"{os.fspath(self.path)} has no input {self.input!r}; expected one of "
-                f"{', '.join(repr(found.name) for found in inputs)}."
-            )
-        return named[0]
-
-    def _session(self) -> Any:
-        """Return the session; the file is loaded unless this scorer or another one has it."""
-        wanted = (os.fspath(self.path), self.n_threads)
-        loaded = self._loaded
-        if loaded is None or loaded[0] != wanted:
-            with _loading:
-                key = (*wanted, stamp_of(Path(self.path)))
-                session = _sessions.get(key)
-                if session is None:
-                    session = _sessions[key] = _load(*wanted)
-            loaded = self._loaded = (wanted, session)
-        return loaded[1]
+    def __init__(self, tensors: list[torch.Tensor], device: torch.device):
+        self.tensors = tensors
+        self.by_id = {id(tensor): _on_device(tensor, device) for tensor in tensors}
 
 
-def _load(path: str, n_threads: int | None) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError(
-            f'OnnxScorer needs the package {error.name}, which is not installed. Run pip install "blackvip[onnx]".',
-            name=error.name,
-        ) from error
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"There is no file {path!r}; expected the path of an ONNX file.")
-    options = onnxruntime.SessionOptions()
-    if n_threads is not None:
-        options.intra_op_num_threads = n_threads
-    return onnxruntime.InferenceSession(path, options, providers=onnxruntime.get_available_providers())
+def _on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    moved = tensor.detach().to(device)
+    is_parameter = isinstance(tensor, torch.nn.Parameter)
+    return torch.nn.Parameter(moved, requires_grad=False) if is_parameter else moved

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..process.settings import loading_settings
-from .dual_encoder import PRECISIONS, DualEncoderScorer, Tower, stamp_of
+from .dual_encoder import PRECISIONS, DualEncoderScorer, Tower
+from .local_models import as_floats, device_of, files_of
 
 __all__ = ["OpenCLIPScorer", "resized_for_model"]
 
@@ -100,14 +101,19 @@ class OpenCLIPScorer(DualEncoderScorer):
 
     def _source(self) -> tuple[Hashable, ...]:
         paths = (None if path is None else os.fspath(path) for path in (self.pretrained, self.cache_dir))
-        return (self.model_name, *paths)
+        return (self.model_name, *paths, device_of(self.device))
 
-    def _stamp(self) -> Hashable:
-        weights = self.model_name.removeprefix("local-dir:") if self.pretrained is None else self.pretrained
-        return stamp_of(Path(weights))
+    def _files(self) -> dict[str, Path]:
+        if self.pretrained is not None:
+            return files_of(self.pretrained) if os.path.isfile(self.pretrained) else {}
+        folder = self.model_name.removeprefix("local-dir:")
+        return files_of(folder) if folder != self.model_name else {}
 
-    def _load(self, device: torch.device) -> Tower:
-        return _load(self.model_name, self.pretrained, device, self.cache_dir)
+    def _architecture(self) -> str:
+        return "" if self.pretrained is None else self.model_name
+
+    def _load(self) -> Tower:
+        return _load(self.model_name, self.pretrained, device_of(self.device), self.cache_dir)
 
 
 def resized_for_model(images: torch.Tensor, preprocessing: dict[str, Any]) -> torch.Tensor:
@@ -171,7 +177,7 @@ class _OpenCLIPTower(Tower):
         self._mean, self._std = (values.view(-1, 1, 1).to(device) for values in (mean, std))
 
     def prepared(self, pixels: torch.Tensor) -> torch.Tensor:
-        return (resized_for_model(pixels, self._preprocessing) - self._mean) / self._std
+        return (resized_for_model(as_floats(pixels), self._preprocessing) - self._mean) / self._std
 
     def encode_images(self, prepared: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self._model.encode_image(prepared, normalize=False)
