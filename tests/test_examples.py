@@ -64,6 +64,17 @@ def remote_service(text):
     assert again == 0
 
 
+def chat_on_vllm(text):
+    assert "The model 'stand-in' answers" in text
+    zero_shot, prompted = numbers(r"zero-shot (\S+), prompted (\S+)", text)
+    assert prompted > zero_shot + 0.4
+    billed, requests, tokens = numbers(r"billed: (\d+) images to fit, (\d+) requests and (\d+) tokens", text)
+    assert billed <= 400
+    # One more, for token ids, is answered with 404 and bills nothing.
+    assert requests == billed + 30 + 1
+    assert tokens == (billed + 30) * 121
+
+
 def compare_methods(text):
     (zero_shot,) = numbers(r"zero-shot +(\S+)", text)
     assert zero_shot == 0.82  # of 200 test images, as in the demo
@@ -92,6 +103,7 @@ FACTS = (
     paths_pipeline,
     save_and_share,
     remote_service,
+    chat_on_vllm,
     compare_methods,
     biased_and_loc,
     zero_shot_clip,
@@ -119,6 +131,7 @@ def test_example(check, tmp_path):
         pytest.importorskip("rapidocr")
     command = [sys.executable, "-W", "always", str(EXAMPLES / f"{check.__name__}.py")]
     environment = {**os.environ, "MPLBACKEND": "agg"}
+    environment.pop("VLLM_URL", None)
     environment.pop("HF_HUB_OFFLINE", None)  # examples do without the network by themselves
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr

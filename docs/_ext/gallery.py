@@ -13,6 +13,7 @@ ORDER = (
     "grid_search",
     "save_and_share",
     "remote_service",
+    "chat_on_vllm",
     "zero_shot_clip",
     "compare_methods",
     "biased_and_loc",

@@ -1,1 +1,1 @@
-collect_ignore = ["mlserver_runtime.py"]  # it runs in an environment of its own
+collect_ignore = ["mlserver_runtime.py", "in_vllm"]  # they run in environments of their own
