@@ -278,10 +278,14 @@ def http_shares(args):
     from blackvip.scorers.http import HTTPScorer, KServe
 
     images, labels = noisy_images(200, args.http_side), np.arange(200) % 2
-    answer = {"outputs": [{"name": "scores", "shape": [1, 2], "datatype": "FP64", "data": [0.4, 0.6]}]}
+    # Answers differ: a fit refuses a service that scores all images alike.
+    answers = [
+        {"outputs": [{"name": "scores", "shape": [1, 2], "datatype": "FP64", "data": data}]}
+        for data in ([0.4, 0.6], [0.55, 0.45], [0.3, 0.7])
+    ]
     with running() as server:
         for batch_size in (16, 128):
-            server.control(latency=HTTP_LATENCY, places=HTTP_PLACES, quick=answer, extensions=["binary_tensor_data"])
+            server.control(latency=HTTP_LATENCY, places=HTTP_PLACES, turns=answers, extensions=["binary_tensor_data"])
             scorer = HTTPScorer(server.url, KServe("m"), n_concurrent=HTTP_PLACES, images_per_request=1)
             clf = BlackVIPClassifier(
                 scorer,

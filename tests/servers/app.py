@@ -14,6 +14,7 @@ What it does can be set by POST /control, a JSON object:
 - ``tells``: what the answers of the tests' own protocol tell besides scores, a JSON object for each, the last for all
 - ``refuse_bright``: the error that each bright image gets in place of scores, once
 - ``quick``: an answer that is given without a look at the images, of which each request has one
+- ``turns``: several such answers, given in turn
 
 GET /counts tells what has happened since.
 """
@@ -26,6 +27,7 @@ import contextlib
 import functools
 import gzip
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -62,6 +64,7 @@ class Service:
         self.settings = {"latency": 0.0, "places": 0, "script": [], "rates": {}, "seed": 0, "key": None, **settings}
         self.random = random.Random(self.settings["seed"])
         self.script = list(self.settings["script"])
+        self.turns = itertools.cycle(self.settings.get("turns", [self.settings.get("quick")]))
         self.places = asyncio.Semaphore(self.settings["places"] or 10**6)
         self.counts = Counter()  # requests, answered images, and each fault
         self.answered = Counter()  # by image
@@ -271,8 +274,8 @@ async def answered(service, scope, path, headers, body, send):
         return await reply(send, b"", 307, {"location": argument or path + "/moved"})
     if scope["method"] == "GET" and path not in FAKES:
         return await reply(send, json.dumps(service.metadata(path)).encode())
-    if "quick" in service.settings:
-        images, to_body, n_classes = np.zeros((1, 1, 1, 3)), lambda scores: service.settings["quick"], 1
+    if "quick" in service.settings or "turns" in service.settings:
+        images, to_body, n_classes = np.zeros((1, 1, 1, 3)), lambda scores: next(service.turns), 1
     else:
         try:
             images, to_body, n_classes = service.understood(path.removesuffix("/moved"), headers, body)

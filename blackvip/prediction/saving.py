@@ -7,28 +7,28 @@ from typing import Any
 
 import numpy as np
 
-from .encoders.base import ENCODER, Encoder
-from .heads.base import Head
-from .heads.judging import HeadResult
-from .heads.scored import ScoredImages
-from .heads.stages import Stages
-from .inputs.class_prompts import CLASS_PROMPTS, MADE_PROMPTS
-from .inputs.images import IMAGE_SHAPE, ImageFormat
-from .inputs.labels import CLASS_WEIGHT
-from .inputs.prompt_groups import PromptGroups
-from .optimizers import Optimizer
-from .persistence import SaveableEstimator
-from .persistence.arrays import Generator as GeneratorField
-from .persistence.arrays import Labels
-from .persistence.fields import BOOL, NONE, ListOf, Maybe, OneOf, Record, choice, integer, number, text
-from .persistence.format import expect
-from .persistence.objects import Object
-from .prompters.base import Prompter
-from .prompters.by_name import PROMPTER
-from .scorers import ScoreFormat
-from .scorers.labels.mapping import LabelMapping
-from .scorers.memory import AnswerMemory
-from .training.loop import TERMINATION_REASONS
+from ..encoders.base import ENCODER, Encoder
+from ..heads.base import Head
+from ..heads.judging import HeadResult
+from ..heads.scored import ScoredImages
+from ..heads.stages import Stages
+from ..inputs.class_prompts import CLASS_PROMPTS, MADE_PROMPTS
+from ..inputs.images import IMAGE_SHAPE, ImageFormat
+from ..inputs.labels import CLASS_WEIGHT
+from ..inputs.prompt_groups import PromptGroups
+from ..optimizers import Optimizer
+from ..persistence import SaveableEstimator
+from ..persistence.arrays import Generator as GeneratorField
+from ..persistence.arrays import Labels
+from ..persistence.fields import BOOL, NONE, ListOf, Maybe, OneOf, Record, choice, integer, number, text
+from ..persistence.format import expect
+from ..persistence.objects import Object
+from ..prompters.base import Prompter
+from ..prompters.by_name import PROMPTER
+from ..scorers import ScoreFormat
+from ..scorers.labels.mapping import LabelMapping
+from ..scorers.memory import AnswerMemory
+from ..training.loop import TERMINATION_REASONS
 
 __all__ = ["SavedClassifier"]
 

@@ -8,21 +8,21 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from .encoders.base import Encoder
-from .heads.base import Head
-from .heads.decision import Decision, WithoutPrompt
-from .heads.judging import judge
-from .heads.local import LocalEnsemble
-from .heads.scored import ScoredImages
-from .heads.stages import Stages, choose_stages
-from .inputs.images import Images
-from .inputs.reading import BATCH
-from .persistence.fields import Field
-from .persistence.objects import Object
-from .prompters.base import Prompter
-from .scorers.connection import ReachesService
-from .scorers.ledger import Ledger
-from .scorers.scoring import Drawing, score_columns_of
+from ..encoders.base import Encoder
+from ..heads.base import Head
+from ..heads.decision import Decision, WithoutPrompt
+from ..heads.judging import judge
+from ..heads.local import LocalEnsemble
+from ..heads.scored import ScoredImages
+from ..heads.stages import Stages, choose_stages
+from ..inputs.images import Images
+from ..inputs.reading import BATCH
+from ..persistence.fields import Field
+from ..persistence.objects import Object
+from ..prompters.base import Prompter
+from ..scorers.connection import ReachesService
+from ..scorers.ledger import Ledger
+from ..scorers.scoring import Drawing, score_columns_of
 
 __all__ = ["AnswersImages"]
 

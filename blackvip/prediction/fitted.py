@@ -15,32 +15,32 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Options, validate_params
 
+from ..documentation import pipeline_block
+from ..heads.base import Head
+from ..heads.decision import check_head_fits
+from ..heads.judging import HeadResult
+from ..heads.leaderboard import Leaderboard
+from ..heads.scored import ScoredImages
+from ..inputs.class_prompts import make_prompt_groups
+from ..inputs.estimators import PredictsFromLogProba
+from ..inputs.images import Images
+from ..inputs.labels import check_classes, check_labels, class_indices
+from ..inputs.reading import pixel_batches
+from ..inputs.training_set import ReadsTrainingSets, TrainingSet
+from ..journal.identity import describe
+from ..journal.predictions import PredictionsFile
+from ..prompters.base import Prompter
+from ..prompters.by_name import make_prompter
+from ..scorers import ScoreFormat
+from ..scorers.scoring import score_columns_of
+from ..scorers.wrappers import scorer_name
+from ..training.outcomes import Outcome, Outcomes
+from ..training.progress import ProgressBar
+from ..training.setup import rows_to_judge
 from .answering import AnswersImages
-from .documentation import pipeline_block
-from .heads.base import Head
-from .heads.decision import check_head_fits
-from .heads.judging import HeadResult
-from .heads.leaderboard import Leaderboard
-from .heads.scored import ScoredImages
-from .inputs.class_prompts import make_prompt_groups
-from .inputs.estimators import PredictsFromLogProba
-from .inputs.images import Images
-from .inputs.labels import check_classes, check_labels, class_indices
-from .inputs.reading import pixel_batches
-from .inputs.training_set import ReadsTrainingSets, TrainingSet
-from .journal.identity import describe
-from .journal.predictions import PredictionsFile
-from .prompters.base import Prompter
-from .prompters.by_name import make_prompter
-from .saved_classifier import SavedClassifier
-from .scorers import ScoreFormat
-from .scorers.scoring import score_columns_of
-from .scorers.wrappers import scorer_name
-from .training.outcomes import Outcome, Outcomes
-from .training.progress import ProgressBar
-from .training.setup import rows_to_judge
+from .saving import SavedClassifier
 
-__all__ = ["PromptedClassifier"]
+__all__ = ["PromptComparison", "PromptedClassifier"]
 
 
 class PromptComparison(NamedTuple):
