@@ -150,7 +150,7 @@ def _is_search(estimator: Any) -> bool:
 
 
 def _bills(estimator: Any) -> bool:
-    """Whether an estimator, or one inside it at any depth, has a budget of billed images."""
+    """Return whether an estimator, or one inside it at any depth, has a budget of billed images."""
     if isinstance(estimator, type) or not hasattr(estimator, "get_params"):
         return False
     return _has_budget(estimator) or any(map(_bills, estimator.get_params(deep=True).values()))

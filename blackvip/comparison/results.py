@@ -155,7 +155,7 @@ def _key(row: Row) -> Key:
 
 
 def _is_comparison(entries: list[Any]) -> bool:
-    """Whether the lines are those of a results file, all of them whole."""
+    """Return whether the lines are those of a results file, all of them whole."""
     if not entries or None in entries or not isinstance(entries[0], dict):
         return False
     return entries[0].get("blackvip") == "comparison"

@@ -163,7 +163,20 @@ def _checked(images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def resized(images: np.ndarray, side: int) -> np.ndarray:
-    """Resize grey uint8 images (n, height, width) to squares."""
+    """Resize grey images to squares.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n, height, width), uint8
+        The images.
+    side : int
+        Side of the squares, in pixels.
+
+    Returns
+    -------
+    resized : ndarray of shape (n, side, side), uint8
+        The resized images.
+    """
     shape = (side, side)
     if not len(images) or images.shape[1:] == shape:
         return images

@@ -58,7 +58,7 @@ class Folder:
     pixels: dict[str, np.ndarray]
 
     def find(self, path: str) -> Any:
-        """Return the image for a path relative to `images`."""
+        """Return the image for a path relative to `images`: its own path, or its pixels."""
         return self.pixels[path] if path in self.pixels else str(self.images / path)
 
     def locate(self, path: str) -> Any:
@@ -69,7 +69,7 @@ class Folder:
         return self.find("/".join(parts[-2:]) if found is None else found)
 
     def file(self, name: str) -> pathlib.Path | None:
-        """Find a file in one of the homes."""
+        """Find a file in one of the homes; None if there is no such file."""
         return next((home / name for home in self.homes if (home / name).is_file()), None)
 
 
@@ -102,7 +102,22 @@ def _with_validation(train: Iterable[Item], test: list[Item], origin: str) -> Pa
 
 
 def read_class_folders(folder: Folder, names: Mapping[str, str] | None = None, left_out: Sequence[str] = ()) -> Parts:
-    """Read a layout with one folder per class; split it with a fixed seed."""
+    """Read a layout with one folder per class, and split it with a fixed seed.
+
+    Parameters
+    ----------
+    folder : Folder
+        The folder of the data set.
+    names : dict of str to str or None, default=None
+        Class names by the name of their folder. None: the folders have the names of the classes.
+    left_out : sequence of str, default=()
+        Folders that are not classes of the data set.
+
+    Returns
+    -------
+    parts : Parts
+        Training, validation and test images.
+    """
     classes = [name for name in _names(folder.images, folders=True) if name not in left_out]
     return split_all(_by_class(folder.images, classes, names or {}))
 

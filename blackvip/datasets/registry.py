@@ -51,28 +51,31 @@ class DataSet(ABC):
 
         Parameters
         ----------
-        root : Path or None
-        shots : int or None
-        seed : int
-        download : bool
-                As in `blackvip.datasets.load`.
+        root, shots, seed, download
+            Arguments of `blackvip.datasets.load`.
 
         Returns
         -------
         parts : Parts
             The images, with training images reduced to the shots.
+
+        Raises
+        ------
+        DatasetError
+            If the data set is missing or incomplete.
         """
 
     def assemble(self, items: list[Item], part: str, seed: int) -> list[str] | np.ndarray:
-        """Make what `load` gives of the images of one part.
+        """Convert the images of one part to the form that `load` returns.
 
         Parameters
         ----------
         items : list of Item
             Images with their labels.
         part : {"train", "val", "test"}
+            The part.
         seed : int
-            Of the shots.
+            Seed of the shots.
 
         Returns
         -------
@@ -87,16 +90,18 @@ class DataSet(ABC):
 
         Parameters
         ----------
-        root : str, Path or None
-        shots : int or None
-        seed : int
-        download : bool
-                As in `blackvip.datasets.load`.
+        root, shots, seed, download
+            Arguments of `blackvip.datasets.load`.
 
         Returns
         -------
         data : Bunch
-            As `blackvip.datasets.load` gives it.
+            Result of `blackvip.datasets.load`.
+
+        Raises
+        ------
+        DatasetError
+            If the data set is missing or incomplete.
         """
         path = None if root is None else pathlib.Path(os.path.expanduser(root)).absolute()
         parts = self.parts(path, shots, seed, download)
@@ -120,31 +125,32 @@ class DataSet(ABC):
 
 @dataclass(frozen=True)
 class FolderDataSet(DataSet):
-    """A data set that is read from a folder.
+    """Data set that is read from a folder.
 
     Parameters
     ----------
     name, title, template : str
-        As `DataSet` has them.
+        As in `DataSet`.
     n_classes : int
-        Of the public data set; a folder with fewer is warned about.
+        Number of classes of the public data set. A folder with fewer gets a warning.
     folders : tuple of str
-        Where it may be below the root: first as CoOp has it, then as torchvision leaves it.
+        Places of the data set below the root: first as CoOp has it, then as torchvision leaves it.
     images : str
-        The images' folder below it, which paths in split files start from.
+        Folder of the images below that place; paths in split files are relative to it.
     read : callable
-        From a `Folder` to `Parts`, where no split file is there.
+        Reads the `Parts` of a `Folder` without a split file.
     obtain : str
-        What to get, and from where; it ends the message about a folder that is missing.
+        What to download, and from where; the end of the message about a missing folder.
     needs : tuple of str
-        What must be there, in any case; "a|b" is either.
-    labels : tuple of str
-        What must be there as well if no split file is.
-    split_files : tuple of str
+        Files and folders that must exist in any case; "a|b" stands for either of two.
+    labels : tuple of str, default=()
+        Files and folders that must also exist if there is no split file.
+    split_files : tuple of str, default=()
         Names of the split files of the few-shot literature.
-    download : callable or None
-        Downloads it into a root, with torchvision.
+    download : callable or None, default=None
+        Downloads the data set into a root, with torchvision.
     kind : {"transfer", "synthetic"}, default="transfer"
+        The paper's table that the data set belongs to.
     """
 
     n_classes: int
@@ -175,7 +181,7 @@ class FolderDataSet(DataSet):
         return parts
 
     def _split(self, folder: Folder) -> Parts:
-        """The parts as a split file has them, else the data set's own."""
+        """Return the parts of a split file, if there is one, else the data set's own."""
         path = next((path for path in map(folder.file, self.split_files) if path is not None), None)
         if path is None:
             return self._own(folder)
@@ -211,7 +217,7 @@ class FolderDataSet(DataSet):
         return self._find(root)
 
     def _find(self, root: pathlib.Path) -> Folder:
-        """The first folder that has what it needs."""
+        """Return the first folder that has everything the data set needs."""
         lacking = {}
         for path in self._places(root):
             nested = any("/" in place and path.parts[-2:] == pathlib.Path(place).parts for place in self.folders)
@@ -232,7 +238,7 @@ class FolderDataSet(DataSet):
         raise DatasetError(f"{self.title} in {path} is incomplete: it lacks {names}. {self._advice()}")
 
     def _places(self, root: pathlib.Path) -> list[pathlib.Path]:
-        """Folders in which the data set may be: below the root, or the root itself."""
+        """List the folders in which the data set may be: below the root, or the root itself."""
         below = [root / place for place in self.folders]
         itself = [root.parent / place for place in self.folders if place.split("/")[0] == root.name]
         return [*below, *itself, root]
@@ -278,7 +284,22 @@ class FolderDataSet(DataSet):
 
 
 def few_shot(parts: Parts, shots: int | None, seed: int) -> Parts:
-    """Reduce training images to the shots, and validation images to at most four per class; see `draw_shots`."""
+    """Reduce training images to the shots, and validation images to at most four per class.
+
+    Parameters
+    ----------
+    parts : Parts
+        All images of a data set.
+    shots : int or None
+        Training images per class. None: all.
+    seed : int
+        Seed of the images that are drawn, see `draw_shots`.
+
+    Returns
+    -------
+    parts : Parts
+        The drawn images, and all test images.
+    """
     generator = random.Random(seed)
     train = draw_shots(parts.train, shots, generator)
     val = draw_shots(parts.val, None if shots is None else min(shots, VALIDATION_SHOTS), generator)
@@ -317,7 +338,23 @@ def list_datasets(kind: str | None = None) -> list[str]:
 
 
 def find_data_set(name: str) -> DataSet:
-    """Find a data set by its name or title; only letters and digits matter."""
+    """Find a data set by its name or title; only letters and digits matter.
+
+    Parameters
+    ----------
+    name : str
+        Name or title, such as "eurosat" or "Oxford-IIIT Pets".
+
+    Returns
+    -------
+    data_set : DataSet
+        The registered data set.
+
+    Raises
+    ------
+    DatasetError
+        If there is no such data set. The message lists all names.
+    """
     plain = {_plain(text): data_set for data_set in _REGISTRY.values() for text in (data_set.title, data_set.name)}
     if _plain(name) not in plain:
         near = get_close_matches(_plain(name), plain, n=1)

@@ -131,10 +131,24 @@ def read_fewshot(folder: pathlib.Path, shots: int, seed: int) -> dict[str, list[
 
 
 def draw_shots(items: Sequence[Item], shots: int | None, generator: random.Random) -> list[Item]:
-    """Draw up to `shots` images of each class, in the order in which the classes first appear.
+    """Draw up to `shots` images of each class.
 
     With Python's generator seeded by 1, 2 or 3, and used first for the training and then for the validation images of
-    a split file, this draws the same images as the code of CoOp and BlackVIP. Classes with fewer images keep all.
+    a split file, this draws the same images as the code of CoOp and BlackVIP.
+
+    Parameters
+    ----------
+    items : sequence of Item
+        Images with their labels.
+    shots : int or None
+        Images per class. Classes with fewer images keep all. None: all images.
+    generator : random.Random
+        Source of random numbers.
+
+    Returns
+    -------
+    drawn : list of Item
+        The drawn images, class by class in the order in which the classes first appear.
     """
     if shots is None:
         return list(items)
@@ -145,7 +159,18 @@ def draw_shots(items: Sequence[Item], shots: int | None, generator: random.Rando
 
 
 def split_validation(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
-    """Split off a fifth of each class for validation, with a fixed seed; return the rest and that fifth."""
+    """Split off a fifth of each class for validation, with a fixed seed.
+
+    Parameters
+    ----------
+    items : sequence of Item
+        Images with their labels.
+
+    Returns
+    -------
+    train, val : list of Item
+        Four fifths of each class, and one fifth.
+    """
     generator = random.Random(SPLIT_SEED)
     train: list[Item] = []
     val: list[Item] = []
@@ -158,7 +183,18 @@ def split_validation(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
 
 
 def split_all(items: Iterable[Item]) -> Parts:
-    """Split each class with a fixed seed, as CoOp does: half for training, a fifth for validation, the rest to test."""
+    """Split each class with a fixed seed, as CoOp does: 50 % for training, 20 % for validation, 30 % for testing.
+
+    Parameters
+    ----------
+    items : iterable of Item
+        Images with their labels.
+
+    Returns
+    -------
+    parts : Parts
+        The three parts.
+    """
     generator = random.Random(SPLIT_SEED)
     parts: tuple[list[Item], list[Item], list[Item]] = ([], [], [])
     for members in _by_class(items).values():

@@ -22,8 +22,8 @@ class Encoder(ImageTransformer, ABC):
     """Base class of encoders. A subclass needs two methods: `fit_pixels` and `encode`.
 
     A frozen encoder is fitted once to the training images, and each image's features are computed once. A trained
-    encoder (`ScratchEncoder`) sets `is_frozen` to False and has parameters of its own, which stand in front of the
-    decoder's parameters in every candidate.
+    encoder (`ScratchEncoder`) sets `is_frozen` to False. It has parameters of its own, which precede the decoder's
+    parameters in every candidate.
 
     A class statement with a name, such as ``class PCAEncoder(Encoder, name="pca")``, registers that name.
 
@@ -32,7 +32,7 @@ class Encoder(ImageTransformer, ABC):
     n_features_out_ : int
         Number of features that the decoder gets for each image; `fit_pixels` sets it.
     is_frozen : bool
-        Whether the features depend on no parameters that are trained with the prompt.
+        Whether the features are independent of the parameters that are trained with the prompt.
     is_of_one_size : bool
         Whether `encode` takes only images of the size that the encoder was fitted to.
     """
@@ -68,17 +68,36 @@ class Encoder(ImageTransformer, ABC):
 
     @abstractmethod
     def fit_pixels(self, pixels: torch.Tensor) -> Encoder:
-        """Learn from training images (n, 3, height, width) in [0, 1], and set `n_features_out_`."""
+        """Learn from training images, and set `n_features_out_`.
+
+        Parameters
+        ----------
+        pixels : tensor of shape (n, 3, height, width)
+            A sample of the training images, RGB in [0, 1].
+
+        Returns
+        -------
+        self : Encoder
+            The fitted encoder.
+        """
 
     @abstractmethod
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Features (n, ...) of images (n, 3, height, width), float32 or float64.
+        """Compute the features of images by operations of torch that gradients can pass.
 
-        A frozen encoder computes them in the precision of the pixels, by operations of torch that gradients can pass.
+        Parameters
+        ----------
+        pixels : tensor of shape (n, 3, height, width), float32 or float64
+            RGB in [0, 1].
+
+        Returns
+        -------
+        features : tensor of shape (n, ...)
+            One entry per image. A frozen encoder computes in the precision of the pixels.
         """
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Features of images in double precision, without a graph for gradients.
+        """Compute the features of images in double precision, without a graph for gradients.
 
         Parameters
         ----------
@@ -88,7 +107,7 @@ class Encoder(ImageTransformer, ABC):
         Returns
         -------
         features : tensor of shape (n, ...)
-            They depend on no trained parameters.
+            Features that do not depend on trained parameters.
         """
         with torch.no_grad():
             return self.encode(pixels.double())
@@ -126,39 +145,39 @@ class Encoder(ImageTransformer, ABC):
     def latents(
         self, parameters: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The decoder's input z of each parameter vector for each image of its group.
+        """Compute the decoder's input z of each parameter vector, for each image of its group.
 
         Parameters
         ----------
         parameters : tensor of shape (g, p, n_parameters)
-            As many vectors in each group.
+            Parameter vectors, p in each of the g groups.
         features : tensor of shape (g, n, ...)
             Features of the images of each group.
-        statistics : tensor of shape (n_statistics,) or None
+        statistics : tensor of shape (n_statistics,) or None, default=None
             Result of `batch_statistics`. None: statistics of the batch.
 
         Returns
         -------
         z : tensor of shape (g, p, n, n_features_out_)
-            In the precision of the parameters.
+            The decoder's input, in the precision of the parameters.
         """
         z = features.flatten(2).to(parameters.dtype)
         return z[:, None].expand(-1, parameters.shape[1], -1, -1)
 
     def batch_statistics(self, parameters: torch.Tensor, batches: Callable[[], Iterable[torch.Tensor]]) -> torch.Tensor:
-        """Statistics (n_statistics,) with which the z of an image does not depend on the other images.
+        """Compute statistics with which the z of an image does not depend on the other images of its batch.
 
         Parameters
         ----------
         parameters : tensor of shape (n_parameters,)
-            The parameters that will be frozen.
+            The parameters at which the encoder will be frozen.
         batches : callable
             Returns an iterator over the features of all training images.
 
         Returns
         -------
         statistics : tensor of shape (n_statistics,)
-            Empty for a frozen encoder.
+            The statistics; empty for a frozen encoder.
         """
         return parameters.new_empty(0)
 

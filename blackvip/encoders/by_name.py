@@ -24,6 +24,13 @@ def make_encoder(encoder: str | Encoder) -> Encoder:
     -------
     encoder : Encoder
         The unfitted encoder.
+
+    Raises
+    ------
+    TypeError
+        If it is neither a name nor an `Encoder`.
+    ValueError
+        If no encoder and no model of timm has this name.
     """
     names = ", ".join(map(repr, Encoder.named))
     if isinstance(encoder, Encoder):

@@ -30,8 +30,8 @@ _IDENTITY = {"kind": "cache of features"}
 class CachedEncoder(Encoder):
     """Encoder that remembers the features of every image it has seen, for itself and all its clones.
 
-    It wraps a frozen encoder and takes its place. The key of an image is a digest of its pixels and of the fitted
-    encoder. A frozen network learns nothing, so all folds and candidates of a search share its features. Principal
+    It wraps a frozen encoder. The key of an image is a digest of its pixels and of the fitted encoder. All folds and
+    candidates of a search share the features of a frozen network, since the network learns nothing. Principal
     components of other training images have features of their own.
 
     Parameters
@@ -56,9 +56,9 @@ class CachedEncoder(Encoder):
     Notes
     -----
     Each new image goes through the encoder alone, so its features do not depend on the other images of its batch.
-    Caching pays if the encoder is slow, as networks are: to find an image costs a digest of its pixels, about 1 ms at
-    224 px. It does not pay with augmentation, where every image is new. `encode`, which gradients can pass, uses no
-    cache.
+    Caching pays off if the encoder is slow, as networks are: a look-up costs a digest of the pixels, about 1 ms at
+    224 px. It does not pay off with augmentation, where every image is new. `encode`, which gradients can pass, does
+    not use the cache.
 
     Examples
     --------
@@ -116,7 +116,7 @@ class CachedEncoder(Encoder):
         return self.encoder_.encode(pixels)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Features of images in double precision; only new images go through the encoder.
+        """Compute the features of images in double precision; only new images go through the encoder.
 
         Parameters
         ----------
@@ -151,7 +151,7 @@ class CachedEncoder(Encoder):
 
 
 def digest_of(encoder: Encoder) -> str:
-    """Digest of a fitted encoder and of the versions of this package and timm."""
+    """Return a digest of a fitted encoder and of the versions of this package and timm."""
     return str(joblib.hash((type(encoder).__qualname__, vars(encoder), __version__, metadata.version("timm"))))
 
 

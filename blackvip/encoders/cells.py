@@ -15,12 +15,36 @@ MAX_STAGES = 5  #: Most doublings of the decoder: from 7 to 224 pixels.
 
 
 def n_stages_for(height: int, width: int) -> int:
-    """Number of doublings s for an image: the fewest whose 7·2^s px cover it, from 1 to 5 (B3)."""
+    """Return the number of doublings s of the decoder for images of a size (B3).
+
+    Parameters
+    ----------
+    height, width : int
+        Size of the images, in pixels.
+
+    Returns
+    -------
+    n_stages : int
+        The smallest s from 1 to 5 for which a picture of 7·2^s px covers the image; 5 for images above 224 px.
+    """
     return min(MAX_STAGES, max(1, math.ceil(math.log2(max(height, width) / CELLS))))
 
 
 def fit_to_image(pictures: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Cut the centre (height, width) out of square pictures (..., side, side); smaller pictures are enlarged first."""
+    """Cut the centre out of square pictures; pictures that are smaller than the image are enlarged first.
+
+    Parameters
+    ----------
+    pictures : tensor of shape (..., side, side)
+        The pictures.
+    height, width : int
+        Size of the images, in pixels.
+
+    Returns
+    -------
+    cut : tensor of shape (..., height, width)
+        The centres of the pictures.
+    """
     side = max(height, width)
     if side > pictures.shape[-1]:
         flat = pictures.reshape(-1, 1, *pictures.shape[-2:])
@@ -31,6 +55,19 @@ def fit_to_image(pictures: torch.Tensor, height: int, width: int) -> torch.Tenso
 
 
 def split_moments(statistics: torch.Tensor, widths: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Split the vector of batch statistics into (mean, variance) of stages with these widths."""
+    """Split a vector of batch statistics into the mean and the variance of each stage.
+
+    Parameters
+    ----------
+    statistics : tensor of shape (2 * sum(widths),)
+        Mean and variance of the first stage, then of the second stage, and so on.
+    widths : sequence of int
+        Number of channels of each stage.
+
+    Returns
+    -------
+    moments : list of (tensor, tensor)
+        Mean and variance of each stage, each of shape (width,).
+    """
     parts = statistics.split([width for width in widths for _ in range(2)])
     return list(zip(parts[::2], parts[1::2]))

@@ -11,7 +11,18 @@ __all__ = ["filtered", "gaussian"]
 
 
 def gaussian(sigma: float) -> torch.Tensor:
-    """Weights of a Gaussian of `sigma` px, cut off at two standard deviations; they sum to 1."""
+    """Return the weights of a Gaussian, cut off at two standard deviations.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation, in pixels.
+
+    Returns
+    -------
+    weights : tensor of shape (2 * ceil(2 * sigma) + 1,), float64
+        Weights that sum to 1.
+    """
     reach = math.ceil(2 * sigma)
     weights = torch.exp(-torch.arange(-reach, reach + 1, dtype=torch.float64).square() / (2 * sigma**2))
     return weights / weights.sum()
@@ -25,8 +36,9 @@ def filtered(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) ->
     Parameters
     ----------
     images : tensor of shape (..., height, width)
+        The images.
     rows : tensor of shape (n,), float64
-        Weights of the pixels in a column, from top to bottom; n is odd, and the middle weight is the pixel's own.
+        Weights of the pixels in a column, from top to bottom. n is odd, and the middle weight is the pixel's own.
         Beyond the border, the nearest pixel of the image counts.
     columns : tensor of shape (m,), float64
         Weights of the pixels in a row, from left to right.
@@ -34,6 +46,7 @@ def filtered(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) ->
     Returns
     -------
     filtered : tensor of shape (..., height, width)
+        The filtered images.
     """
     height, width = images.shape[-2:]
     down, across = _matrix(height, tuple(rows.tolist())), _matrix(width, tuple(columns.tolist()))

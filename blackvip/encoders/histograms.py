@@ -116,14 +116,14 @@ def _pooled(maps: torch.Tensor, grids: tuple[int, ...]) -> torch.Tensor:
 
 
 def _orientation_maps(grey: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Relative gradient magnitude in each orientation; the first orientation points to the right.
+    """Compute the relative gradient magnitude in each orientation; the first orientation points to the right.
 
     Parameters
     ----------
     grey : tensor of shape (n, 1, height, width)
         Mean of the channels.
     sigma : float
-        Standard deviation of the Gaussian, in px.
+        Standard deviation of the Gaussian, in pixels.
 
     Returns
     -------

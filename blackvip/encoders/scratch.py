@@ -27,14 +27,14 @@ class ScratchEncoder(Encoder, name="scratch"):
     Attributes
     ----------
     n_stages_ : int
-        Number of stages s.
+        Number of stages s, 1 to 5.
     n_features_out_ : int
         Number of features that the decoder gets for each image, 1,568.
 
     Notes
     -----
-    It has several hundred thousand parameters at 224 px, and SPSA perturbs them all. It is a yardstick rather than a
-    tool. Its features are the resized images.
+    At 224 px it has several hundred thousand parameters, all of which SPSA perturbs. It serves for comparisons with the
+    paper; `PCAEncoder` needs far fewer billed images. Its features are the resized images.
     """
 
     is_frozen = False
@@ -77,12 +77,12 @@ class ScratchEncoder(Encoder, name="scratch"):
         Parameters
         ----------
         rng : numpy.random.Generator
-            Generator of random numbers.
+            Source of random numbers.
 
         Returns
         -------
         parameters : ndarray of shape (n_parameters,)
-            Weights, biases, and gains and shifts of BatchNorm.
+            Weights and biases of the convolutions, gains and shifts of BatchNorm.
         """
         parts = []
         for index, (shape, fan) in enumerate(self._shapes()):

@@ -87,7 +87,24 @@ _ELSEWHERE = {
 @loading_settings()
 @torch.inference_mode(False)  # gradients pass through the network later, even if it was first needed without a graph
 def network(model_name: str, pretrained: bool, device: str) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """Network of a model, with frozen weights, and timm's configuration of its input."""
+    """Load a model of timm; the last two models are kept in memory.
+
+    Parameters
+    ----------
+    model_name : str
+        Name of the model, with the tag of its weights.
+    pretrained : bool
+        Whether to load the weights. False: random weights, the same in every process.
+    device : str
+        Device on which the network runs, as torch names it.
+
+    Returns
+    -------
+    model : torch.nn.Module
+        The network without its classifier, in evaluation mode, with frozen weights.
+    config : dict
+        timm's configuration of its input.
+    """
     # Imported here, since timm takes a third of the package's import time and the default encoders do not need it.
     import timm
     from timm.data.config import resolve_data_config

@@ -22,13 +22,14 @@ def class_names(X: Any, y: Any) -> dict[Any, str]:
     Parameters
     ----------
     X : images, in any form that `BlackVIPClassifier` takes
+        The images, or the data set that holds them.
     y : array-like of shape (n_images,)
         Labels as the user passed them; `check_labels` accepts them.
 
     Returns
     -------
     names : dict from label to str
-        Empty if no names are known.
+        Names of the labels; empty if none are known.
     """
     names = column_names(y)
     if names is not None:
@@ -42,7 +43,7 @@ def class_names(X: Any, y: Any) -> dict[Any, str]:
 
 
 def _data_set_names(X: Any, y: Any) -> dict[Any, str]:
-    """Return the names that a data set tells, if its labels are y."""
+    """Return the class names of a data set if its labels are y."""
     rows: Any = slice(None)
     X = getattr(X, "source", X)
     features = getattr(X, "features", None)

@@ -305,7 +305,7 @@ def _is_blank(text: str) -> bool:
 
 
 def _inside_encoder() -> bool:
-    """Whether a meta-estimator of scikit-learn that may replace labels by numbers is being fitted."""
+    """Return whether a meta-estimator of scikit-learn that may replace labels by numbers is being fitted."""
     frame: Any = sys._getframe()
     while frame is not None:
         if frame.f_globals.get("__name__") in _ENCODING:

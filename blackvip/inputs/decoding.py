@@ -39,10 +39,18 @@ _EXPECTED_ITEM = "expected a PIL image, the path or the bytes of an image file, 
 
 
 def decoded(item: Any) -> np.ndarray:
-    """Decode an image to pixels (height, width, 3).
+    """Decode an image to pixels.
 
-    They are uint8 if the image has a range of its own: files and PIL images with up to 16 bits, uint8 and bool arrays.
-    Others keep their numbers: those of other arrays, and of PIL images in mode "I" or "F".
+    Parameters
+    ----------
+    item : object
+        An image in any form that `blackvip.inputs.sources` lists.
+
+    Returns
+    -------
+    pixels : ndarray of shape (height, width, 3)
+        RGB. The type is uint8 for files, PIL images with up to 16 bits, and uint8 and bool arrays, whose range is
+        known. Other arrays, and PIL images in mode "I" or "F", keep their numbers.
 
     Raises
     ------
@@ -53,12 +61,12 @@ def decoded(item: Any) -> np.ndarray:
 
 
 def is_tensor(X: Any) -> bool:
-    """Whether X is a torch tensor."""
+    """Return whether X is a torch tensor."""
     return hasattr(X, "detach") and hasattr(X, "cpu")
 
 
 def is_row_of_numbers(item: Any) -> bool:
-    """Whether an item is a number or a sequence of numbers, and not an image."""
+    """Return whether an item is a number or a sequence of numbers, and not an image."""
     if isinstance(item, Number):
         return not is_missing(item)
     if is_image(item) or isinstance(item, Mapping):
@@ -69,14 +77,14 @@ def is_row_of_numbers(item: Any) -> bool:
 
 
 def is_missing(item: Any) -> bool:
-    """Whether an item is None, NaN, or a missing value of pandas."""
+    """Return whether an item is None, NaN, or a missing value of pandas."""
     return (
         item is None or (isinstance(item, float) and math.isnan(item)) or type(item).__name__ in ("NAType", "NaTType")
     )
 
 
 def is_image(item: Any) -> bool:
-    """Whether an item has the type of an image, or is a tuple that starts with an image."""
+    """Return whether an item has the type of an image, or is a tuple that starts with an image."""
     if isinstance(item, tuple):
         return len(item) > 0 and is_image(item[0])
     several = (getattr(item, "ndim", None) or 0) >= 2
@@ -106,7 +114,7 @@ def _unwrapped(item: Any) -> Any:
 
 
 def path_of(item: Any) -> str | None:
-    """Return the path of an image, or None if the image does not tell it."""
+    """Return the path of an image, or None if it is unknown."""
     if isinstance(item, tuple) and item:
         return path_of(item[0])
     if _is_undecoded(item):
@@ -120,7 +128,18 @@ def path_of(item: Any) -> str | None:
 
 
 def reason_of(error: Exception) -> str:
-    """Explain to a user why an image cannot be read."""
+    """Return the end of a sentence that explains why an image cannot be read.
+
+    Parameters
+    ----------
+    error : Exception
+        What `decoded` has raised.
+
+    Returns
+    -------
+    reason : str
+        Text without a full stop, such as "there is no such file".
+    """
     if isinstance(error, ImageError):
         return str(error)
     if isinstance(error, FileNotFoundError):
@@ -183,10 +202,20 @@ def _array_pixels(item: Any) -> np.ndarray:
 def as_array(values: Any) -> np.ndarray:
     """Convert a tensor, a polars Series or any array to a NumPy array.
 
+    Parameters
+    ----------
+    values : array-like
+        A tensor of any device, layout and type is detached, and converted to one that NumPy has.
+
+    Returns
+    -------
+    array : ndarray
+        The values.
+
     Raises
     ------
     ImageError
-        If pixels are masked, or if the other library does not give the values.
+        If pixels are masked, or if the other library cannot convert the values.
     """
     refuse_masked(values)
     try:
@@ -205,13 +234,29 @@ def as_array(values: Any) -> np.ndarray:
 
 
 def refuse_masked(values: Any) -> None:
-    """Raise an `ImageError` if values of an array are masked, since NumPy would use what is below the mask."""
+    """Raise an `ImageError` if an array has masked values, since NumPy would use the numbers below the mask."""
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise ImageError("masked pixels have no value; fill them first, as in array.filled(0)")
 
 
 def channels_last(images: np.ndarray) -> np.ndarray:
-    """Bring arrays of images into the shape (n, height, width, 1) or (n, height, width, 3); bool becomes uint8."""
+    """Move the channels of images to the end; bool becomes uint8, and RGBA is laid on white.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n, height, width), (n, height, width, c) or (n, c, height, width)
+        Images with 1 or 3 channels, or uint8 with 4 channels at the end.
+
+    Returns
+    -------
+    images : ndarray of shape (n, height, width, 1) or (n, height, width, 3)
+        The images; a view if possible.
+
+    Raises
+    ------
+    ImageError
+        If the array has another shape.
+    """
     if images.dtype == bool:
         images = images.astype(np.uint8) * np.uint8(255)
     if images.ndim == 3:
@@ -227,7 +272,7 @@ def channels_last(images: np.ndarray) -> np.ndarray:
 
 
 def _on_white(rgba: np.ndarray) -> np.ndarray:
-    """Lay RGBA (..., 4) on a white background: RGB (..., 3); both uint8."""
+    """Lay RGBA (..., 4) on a white background and return RGB (..., 3), both uint8."""
     alpha = rgba[..., 3:].astype(np.uint16)
     return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 

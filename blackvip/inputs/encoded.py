@@ -1,6 +1,6 @@
-"""Contents of image files, in whatever container they come: bytes, arrays of bytes, base64 text, data URLs, open files.
+"""Contents of image files in any container: bytes, arrays of bytes, base64 text, data URLs and open files.
 
-Bytes that are not marked as a file, such as arrays and text, count as one if they begin with the signature of a format
+Arrays and texts may also be other things than files. They count as a file if they begin with the signature of a format
 that Pillow reads.
 """
 
@@ -43,19 +43,19 @@ _MOST_SHOWN = 80  # characters of an input that an error repeats
 
 
 def shortened(value: Any) -> str:
-    """Shorten the text of an input for an error, which must not repeat all of it; the end of a path is kept."""
+    """Shorten the text of an input to 80 characters for an error; the end of a path is kept."""
     text = str(value)
     half = _MOST_SHOWN // 2
     return text if len(text) <= _MOST_SHOWN else f"{text[: half - 3]}...{text[-half:]}"
 
 
 def is_file(item: Any) -> bool:
-    """Whether an item is an open file, or an object that is read like one."""
+    """Return whether an item is an open file, or an object that is read like one."""
     return callable(getattr(item, "read", None))
 
 
 def is_row_of_bytes(item: Any) -> bool:
-    """Whether an item is an array, tensor or list of bytes, a row or a column, that begins like an image file."""
+    """Return whether an item is an array, tensor or list of bytes that begins like an image file."""
     if isinstance(item, (list, tuple, array.array)):
         head = item[:_HEAD]
         return (
@@ -73,7 +73,7 @@ def is_row_of_bytes(item: Any) -> bool:
 
 
 def is_buffer(item: Any) -> bool:
-    """Whether an item is bytes in memory, such as a buffer of pyarrow, and not an array."""
+    """Return whether an item is bytes in memory, such as a buffer of pyarrow, and not an array."""
     if hasattr(item, "shape") or isinstance(item, (str, array.array)):
         return False
     try:
@@ -84,7 +84,17 @@ def is_buffer(item: Any) -> bool:
 
 
 def content_of(item: Any) -> bytes | None:
-    """Return the content of an image file; None if the item is a path, or no file at all.
+    """Return the content of an image file.
+
+    Parameters
+    ----------
+    item : object
+        An image in any form that `blackvip.inputs.sources` lists.
+
+    Returns
+    -------
+    content : bytes or None
+        None if the item is a path, or neither a file nor its content.
 
     Raises
     ------
@@ -106,12 +116,22 @@ def content_of(item: Any) -> bytes | None:
 
 
 def path_in(item: Any) -> str | None:
-    """Return the path that a text or path-like object is, with `~` expanded; None if it is another object.
+    """Return the path that a text or path-like object holds.
+
+    Parameters
+    ----------
+    item : object
+        An image in any form that `blackvip.inputs.sources` lists.
+
+    Returns
+    -------
+    path : str or None
+        The path, with `~` expanded; None if the item is another object.
 
     Raises
     ------
     ImageError
-        If it is an address.
+        If it is an address, such as one that starts with "https:".
     """
     if not isinstance(item, (str, os.PathLike)) or (isinstance(item, str) and _holds_content(item)):
         return None
@@ -146,7 +166,7 @@ def _is_data_url(text: str) -> bool:
 
 
 def _is_base64(head: str | bytes) -> bool:
-    """Whether a text begins like an image file in base64."""
+    """Return whether a text begins like an image file in base64."""
     found = _BASE64.match(head if isinstance(head, str) else head.decode("latin-1"))
     return found is not None and _has_signature(base64.urlsafe_b64decode(_urlsafe(found[0])[:24]))
 
@@ -174,7 +194,7 @@ def _content_of_text(text: str) -> bytes | None:
 
 
 def _content_of_file(file: Any) -> bytes:
-    """Read an open file from its beginning, and leave it where it was."""
+    """Read an open file from its beginning, and restore its position."""
     if isinstance(file, io.TextIOBase):
         raise ImageError("it is a file opened as text; open it with mode 'rb'")
     try:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ..exceptions import ImageError, ImagesAssumedWarning, warn_caller
 from ..persistence.fields import BOOL, NONE, ListOf, OneOf, choice, integer, number
@@ -22,6 +21,7 @@ from ..persistence.saveable import Saveable
 from .decoding import is_tensor
 from .encoded import shortened
 from .pixel_range import ALMOST_BLACK, fits_range, is_fraction
+from .resizing import RULES, resized
 from .sources import ItemSource, open_images, open_source
 from .survey import Survey, digest_of
 
@@ -30,7 +30,6 @@ __all__ = ["ImageFormat", "Images", "to_uint8"]
 logger = logging.getLogger("blackvip")
 
 _COMMON_SIZE = (224, 224)  # size to which images of unequal sizes are resized, as in the paper
-_RULES = ("crop", "pad", "stretch")
 _MAX_PIXELS = 2**24  # of a loaded format: no bytes in a file stand behind the size that images are resized to
 
 #: An `image_shape` in a file.
@@ -38,7 +37,7 @@ IMAGE_SHAPE = OneOf(NONE, ListOf(integer(1)))
 
 
 class Images(Sequence):  # type: ignore[type-arg]
-    """Equally sized images, of which any rows can be read.
+    """Images of one size, any rows of which can be read.
 
     Parameters
     ----------
@@ -53,14 +52,16 @@ class Images(Sequence):  # type: ignore[type-arg]
     factor : float, default=1.0
         Factor that brings numbers other than uint8 into the format's range.
     digests : dict of int to str, optional
-        Digests of 8-bit images that are known already, by their row.
+        Digests of 8-bit images that are known already, by their row in `source`.
+    decoded : dict of int to ndarray, optional
+        Images of an `ItemSource` that are decoded already, by their row in `source`. They are not read again.
 
     Attributes
     ----------
     size : tuple of int
         (height, width) in pixels.
     in_memory : bool
-        Whether X is an array. Other images are read and resized each time they are needed.
+        Whether X is an array. Other images are resized each time they are needed, and read unless they are kept.
     kept : ndarray of int, shape (len(images),)
         Rows of X that were kept: all, unless ``on_error="skip"`` left some out.
     """
@@ -73,12 +74,14 @@ class Images(Sequence):  # type: ignore[type-arg]
         dtype: Any,
         factor: float = 1.0,
         digests: Mapping[int, str] = MappingProxyType({}),
+        decoded: Mapping[int, np.ndarray] = MappingProxyType({}),
     ):
         self._source = source[kept] if isinstance(source, np.ndarray) and len(kept) < len(source) else source
         self._format = image_format
         self._dtype = dtype
         self._factor = factor
         self._digests = digests
+        self._decoded = decoded
         self.kept = kept
         # Data sets of others may not be safe for threads.
         self._reading = Lock()
@@ -107,7 +110,23 @@ class Images(Sequence):  # type: ignore[type-arg]
         return block
 
     def pixels(self, rows: Any) -> torch.Tensor:
-        """Read pixels (len(rows), 3, height, width), float32, in [0, 1]."""
+        """Read images as a tensor.
+
+        Parameters
+        ----------
+        rows : array of int, or slice
+            Positions of the images.
+
+        Returns
+        -------
+        pixels : tensor of shape (n_rows, 3, height, width), float32
+            RGB in [0, 1].
+
+        Raises
+        ------
+        ImageError
+            If an image can no longer be read, or has changed its size.
+        """
         return self._format.pixels(self[rows])
 
     def name(self, position: int) -> str:
@@ -121,7 +140,7 @@ class Images(Sequence):  # type: ignore[type-arg]
         if row in self._digests:
             return self._digests[row]
         with self._reading:
-            pixels = self._scaled(self._source[position if isinstance(self._source, np.ndarray) else row])
+            pixels = self._scaled(self._source[position] if isinstance(self._source, np.ndarray) else self._read(row))
         return digest_of(to_uint8(self._format.pixels(np.broadcast_to(pixels, (*pixels.shape[:2], 3))[None]))[0])
 
     def _fitted(self, position: int) -> np.ndarray:
@@ -129,7 +148,7 @@ class Images(Sequence):  # type: ignore[type-arg]
         if isinstance(self._source, np.ndarray):
             return self._format.resized_image(self._scaled(self._source[position]))
         row = int(self.kept[position])
-        image = self._scaled(self._source[row])
+        image = self._scaled(self._read(row))
         if image.shape[:2] != self.size and not self._format.resized:
             raise ImageError(
                 f"Image {row} is now {image.shape[0]} x {image.shape[1]} pixels (height x width), but was "
@@ -139,6 +158,10 @@ class Images(Sequence):  # type: ignore[type-arg]
         if image.dtype == np.uint8 and self._dtype != np.uint8:
             image = self._format.low + image / 255 * (self._format.high - self._format.low)
         return self._format.resized_image(image)
+
+    def _read(self, row: int) -> np.ndarray:
+        pixels = self._decoded.get(row)
+        return self._source[row] if pixels is None else pixels
 
     def _scaled(self, pixels: np.ndarray) -> np.ndarray:
         return pixels if self._factor == 1 or pixels.dtype == np.uint8 else pixels * self._factor
@@ -193,7 +216,7 @@ class ImageFormat(Saveable):
         "eight_bits": BOOL,
         "grey": BOOL,
         "image_shape": IMAGE_SHAPE,
-        "resize": choice(*_RULES),
+        "resize": choice(*RULES),
         "resized": BOOL,
     }
 
@@ -209,7 +232,7 @@ class ImageFormat(Saveable):
     def learn(
         cls, X: Any, image_shape: Sequence[int] | None = None, resize: str = "crop", on_error: str = "raise"
     ) -> tuple[ImageFormat, Images]:
-        """Learn the format of training images, and open them. Each image is read once.
+        """Learn the format of training images, and open them; each image is read once.
 
         Parameters
         ----------
@@ -239,10 +262,10 @@ class ImageFormat(Saveable):
         ValueError
             If `resize` or `on_error` has another value.
         """
-        if resize not in _RULES or on_error not in ("raise", "skip"):
+        if resize not in RULES or on_error not in ("raise", "skip"):
             raise ValueError(
                 f"resize={shortened(repr(resize))} and on_error={shortened(repr(on_error))} were given; expected one "
-                f"of {_RULES} and one of ('raise', 'skip')."
+                f"of {RULES} and one of ('raise', 'skip')."
             )
         shape = None if image_shape is None else _checked_shape(image_shape)
         opened = open_images(X)
@@ -305,7 +328,8 @@ class ImageFormat(Saveable):
         if dtype != np.uint8 and (self.resized or len(survey.dtypes) > 1 or factor != 1):
             # Interpolation makes fractions of integers.
             dtype = np.dtype(np.float64)
-        return Images(survey.source, np.array(survey.rows, dtype=np.intp), self, dtype, factor, survey.digests)
+        rows = np.array(survey.rows, dtype=np.intp)
+        return Images(survey.source, rows, self, dtype, factor, survey.digests, survey.pixels)
 
     def _factor(self, survey: Survey) -> float:
         """Factor that brings later numbers into this format's range; those that do not fit it are refused."""
@@ -329,9 +353,17 @@ class ImageFormat(Saveable):
         return 255.0 if unit else 1.0
 
     def pixels(self, raw: np.ndarray) -> torch.Tensor:
-        """Convert raw pixels (n, height, width, 3) to a tensor (n, 3, height, width), float32, in [0, 1].
+        """Convert raw pixels to a tensor.
 
-        uint8 ranges from 0 to 255, whatever the range of the training images was.
+        Parameters
+        ----------
+        raw : ndarray of shape (n, height, width, 3)
+            Pixels in the range of this format; uint8 always ranges from 0 to 255.
+
+        Returns
+        -------
+        pixels : tensor of shape (n, 3, height, width), float32
+            RGB in [0, 1].
         """
         # torch may own this copy.
         planes = np.array(np.moveaxis(raw, 3, 1), order="C")
@@ -342,32 +374,7 @@ class ImageFormat(Saveable):
 
     def resized_image(self, image: np.ndarray) -> np.ndarray:
         """Resize an image (height, width, channels) to this format's size, within its pixel range."""
-        height, width = image.shape[:2]
-        target = (self.height, self.width)
-        if (height, width) == target:
-            return image
-        black, white = (0.0, 255.0) if image.dtype == np.uint8 else (self.low, self.high)
-        if self.resize == "stretch":
-            return _interpolated(image, target, (0, 0, width, height), black, white)
-        if self.resize == "pad":
-            scale = min(self.height / height, self.width / width)
-            inner = (max(1, round(height * scale)), max(1, round(width * scale)))
-            padded = np.full((*target, image.shape[2]), black, np.uint8 if image.dtype == np.uint8 else np.float64)
-            top, left = (self.height - inner[0]) // 2, (self.width - inner[1]) // 2
-            padded[top : top + inner[0], left : left + inner[1]] = _interpolated(
-                image, inner, (0, 0, width, height), black, white
-            )
-            return padded
-        # The covering size of torchvision's Resize, and the offset of its CenterCrop. The box is in the image's own
-        # pixels, so the rest of a very long image is never computed.
-        if self.height * width >= self.width * height:
-            covering = (self.height, width * self.height // height)
-        else:
-            covering = (height * self.width // width, self.width)
-        top, left = round((covering[0] - self.height) / 2), round((covering[1] - self.width) / 2)
-        y, x = height / covering[0], width / covering[1]
-        box = (left * x, top * y, min((left + self.width) * x, width), min((top + self.height) * y, height))
-        return _interpolated(image, target, box, black, white)
+        return resized(image, (self.height, self.width), self.resize, self.low, self.high)
 
 
 def _refuse_doubtful(X: Any) -> None:
@@ -380,7 +387,7 @@ def _refuse_doubtful(X: Any) -> None:
 
 
 def _warn_of_rows(height: int, width: int) -> None:
-    """Tell as which images rows of flattened pixels are read."""
+    """Say as what images rows of flattened pixels are read."""
     if height == 1 and width > 1:
         warn_caller(
             f"The rows of {width} numbers are read as images that are 1 pixel high and {width} wide. If they are "
@@ -407,21 +414,19 @@ def _checked_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(map(int, shape))
 
 
-def _interpolated(
-    image: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float], black: float, white: float
-) -> np.ndarray:
-    """Resize the part `box` (left, top, right, bottom) of an image (height, width, channels).
-
-    It uses Pillow's antialiased bicubic interpolation in 32-bit floats, so files and arrays give the same result.
-    """
-    bands = [Image.fromarray(band) for band in np.moveaxis(image, 2, 0).astype(np.float32)]
-    resized = [np.asarray(band.resize(size[::-1], Image.Resampling.BICUBIC, box)) for band in bands]
-    clipped = np.clip(np.stack(resized, axis=2).astype(np.float64), black, white)
-    return np.rint(clipped).astype(np.uint8) if image.dtype == np.uint8 else clipped
-
-
 def to_uint8(pixels: torch.Tensor) -> np.ndarray:
-    """Round pixels (n, 3, height, width) in [0, 1] to images for a service: (n, height, width, 3), uint8."""
+    """Round pixels to images as a service receives them.
+
+    Parameters
+    ----------
+    pixels : tensor of shape (n, 3, height, width)
+        RGB in [0, 1].
+
+    Returns
+    -------
+    images : ndarray of shape (n, height, width, 3), uint8
+        RGB.
+    """
     planes = pixels.mul(255).round_().to(torch.uint8).unbind(1)
     # This is faster than a permuted copy.
     return torch.stack(planes, dim=3).numpy()

@@ -28,7 +28,15 @@ _MOST_SHOWN = 10
 def label_array(y: Any) -> np.ndarray:
     """Convert labels to a one-dimensional array of texts, integers, floats or booleans.
 
-    Texts are of dtype object if y is an array or column of objects, and of a fixed width otherwise.
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+        Labels in any container.
+
+    Returns
+    -------
+    labels : ndarray of shape (n,)
+        Texts are of dtype object if y is an array or column of objects, and of a fixed width otherwise.
 
     Raises
     ------
@@ -71,7 +79,7 @@ def label_array(y: Any) -> np.ndarray:
 
 
 def plain_label(value: Any) -> Any:
-    """Convert a label to a bool, int, float or str, if it is one; a member of an Enum counts as its value."""
+    """Convert a label to a bool, int, float or str if possible; a member of an Enum counts as its value."""
     while isinstance(value, Enum):
         value = value.value
     if value is np.ma.masked:
@@ -98,19 +106,19 @@ def label_key(label: Any) -> tuple[str, Any]:
 
 
 def is_valid_text(text: str) -> bool:
-    """Whether a text can be encoded; one with half of a pair of surrogates cannot."""
+    """Return whether a text can be encoded; a text with an unpaired surrogate cannot."""
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def shown(labels: list[Any]) -> str:
-    """List labels for a message, without the end of a long list or of a long text."""
+    """List labels for a message; long lists and long texts are cut."""
     texts = [f"{label!r:.60}" for label in labels[:_MOST_SHOWN]]
     rest = f", ...] ({len(labels)} in all)" if len(labels) > _MOST_SHOWN else "]"
     return f"[{', '.join(texts)}{rest}"
 
 
 def column_names(y: Any) -> list[str] | None:
-    """Return the names of a column of labels of Hugging Face; None for anything else."""
+    """Return the class names of a column of labels of Hugging Face; None for anything else."""
     source, column = getattr(y, "source", None), getattr(y, "column_name", None)
     features = getattr(source, "features", None)
     if not isinstance(features, Mapping) or column not in features:
@@ -119,13 +127,13 @@ def column_names(y: Any) -> list[str] | None:
 
 
 def names_of(feature: Any) -> list[str] | None:
-    """Return the names of a `ClassLabel` of Hugging Face; None for another feature."""
+    """Return the class names of a `ClassLabel` of Hugging Face; None for another feature."""
     names = getattr(feature, "names", None)
     return list(names) if isinstance(names, list) else None
 
 
 def _integer_type(labels: list[int]) -> Any:
-    """Return the type of NumPy that holds integers exactly; without it, NumPy makes floats of large ones."""
+    """Return NumPy's type for integers that keeps them exact; without it, NumPy converts large ones to floats."""
     low, high = min(labels), max(labels)
     if low >= -(2**63) and high < 2**63:
         return np.int64

@@ -66,9 +66,19 @@ def labels_of(X: Any, y: Any) -> np.ndarray:
 
 
 def check_labels(y: Any) -> np.ndarray:
-    """Convert labels to an array (n,) of texts, integers, floats without a fraction, or booleans.
+    """Convert labels to an array of texts, integers, floats without a fraction, or booleans.
 
     Members of an Enum count as their values, and nullable integers stay integers.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+        The labels.
+
+    Returns
+    -------
+    y : ndarray of shape (n,)
+        The converted labels.
 
     Raises
     ------
@@ -100,7 +110,17 @@ CLASS_WEIGHT = OneOf(choice("balanced", None), _Weights(LABEL, number()))
 
 
 def check_classes(classes: Any) -> np.ndarray:
-    """Convert class labels, one or more of each, to a sorted array (n_classes,) of different ones.
+    """Convert class labels to a sorted array of distinct labels.
+
+    Parameters
+    ----------
+    classes : array-like or set of labels
+        Class labels; each may come several times.
+
+    Returns
+    -------
+    classes : ndarray of shape (n_classes,)
+        The sorted labels.
 
     Raises
     ------
@@ -131,12 +151,14 @@ def check_classes(classes: Any) -> np.ndarray:
 
 
 def check_same_type(y: np.ndarray, classes: np.ndarray, name: str = "y") -> None:
-    """Raise a ValueError if labels and classes, both checked before, are of different types, so that none is equal.
+    """Raise a `ValueError` if labels and classes have different types, so that no label can equal a class.
 
     Parameters
     ----------
     y : ndarray of shape (n,)
+        Labels, see `check_labels`.
     classes : ndarray of shape (n_classes,)
+        Class labels, see `check_classes`.
     name : str, default="y"
         Name of the labels in the error.
     """
@@ -149,7 +171,7 @@ def check_same_type(y: np.ndarray, classes: np.ndarray, name: str = "y") -> None
 
 
 def class_indices(y: np.ndarray, classes: np.ndarray, unknown: Literal["raise", "ignore"] = "raise") -> np.ndarray:
-    """Find the index (n,) of each label in `classes`.
+    """Find the index of each label in `classes`.
 
     Parameters
     ----------
@@ -160,10 +182,15 @@ def class_indices(y: np.ndarray, classes: np.ndarray, unknown: Literal["raise", 
     unknown : {"raise", "ignore"}, default="raise"
         What is done with a label that is not among the classes; "ignore" gives it the index -1.
 
+    Returns
+    -------
+    indices : ndarray of shape (n,)
+        Class indices, integers.
+
     Raises
     ------
     ValueError
-        If y has labels of another type than the classes, or one that is not among them.
+        If the labels have another type than the classes or, with "raise", if one is not among them.
     """
     check_same_type(y, classes)
     places = {label_key(label): index for index, label in enumerate(classes.tolist())}
@@ -178,14 +205,21 @@ def class_indices(y: np.ndarray, classes: np.ndarray, unknown: Literal["raise", 
 
 
 def training_weights(sample_weight: Any, class_weight: Any, y: np.ndarray) -> np.ndarray:
-    """Compute the weights (n,) of the training images: sample weight times class weight, not negative.
+    """Compute the weights of the training images: sample weight times class weight.
 
     Parameters
     ----------
     sample_weight : array-like of shape (n,), number or None
+        Weights of the images, at least 0. None: 1 for each.
     class_weight : dict, "balanced" or None
+        Weights of the classes, as in scikit-learn.
     y : ndarray of shape (n,)
-        Labels.
+        Labels, see `check_labels`.
+
+    Returns
+    -------
+    weights : ndarray of shape (n,), float64
+        Weights of the images, at least 0. Huge and tiny weights are scaled to a maximum of 1.
 
     Raises
     ------
@@ -208,7 +242,7 @@ def training_weights(sample_weight: Any, class_weight: Any, y: np.ndarray) -> np
 
 
 def _weight_values(sample_weight: Any) -> Any:
-    """Return sample weights as something that NumPy converts to floats without a surprise."""
+    """Return sample weights in a form that NumPy converts to floats exactly."""
     expected = "expected a number of at least 0 for each image, 0 to leave it out"
     if is_tensor(sample_weight):
         sample_weight = as_array(sample_weight)

@@ -1,6 +1,6 @@
-"""The values of black and white: found from all training images together, and compared with those of later images.
+"""The values of black and white, which are found from all training images together and compared with later images.
 
-uint8 images have a range of their own. For all other numbers, the smallest and the largest of the whole set decide,
+uint8 images have a known range. For all other numbers, the smallest and the largest number of the whole set decide,
 never those of one image.
 """
 
@@ -24,11 +24,19 @@ _OVERSHOOT = 0.25
 
 
 def range_of(low: float, high: float) -> tuple[float, float]:
-    """Find (black, white) of a set with numbers between `low` and `high`.
+    """Find the values of black and white of a set of images.
 
-    0 to 1 for numbers up to 1, 0 to 255 for numbers up to 255 of which some exceed 16, 0 to 65535 for numbers up to
-    65535 of which some exceed 4095, and -1 to 1 for numbers between these that fall below -0.5. Otherwise `low` and
-    `high`.
+    Parameters
+    ----------
+    low, high : float
+        Smallest and largest number in the set.
+
+    Returns
+    -------
+    black, white : float
+        0 and 1 for numbers up to 1; 0 and 255 for numbers up to 255 of which some exceed 16; 0 and 65535 for numbers up
+        to 65535 of which some exceed 4095; -1 and 1 for numbers between these that fall below -0.5; otherwise `low` and
+        `high`.
     """
     for least, white in ((-1.0, 1.0), (ALMOST_BLACK, 255.0), (_TWELVE_BITS, 65_535.0)):
         if low >= -_ROUNDING * white and least < high <= white * (1 + _ROUNDING):
@@ -39,21 +47,35 @@ def range_of(low: float, high: float) -> tuple[float, float]:
 
 
 def is_doubtful(low: float, high: float) -> bool:
-    """Whether a set with numbers between `low` and `high` may well have another range than `range_of` finds."""
+    """Return whether a set with numbers between `low` and `high` may have another range than `range_of` finds."""
     black, white = range_of(low, high)
     return (black, white) not in _USUAL or (white > 1 and high <= white / 2)
 
 
 def is_fraction(low: float, high: float) -> bool:
-    """Whether numbers between `low` and `high` are between 0 and 1, but for what interpolation adds."""
+    """Return whether numbers between `low` and `high` lie in [0, 1], with a margin for what interpolation adds."""
     return low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT
 
 
 def fits_range(low: float, high: float, black: float, white: float, n_pixels: int) -> bool:
-    """Whether later images of `n_pixels`, with numbers between `low` and `high`, may be in the range learned in `fit`.
+    """Return whether later images can be in the range that was learned in `fit`.
 
     Dark images between 0 and 255, none of them above 1, cannot be told from images between 0 and 1. After images
     between 0 and 1 they are read as such, and after images between 0 and 255 they are refused.
+
+    Parameters
+    ----------
+    low, high : float
+        Smallest and largest number in the later images.
+    black, white : float
+        The learned range.
+    n_pixels : int
+        Pixels of an image; fewer than 64 are not a picture.
+
+    Returns
+    -------
+    fits : bool
+        False if the images must be refused.
     """
     # Pictures around 0 have negative numbers, more so than interpolation makes them.
     if black < 0 and low >= -0.1 and is_fraction(low, high) and n_pixels >= PICTURE:

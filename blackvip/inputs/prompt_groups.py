@@ -15,7 +15,7 @@ ClassPrompts = list[str] | list[list[str]]
 
 @dataclass(frozen=True)
 class PromptGroups:
-    """The class prompts of each class, in the order in which a service receives them.
+    """Class prompts of each class, in the order in which a service receives them.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class PromptGroups:
 
     @classmethod
     def of(cls, class_prompts: Iterable[str | Iterable[str]]) -> PromptGroups:
-        """Make groups from one text, or several, for each class."""
+        """Make groups from a sequence with one text, or a sequence of texts, for each class."""
         return cls(tuple((texts,) if isinstance(texts, str) else tuple(texts) for texts in class_prompts))
 
     @property
@@ -61,14 +61,14 @@ class PromptGroups:
         return tuple(k for k, texts in enumerate(self.of_classes) if len(texts) > 1 for _ in texts)
 
     def columns(self, log_scores: np.ndarray, gaps: np.ndarray) -> np.ndarray:
-        """Return the scores of the classes, and how far those of the single prompts are from them (B25).
+        """Compute the scores of the classes, and the deviations of single prompts from them (B25).
 
         Parameters
         ----------
         log_scores : ndarray of shape (n_images, n_prompts)
             Log scores of the prompts.
         gaps : ndarray of shape (n_images, n_prompts), bool
-            Scores that say nothing about their prompt. The mean leaves them out, unless a class has no others.
+            Scores that say nothing about their prompt. The mean leaves them out, unless all scores of a class are gaps.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Mixins of estimators whose X is images: they learn the format of the images in `fit`, and use it afterwards."""
+"""Mixins of estimators of images: they learn the format of the images in `fit`, and read later images with it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,18 @@ _MOST_IMAGES, _MOST_BYTES = 2_000, 512 * 2**20  # images that an encoder or a pr
 
 
 def most_to_fit(image_format: ImageFormat) -> int:
-    """Largest number of images that an encoder or a prompter is fitted to."""
+    """Return the largest number of images that an encoder or a prompter is fitted to.
+
+    Parameters
+    ----------
+    image_format : ImageFormat
+        Format of the images.
+
+    Returns
+    -------
+    n_images : int
+        At most 2,000, and as many as take 512 MiB as float32, but at least 1.
+    """
     return min(_MOST_IMAGES, _MOST_BYTES // (image_format.height * image_format.width * 3 * 4) or 1)
 
 
@@ -160,7 +171,21 @@ class ImageTransformer(ReadsImages, ClassNamePrefixFeaturesOutMixin, Transformer
 
 
 def as_output(transformer: BaseEstimator, X: Any, images: np.ndarray) -> np.ndarray:
-    """Give transformed images (n, height, width, 3) the form of X: rows of pixels if X is a table.
+    """Give transformed images the form of X: rows of pixels if X is a table.
+
+    Parameters
+    ----------
+    transformer : estimator
+        The transformer, whose `set_output` may ask for a table.
+    X : images, in any form, or OpenedImages
+        The input of the transformer.
+    images : ndarray of shape (n, height, width, 3)
+        The transformed images.
+
+    Returns
+    -------
+    images : ndarray of shape (n, height, width, 3), or (n, height * width * 3) if X is a table
+        The images.
 
     Raises
     ------

@@ -185,15 +185,25 @@ def open_source(X: Any, image_shape: tuple[int, ...] | None = None) -> np.ndarra
 
 
 def row_shape(n_numbers: int) -> tuple[int, int]:
-    """Return the (height, width) of rows of flattened pixels whose shape is not declared.
+    """Return the shape of images whose flattened pixels are the rows of a table, if no shape is declared.
 
     Rows whose length is a square are square grey images. Rows of at most 32 numbers are read as images that are one
     pixel high, since they are too short for a picture.
 
+    Parameters
+    ----------
+    n_numbers : int
+        Length of a row.
+
+    Returns
+    -------
+    height, width : int
+        Size of the images, in pixels.
+
     Raises
     ------
     ImageError
-        If the rows are longer, and their length is no square.
+        If the rows are longer than 32 numbers, and their length is not a square.
     """
     side = math.isqrt(n_numbers)
     if side * side == n_numbers:
@@ -245,7 +255,7 @@ def refuse_single(X: Any, image_shape: tuple[int, ...] | None = None, n_labels: 
 
 
 def _holds_files(X: Any) -> bool:
-    """Whether X is an array whose rows are image files, as bytes."""
+    """Return whether X is an array whose rows are image files, as bytes."""
     return isinstance(X, np.ndarray) and X.ndim in (2, 3) and len(X) > 0 and is_row_of_bytes(X[0])
 
 
@@ -254,7 +264,7 @@ def _is_label(value: Any) -> bool:
 
 
 def holds_flattened_rows(X: Any) -> bool:
-    """Whether X is a table of numbers with a row per image, as scikit-learn's tools pass it."""
+    """Return whether X is a table of numbers with a row per image, as scikit-learn's tools pass it."""
     # scikit-learn's own check refuses sparse matrices later; some of them are dicts.
     if issparse(X):
         return True
@@ -281,7 +291,20 @@ def holds_flattened_rows(X: Any) -> bool:
 
 
 def select(X: Any, rows: np.ndarray) -> Any:
-    """Select rows of X; opened images stay opened, and a data set still reads its images when they are needed."""
+    """Select rows of X; a data set still reads its images only when they are needed.
+
+    Parameters
+    ----------
+    X : images, in any form, or OpenedImages
+        The images.
+    rows : ndarray of int
+        Rows to select.
+
+    Returns
+    -------
+    X : images
+        The selected rows, opened if X was.
+    """
     if isinstance(X, OpenedImages):
         return OpenedImages(_rows_of(X, rows), X.is_table)
     return _rows_of(open_images(X), rows)
@@ -376,7 +399,7 @@ def _is_pandas_index(X: Any) -> bool:
 
 
 def _is_column(X: Any) -> bool:
-    """Whether X is a single column of pandas, polars or pyarrow, and not a table."""
+    """Return whether X is a single column of pandas, polars or pyarrow, and not a table."""
     if _is_from(X, "pandas") or _is_polars(X) or _is_from(X, "pyarrow"):
         return hasattr(X, "__getitem__") and not _is_table(X) and (hasattr(X, "dtype") or hasattr(X, "to_pylist"))
     return hasattr(X, "iloc") and not _is_table(X)
@@ -398,7 +421,7 @@ def _numbers_of(table: Any) -> Any:
 
 
 def _holds_items(column: Any) -> bool:
-    """Whether a column, list or object array holds images, and not numbers or rows of numbers."""
+    """Return whether a column, list or object array holds images, and not numbers or rows of numbers."""
     dtype = getattr(column, "dtype", None)
     if getattr(dtype, "kind", "O") in "uifbc" or (_is_polars(dtype) and dtype.is_numeric()):  # type: ignore[union-attr]
         return False

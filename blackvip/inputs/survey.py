@@ -1,4 +1,4 @@
-"""A survey of a set of images: each is read once, before any is used."""
+"""A survey of a set of images, which reads each of them once before any is used."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ __all__ = ["Survey", "digest_of"]
 
 _NAMED = 3  # number of unreadable images that an error or a warning names
 _CHECKED_AT_ONCE = 256  # images of an array that are checked at once
+_KEPT_BYTES = 64 * 2**20  # decoded images that are kept, so that they are not read again
 
 
 @dataclass
 class Survey:
-    """Findings from reading each image once; no image is kept."""
+    """Findings from reading each image once, and as many of the decoded images as fit in 64 MiB."""
 
     source: np.ndarray | ItemSource
     identify: bool = False  # whether to make digests of 8-bit images
@@ -34,11 +35,32 @@ class Survey:
     fractions: list[int] = field(default_factory=list)
     small: list[int] = field(default_factory=list)
     digests: dict[int, str] = field(default_factory=dict)  # of 8-bit images that are read one by one, by row
+    pixels: dict[int, np.ndarray] = field(default_factory=dict)  # decoded images that are kept, by row
+    n_bytes: int = 0  # size of `pixels`
     n_failed: int = 0
     failures: list[ImageError] = field(default_factory=list)  # the first errors
 
     @classmethod
     def of(cls, source: np.ndarray | ItemSource, identify: bool = False) -> Survey:
+        """Survey a set of images.
+
+        Parameters
+        ----------
+        source : ndarray of shape (n, height, width, channels), or ItemSource
+            The images.
+        identify : bool, default=False
+            Whether to make digests of 8-bit images that are read one by one.
+
+        Returns
+        -------
+        survey : Survey
+            What was found. Images that cannot be read are counted, and the first ones named.
+
+        Raises
+        ------
+        ImageError
+            If there are no images, or they have no pixels.
+        """
         survey = cls(source, identify)
         if not len(source):
             raise ImageError("Found no images (0 sample(s)) while a minimum of 1 is required.")
@@ -53,6 +75,9 @@ class Survey:
                 survey._add_failure(error)
             else:
                 survey._add(pixels, [row])
+                if survey.n_bytes + pixels.nbytes <= _KEPT_BYTES:
+                    survey.pixels[row] = pixels
+                    survey.n_bytes += pixels.nbytes
                 if identify and pixels.dtype == np.uint8:
                     survey.digests[row] = digest_of(pixels)
         return survey
@@ -135,7 +160,7 @@ class Survey:
             )
 
     def warn_of_8_bits(self, most: float) -> None:
-        """Warn if 8-bit images have numbers, but none above `most`."""
+        """Warn if 8-bit images have numbers above 0, but none above `most`."""
         if 0 < self.highest_of_8_bits <= most:
             warn_caller(
                 f"The images are uint8, with no number above {self.highest_of_8_bits}. They are almost black, since "
@@ -144,7 +169,7 @@ class Survey:
             )
 
     def warn_of_dark(self, white: float) -> None:
-        """Warn if some images have much smaller numbers than others, so that they are read as almost black."""
+        """Warn if some images have much smaller numbers than others, and would be read as almost black."""
         for rows, most, whites in ((self.fractions, ALMOST_BLACK, (255.0, 65_535.0)), (self.small, 255, (65_535.0,))):
             height, width = next(iter(self.sizes))
             if rows and white in whites and height * width >= PICTURE:
@@ -178,6 +203,6 @@ class Survey:
 
 
 def digest_of(pixels: np.ndarray) -> str:
-    """Identify an image (height, width, 1) or (height, width, 3), uint8, by its size and pixels."""
+    """Return a digest of the size and the pixels of an image (height, width, 1) or (height, width, 3), uint8."""
     colour = np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
     return hashlib.blake2b(repr(colour.shape).encode() + colour.tobytes(), digest_size=12).hexdigest()

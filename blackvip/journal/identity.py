@@ -44,6 +44,7 @@ def describe(value: Any, open_names: bool = True) -> Any:
     Returns
     -------
     description : object in JSON
+        The description.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -94,7 +95,7 @@ def name_of(value: Any) -> str:
 
 
 def is_secret(name: str) -> bool:
-    """Whether a name is that of a secret, such as ``api_key`` (but not ``tokenizer``)."""
+    """Return whether a name is that of a secret, such as ``api_key`` (but not ``tokenizer``)."""
     words = [word.lower() for word in _WORDS.findall(name)]
     return any(_SECRET.fullmatch(word) for word in (*words, "".join(words)))
 
@@ -112,7 +113,20 @@ def _without_credentials(text: str) -> str:
 
 
 def differences(found: Any, expected: Any) -> list[str]:
-    """Name what differs between two descriptions: the one `found` on disk, and the one `expected` now."""
+    """List the differences between two descriptions, for an error.
+
+    Parameters
+    ----------
+    found : object in JSON
+        The description on disk.
+    expected : object in JSON
+        The present description.
+
+    Returns
+    -------
+    differences : list of str
+        One phrase per difference, and at most a few of them; empty if the descriptions are equal.
+    """
     named = list(_differences(found, expected, ""))
     more = len(named) - _MOST_NAMED
     return named[:_MOST_NAMED] + ([f"and {more} more"] if more > 0 else [])

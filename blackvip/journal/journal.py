@@ -43,6 +43,7 @@ class Answer(NamedTuple):
     Attributes
     ----------
     scores : ndarray of shape (n_scores,), float64
+        Scores as the service gave them.
     billed : bool
         Whether the image was billed; a cache's answer is not.
     off_path : bool
@@ -109,7 +110,7 @@ class Journal:
             raise
 
     def close(self) -> None:
-        """Close the file, and release its lock. A second time does nothing."""
+        """Close the file, and release its lock; calling it again does nothing."""
         self._store.close()
 
     @property
@@ -139,31 +140,50 @@ class Journal:
         return self._count("off_path")
 
     def find(self, keys: Sequence[bytes], n_scores: int) -> list[Answer | None]:
-        """Return the answers of these keys, of `n_scores` scores each; None where there is none."""
+        """Look up answers by their keys.
+
+        Parameters
+        ----------
+        keys : sequence of bytes
+            Keys of the answers.
+        n_scores : int
+            Number of scores that each answer must have.
+
+        Returns
+        -------
+        answers : list of Answer or None
+            One per key; None for a key without an answer.
+
+        Raises
+        ------
+        JournalError
+            If an answer is damaged, or has another number of scores.
+        """
         return [
             None if row is None else self._parsed(row, n_scores)
             for row in self._store.read_each(f"{_SELECT} WHERE key = ?", keys)
         ]
 
     def check_usable(self) -> None:
-        """Raise an error if answers can no longer be added, for example on a full disk, before more is paid for."""
+        """Raise a `JournalError` if answers can no longer be added, such as on a full disk, before more is paid for."""
         self._store.check_usable()
         if self._failure is not None:
             raise self._failure
 
     def add(self, keys: Sequence[bytes], scores: np.ndarray, n_free: int = 0, off_path: bool = False) -> None:
-        """Add answers that came together. When it returns, they are on disk.
+        """Add answers that came together; when it returns, they are on disk.
 
-        As long as no answer has had any score, they are held back: a service that recognises nothing at all was asked
-        the wrong question, and its answers are not worth keeping.
+        Answers are held back until the first one with a score. A service that recognises nothing at all was asked the
+        wrong question, and its answers are not worth keeping.
 
         Parameters
         ----------
         keys : sequence of bytes
-            One per answer, of `KEY_BYTES` bytes. Of several answers with one key, the first counts.
+            One per answer, of `KEY_BYTES` bytes. If several answers have the same key, the first one counts.
         scores : ndarray of shape (n_answers, n_scores)
+            Scores as the service gave them.
         n_free : int, default=0
-            How many of them were not billed.
+            Number of answers that were not billed.
         off_path : bool, default=False
             Whether an uninterrupted `fit` would not have asked for them.
 
@@ -187,7 +207,14 @@ class Journal:
                 raise
 
     def set_fact(self, name: str, value: Any) -> None:
-        """Keep another fact, or another value of one.
+        """Store a fact, in place of an earlier one of this name.
+
+        Parameters
+        ----------
+        name : str
+            Name of the fact.
+        value : object in JSON
+            Its value.
 
         Raises
         ------

@@ -50,7 +50,7 @@ class LinesFile:
         self.file.seek(0)
 
     def append(self, text: str) -> None:
-        """Write text at the end, and wait until it is on disk."""
+        """Write text at the end of the file, and wait until it is on disk."""
         self.file.write(text.encode())
         self.file.flush()
         os.fsync(self.file.fileno())
@@ -60,7 +60,7 @@ class LinesFile:
         self.file.close()
 
     def _lock(self) -> bool:
-        """Whether no other process has the file."""
+        """Return whether no other process has the file."""
         try:
             if sys.platform == "win32":
                 self.file.seek(_LOCKED_BYTE)

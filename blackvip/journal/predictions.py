@@ -78,7 +78,18 @@ class PredictionsFile:
         self._lines.close()
 
     def add(self, proba: np.ndarray) -> None:
-        """Write the rows of the next images, whose probabilities are `proba`. They are on disk afterwards."""
+        """Write the rows of the next images; they are on disk when it returns.
+
+        Parameters
+        ----------
+        proba : ndarray of shape (n_images, n_classes)
+            Class probabilities of the images.
+
+        Raises
+        ------
+        BlackVIPError
+            If the rows cannot be written.
+        """
         rows = []
         for position, probabilities in enumerate(proba.tolist(), self.n_done):
             name, digest = self._images.name(position), self._images.digest(position)

@@ -121,7 +121,18 @@ class Store:
         return Store, (self._place, self.format, self.shared, self.synced, False)
 
     def error(self, what: str) -> BlackVIPError:
-        """Make an error that names the file."""
+        """Make an error that names the file.
+
+        Parameters
+        ----------
+        what : str
+            The rest of the sentence after the name of the file, without a full stop.
+
+        Returns
+        -------
+        error : BlackVIPError
+            An error of the format's type, to be raised.
+        """
         return self.format.error(f"The {self.format.noun} {os.fspath(self.path)!r} {what}.")
 
     def open(self) -> None:
@@ -171,7 +182,7 @@ class Store:
             return self._connected().execute(sql).fetchall()
 
     def read_each(self, sql: str, values: Iterable[Any]) -> list[tuple[Any, ...] | None]:
-        """Return the first row of a query for each value of its parameter; None where there is none."""
+        """Return the first row that a query finds for each value of its parameter; None if it finds nothing."""
         with self.mutex, self._errors():
             connection = self._connected()
             return [connection.execute(sql, (value,)).fetchone() for value in values]
@@ -189,7 +200,7 @@ class Store:
         self.read("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def damaged(self, what: str) -> BlackVIPError:
-        """Make the error for a file that is not as it was written."""
+        """Make the error for a file whose content has changed since it was written."""
         return self.error(f"is damaged: {what}. Restore the file, or {self.format.remedy}")
 
     def _connected(self) -> sqlite3.Connection:

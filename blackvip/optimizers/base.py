@@ -22,8 +22,8 @@ FIGURES = Maybe(Record({}, others=number()))
 def segmented_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Draw perturbations whose entries are uniform on [-1, -0.5] and [0.5, 1].
 
-    They are symmetric and their inverse moments are bounded, as SPSA requires (Spall 1992, condition A2). The
-    distribution is BlackVIP's.
+    They are symmetric and their inverse moments are bounded, as SPSA requires (Spall 1992, condition A2). BlackVIP uses
+    this distribution.
 
     Parameters
     ----------
@@ -34,8 +34,8 @@ def segmented_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> np.nd
 
     Returns
     -------
-    perturbations : ndarray
-        The perturbations.
+    perturbations : ndarray of shape `shape`
+        The perturbations, float64.
     """
     magnitude = rng.uniform(0.5, 1.0, shape)
     return magnitude * rng.choice([-1.0, 1.0], shape)
@@ -56,13 +56,36 @@ class GainProbe(Protocol):
     rows: np.ndarray
 
     def prompt_rms(self, w: np.ndarray, directions: np.ndarray) -> np.ndarray:
-        """Return how far `directions` (p, d) move the prompts from `w`, of shape (p,); bills nothing.
+        """Measure how far directions move the prompts; bills nothing.
 
-        The unit is the root mean square over all pixels, as a share of the pixel range.
+        Parameters
+        ----------
+        w : ndarray of shape (d,)
+            The parameter vector from which the prompts move.
+        directions : ndarray of shape (p, d)
+            Changes of the parameter vector.
+
+        Returns
+        -------
+        rms : ndarray of shape (p,)
+            Root mean square over all pixels, in units of the pixel range.
         """
 
     def losses(self, candidates: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return the mean losses (p,) of candidates (p, d) on images (n,) or (p, n); bills n images per candidate."""
+        """Measure the mean losses of candidates; bills n images per candidate.
+
+        Parameters
+        ----------
+        candidates : ndarray of shape (p, d)
+            Parameter vectors.
+        rows : ndarray of shape (n,) or (p, n)
+            Training images on which all candidates, or each of them, are scored.
+
+        Returns
+        -------
+        losses : ndarray of shape (p,)
+            Mean loss of each candidate.
+        """
 
     def n_rows_each(self, optimizer: Optimizer) -> int:
         """Return the number of images on which each candidate of a step is scored."""
@@ -72,12 +95,12 @@ class GainProbe(Protocol):
 
 
 class Optimizer(Saveable, BaseEstimator, ABC):
-    """Base class of optimizers, which minimize a function that they see only through its values.
+    """Base class of optimizers, which minimize a function that they know only by its values.
 
     A training loop calls `find_gains` and `start` once, and then `ask` and `tell` in turn. Everything that changes is
-    in `state`, a dict of plain values and arrays, and in the generator `rng`: another object with the same parameters
-    continues from both exactly as this one would. Parameters are never overwritten. Values that are found for
-    parameters that are "auto" are in the state, too.
+    in `state`, a dict of plain values and arrays, and in the generator `rng`. Another object with the same parameters
+    continues from both exactly as this object would. Parameters are never overwritten: a value that is found for a
+    parameter that is "auto" is in the state.
 
     A subclass with a short name gives it in its definition: ``class SPSA(Optimizer, name="spsa")``.
 
@@ -108,7 +131,7 @@ class Optimizer(Saveable, BaseEstimator, ABC):
         expect(isinstance(w, np.ndarray) and (w.ndim, w.dtype) == (1, np.float64), "an optimizer's w is not a vector")
 
     def n_candidates_for(self, d: int) -> int:
-        """Return the candidates that one step asks for in `d` parameters, and check this optimizer's parameters.
+        """Return the number of candidates of a step in `d` parameters, and check this optimizer's parameters.
 
         A budget is planned with it before anything is billed.
 
@@ -125,7 +148,7 @@ class Optimizer(Saveable, BaseEstimator, ABC):
         Raises
         ------
         ValueError
-            If a parameter of this optimizer cannot work.
+            If a parameter of this optimizer is unusable.
         """
         return self.n_candidates
 
@@ -164,7 +187,7 @@ class Optimizer(Saveable, BaseEstimator, ABC):
         return self._known.get("c")
 
     def signal_share(self, d: int, n_steps: int) -> float:
-        """Return the share of a run's estimates that is signal and not noise.
+        """Return the share of a run's estimates that is signal rather than noise.
 
         Parameters
         ----------
@@ -176,7 +199,7 @@ class Optimizer(Saveable, BaseEstimator, ABC):
         Returns
         -------
         share : float
-            Between 0 and 1. 1, the default, for algorithms that do not tell.
+            Between 0 and 1. The default is 1, for algorithms that cannot tell.
         """
         return 1.0
 
@@ -253,9 +276,9 @@ class Optimizer(Saveable, BaseEstimator, ABC):
         Parameters
         ----------
         improvement : float
-            Share by which the loss is below the lowest one before; negative if it is above.
-        best_w : ndarray of shape (d,)
-            The vector with the lowest loss so far.
+            Share by which the loss is below the lowest one so far; negative if it is above.
+        best_w : ndarray of shape (d,) or None
+            The vector with the lowest loss so far, if there is one.
         """
 
     def figures(self) -> dict[str, float]:
@@ -270,15 +293,40 @@ class Optimizer(Saveable, BaseEstimator, ABC):
 
     @abstractmethod
     def start(self, w: np.ndarray, rng: np.random.Generator) -> None:
-        """Begin at the parameter vector `w` of shape (d,), with random numbers from `rng`."""
+        """Begin at a parameter vector.
+
+        Parameters
+        ----------
+        w : ndarray of shape (d,)
+            The vector.
+        rng : numpy.random.Generator
+            Source of random numbers for all steps.
+
+        Raises
+        ------
+        ValueError
+            If a parameter of this optimizer is unusable.
+        """
 
     @abstractmethod
     def ask(self) -> np.ndarray:
-        """Return candidates of shape (n_candidates, d) whose losses are wanted."""
+        """Return the candidates of the next step.
+
+        Returns
+        -------
+        candidates : ndarray of shape (n_candidates, d)
+            Parameter vectors whose losses are needed.
+        """
 
     @abstractmethod
     def tell(self, losses: np.ndarray) -> None:
-        """Take the losses of shape (n_candidates,) of the last candidates, and make one step."""
+        """Make one step.
+
+        Parameters
+        ----------
+        losses : ndarray of shape (n_candidates,)
+            Losses of the candidates of the last `ask`, in their order.
+        """
 
     @property
     def _known(self) -> dict[str, Any]:

@@ -117,11 +117,10 @@ class CMAES(Optimizer, name="cma-es"):
         self.state["figures"] = {"sigma": self.state["sigma"], "step_norm": float(np.linalg.norm(self.w - w))}
 
     def _distribution(self, seed: int = 0) -> CMA:
-        """Make the package's object anew from the plain arrays in `state`, which hold all that it has learned.
+        """Make the package's object from the plain arrays in `state`, which hold everything it has learned.
 
-        Its constructor takes mean, scale and covariance. The paths and the count of generations can only be set
-        through private names. These, and the names that `tell` reads, are the same in all releases from 0.12.0 to
-        0.13.1.
+        Its constructor takes mean, scale and covariance. The paths and the count of generations can only be set through
+        private names. These, and the names that `tell` reads, are the same in all releases from 0.12.0 to 0.13.1.
         """
         state = self.state
         size, covariance = self.n_candidates, state["C"]

@@ -1,12 +1,12 @@
-"""Rules that find step and perturbation sizes which suit a problem, before training starts.
+"""Rules that find step and perturbation sizes for a problem, before training starts.
 
 The right step size differs by orders of magnitude between problems, because parameters, prompts and services differ.
-All rules here measure in pixels, which are the same for all of them.
+All rules here measure in pixels, which all problems have in common.
 
 A run with more directions than parameters has estimates that are mostly signal. Two settings then work better than any
 found by measuring losses, and finding them bills nothing: steps of a fixed length, from normalized estimates, and a
-perturbation that is large at first. Both fall to the end of the run. A run with fewer directions adds up mostly noise,
-so the search asks the service how much of it it tolerates.
+perturbation that is large at first. Both fall towards the end of the run. A run with fewer directions adds up mostly
+noise, so the search measures how much noise the service tolerates.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _CLOSE = 1e-6  # relative distance to a size that was asked for
 
 @dataclass
 class GainSearch:
-    """Extent of a search for gains: at most a tenth of the budget, but at least what the search needs.
+    """Extent of a search for gains: at most a tenth of the budget, unless the search needs more.
 
     Attributes
     ----------
@@ -60,7 +60,24 @@ class GainSearch:
 
     @classmethod
     def within(cls, budget: int, step_cost: int, n_training_rows: int, finds_a: bool) -> GainSearch:
-        """Plan a search within `budget` images; a step bills `step_cost`, and only `a` needs estimates."""
+        """Plan a search within a budget.
+
+        Parameters
+        ----------
+        budget : int
+            Images that training may bill, including those of the search.
+        step_cost : int
+            Images that a step bills.
+        n_training_rows : int
+            Training images.
+        finds_a : bool
+            Whether the step size `a` is searched for, which needs gradient estimates.
+
+        Returns
+        -------
+        search : GainSearch
+            The extent of the search.
+        """
         share = BUDGET_SHARE * budget
         n_estimates = int(np.clip(share / 4 // step_cost, 1, _MAX_ESTIMATES)) if finds_a else 0
         most = min(_MAX_IMAGES, n_training_rows)
@@ -70,7 +87,24 @@ class GainSearch:
 
 
 def factors(probe: GainProbe, w: np.ndarray, directions: np.ndarray, rms: float) -> np.ndarray:
-    """Return the factors (p,) with which `directions` (p, d) each move the prompts by `rms`; bills nothing."""
+    """Compute the factor with which each direction moves the prompts by a given distance; bills nothing.
+
+    Parameters
+    ----------
+    probe : GainProbe
+        Measurements on the problem.
+    w : ndarray of shape (d,)
+        The parameter vector from which the prompts move.
+    directions : ndarray of shape (p, d)
+        Changes of the parameter vector.
+    rms : float
+        Root mean square over all pixels, in units of the pixel range.
+
+    Returns
+    -------
+    factors : ndarray of shape (p,)
+        One factor per direction.
+    """
     found = np.full(len(directions), rms)
     # Prompts are nearly linear in a small change of the parameters.
     for _ in range(4):
@@ -83,20 +117,26 @@ def factors(probe: GainProbe, w: np.ndarray, directions: np.ndarray, rms: float)
 
 
 def common_factor(probe: GainProbe, w: np.ndarray, directions: np.ndarray, rms: float) -> float:
-    """Return the factor with which `directions` (p, d) move the prompts by `rms` over all of them; bills nothing."""
+    """Compute the factor with which directions move the prompts by a root mean square `rms` over all of them (B8).
+
+    It bills nothing. The parameters are those of `factors`.
+    """
     return float(np.mean(factors(probe, w, directions, rms) ** -2) ** -0.5)  # (B8)
 
 
 def mean_factor(probe: GainProbe, w: np.ndarray, directions: np.ndarray, rms: float) -> float:
-    """Return the factor with which `directions` (p, d) move the prompts by `rms` on average; bills nothing."""
+    """Compute the factor with which directions move the prompts by a root mean square `rms` on average (B11).
+
+    It bills nothing. The parameters are those of `factors`.
+    """
     return float(1 / np.mean(np.reciprocal(factors(probe, w, directions, rms))))  # (B11)
 
 
 def noise_tolerance(probe: GainProbe, w: np.ndarray, rng: np.random.Generator, n_images: int) -> float:
-    """Find the size of random prompts at which the service does best.
+    """Find the size of random prompts at which the service classifies best (B10).
 
     A few random prompts are scaled to four sizes, and each size is scored on the same training images. Small prompts
-    change nothing and large ones hurt. Those between often help a service that reads the domain badly.
+    change nothing and large ones hurt. Sizes in between often help a service that recognises little in the images.
 
     Parameters
     ----------

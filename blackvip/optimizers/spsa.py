@@ -366,7 +366,7 @@ class SPSA(Optimizer, name="spsa"):
         return {**gains, "normalize": bool(found["normalize"]), "n_steps": found["n_steps"]}
 
     def _is_annealed(self, d: int, n_steps: int) -> bool:
-        """Whether the step size is to be found, and a run has more directions than parameters."""
+        """Return whether the step size is to be found, and a run has more directions than parameters."""
         return self.a == "auto" and self.signal_share(d, n_steps) > 0.5
 
     def _annealed_gains(

@@ -188,7 +188,7 @@ class Subspace(Optimizer):
         self._take(inner)
 
     def _take(self, inner: Optimizer) -> None:
-        """Take over where the optimizer of z stands."""
+        """Take over the state of the optimizer of z."""
         self.state.update(inner=inner.state, w=self.state["origin"] + self.state["P"] @ inner.w)
 
     def _draw(self, d: int, rng: np.random.Generator) -> np.ndarray:
@@ -197,7 +197,7 @@ class Subspace(Optimizer):
         return P if self.kind == "gaussian" else np.ascontiguousarray(np.linalg.qr(P).Q)
 
     def _inner(self) -> Optimizer:
-        """Return the optimizer of z where it stands; the one that was given stays as it was."""
+        """Return a copy of the optimizer of z in its current state; `optimizer` itself does not change."""
         inner = copy(self.optimizer)
         inner.rng, inner.state = self.rng, self.state["inner"]
         return inner

@@ -90,18 +90,58 @@ class Reading:
 
 
 class Field(ABC):
-    """Describes which values are allowed at a place, and how they are stored as JSON.
+    """Base class of fields, which describe the values allowed at a place and how they are stored as JSON.
 
     Both methods raise a `PersistenceError` that names the place (`where`) if a value is not allowed.
     """
 
     @abstractmethod
     def pack(self, value: Any, file: Writing, where: str) -> Any:
-        """Turn a value into JSON, and add its arrays to the file's tensors."""
+        """Convert a value to JSON, and add its arrays to the file's tensors.
+
+        Parameters
+        ----------
+        value : object
+            The value.
+        file : Writing
+            State of the file that is being written.
+        where : str
+            Place of the value, for errors, such as "head_.weights_".
+
+        Returns
+        -------
+        packed : object in JSON
+            The value, or a reference to a tensor.
+
+        Raises
+        ------
+        PersistenceError
+            If the value is not allowed here.
+        """
 
     @abstractmethod
     def unpack(self, packed: Any, file: Reading, where: str) -> Any:
-        """Turn JSON of unknown origin into a value."""
+        """Convert JSON of unknown origin to a value.
+
+        Parameters
+        ----------
+        packed : object in JSON
+            What `pack` has returned, or anything else.
+        file : Reading
+            State of the file that is being read.
+        where : str
+            Place of the value, for errors.
+
+        Returns
+        -------
+        value : object
+            The checked value.
+
+        Raises
+        ------
+        PersistenceError
+            If the value is not allowed here.
+        """
 
 
 class Scalar(Field):
@@ -151,7 +191,7 @@ NONE = Scalar(lambda value: value is None, "null")
 
 
 class OneOf(Field):
-    """The first of several fields that allows the value. If none does, the last one raises the error."""
+    """Field that allows what any of several fields allows; if none does, the last one raises the error."""
 
     def __init__(self, *fields: Field):
         self.fields = fields
@@ -195,7 +235,7 @@ class ListOf(Field):
 
 
 class Pairs(Field):
-    """A dict whose keys need not be texts, stored as a list of pairs."""
+    """Dict whose keys may be other things than texts, stored as a list of pairs."""
 
     def __init__(self, key: Field, value: Field):
         self.key, self.value = key, value
@@ -272,12 +312,12 @@ class Record(Field):
 
 
 class NotSaved(Field):
-    """A value that no file holds: code, a path of this machine, or what does not outlast a process.
+    """Value that is not stored: code, a path of this machine, or something that ends with the process.
 
     Parameters
     ----------
     name : str or None, default=None
-        The loaded object gets what `load` was given under this name. Without one, or without a value, it gets None.
+        Name under which `blackvip.load` may be given the value; it is None without one.
     """
 
     def __init__(self, name: str | None = None):

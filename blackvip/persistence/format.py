@@ -48,7 +48,19 @@ def expect(holds: bool, message: str) -> None:
 
 
 def encode(document: dict[str, Any], tensors: dict[str, np.ndarray]) -> bytes:
-    """Return the bytes of a file with a JSON document and tensors; equal contents give equal bytes.
+    """Return the bytes of a file; equal contents give equal bytes.
+
+    Parameters
+    ----------
+    document : dict
+        A JSON document.
+    tensors : dict of str to ndarray
+        Arrays by their names.
+
+    Returns
+    -------
+    data : bytes
+        A safetensors file with a checksum.
 
     Raises
     ------
@@ -77,7 +89,19 @@ def encode(document: dict[str, Any], tensors: dict[str, np.ndarray]) -> bytes:
 
 
 def decode(data: bytes) -> tuple[Any, dict[str, np.ndarray]]:
-    """Return the JSON document and the tensors of a file, after checking its checksum; trust neither yet.
+    """Read the bytes of a file and check its checksum; the contents are not to be trusted yet.
+
+    Parameters
+    ----------
+    data : bytes
+        The file.
+
+    Returns
+    -------
+    document : dict
+        Its JSON document.
+    tensors : dict of str to ndarray
+        Its arrays by their names.
 
     Raises
     ------

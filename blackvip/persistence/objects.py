@@ -173,5 +173,5 @@ def _attribute_fields(cls: Any, attributes: dict[str, Any]) -> dict[str, Field]:
 
 
 def _is_fitted(value: Any) -> bool:
-    """Whether an object has all attributes that a fitted one must have."""
+    """Return whether an object has all attributes that a fitted one must have."""
     return vars(value).keys() >= Record(type(value)._attribute_fields()).required

@@ -106,7 +106,7 @@ class Saveable(UsualSettings):
 
     @classmethod
     def _saves_any_attribute(cls) -> bool:
-        """Whether attributes without a field are saved: neither the class nor a concrete base class has a table."""
+        """Return whether attributes without a field are saved: no class but abstract base classes has a table."""
         with_table = next((base for base in cls.__mro__ if "saved_attributes" in vars(base)), Saveable)
         return with_table is Saveable or inspect.isabstract(with_table)
 

@@ -72,39 +72,73 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
 
     @abstractmethod
     def fit_pixels(self, pixels: torch.Tensor) -> Prompter:
-        """Learn all that is not trained from images (n, 3, height, width) in [0, 1], and set `n_parameters_`."""
+        """Learn everything that is not trained, and set `n_parameters_`.
+
+        Parameters
+        ----------
+        pixels : tensor of shape (n, 3, height, width)
+            A sample of the training images, RGB in [0, 1].
+
+        Returns
+        -------
+        self : Prompter
+            The fitted prompter. It has no prompts before `freeze` is called.
+        """
 
     @abstractmethod
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Features (n, ...) from which the prompts of images (n, 3, height, width) are made."""
+        """Compute the features from which the prompts of images are made.
+
+        Parameters
+        ----------
+        pixels : tensor of shape (n, 3, height, width)
+            RGB in [0, 1].
+
+        Returns
+        -------
+        features : tensor of shape (n, ...)
+            One entry per image. They do not depend on the trained parameters.
+        """
 
     @abstractmethod
     def initial_parameters(self, rng: np.random.Generator) -> np.ndarray:
-        """Parameters (n_parameters_,) that training starts from."""
+        """Return the parameters that training starts from.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Source of random numbers.
+
+        Returns
+        -------
+        parameters : ndarray of shape (n_parameters_,)
+            The parameters, float64.
+        """
 
     @abstractmethod
     def prompts(
         self, candidates: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Prompts of groups of candidates; each group has images of its own.
+        """Compute the prompts of groups of candidates, each with images of its group.
 
         Parameters
         ----------
         candidates : tensor of shape (g, p, n_parameters_)
-            As many parameter vectors in each group.
+            Parameter vectors, p in each of the g groups.
         features : tensor of shape (g, n, ...)
             Features of the images of each group.
-        statistics : tensor of shape (n_statistics,) or None
-            Result of `batch_statistics`, with which the prompt of an image does not depend on the other images.
+        statistics : tensor of shape (n_statistics,) or None, default=None
+            Result of `batch_statistics`, with which the prompt of an image does not depend on the other images. None:
+            statistics of the batch.
 
         Returns
         -------
         prompts : tensor of shape (g, p, n, 3, height, width)
-            In units of the pixel range, not bounded.
+            Prompts in units of the pixel range, not bounded.
         """
 
     def canvas(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pictures that the prompts are added to: the images themselves, unless a subclass says otherwise.
+        """Return the pictures to which the prompts are added: by default the images themselves.
 
         Parameters
         ----------
@@ -114,12 +148,12 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
         Returns
         -------
         canvas : tensor of shape (n, 3, height, width)
-            RGB in [0, 1]; it does not depend on the parameters.
+            RGB in [0, 1]. It does not depend on the parameters.
         """
         return pixels
 
     def original(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pictures without the prompt, with which displays compare prompted images: the canvas, for most prompters.
+        """Return the pictures without a prompt that displays compare with prompted images: by default the canvas.
 
         Parameters
         ----------
@@ -136,7 +170,9 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
     def canvas_and_features(
         self, pixels: torch.Tensor, dtype: torch.dtype = torch.float32
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The canvas and the features, for a prompter that computes both from the same intermediate result.
+        """Compute the canvas and the features together.
+
+        A prompter that derives both from the same intermediate result overrides this method.
 
         Parameters
         ----------
@@ -160,19 +196,19 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
         return 0
 
     def batch_statistics(self, parameters: torch.Tensor, batches: FeatureBatches) -> torch.Tensor | None:
-        """Statistics with which the prompt of an image does not depend on the other images of its batch.
+        """Compute statistics with which the prompt of an image does not depend on the other images of its batch.
 
         Parameters
         ----------
         parameters : tensor of shape (n_parameters_,)
-            The parameters that will be frozen.
+            The parameters at which the prompter will be frozen.
         batches : callable
             Returns an iterator over the features of all training images.
 
         Returns
         -------
         statistics : tensor of shape (n_statistics,) or None
-            None if prompts do not depend on the batch.
+            The statistics; None if prompts do not depend on the batch.
         """
         return None
 
@@ -184,11 +220,11 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
         Parameters
         ----------
         parameters : ndarray of shape (n_parameters_,)
-            They are kept in float64.
-        statistics : tensor of shape (n_statistics,) or None
-            Result of `batch_statistics`.
-        prompt_scale : float
-            The factor of the prompt; 0 leaves images unmodified.
+            The trained parameters. A float64 copy of them is kept.
+        statistics : tensor of shape (n_statistics,) or None, default=None
+            Result of `batch_statistics` for these parameters.
+        prompt_scale : float, default=1.0
+            Factor of the prompt, at least 0; 0 leaves images unmodified.
 
         Returns
         -------
@@ -202,13 +238,13 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
 
     @property
     def frozen_state(self) -> list[Any]:
-        """All that tells this frozen prompter from others of its class that were fitted to the same images."""
+        """Values that tell this frozen prompter from others of its class that were fitted to the same images."""
         return [self.parameters_, self.statistics_, self.prompt_scale_]
 
     def frozen_prompts(self, features: torch.Tensor) -> torch.Tensor:
-        """Prompts of the frozen parameters.
+        """Compute the prompts of the frozen parameters.
 
-        They are computed in double precision. The 8-bit image that is sent then does not depend on its batch.
+        They are computed in double precision, so that the 8-bit image that is sent does not depend on its batch.
 
         Parameters
         ----------
@@ -218,14 +254,14 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
         Returns
         -------
         prompts : tensor of shape (n, 3, height, width), float64
-            In units of the pixel range, not bounded, not yet multiplied by `prompt_scale_`.
+            Prompts in units of the pixel range, not bounded, and not yet multiplied by `prompt_scale_`.
         """
         statistics = None if self.statistics_ is None else torch.from_numpy(self.statistics_)
         candidate = torch.from_numpy(self.parameters_)[None, None]
         return self.prompts(candidate, features.double()[None], statistics)[0, 0]
 
     def draw(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Draw prompts onto images, which are not yet rounded to 8 bits; no service is called.
+        """Draw prompts onto images without rounding them to 8 bits; no service is called.
 
         Parameters
         ----------
@@ -236,6 +272,11 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
         -------
         prompted : tensor of shape (n, 3, height, width)
             RGB in [0, 1].
+
+        Raises
+        ------
+        NotFittedError
+            If the prompter is not frozen.
         """
         check_is_fitted(self, "parameters_")
         if self.prompt_scale_ == 0:
@@ -247,7 +288,7 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
         return torch.cat(drawn)
 
     def fit(self, X: Any, y: Any = None) -> Prompter:
-        """Learn all that is not trained, and freeze at the parameters that training would start from.
+        """Learn everything that is not trained, and freeze at the parameters that training would start from.
 
         To train a prompter, use `BlackVIPClassifier`, or `BlackVIPPrompter` in a pipeline.
 
@@ -270,28 +311,28 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
         return self.freeze(w, self.batch_statistics(torch.as_tensor(w), batches))
 
     def transform(self, X: Any) -> np.ndarray:
-        """Draw prompts onto images, in the form that a service gets; no service is called.
+        """Draw prompts onto images, in the form that a service receives; no service is called.
 
         Parameters
         ----------
         X : images, in any form that `BlackVIPClassifier` takes
-            Images of the size that `fit` was given, unless it had to resize.
+            Images of the size that `fit` was given, unless `fit` had to resize.
 
         Returns
         -------
         prompted : ndarray of shape (n_images, height, width, 3), uint8
-            RGB. If X has rows of flattened pixels, so has the result: (n_images, height * width * 3).
+            RGB. If X has rows of flattened pixels, the shape is (n_images, height * width * 3).
         """
         X = open_images(X)
         return as_output(self, X, self.prompted_images(X))
 
     def prompted_images(self, X: Any) -> np.ndarray:
-        """Draw prompts onto images; the result has the shape of images, whatever X is.
+        """Draw prompts onto images; the result has the shape of images even if X is a table.
 
         Parameters
         ----------
         X : images, in any form that `BlackVIPClassifier` takes
-            Images of the size that `fit` was given, unless it had to resize.
+            Images of the size that `fit` was given, unless `fit` had to resize.
 
         Returns
         -------
@@ -307,21 +348,32 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
 
 
 def at_once(pixels: torch.Tensor) -> int:
-    """Number of images whose prompts are made together; their features may take many times the memory."""
+    """Return the number of images whose prompts are made together, to bound memory.
+
+    Parameters
+    ----------
+    pixels : tensor of shape (n, 3, height, width)
+        The images.
+
+    Returns
+    -------
+    n_images : int
+        At least 1, and as many as take 8 MiB in double precision. Their features may take many times that.
+    """
     return max(1, _DRAWN_BYTES // max(1, pixels[:1].numel() * 8))
 
 
 def prompted(pixels: torch.Tensor, prompts: torch.Tensor, prompt_scale: float) -> torch.Tensor:
-    """Prompted images clip(x + eps h(x)) in [0, 1] (eq. 1), where x is the prompter's canvas: the image, for most.
+    """Compute prompted images clip(x + eps h(x)) in [0, 1] (eq. 1).
 
     Parameters
     ----------
     pixels : tensor of shape (..., n, 3, height, width)
-        The canvas x.
+        The prompter's canvas x: for most prompters, the images.
     prompts : tensor of shape (..., p, n, 3, height, width)
         The prompts h(x); the shapes are broadcast.
     prompt_scale : float
-        The factor eps.
+        The factor eps, in units of the pixel range.
 
     Returns
     -------

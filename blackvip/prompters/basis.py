@@ -23,7 +23,7 @@ _MEASURED_PIXELS = 2**22  # pixels of training images on which the root mean squ
 class PromptBasis(Prompter, name="basis"):
     """Prompt with fourteen parameters: a weighted sum of fixed images and simple filters of the image.
 
-    The prompt of an image x is the sum of ``w_j * phi_j(x)``. The phi are:
+    The prompt of an image x is the sum of ``w_j * phi_j(x)`` (B1). The phi are:
 
     - mean, median, 10 % and 90 % quantiles of the training images, and a constant; they remove or add what all images
       share,
@@ -32,8 +32,8 @@ class PromptBasis(Prompter, name="basis"):
     - the image's own mean and median in each channel, for fog, lighting and the colour of the background,
     - its 3 x 3 maximum and minimum, for thicker or thinner strokes.
 
-    SPSA needs more billed images the more parameters there are, so the basis trains with far fewer of them than a
-    decoder.
+    The more parameters a prompter has, the more billed images SPSA needs. The basis therefore trains with far fewer
+    images than a decoder.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class PromptBasis(Prompter, name="basis"):
     images_ : ndarray of shape (5, 3, height, width), float32
         The phi that are the same for every image.
     scale_ : ndarray of shape (14,)
-        Factor of each phi.
+        Factor of each phi (B2).
     n_parameters_ : int
         Number of weights, 14.
     """
@@ -90,7 +90,7 @@ class PromptBasis(Prompter, name="basis"):
         return self
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The phi that depend on the image.
+        """Compute the phi that depend on the image.
 
         Parameters
         ----------
@@ -100,7 +100,7 @@ class PromptBasis(Prompter, name="basis"):
         Returns
         -------
         phi : tensor of shape (n, 9, 3, height, width)
-            In units of the pixel range, before they are scaled.
+            Values in units of the pixel range, before they are scaled.
         """
         # In double precision the order of the sums does not show in the result.
         x = pixels.double()
@@ -133,7 +133,7 @@ class PromptBasis(Prompter, name="basis"):
 
 
 def _largest_around(pixels: torch.Tensor) -> torch.Tensor:
-    """Maximum of the 3 x 3 pixels around each pixel."""
+    """Compute the maximum of the 3 x 3 pixels around each pixel."""
     for dim in (-1, -2):
         side = pixels.shape[dim]
         if side > 1:

@@ -27,6 +27,11 @@ def make_prompter(prompter: str | Prompter) -> Prompter:
     -------
     prompter : Prompter
         The unfitted prompter.
+
+    Raises
+    ------
+    ValueError
+        If no prompter or correction has this name.
     """
     if isinstance(prompter, Prompter):
         return clone(prompter)

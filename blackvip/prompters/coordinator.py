@@ -120,7 +120,7 @@ class Coordinator(Prompter, name="coordinator"):
         return self.encoder_.n_statistics + self.decoder_.n_statistics
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Features z of images that the encoder computes without trained parameters.
+        """Compute the features of images that do not depend on trained parameters.
 
         Parameters
         ----------
@@ -130,7 +130,7 @@ class Coordinator(Prompter, name="coordinator"):
         Returns
         -------
         features : tensor of shape (n, ...)
-            They are computed once per image.
+            The encoder's features z, which are computed once per image. For a trained encoder, its resized input.
         """
         return self.encoder_.features(pixels)
 
@@ -158,11 +158,11 @@ class Coordinator(Prompter, name="coordinator"):
         return torch.cat([of_encoder, self.decoder_.batch_statistics(decoder, cells)])
 
     def _sizes(self) -> tuple[int, int, int]:
-        """Numbers of parameters of the encoder, the trigger and the decoder, in this order."""
+        """Return the numbers of parameters of the encoder, the trigger and the decoder, in this order."""
         return self.encoder_.n_parameters, self.n_trigger_, self.decoder_.n_parameters
 
     def _cells(self, candidates: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None) -> torch.Tensor:
-        """Decoder's input [z, t] as cells (g, p, n, channels, 49) (section 3.2)."""
+        """Arrange the decoder's input [z, t] in cells of shape (g, p, n, channels, 49) (section 3.2)."""
         encoder, trigger, _ = candidates.split(self._sizes(), dim=2)
         z = self.encoder_.latents(encoder, features, statistics)
         t = trigger[:, :, None].expand(-1, -1, z.shape[2], -1)

@@ -22,22 +22,23 @@ AS_IT_IS = "none"  #: The correction that changes nothing.
 
 
 class Learned(NamedTuple):
-    """A correction that learns from the training images; any function with an attribute `learn` is one.
+    """Correction that learns from the training images; any function with an attribute `learn` is one.
 
     Attributes
     ----------
     learn : callable
-        From training images (n, height, width, 3), uint8, to what it has learned: a plain value that a file can hold,
-        such as a number or an array of float32.
+        Takes training images of shape (n, height, width, 3), uint8, and returns what it has learned: a plain value that
+        a file can hold, such as a number or a float32 array.
     correct : callable
-        From images (n, height, width, 3), uint8, and the learned value to corrected images, likewise.
+        Takes images of shape (n, height, width, 3), uint8, and the learned value, and returns corrected images of the
+        same shape and type.
     """
 
     learn: Callable[[np.ndarray], Any]
     correct: Callable[[np.ndarray, Any], np.ndarray]
 
     def __call__(self, images: np.ndarray, learned: Any) -> np.ndarray:
-        """Correct images (n, height, width, 3), uint8."""
+        """Correct images (n, height, width, 3), uint8, with what `learn` has returned."""
         return self.correct(images, learned)
 
 
@@ -156,7 +157,7 @@ class Correction(Prompter):
         return self
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The prompts themselves.
+        """Compute the prompts, which need no further features.
 
         Parameters
         ----------
@@ -184,7 +185,7 @@ class Correction(Prompter):
         return features[:, None].to(candidates.dtype).expand(-1, candidates.shape[1], -1, -1, -1, -1)
 
     def _corrected(self, images: np.ndarray) -> np.ndarray:
-        """Corrected images (n, height, width, 3), uint8."""
+        """Correct images (n, height, width, 3), uint8, and check the result."""
         correction = CORRECTIONS[self.correction]
         learned = (self.learned_,) if hasattr(correction, "learn") else ()
         corrected = correction(images, *learned)

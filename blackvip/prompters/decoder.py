@@ -104,14 +104,15 @@ class Decoder:
         Parameters
         ----------
         rng : numpy.random.Generator
-            Generator of random numbers.
-        last_layer : {"zero", "random"}
+            Source of random numbers.
+        last_layer : {"zero", "random"}, default="zero"
             "zero": the first prompt is zero, so training starts from the zero-shot service. "random": the paper's
             start, whose first prompt is noise.
 
         Returns
         -------
         parameters : ndarray of shape (n_parameters,)
+            The parameters, float64.
         """
         parts = []
         for layer, size in zip(self.layers, self.sizes):
@@ -131,13 +132,16 @@ class Decoder:
         Parameters
         ----------
         parameters : tensor of shape (p, n_parameters)
+            The parameter vectors.
         cells : tensor of shape (p, n, n_channels, 49)
-        statistics : tensor of shape (n_statistics,) or None
+            Features of the images, in cells.
+        statistics : tensor of shape (n_statistics,) or None, default=None
             Means and variances of BatchNorm, stage after stage. None: each candidate uses those of its own batch.
 
         Returns
         -------
-        prompts : tensor of shape (p, n, 3, side, side), not bounded
+        prompts : tensor of shape (p, n, 3, side, side)
+            Prompts in units of the pixel range, not bounded.
         """
         p, n = cells.shape[:2]
         pictures = cells.new_empty(p, n, 3, self.side, self.side)
@@ -159,7 +163,9 @@ class Decoder:
         Parameters
         ----------
         parameters : tensor of shape (n_parameters,)
-        batches : callable returning an iterator of tensors of shape (1, n, n_channels, 49)
+            The parameter vector.
+        batches : callable
+            Returns an iterator over tensors of shape (1, n, n_channels, 49), the cells of all images.
 
         Returns
         -------

@@ -40,7 +40,7 @@ class Frame(Prompter):
 
     @abstractmethod
     def _hole(self) -> tuple[slice, slice]:
-        """Rows and columns of the free rectangle, for images of `size_`."""
+        """Return the rows and columns of the free rectangle, for images of `size_`."""
 
     def fit_pixels(self, pixels: torch.Tensor) -> Frame:
         self._validate_params()
@@ -49,7 +49,7 @@ class Frame(Prompter):
         return self
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Empty features, since the prompt is the same for every image.
+        """Return empty features, since the prompt is the same for every image.
 
         Parameters
         ----------
@@ -75,11 +75,11 @@ class Frame(Prompter):
         return prompts[:, :, None].expand(-1, -1, features.shape[1], -1, -1, -1)
 
     def _values(self, candidates: torch.Tensor) -> torch.Tensor:
-        """Pixels of the frame (g, p, n_parameters_) for candidates."""
+        """Compute the pixels of the frame (g, p, n_parameters_) from candidates."""
         return candidates
 
     def _frame(self) -> torch.Tensor:
-        """Mask of the frame (3, height, width)."""
+        """Return the mask of the frame (3, height, width)."""
         frame = torch.ones(3, *self.size_, dtype=torch.bool)
         frame[:, *self._hole()] = False
         return frame
@@ -154,7 +154,7 @@ class ReprogrammingFrame(Frame):
         self.start = start
 
     def canvas(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Small copies of images on black pictures.
+        """Draw small copies of images on black pictures.
 
         Parameters
         ----------
@@ -164,7 +164,7 @@ class ReprogrammingFrame(Frame):
         Returns
         -------
         canvas : tensor of shape (n, 3, height, width)
-            RGB in [0, 1]; overshoots of the bicubic interpolation are clipped.
+            RGB in [0, 1]. Overshoots of the bicubic interpolation are clipped.
         """
         rows, columns = self._hole()
         canvas = torch.zeros_like(pixels)

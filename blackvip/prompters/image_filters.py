@@ -60,7 +60,18 @@ def _rounded(images: np.ndarray) -> np.ndarray:
 
 
 def each(correct: Callable[[Image.Image], Image.Image]) -> Correct:
-    """A function of Pillow's images, applied to one image after the other."""
+    """Make a correction of arrays from a function of Pillow images, applied to one image after the other.
+
+    Parameters
+    ----------
+    correct : callable
+        Takes and returns an RGB image of Pillow.
+
+    Returns
+    -------
+    corrected : callable
+        Takes and returns images of shape (n, height, width, 3), uint8.
+    """
 
     def corrected(images: np.ndarray) -> np.ndarray:
         found = [np.asarray(correct(Image.fromarray(image))) for image in images]
@@ -70,23 +81,34 @@ def each(correct: Callable[[Image.Image], Image.Image]) -> Correct:
 
 
 def in_turn(*corrections: Correct) -> Correct:
-    """The first correction, then the second, and so on."""
+    """Make a correction that applies several corrections one after another.
+
+    Parameters
+    ----------
+    *corrections : callable
+        Each takes and returns images of shape (n, height, width, 3), uint8.
+
+    Returns
+    -------
+    correct : callable
+        Takes and returns images of the same form.
+    """
     return lambda images: reduce(lambda corrected, correct: correct(corrected), corrections, images)
 
 
 def grey_of(images: np.ndarray) -> np.ndarray:
-    """Luminance (n, height, width), uint8, of ITU-R BT.601, rounded as Pillow does it."""
+    """Compute the luminance (n, height, width), uint8, of ITU-R BT.601, rounded as Pillow rounds it."""
     red, green, blue = np.moveaxis(images, 3, 0).astype(np.uint32)
     return ((19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16).astype(np.uint8)
 
 
 def greyscale(images: np.ndarray) -> np.ndarray:
-    """Luminance in all channels."""
+    """Replace each channel by the luminance."""
     return in_colour(grey_of(images))
 
 
 def in_colour(grey: np.ndarray) -> np.ndarray:
-    """Grey images (n, height, width) with three equal channels."""
+    """Convert grey images (n, height, width) to three equal channels (n, height, width, 3)."""
     return np.repeat(grey[..., None], 3, axis=3)
 
 
@@ -94,7 +116,7 @@ def in_colour(grey: np.ndarray) -> np.ndarray:
 
 
 def standardized(images: np.ndarray) -> np.ndarray:
-    """Channels with a mean of 128 and a standard deviation of 60, but at most 60 times their contrast."""
+    """Scale channels to a mean of 128 and a standard deviation of 60; contrast grows at most 60-fold."""
     n = images.shape[1] * images.shape[2]
     # (n_images, 1, 1, 3)
     mean = images.sum((1, 2), dtype=np.int64, keepdims=True) / n
@@ -104,7 +126,18 @@ def standardized(images: np.ndarray) -> np.ndarray:
 
 
 def gamma(exponent: float) -> Correct:
-    """A power of each pixel's share of white."""
+    """Make a correction that raises each pixel, as a share of white, to a power.
+
+    Parameters
+    ----------
+    exponent : float
+        Positive; below 1 it brightens, above 1 it darkens.
+
+    Returns
+    -------
+    correct : callable
+        Takes and returns images of shape (n, height, width, 3), uint8.
+    """
     table = _rounded(255 * (np.arange(256) / 255) ** exponent)
     return lambda images: table[images]
 
@@ -112,6 +145,8 @@ def gamma(exponent: float) -> Correct:
 def clahe(images: np.ndarray) -> np.ndarray:
     """Equalize the luminance within tiles, with clipped histograms and interpolated mappings.
 
+    References
+    ----------
     K. Zuiderveld, "Contrast limited adaptive histogram equalization", Graphics Gems IV, 1994.
     """
     grey = grey_of(images)
@@ -145,7 +180,7 @@ def clahe(images: np.ndarray) -> np.ndarray:
 
 
 def _between(side: int, count: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The tiles before and after each pixel of a line, and how far the pixel is from the first to the second."""
+    """Return the tiles before and after each pixel of a line, and the pixel's place between their centres, 0 to 1."""
     position = (np.arange(side) + 0.5) / size - 0.5
     before = np.floor(position).astype(int)
     share = (position - before).astype(np.float32)
@@ -156,7 +191,12 @@ def _between(side: int, count: int, size: int) -> tuple[np.ndarray, np.ndarray, 
 
 
 def grey_world(images: np.ndarray) -> np.ndarray:
-    """Scale channels to a common mean (G. Buchsbaum, J. Franklin Institute 310, 1980)."""
+    """Scale the channels to a common mean.
+
+    References
+    ----------
+    G. Buchsbaum, "A spatial processor model for object colour perception", J. Franklin Institute 310, 1980.
+    """
     total = images.sum((1, 2), dtype=np.int64, keepdims=True)
     gain = total.mean(3, keepdims=True) / total.clip(min=1)
     return _rounded(images * gain.astype(np.float32))
@@ -167,30 +207,30 @@ def _illumination(images: np.ndarray) -> np.ndarray:
 
 
 def flattened(images: np.ndarray) -> np.ndarray:
-    """Less the illumination, around a middle grey."""
+    """Subtract the illumination, and add a middle grey."""
     return np.clip(images.astype(np.int16) - _illumination(images) + 128, 0, 255).astype(np.uint8)
 
 
 def flat_field(images: np.ndarray) -> np.ndarray:
-    """Divided by the illumination, whose mean is kept."""
+    """Divide by the illumination, and keep its mean."""
     light = _illumination(images)
     mean = light.mean((1, 2), dtype=np.float64, keepdims=True).astype(np.float32)
     return _rounded(images * (mean / light.clip(min=1)))
 
 
 def _window(images: np.ndarray) -> tuple[int, int, int, int]:
-    """A square window, of an odd number of pixels, that is wider than strokes."""
+    """Return the size of a square window, odd in pixels, that is wider than strokes."""
     side = min(images.shape[1:3]) // _STROKE // 2 * 2 + 1
     return 1, side, side, 1
 
 
 def white_top_hat(images: np.ndarray) -> np.ndarray:
-    """Keep what is lighter than all around it, on black: the image less its opening."""
+    """Keep what is lighter than its surroundings, on black: the image minus its morphological opening."""
     return images - ndimage.grey_opening(images, size=_window(images))
 
 
 def black_top_hat(images: np.ndarray) -> np.ndarray:
-    """Keep what is darker than all around it, on white: the closing less the image, inverted."""
+    """Keep what is darker than its surroundings, on white: the inverse of the closing minus the image."""
     return 255 - (ndimage.grey_closing(images, size=_window(images)) - images)
 
 
@@ -198,7 +238,7 @@ def black_top_hat(images: np.ndarray) -> np.ndarray:
 
 
 def _three(images: np.ndarray, axis: int) -> list[np.ndarray]:
-    """The images moved by -1, 0 and 1 pixels along an axis; beyond the border, the nearest pixel counts."""
+    """Return the images moved by -1, 0 and 1 pixels along an axis; the border is repeated."""
     padded = np.pad(images, [(int(other == axis),) * 2 for other in range(4)], mode="edge")
     n = images.shape[axis]
     return [padded[:, first : first + n] if axis == 1 else padded[:, :, first : first + n] for first in range(3)]
@@ -216,9 +256,14 @@ def _middle(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
 
 
 def median(images: np.ndarray) -> np.ndarray:
-    """The middle of: the largest minimum, the middle median and the smallest maximum of three columns of three pixels.
+    """Replace each pixel by the median of its 3 x 3 neighbourhood.
 
-    N. Devillard, "Fast median search", 1998; some twenty comparisons of whole images.
+    The columns of three pixels are sorted first. The result is the median of the largest minimum, the median of the
+    medians, and the smallest maximum, which takes some twenty comparisons of whole images.
+
+    References
+    ----------
+    N. Devillard, "Fast median search", 1998.
     """
     column = _three(images, 1)
     lows, highs = _three(reduce(np.minimum, column), 2), _three(reduce(np.maximum, column), 2)
@@ -229,10 +274,22 @@ def median(images: np.ndarray) -> np.ndarray:
 
 
 def _weighted_mean(images: np.ndarray, radius: int, weigh: Callable[[np.ndarray, int, int], np.ndarray]) -> np.ndarray:
-    """Mean of the pixels within `radius` rows and columns; pixels beyond the border do not count.
+    """Compute a weighted mean of the pixels within `radius` rows and columns; pixels beyond the border do not count.
 
-    `weigh` gives weights (n, h, w) from squared differences (n, h, w), summed over the channels, of pixels that are
-    so many rows and columns apart. A pixel's own weight is 1.
+    Parameters
+    ----------
+    images : ndarray of shape (n, height, width, 3), uint8
+        The images.
+    radius : int
+        Largest distance of a pixel that counts, in rows and in columns.
+    weigh : callable
+        Takes squared differences of shape (n, h, w), summed over the channels, and the distance of the compared pixels
+        in rows and in columns. It returns the weights, of shape (n, h, w). A pixel's own weight is 1.
+
+    Returns
+    -------
+    filtered : ndarray of shape (n, height, width, 3), uint8
+        The weighted means.
     """
     # (3, n, height, width)
     planes = np.ascontiguousarray(images.transpose(3, 0, 1, 2), dtype=np.int32)
@@ -248,7 +305,7 @@ def _weighted_mean(images: np.ndarray, radius: int, weigh: Callable[[np.ndarray,
 
 
 def _pairs(size: tuple[int, ...], radius: int) -> Iterator[tuple[Any, Any, int, int]]:
-    """Parts of an image, and the parts so many rows and columns away, for half of all directions."""
+    """Yield parts of an image and the parts some rows and columns away, with the distance; half of all directions."""
     height, width = size
     for down in range(min(radius, height - 1) + 1):
         for across in range(-min(radius, width - 1), min(radius, width - 1) + 1):
@@ -259,12 +316,17 @@ def _pairs(size: tuple[int, ...], radius: int) -> Iterator[tuple[Any, Any, int, 
 
 
 def _decay(scale: float, step: int = 1) -> np.ndarray:
-    """Table of exp(-d / scale) for d = 0, step, 2 step and so on."""
+    """Tabulate exp(-d / scale) for d = 0, step, 2 step and so on."""
     return np.exp(-np.arange(0, _NEGLIGIBLE * scale, step) / scale).astype(np.float32)
 
 
 def bilateral() -> Correct:
-    """Mean of near pixels of similar colour (C. Tomasi and R. Manduchi, ICCV 1998)."""
+    """Make a filter that averages near pixels of similar colour.
+
+    References
+    ----------
+    C. Tomasi and R. Manduchi, "Bilateral filtering for gray and color images", ICCV 1998.
+    """
     radius, near, similar = _BILATERAL
     table = _decay(2 * similar**2)
 
@@ -275,7 +337,12 @@ def bilateral() -> Correct:
 
 
 def non_local_means() -> Correct:
-    """Mean of pixels with similar 3 x 3 pixels around them (A. Buades, B. Coll and J.-M. Morel, CVPR 2005)."""
+    """Make a filter that averages pixels whose 3 x 3 neighbourhoods are similar.
+
+    References
+    ----------
+    A. Buades, B. Coll and J.-M. Morel, "A non-local algorithm for image denoising", CVPR 2005.
+    """
     radius, similar = _NLM
     step = 8
     table = _decay(27 * similar**2, step)  # of the sum over nine pixels and three channels
@@ -293,7 +360,12 @@ def non_local_means() -> Correct:
 
 
 def otsu(images: np.ndarray) -> np.ndarray:
-    """White above the threshold with the largest variance between both sides (N. Otsu, IEEE Trans. SMC 9, 1979)."""
+    """Make pixels white above the threshold that maximises the variance between both sides, and black below.
+
+    References
+    ----------
+    N. Otsu, "A threshold selection method from gray-level histograms", IEEE Trans. SMC 9, 1979.
+    """
     grey = grey_of(images)
     n = len(grey)
     pixels = grey.reshape(n, -1) + 256 * np.arange(n)[:, None]
@@ -306,7 +378,7 @@ def otsu(images: np.ndarray) -> np.ndarray:
 
 
 def adaptive(images: np.ndarray) -> np.ndarray:
-    """Black where a pixel is darker than its surroundings by a tenth of the image's range of grey."""
+    """Make pixels black if they are darker than their surroundings by a tenth of the image's range of grey."""
     grey = grey_of(images)
     darker = _illumination(grey).astype(np.int32) - grey
     reach = np.ptp(grey.astype(np.int32), axis=(1, 2), keepdims=True)
@@ -317,12 +389,28 @@ def adaptive(images: np.ndarray) -> np.ndarray:
 
 
 def median_image(images: np.ndarray) -> np.ndarray:
-    """Median of the images (height, width, 3), line by line, since NumPy copies its input."""
+    """Compute the median of images (n, height, width, 3): one image (height, width, 3).
+
+    It goes line by line, since NumPy copies its input.
+    """
     return np.stack([np.median(images[:, line], axis=0) for line in range(images.shape[1])]).astype(np.float32)
 
 
 def less_background(images: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """The background becomes even: it is subtracted, and its own median colour is added."""
+    """Make a background even: subtract it, and add its own median colour.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n, height, width, 3), uint8
+        The images.
+    background : ndarray of shape (height, width, 3)
+        The background, with values from 0 to 255.
+
+    Returns
+    -------
+    images : ndarray of shape (n, height, width, 3), uint8
+        The images on an even background.
+    """
     return _rounded(images + (np.median(background, axis=(0, 1)) - background))
 
 

@@ -1,4 +1,4 @@
-"""Two prompters in turn: a trained prompt on corrected images."""
+"""Two prompters, one after another: a trained prompt on corrected images."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["Stacked"]
 
 
 class Stacked(Prompter):
-    """Prompter that stands on another one's images: what `first` makes of an image is the canvas of `then`.
+    """Prompter that draws on the output of another: the images that `first` corrects are the canvas of `then`.
 
-    The prompt is the whole change of the image. Only `then` is trained, and it sees corrected images alone: it is
-    fitted to them, and computes its features from them. `prompt_scale` is the factor of its prompt.
+    Only `then` is trained. It is fitted to corrected images, and computes its features from them. `prompt_scale` is the
+    factor of its prompt. For displays, the prompt is the whole change of the image.
 
     Parameters
     ----------
     first : str or Prompter, default="autocontrast"
         A prompter without parameters, such as a `Correction` or its name.
     then : str or Prompter, default="basis"
-        Any prompter.
+        Any prompter, or its name.
 
     Attributes
     ----------

@@ -284,7 +284,7 @@ def _named(value: Any, name: str, params: Mapping[str, Any]) -> Any:
 
 @functools.cache
 def _is_installed(cls: Any) -> bool:
-    """Whether a class belongs to Python or to an installed package, and not to the user's own code."""
+    """Return whether a class belongs to Python or to an installed package, and not to the user's own code."""
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     places = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
     return cls.__module__ not in ("__main__", "__mp_main__") and (file is None or file.startswith(tuple(places)))

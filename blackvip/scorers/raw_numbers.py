@@ -32,7 +32,7 @@ def shown(value: Any) -> str:
 
 
 def has_all(value: Any, *names: str) -> bool:
-    """Whether a value's class has all these attributes; an object that answers to every name does not."""
+    """Return whether a value's class has all these attributes; an object that answers to every name does not."""
     return all(hasattr(type(value), name) for name in names)
 
 

@@ -347,12 +347,12 @@ def _normal(name: str) -> str:
 
 
 def _is_numbered(names: Sequence[Any]) -> bool:
-    """Whether names are just the numbers of their places."""
+    """Return whether names are just the numbers of their places."""
     return all(isinstance(name, (int, np.integer)) for name in names) and list(names) == list(range(len(names)))
 
 
 def _is_series(value: Any) -> bool:
-    """Whether a value is a Series of pandas or polars."""
+    """Return whether a value is a Series of pandas or polars."""
     return getattr(value, "ndim", 1) == 1 and has_all(value, "to_numpy", "dtype")
 
 

@@ -161,7 +161,7 @@ def _in_detail(scores: np.ndarray, score_type: str) -> ScoreFormat:
 
 
 def _are_top_only(scores: np.ndarray) -> bool:
-    """Tell whether nearly all images have the same number of scores, but not always the same ones."""
+    """Return whether nearly all images have the same number of scores, but not always the same ones."""
     given = np.isfinite(scores)
     n_given = given.sum(axis=1)
     most = n_given.max(initial=0)
@@ -197,12 +197,12 @@ def _doubt_of_logits(scores: np.ndarray, given: np.ndarray) -> str:
 
 
 def _looks_like_levels(given: np.ndarray) -> bool:
-    """Tell whether scores, of which one is negative or above 100, are whole numbers from 0 to 255."""
+    """Return whether scores, of which one is negative or above 100, are whole numbers from 0 to 255."""
     return bool(0 <= given.min() <= given.max() <= UNITS["levels"] and (given % 1 == 0).all())
 
 
 def _sums_to_one(probabilities: np.ndarray, floor: float, error: float = SUM_ERROR) -> bool:
-    """Tell whether the scores of every image sum to 1, apart from rounding; images without scores do not count."""
+    """Return whether the scores of every image sum to 1, apart from rounding; images without scores do not count."""
     total = np.nansum(probabilities, axis=1)
     complete = np.isfinite(probabilities).all(axis=1) & (total > 0)
     allowed = error + probabilities.shape[1] * floor
@@ -210,7 +210,7 @@ def _sums_to_one(probabilities: np.ndarray, floor: float, error: float = SUM_ERR
 
 
 def _looks_like_cosines(scores: np.ndarray) -> bool:
-    """Tell whether the scores of nearly all images are of similar size."""
+    """Return whether the scores of nearly all images are of similar size."""
     rows = scores[np.isfinite(scores).all(axis=1)]
     return bool(len(rows) and np.mean(rows.max(axis=1) <= _COSINE_RATIO * rows.min(axis=1)) >= _TOP_SHARE)
 
