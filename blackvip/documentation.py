@@ -36,7 +36,18 @@ class Documented:
 
 
 def pipeline_block(parts: dict[str, Any]) -> Any:
-    """Make the diagram of an estimator whose named parts are applied one after another."""
+    """Make the diagram of an estimator whose named parts are applied one after another.
+
+    Parameters
+    ----------
+    parts : dict of str to object
+        Estimators, or names, in the order in which they are applied.
+
+    Returns
+    -------
+    block : object
+        What scikit-learn draws in a notebook.
+    """
     return _VisualBlock("serial", list(parts.values()), names=list(parts), name_details=list(map(str, parts.values())))
 
 

@@ -128,13 +128,26 @@ class Temperature:
         self._y: list[np.ndarray] = []
 
     def losses(self, log_scores: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Losses (n_images,) of log scores (n_images, n_classes) at the current temperature, which is then updated."""
+        """Compute losses at the current temperature, and then update it.
+
+        Parameters
+        ----------
+        log_scores : ndarray of shape (n_images, n_classes)
+            Log scores of the images.
+        y : ndarray of shape (n_images,)
+            Class indices.
+
+        Returns
+        -------
+        losses : ndarray of shape (n_images,)
+            Losses of the images, at least 0.
+        """
         losses = self._loss(log_scores / self.value, y)
         self.learn(log_scores, y)
         return losses
 
     def learn(self, log_scores: np.ndarray, y: np.ndarray) -> None:
-        """Update the temperature with these log scores (n_images, n_classes)."""
+        """Update the temperature with the log scores (n_images, n_classes) of images of the classes y (n_images,)."""
         if self.fixed is not None or not len(y):
             return
         self._log_scores.append(log_scores)
@@ -146,6 +159,19 @@ class Temperature:
         )
 
     def best_losses(self, log_scores: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Losses (n_images,) at the best temperature for these log scores alone, without an update."""
+        """Compute losses at the temperature that is best for these log scores alone, without an update.
+
+        Parameters
+        ----------
+        log_scores : ndarray of shape (n_images, n_classes)
+            Log scores of the images.
+        y : ndarray of shape (n_images,)
+            Class indices.
+
+        Returns
+        -------
+        losses : ndarray of shape (n_images,)
+            Losses of the images, at least 0.
+        """
         value = self.value if self.fixed is not None else fit_temperature(log_scores, y, self.value)
         return self._loss(log_scores / value, y)

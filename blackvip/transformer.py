@@ -37,7 +37,7 @@ class _Frozen(Shared):
         return {"frozen": self._inner.pack(value.estimator, file, f"{where}.estimator")}
 
     def unpack_first(self, packed: Any, file: Reading, where: str) -> Any:
-        expect(isinstance(packed, dict) and packed.keys() == {"frozen"}, f"{where} is no frozen estimator")
+        expect(isinstance(packed, dict) and packed.keys() == {"frozen"}, f"{where} is not a frozen estimator")
         return FrozenEstimator(self._inner.unpack(packed["frozen"], file, f"{where}.estimator"))
 
 

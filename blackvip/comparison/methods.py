@@ -151,7 +151,27 @@ class Method:
 
 
 def prepared(methods: Sequence[str] | Mapping[str, Any], score_fn: Any, class_prompts: Any) -> list[Method]:
-    """Make the estimators of all methods; methods that share a fit become one, in the place of the first."""
+    """Make the estimators of all methods; methods that share a fit become one, in the place of the first.
+
+    Parameters
+    ----------
+    methods : sequence of str, or dict
+        Names of methods, or names with parameters or estimators.
+    score_fn : callable
+        The service.
+    class_prompts : str, dict or sequence
+        Class prompts, as in `BlackVIPClassifier`.
+
+    Returns
+    -------
+    prepared : list of Method
+        One entry per fit.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a method is unknown or cannot be used.
+    """
     named = dict(methods) if isinstance(methods, Mapping) else {name: name for name in _checked_names(methods)}
     if not named:
         raise ValueError(f"methods is empty; expected some of {', '.join(METHODS)}.")
@@ -198,7 +218,26 @@ def _prefixes(estimator: Any) -> list[str]:
 
 
 def with_parameters(estimator: Any, score_fn: Any, class_prompts: Any, limit: int, seed: int | None) -> Any:
-    """Return a clone with the service, class prompts, budget and seed of a run."""
+    """Return a clone with the service, class prompts, budget and seed of a run.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The estimator of a method.
+    score_fn : callable
+        The service.
+    class_prompts : str, dict or sequence
+        Class prompts, as in `BlackVIPClassifier`.
+    limit : int
+        Billed images of the fit, for an estimator with the parameter `max_queries`.
+    seed : int or None
+        Value of `random_state`, if the estimator has it.
+
+    Returns
+    -------
+    clone : estimator
+        The unfitted clone.
+    """
     twin = clone(estimator)
     if getattr(twin, "needs_gradients", False):
         score_fn = innermost(score_fn)

@@ -26,22 +26,7 @@ Key = tuple[str, int | None, int | None]
 
 
 class ResultsFile:
-    """A file of finished runs. Those that are added are on disk before `add` returns.
-
-    The first line identifies the data. Each other line is a run: its rows, and the identity of its method.
-
-    Parameters
-    ----------
-    path : str, path-like or None
-        The file, which is made if it does not exist. None: nothing is kept.
-    identity : object in JSON
-        Identity of the data.
-
-    Raises
-    ------
-    BlackVIPError
-        If the file is no results file, belongs to other data, or is in use.
-    """
+    """File of finished runs, each of which is on disk before `add` returns."""
 
     def __init__(self, path: str | os.PathLike[str] | None, identity: Any):
         self._path = None if path is None else Path(path).expanduser()
@@ -64,7 +49,19 @@ class ResultsFile:
             self._lines.close()
 
     def find(self, keys: list[Row], method: Any) -> list[Row] | None:
-        """The rows of a run; None if one of them is missing.
+        """Return the rows of a run.
+
+        Parameters
+        ----------
+        keys : list of dict
+            Entries that identify the rows.
+        method : object in JSON
+            Identity of the method.
+
+        Returns
+        -------
+        rows : list of dict, or None
+            None if a row is missing.
 
         Raises
         ------
@@ -82,7 +79,7 @@ class ResultsFile:
         return None if None in known else [entry[1] for entry in known if entry is not None]
 
     def add(self, rows: list[Row], method: Any) -> None:
-        """Keep the rows of a run."""
+        """Write the rows of a run; they are on disk when it returns."""
         if self._lines is not None:
             self._lines.append(_line({"method": method, "rows": rows}))
 
@@ -109,7 +106,23 @@ class ResultsFile:
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[Row]:
-    """The rows of all runs in a results file. A last line that is torn is left out."""
+    """Read the rows of all runs in a results file; an incomplete last line is left out.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file.
+
+    Returns
+    -------
+    rows : list of dict
+        One entry per run and method.
+
+    Raises
+    ------
+    BlackVIPError
+        If it is not a results file.
+    """
     lines = Path(path).expanduser().read_bytes().splitlines()
     entries = [entry for entry in map(_parsed, lines) if entry is not None]
     if not _is_comparison(entries):
@@ -120,7 +133,7 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
 
 
 def data_identity(score_fn: Any, class_prompts: Any, X: Any, y: np.ndarray, X_test: Any, y_test: np.ndarray) -> Any:
-    """The data of a comparison, as JSON. Comparisons of the same data may share their runs."""
+    """Describe the data of a comparison as JSON; comparisons of the same data may share their runs."""
     return {
         "version": __version__,
         "score_fn": service_identity(score_fn),

@@ -69,7 +69,23 @@ class Display(ABC):
 
 
 def load_pyplot(caller: str) -> Any:
-    """Return `matplotlib.pyplot`, or raise an error that says how to install it."""
+    """Import `matplotlib.pyplot`.
+
+    Parameters
+    ----------
+    caller : str
+        What needs it, for the error.
+
+    Returns
+    -------
+    pyplot : module
+        The module.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed. The message says how to install it.
+    """
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
@@ -130,7 +146,22 @@ def count_along_x(panel: Any, label: str) -> None:
 
 
 def check_fitted(estimator: Any, caller: str) -> None:
-    """Refuse anything that is not a fitted `BlackVIPClassifier`."""
+    """Raise an error unless an object is a fitted `BlackVIPClassifier`.
+
+    Parameters
+    ----------
+    estimator : object
+        The object.
+    caller : str
+        What needs it, for the error.
+
+    Raises
+    ------
+    TypeError
+        If it has no fitted prompter and baselines.
+    NotFittedError
+        If it is not fitted.
+    """
     if not hasattr(estimator, "compare_prompt"):
         raise TypeError(
             f"{caller} was given a {type(estimator).__name__}; expected a fitted BlackVIPClassifier. For a search, "

@@ -60,7 +60,7 @@ class GradientEncoder(Encoder, name="gradients"):
     def _finish_loading(self) -> None:
         super()._finish_loading()
         n_features = sum(self.block_sizes_)
-        expect(self.n_features_out_ == n_features, f"n_features_out_ is {self.n_features_out_}")
+        expect(self.n_features_out_ == n_features, f"n_features_out_ is {self.n_features_out_}; expected {n_features}")
         expect(len(self.mean_) == n_features, f"mean_ has {len(self.mean_)} numbers; expected {n_features}")
 
     @property

@@ -46,7 +46,7 @@ class ScratchEncoder(Encoder, name="scratch"):
     def _finish_loading(self) -> None:
         super()._finish_loading()
         n_features = self.n_channels_out * CELLS**2
-        expect(self.n_features_out_ == n_features, f"n_features_out_ is {self.n_features_out_}")
+        expect(self.n_features_out_ == n_features, f"n_features_out_ is {self.n_features_out_}; expected {n_features}")
 
     def check_image_size(self, height: int, width: int) -> None:
         expect(self.n_stages_ == n_stages_for(height, width), f"{self.n_stages_} stages do not fit the images")

@@ -196,7 +196,10 @@ def _looked_up(spec: Any, labels: list[Any]) -> list[Any]:
     by_key: dict[Any, Any] = {}
     for label, prompt in spec.items():
         if label_key(label) in by_key:
-            raise ClassPromptError(f"class_prompts has two prompts for the class {plain_label(label)!r}.")
+            raise ClassPromptError(
+                f"class_prompts has two prompts for the class {plain_label(label)!r}; expected each class once. Pass "
+                "several prompts of a class as a list."
+            )
         by_key[label_key(label)] = prompt
     # The labels that most meta-estimators make, and those of OutputCodeClassifier.
     numbered, coded = [("number", position) for position in range(len(labels))], [("number", -1), ("number", 1)]
@@ -283,7 +286,8 @@ def _check(prompts: list[list[Any]], labels: list[Any], is_template: bool) -> No
             raise ClassPromptError(f"The prompt of class {label!r} is blank, {prompt[:100]!r}; expected a text.")
         if not is_valid_text(prompt):
             raise ClassPromptError(
-                f"The prompt of class {label!r}, {prompt[:100]!r}, is not valid text, which no service can be sent."
+                f"The prompt of class {label!r}, {prompt[:100]!r}, is not valid text, so it cannot be "
+                "sent; expected text that UTF-8 can encode."
             )
         # Services do not tell texts apart that differ by their encoding or by spaces.
         compared = " ".join(unicodedata.normalize("NFC", prompt).split())

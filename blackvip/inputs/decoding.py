@@ -181,7 +181,7 @@ def _pixels(item: Any) -> np.ndarray:
     else:
         pixels = _array_pixels(item)
     if not pixels.size:
-        raise ImageError(f"it has no pixels (its shape is {pixels.shape})")
+        raise ImageError(f"it has no pixels (its shape is {pixels.shape}); expected at least 1 x 1")
     return pixels
 
 
@@ -279,7 +279,7 @@ def _on_white(rgba: np.ndarray) -> np.ndarray:
 
 def _encoded_pixels(file: Any, n_bytes: int) -> np.ndarray:
     if not n_bytes:
-        raise ImageError("it is empty")
+        raise ImageError("it is empty; expected the content of an image file")
     with Image.open(file) as image:
         limit = Image.MAX_IMAGE_PIXELS
         # Pillow itself only warns.

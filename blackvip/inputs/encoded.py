@@ -181,7 +181,7 @@ def _content_of_text(text: str) -> bytes | None:
     if _is_data_url(text):
         header, comma, text = text.partition(",")
         if not comma:
-            raise ImageError("it is a data URL without a comma, so it has no content")
+            raise ImageError("it is a data URL without a comma; expected the content of the file behind one")
         data = unquote_to_bytes(text)
         if not header.lower().rstrip().endswith(";base64"):
             return data
@@ -190,7 +190,7 @@ def _content_of_text(text: str) -> bytes | None:
     try:
         return base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ImageError("its base64 text is damaged") from error
+        raise ImageError("its base64 text is damaged; encode the file again") from error
 
 
 def _content_of_file(file: Any) -> bytes:

@@ -138,8 +138,8 @@ def check_classes(classes: Any) -> np.ndarray:
     for label in found.tolist():
         if isinstance(label, str) and not is_valid_text(label):
             raise ValueError(
-                f"The label {label!a:.60} is not valid text, as a file name in an unknown encoding is not; no file or "
-                "service can hold it. Rename the class."
+                f"The label {label!a:.60} is not valid text, such as a file name in an unknown encoding; expected text "
+                "that UTF-8 can encode. Rename the class."
             )
         other = by_key.setdefault(label_key(label), label)
         if other != label:
@@ -199,7 +199,8 @@ def class_indices(y: np.ndarray, classes: np.ndarray, unknown: Literal["raise", 
     if unknown == "raise" and (found < 0).any():
         raise ValueError(
             f"y has the labels {shown(labels[found < 0].tolist())}, which are not among the classes "
-            f"{shown(classes.tolist())}; classes are fixed by the first fit."
+            f"{shown(classes.tolist())}; classes are fixed by the first fit. Leave these images out, or fit again with "
+            "all classes."
         )
     return found[inverse.reshape(-1)]
 
@@ -234,7 +235,10 @@ def training_weights(sample_weight: Any, class_weight: Any, y: np.ndarray) -> np
     )
     weights = weights * compute_sample_weight(_for_labels(class_weight, y), y)
     if not (np.isfinite(weights) & (weights >= 0)).all():
-        raise ValueError(f"class_weight={class_weight!r:.100} has a weight that is negative or not finite.")
+        raise ValueError(
+            f"class_weight={class_weight!r:.100} has a weight that is negative or not finite; expected "
+            "numbers of at least 0."
+        )
     if not weights.any():
         raise ValueError("All weights are zero; expected a sample weight greater than zero for at least two classes.")
     # Sums of huge weights overflow, and products of tiny ones vanish.

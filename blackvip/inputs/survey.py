@@ -84,7 +84,7 @@ class Survey:
 
     def _add_block(self, block: np.ndarray, first: int) -> None:
         if not block.size:
-            raise ImageError(f"The images have no pixels: their shape is {block.shape[1:]}.")
+            raise ImageError(f"The images have no pixels: their shape is {block.shape[1:]}; expected at least 1 x 1.")
         finite = np.isfinite(block).all(axis=(1, 2, 3)) if block.dtype.kind == "f" else np.ones(len(block), bool)
         for row in first + np.flatnonzero(~finite):
             self._add_failure(ImageError(f"Image {row} contains NaN or infinity; expected finite pixels."))
@@ -127,8 +127,9 @@ class Survey:
         Parameters
         ----------
         height, width : int
+            Size to which images are resized, in pixels.
         resize : str or None
-            None if the size is declared.
+            How they are resized. None: the size is declared, so no warning of resizing is needed.
         """
         if self.n_failed:
             warn_caller(
@@ -192,7 +193,10 @@ class Survey:
         if self.dtypes == {np.dtype(np.int8)} and self.low < 0:
             return -128.0, 127.0
         if not np.isfinite(self.high - self.low):
-            raise ImageError(f"The images have numbers between {self.low:g} and {self.high:g}, which is too far apart.")
+            raise ImageError(
+                f"The images have numbers between {self.low:g} and {self.high:g}, which are too far apart; "
+                "expected a finite range. Scale the images."
+            )
         found = range_of(self.low, self.high)
         if np.dtype(np.uint8) in self.dtypes and found not in FULL:
             raise ImageError(

@@ -64,9 +64,11 @@ class ReadsTrainingSets(ReadsImages, saveable=False):
         Parameters
         ----------
         X : images, in any form that `BlackVIPClassifier` takes
+            The images.
         y : array-like of shape (n,)
             Labels.
         sample_weight : array-like of shape (n,) or None
+            Weights of the images, at least 0.
         classes : array-like of shape (n_classes,) or None, default=None
             All class labels. None: those in y.
         known : bool, default=False

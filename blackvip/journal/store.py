@@ -158,7 +158,7 @@ class Store:
     def check_usable(self) -> None:
         """Raise an error if the store is closed, or its file was deleted or replaced."""
         if self._closed:
-            raise self.error("is closed in this process, as after a fork")
+            raise self.error("is closed in this process, as after a fork. Open it again")
         if self._connection is not None and not self._is_in_place():
             raise self._gone()
 

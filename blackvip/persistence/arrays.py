@@ -48,7 +48,7 @@ class Shared(Field):
     def unpack(self, packed: Any, file: Reading, where: str) -> Any:
         if isinstance(packed, dict) and packed.keys() == {"same"}:
             place = str(packed["same"])
-            expect(place in file.values, f"{where} is the same as {reprlib.repr(place)}, which there is not")
+            expect(place in file.values, f"{where} is the same as {reprlib.repr(place)}, which does not exist")
             value = file.values[place]
         else:
             value = file.values[where] = self.unpack_first(packed, file, where)
@@ -170,7 +170,9 @@ class Labels(Field):
         expect(all(type(value) is plain for value in values), f"{where} has labels of another type than {name}")
         if width is not None:
             longest = max(map(len, values), default=0)
-            expect(longest <= int(width[1]) <= _WIDEST_LABEL, f"{where} has labels of a width that does not fit")
+            expect(
+                longest <= int(width[1]) <= _WIDEST_LABEL, f"{where} has labels of a width that does not fit its type"
+            )
         dtype: Any = {"object": object, "text": getattr(np.dtypes, "StringDType", lambda: object)()}.get(name, name)
         array = np.array(values, dtype=dtype)
         expect(array.tolist() == values, f"{where} has labels that {name} does not hold")

@@ -146,7 +146,9 @@ def load(path: Path, score_fn: Any = None) -> Any:
         raise PersistenceError(f"{os.fspath(path)} cannot be loaded: {error}.") from error
     except Exception as error:  # a broken file may raise any other
         reason = f"{type(error).__name__}: {error}"[:200]
-        raise PersistenceError(f"{os.fspath(path)} cannot be loaded, `save` did not write it: {reason}") from error
+        raise PersistenceError(
+            f"{os.fspath(path)} cannot be loaded, because `save` did not write it: {reason}"
+        ) from error
 
 
 _MODEL = Object(SaveableEstimator)
@@ -175,5 +177,5 @@ def _parse(data: bytes, score_fn: Any) -> Any:
     file = Reading(tensors, given={"score_fn": score_fn})
     estimator = _MODEL.unpack(document["object"], file, "")
     surplus = sorted(tensors.keys() - file.values.keys())
-    expect(not surplus, f"it has tensors that belong nowhere: {surplus!r:.100}")
+    expect(not surplus, f"it has tensors that no object uses: {surplus!r:.100}")
     return estimator

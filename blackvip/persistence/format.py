@@ -226,7 +226,7 @@ def _json(text: bytes | str) -> Any:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique = dict(pairs)
-    expect(len(unique) == len(pairs), "a key is there twice")
+    expect(len(unique) == len(pairs), "a key occurs twice")
     return unique
 
 

@@ -37,7 +37,7 @@ def register(cls: type) -> None:
     kind = kind_of(cls)
     earlier = _CLASSES.setdefault(kind, cls)
     if (earlier.__module__, earlier.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise TypeError(f"There is a saveable class {kind} in {earlier.__module__} already.")
+        raise TypeError(f"There is a saveable class {kind} in {earlier.__module__} already; rename one of them.")
     _CLASSES[kind] = cls
 
 
@@ -87,9 +87,10 @@ class Object(Shared):
     def unpack_first(self, packed: Any, file: Reading, where: str) -> Any:
         place = where or "it"
         expect(
-            isinstance(packed, dict) and {"kind", "params"} <= packed.keys(), f"{where or 'the document'} is no object"
+            isinstance(packed, dict) and {"kind", "params"} <= packed.keys(),
+            f"{where or 'the document'} is not an object",
         )
-        expect(packed.keys() <= {"kind", "params", "fitted"}, f"{place} has keys that an object has not")
+        expect(packed.keys() <= {"kind", "params", "fitted"}, f"{place} has keys that an object does not have")
         kind = packed["kind"]
         cls = self._class_named(kind, place)
         expect(self.fitted != "no" or "fitted" not in packed, f"{place} is fitted")

@@ -1,4 +1,4 @@
-"""Answering: from an image to class probabilities, with no, one or two images sent."""
+"""The path of an image to class probabilities, for which no, one or two images are sent."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ class AnswersImages(ReachesService):
         return choose_stages(decision.result, local, second, scored.y, self.cascade)
 
     def _encode(self, pixels: torch.Tensor) -> np.ndarray:
-        """Features of the local encoder; asks no service."""
+        """Compute the features of the local encoder; no service is called."""
         return self.probe_encoder_.encode_batches([pixels])
 
     def _log_probas(self, images: Images, rows: np.ndarray) -> Generator[np.ndarray, None, None]:
-        """Log probabilities of images, batch by batch."""
+        """Yield log probabilities (n, n_classes) of images, batch by batch."""
         if self._stages.local is None and self._stages.second is None:
             encode = self._encode if self.head_.needs_features else None
             for _, columns, features in self._score_in_batches(images, rows, self.prompter_.draw, encode):
@@ -79,7 +79,7 @@ class AnswersImages(ReachesService):
                 yield self._answered(ledger, images, rows[first : first + _PORTION])
 
     def _log_proba_from(self, prompted: np.ndarray, plain: np.ndarray, features: np.ndarray | None) -> np.ndarray:
-        """Log probabilities (n, n_classes) of images that have been scored with and without their prompts."""
+        """Compute log probabilities (n, n_classes) of images that have been scored with and without their prompts."""
 
         def by(head: Head, columns: np.ndarray, rows: Any = slice(None)) -> np.ndarray:
             chosen = None if features is None else features[rows]
@@ -93,7 +93,7 @@ class AnswersImages(ReachesService):
         )
 
     def _answered(self, ledger: Ledger, images: Images, rows: np.ndarray) -> np.ndarray:
-        """Log probabilities (len(rows), n_classes) of images, stage by stage."""
+        """Compute log probabilities (len(rows), n_classes) of images, stage by stage."""
         n_classes = len(self.classes_)
         batches = np.split(rows, range(BATCH, len(rows), BATCH))
         features = np.concatenate([self._encode(images.pixels(batch)) for batch in batches])

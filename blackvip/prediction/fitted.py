@@ -75,7 +75,7 @@ class PromptComparison(NamedTuple):
 class PromptedClassifier(
     SavedClassifier, ReadsTrainingSets, PredictsFromLogProba, AnswersImages, BaseEstimator, saveable=False
 ):
-    """The fitted half of `BlackVIPClassifier`: prediction, and what a file holds of it."""
+    """Fitted half of `BlackVIPClassifier`: prediction."""
 
     prompter: Any
     head: Any
@@ -89,7 +89,7 @@ class PromptedClassifier(
 
     @contextmanager
     def _earlier_fit_kept(self, continues: bool) -> Iterator[None]:
-        """Keep an earlier fit if an error comes before anything is sent; later ones leave no mixture of two."""
+        """Restore an earlier fit if an error comes before anything is sent; later errors leave no mixture of two."""
         before = dict(self.__dict__)
         if not continues:
             self.__dict__.pop("n_queries_", None)
@@ -105,7 +105,7 @@ class PromptedClassifier(
             raise
 
     def _check_same_classes(self, classes: Any) -> None:
-        """Raise a `ValueError` if class labels are not those of the fit that goes on."""
+        """Raise a `ValueError` if class labels differ from those of the fit that is continued."""
         labels = check_classes(classes).tolist()
         if labels != self.classes_.tolist():
             raise ValueError(
@@ -262,7 +262,7 @@ class PromptedClassifier(
         return self._scored
 
     def _read(self, X: Any, y: Any, sample_weight: Any, classes: Any, known: bool, adds: bool = False) -> TrainingSet:
-        """Read the training set; learns the format of the images, the classes and the class prompts.
+        """Read the training set, and learn the format of the images, the classes and the class prompts.
 
         With `adds`, the head will be fitted to earlier images too.
         """
@@ -278,7 +278,7 @@ class PromptedClassifier(
         return data
 
     def _open_labelled(self, X: Any, y: Any, some_unknown: bool = False) -> tuple[Images, np.ndarray]:
-        """Open images and convert their labels to those of `classes_`; with `some_unknown`, not all need be there."""
+        """Open images and convert their labels to those of `classes_`; with `some_unknown`, others may occur too."""
         images, y = self._open_images(X), check_labels(y)
         if len(images) != len(y):
             raise ValueError(f"X has {len(images)} images, but y has {len(y)} labels; expected a label for each image.")
@@ -288,12 +288,12 @@ class PromptedClassifier(
         return images, np.where(index < 0, y, self.classes_[index])
 
     def _labels_by(self, head: Head, log_scores: np.ndarray, features: np.ndarray | None) -> np.ndarray:
-        """Class labels (n_images,) that a head predicts."""
+        """Predict class labels (n_images,) with a head."""
         log_proba = head.predict_log_proba_of(log_scores, features, len(self.classes_))
         return self.classes_[log_proba.argmax(axis=1)]
 
     def _fingerprint(self) -> str:
-        """Twelve digits that identify the prompt and the head."""
+        """Return twelve digits that identify the prompt and the head."""
         n_classes, n_features = len(self.classes_), sum(self.probe_encoder_.block_sizes_)
         n_columns = n_classes + len(self._prompt_groups.prompt_classes)
         features = np.zeros((n_columns, n_features))
@@ -302,7 +302,7 @@ class PromptedClassifier(
         return hashlib.sha256(json.dumps(describe(parts)).encode()).hexdigest()[:12]
 
     def _summary(self) -> str:
-        """The result of a fit in a few lines."""
+        """Describe the result of a fit in a few lines."""
         return (
             f"{self.leaderboard_}\n{self.n_queries_:,} images were billed. Scores were read as "
             f"{self.score_format_.finding}"

@@ -1,4 +1,4 @@
-"""Saving a fitted classifier: what a file holds of it, and checks of what was loaded."""
+"""Saving of a fitted classifier: its attributes in a file, and checks of those that were loaded."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _RUNG = Record(
 
 
 class SavedClassifier(SaveableEstimator, saveable=False):
-    """Mixin of the classifier: its parameters and fitted attributes in a file."""
+    """Mixin of the classifier that saves its parameters and fitted attributes."""
 
     classes_: np.ndarray
     class_prompts_: Any
@@ -121,7 +121,7 @@ class SavedClassifier(SaveableEstimator, saveable=False):
         self._memory = AnswerMemory()
         n_classes, mapping, prompter = len(self.classes_), self.label_mapping_, self.prompter_
         in_order = n_classes >= 2 and np.array_equal(np.unique(self.classes_), self.classes_)
-        expect(in_order, "classes_ are not sorted, or few")
+        expect(in_order, "classes_ are not two or more sorted labels")
         n_prompts = len(self.class_prompts_)
         expect(n_prompts == n_classes, f"there are {n_prompts} class prompts; expected {n_classes}")
         expect(all(self.class_prompts_), "a class has no class prompt")
@@ -136,10 +136,13 @@ class SavedClassifier(SaveableEstimator, saveable=False):
         n_unknown, optimizer = len(self.history_) - self.n_iter_, self.optimizer_
         expect(n_unknown <= 0, f"history_ has {len(self.history_)} steps, but {self.n_iter_} were made")
         told = set().union(*self.history_) - _STEP.fields.keys() - set(optimizer.figure_names)
-        expect(not told, f"history_ has {reprlib.repr(sorted(told))}, which its optimizer does not tell")
+        expect(not told, f"history_ has {reprlib.repr(sorted(told))}, which its optimizer does not report")
         if "state" in vars(optimizer):
             n_parameters = prompter.n_parameters_
-            expect(len(optimizer.w) == n_parameters, f"optimizer_ has not {n_parameters} parameters")
+            expect(
+                len(optimizer.w) == n_parameters,
+                f"optimizer_ has {len(optimizer.w)} parameters; expected {n_parameters}",
+            )
 
     def _check_loaded_heads(self, n_classes: int) -> None:
         """Raise a `PersistenceError` if the heads, the encoder and the scored images do not fit one another."""

@@ -33,7 +33,9 @@ def scores_of(
     score_fn : callable
         See `blackvip.scorers.contract`.
     images : ndarray or tensor of shape (n, ...)
+        Images in the form that the score function takes.
     class_prompts : sequence of str
+        Prompts that the scores belong to.
     images_per_call : int or None, default=None
         The most images in one call. None: what `score_fn` declares, else 64; or all images at once if it has
         ``answers``.
@@ -74,7 +76,25 @@ def scores_of(
 
 
 def collected(pieces: Iterator[Scored], n_images: int, n_prompts: int) -> Any:
-    """Return the scores of all images, in their order, from pieces: an array, or a list of dicts if they have names."""
+    """Collect the scores of all images, in their order.
+
+    Parameters
+    ----------
+    pieces : iterator of (rows, scores)
+        Rows of the images, and what the score function returned for them.
+    n_images, n_prompts : int
+        Numbers of images and class prompts.
+
+    Returns
+    -------
+    scores : ndarray of shape (n_images, n_prompts), or list of dict
+        Dicts from name to score if the scores have names.
+
+    Raises
+    ------
+    ScoreError
+        If pieces have different numbers of scores.
+    """
     rows: list[Any] = [None] * n_images
     is_array = False
     for places, piece in pieces:
@@ -103,7 +123,19 @@ def collected(pieces: Iterator[Scored], n_images: int, n_prompts: int) -> Any:
 
 
 def rows_of(scores: Any, n_images: int) -> np.ndarray | list[dict[str, float]]:
-    """Return a copy of what a score function returned: an array, or a dict for each image if scores have names.
+    """Return a copy of the scores that a score function returned, as one row per image.
+
+    Parameters
+    ----------
+    scores : object
+        What the score function returned.
+    n_images : int
+        Number of images.
+
+    Returns
+    -------
+    rows : ndarray, or list of dict
+        Dicts from name to score if the scores have names.
 
     Raises
     ------
@@ -178,7 +210,7 @@ def report_not_sent(n_images: int) -> None:
 
 
 def report_paid_before(n_images: int) -> None:
-    """Report images that a journal answered: an earlier process paid for them, so they count, but took no time."""
+    """Report images that a journal answered. An earlier process paid for them, so they count but took no time."""
     count = _COUNT.get()
     if count is not None:
         count.n_paid_before += n_images
@@ -190,6 +222,7 @@ class Metered:
     Parameters
     ----------
     pieces : generator of (rows, scores)
+        The pieces of `scores_of`.
 
     Attributes
     ----------

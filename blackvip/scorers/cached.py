@@ -129,12 +129,12 @@ class CachedScorer(WrapperEstimator):
             pieces.close()
 
     def close(self) -> None:
-        """Close the file. The next call opens it again."""
+        """Close the file; the next call opens it again."""
         if self._journal is not None:
             self._journal.close()
 
     def _code_to_keep(self, journal: Journal, service: Any) -> tuple[list[bytes], np.ndarray] | None:
-        """Return a digest of the score function's code, with its key, if the file has none; warn if it has another."""
+        """Return the key and a digest of the score function's code if the file has none; warn if it has another."""
         digest = instructions_of(self.score_fn)
         if digest is None or self._compared == (journal, digest):
             return None
@@ -149,7 +149,7 @@ class CachedScorer(WrapperEstimator):
         return None
 
     def _opened(self) -> Journal:
-        """Return the open journal. A copy opens its own, and so does one whose file was deleted."""
+        """Return the open journal; a copy, or a scorer whose file was deleted, opens a new one."""
         journal = self._journal
         if journal is None or journal.closed or journal.path != Path(self.path).expanduser():
             journal = self._journal = Journal(self.path, _IDENTITY, shared=True)
@@ -160,12 +160,14 @@ class CachedScorer(WrapperEstimator):
 
 
 class PaidAnswers:
-    """A score function that knows the log scores of some images and calls no service.
+    """Score function that knows the log scores of some images, and calls no service.
 
     Parameters
     ----------
     images : ndarray of shape (n, height, width, 3), uint8
+        The images.
     log_scores : ndarray of shape (n, n_classes)
+        Their log scores.
     """
 
     score_type = "logits"

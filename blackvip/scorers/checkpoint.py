@@ -30,7 +30,15 @@ _LARGEST_SEED = 2**128
 
 
 def refuse_checkpoint(checkpoint: Any, what: str) -> None:
-    """Raise a `JournalError` if there is a checkpoint, which `what` cannot have."""
+    """Raise a `JournalError` if a checkpoint is set where none can be used.
+
+    Parameters
+    ----------
+    checkpoint : str, path-like or None
+        Value of the parameter.
+    what : str
+        Start of the message: the method or the setting that continues an earlier fit.
+    """
     if checkpoint is not None:
         raise JournalError(
             f"{what} continues an earlier fit, but a checkpoint holds one fit from its start, and "
@@ -49,9 +57,11 @@ def replayed(
     clf : BlackVIPClassifier
         It has learned the classes and the class prompts from the training set.
     images : Images
+        The training images.
     y : ndarray of shape (n_images,)
         Class indices.
     weights : ndarray of shape (n_images,)
+        Weights of the images.
     draw_seed : callable
         Makes a seed from `random_state`; a new journal keeps it.
 
@@ -79,7 +89,24 @@ def replayed(
 
 
 def fit_identity(clf: Any, images: Images, y: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
-    """Return everything that determines the images a fit sends and their answers, as JSON."""
+    """Describe everything that determines which images a fit sends and how they are answered.
+
+    Parameters
+    ----------
+    clf : BlackVIPClassifier
+        The estimator. It has learned the classes and the class prompts.
+    images : Images
+        The training images.
+    y : ndarray of shape (n_images,)
+        Class indices.
+    weights : ndarray of shape (n_images,)
+        Weights of the images.
+
+    Returns
+    -------
+    identity : dict
+        A description in JSON.
+    """
     pixels = hashlib.sha256()
     for first in range(0, len(images), BATCH):
         block = images[first : first + BATCH]
@@ -98,7 +125,7 @@ def fit_identity(clf: Any, images: Images, y: np.ndarray, weights: np.ndarray) -
 
 
 def warn_of_new_code(score_fn: Any, path: str | os.PathLike[str]) -> None:
-    """Warn that answers of a score function whose code was another one are used."""
+    """Warn that the code of a score function has changed since the answers in a file were paid for."""
     warn_caller(
         f"The code of the score function {scorer_name(innermost(score_fn))} has changed since its answers in "
         f"{os.fspath(path)!r} were paid for. They are used all the same. If it answers differently now, give another "
@@ -133,7 +160,8 @@ def _folder(checkpoint: str | os.PathLike[str]) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise JournalError(
-            f"checkpoint: the folder {os.fspath(path)!r} cannot be created ({error.strerror or error})."
+            f"checkpoint: the folder {os.fspath(path)!r} cannot be created ({error.strerror or error}). Give a path "
+            "in a folder that can be written to."
         ) from error
     return path
 

@@ -137,7 +137,17 @@ def _check_bounded(scores: np.ndarray, score_type: str) -> None:
 
 
 def check_class_prompts(n_prompts: int, most: int | None, said: str) -> None:
-    """Raise a `ClassPromptError` if there are more class prompts than a request takes, as the words `said` say."""
+    """Raise a `ClassPromptError` if there are more class prompts than a request takes.
+
+    Parameters
+    ----------
+    n_prompts : int
+        Number of class prompts.
+    most : int or None
+        The most that a request takes. None: any number.
+    said : str
+        Part of the message that says where the limit comes from.
+    """
     if most is not None and n_prompts > most:
         raise ClassPromptError(
             f"There are {n_prompts} class prompts, but {said}; expected at most {most}. Pass fewer prompts per class "
@@ -147,13 +157,14 @@ def check_class_prompts(n_prompts: int, most: int | None, said: str) -> None:
 
 
 def check_scores_vary(scores: np.ndarray, images: Images, rows: np.ndarray) -> None:
-    """Raise a `ScoreError` if several images that differ have all the same scores.
+    """Raise a `ScoreError` if different images all have the same scores.
 
     Parameters
     ----------
     scores : ndarray of shape (n_rows, n_scores)
         Scores as `check_scores` returns them.
     images : Images
+        The images.
     rows : ndarray of shape (n_rows,)
         Rows of the images that the scores belong to.
     """
@@ -169,9 +180,14 @@ def check_scores_vary(scores: np.ndarray, images: Images, rows: np.ndarray) -> N
 
 
 def check_anything_given(scores: np.ndarray, most_empty: int = 1) -> None:
-    """Raise a `ScoreError` if the scores (n_images, n_prompts) of more than `most_empty` images are all missing.
+    """Raise a `ScoreError` if several images have no scores at all.
 
-    A single image may well show nothing that the service recognises.
+    Parameters
+    ----------
+    scores : ndarray of shape (n_images, n_prompts)
+        Scores as `check_scores` returns them; missing ones are not finite.
+    most_empty : int, default=1
+        Images that may all be without scores. A single image may show nothing that the service recognises.
     """
     if len(scores) > most_empty and not np.isfinite(scores).any():
         raise ScoreError(

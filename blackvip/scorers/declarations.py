@@ -22,7 +22,7 @@ _MISSING = object()
 
 
 def method_of(score_fn: Any, name: str) -> Any:
-    """Return a method of a score function; None unless its class defines it."""
+    """Return a method of a score function, or None unless its class defines the method."""
     if not callable(getattr(type(score_fn), name, None)):
         return None
     method = getattr(score_fn, name, None)
@@ -74,7 +74,25 @@ def declared(score_fn: Any, name: str, default: Any = None) -> Any:
 
 
 def check_rate(rate: Any, name: str) -> float | None:
-    """Return a price or a time per image as a float, or None. An invalid one raises a `ValueError` with its name."""
+    """Return a price or a time per image as a float, or None.
+
+    Parameters
+    ----------
+    rate : object
+        The value that was given.
+    name : str
+        Its name, for the error.
+
+    Returns
+    -------
+    rate : float or None
+        A finite number of at least 0; None if `rate` is None.
+
+    Raises
+    ------
+    ValueError
+        If it is anything else.
+    """
     try:
         return None if rate is None else _rate(rate)
     except ValueError:

@@ -95,7 +95,18 @@ class ScoreFormat(Saveable):
         return np.log(np.maximum(probabilities, self.floor or np.finfo(float).smallest_subnormal))
 
     def gaps(self, scores: np.ndarray) -> np.ndarray:
-        """Return which scores (n_images, n_prompts) are missing without being low; NaN, unless only the top is told."""
+        """Find scores that are missing for another reason than that they are low.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (n_images, n_prompts)
+            Scores as the service gives them.
+
+        Returns
+        -------
+        gaps : ndarray of shape (n_images, n_prompts), bool
+            True where a score is NaN. All False if the service tells only its top scores.
+        """
         return np.zeros(scores.shape, bool) if self.top_only else np.isnan(scores)
 
     def _with_missing(self, probabilities: np.ndarray, missing: np.ndarray) -> np.ndarray:

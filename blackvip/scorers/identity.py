@@ -72,7 +72,7 @@ def service_identity(score_fn: Any) -> Any:
 
 
 def instructions_of(score_fn: Any) -> str | None:
-    """Return a digest of the code of a score function; None if it has none, or declares what it is."""
+    """Return a digest of the code of a score function; None if it has no code or declares its identity."""
     service = innermost(score_fn)
     while isinstance(service, functools.partial | types.MethodType):
         service = service.func if isinstance(service, functools.partial) else service.__func__

@@ -32,10 +32,10 @@ _MOST_EMPTY = 8
 
 
 class Ledger:
-    """A score function with its class prompts, a count and a budget.
+    """Score function with its class prompts, a count of images and a budget.
 
     ``with Ledger(...) as ledger:`` reserves the images of its budget if the score function shares one (it has the
-    method ``lease``, as `SharedBudget` does), and gives back what was not sent at the end of the block. Outside such a
+    method ``lease``, as `SharedBudget` does), and returns what was not sent at the end of the block. Outside such a
     block, each call reserves its own images.
 
     Parameters
@@ -44,6 +44,7 @@ class Ledger:
         ``score_fn(images, class_prompts) -> scores``, see `blackvip.scorers.contract`. The ledger uses what it declares
         as attributes.
     class_prompts : iterable of str
+        Prompts that are sent with each call.
     max_queries : int or None, default=None
         Images that may be sent, a hard limit. None: any number.
     images_per_call : int or None, default=None
@@ -168,17 +169,49 @@ class Ledger:
         return pixels.detach().float().clamp(0, 1) if self.takes_tensors else to_uint8(pixels)
 
     def joined(self, parts: Sequence[Sent]) -> Sent:
-        """Concatenate batches of images that `as_sent` returned; an empty sequence gives no images."""
+        """Concatenate batches of images that `as_sent` returned; without batches, return zero images."""
         if self.takes_tensors:
             return torch.cat(list(parts)) if parts else torch.empty(0, 3, 1, 1, dtype=torch.float32)
         return np.concatenate(parts) if parts else np.empty((0, 1, 1, 3), np.uint8)
 
     def log_scores(self, images: Sent) -> np.ndarray:
-        """Send images and return their log scores (n, n_classes), float64; see `scores`."""
+        """Send images and return the log scores of the classes.
+
+        Parameters
+        ----------
+        images : ndarray of shape (n, height, width, 3), uint8, or tensor
+            Images as `as_sent` returns them.
+
+        Returns
+        -------
+        log_scores : ndarray of shape (n, n_classes), float64
+            Missing scores are estimated, see `ScoreFormat`.
+
+        Raises
+        ------
+        BudgetError, ScoreError
+            As in `scores`.
+        """
         return self.score_columns(images)[:, : self.n_classes]
 
     def score_columns(self, images: Sent) -> np.ndarray:
-        """Send images and return their score columns (n, n_columns), float64; see `PromptGroups.columns`."""
+        """Send images and return their score columns, which heads take.
+
+        Parameters
+        ----------
+        images : ndarray of shape (n, height, width, 3), uint8, or tensor
+            Images as `as_sent` returns them.
+
+        Returns
+        -------
+        columns : ndarray of shape (n, n_columns), float64
+            Log scores of the classes, and the deviations of their prompts, see `PromptGroups.columns`.
+
+        Raises
+        ------
+        BudgetError, ScoreError
+            As in `scores`.
+        """
         return self.reader.score_columns(self.scores(images)) if len(images) else np.empty((0, self.n_columns))
 
     def scores(self, images: Sent) -> np.ndarray:
@@ -192,7 +225,7 @@ class Ledger:
         Returns
         -------
         scores : ndarray of shape (n, n_prompts), float64
-            NaN for missing ones.
+            Missing scores are NaN.
 
         Raises
         ------

@@ -21,22 +21,22 @@ _KEY_BYTES = 32
 
 
 class AnswerMemory:
-    """The scores of images that were billed by a fit or after it, found by a digest of the pixels.
+    """Scores of images that were billed by a fit or after it, found by a digest of the pixels.
 
-    The oldest ones are forgotten when 64 MiB are full. Pickles and deep copies start with an empty memory.
+    When 64 MiB are full, the oldest scores are dropped. Pickles and deep copies start with an empty memory.
 
     Parameters
     ----------
     recalls : bool, default=True
-        Whether it answers; else it only remembers, for later. A fit of a prompter that was asked for sends all images
-        that were planned.
+        Whether images are looked up. False: scores are only stored for later, because a fit of a single prompter sends
+        all images that were planned.
 
     Attributes
     ----------
     n_queries : int
         Images billed by predictions.
     n_asked : int
-        Images whose answers it was given: billed, or free from a cache.
+        Images whose answers were stored: billed, or free from a cache.
     """
 
     def __init__(self, recalls: bool = True) -> None:
@@ -54,7 +54,7 @@ class AnswerMemory:
         return AnswerMemory, ()
 
     def of_service(self, score_fn: ScoreFunction) -> AnswerMemory:
-        """Return this memory; it forgets the answers of any other score function."""
+        """Return this memory, without the answers of any other score function."""
         with self._lock:
             if self._score_fn is not score_fn:
                 self._score_fn, self._n_bytes = score_fn, 0
@@ -62,18 +62,18 @@ class AnswerMemory:
         return self
 
     def count(self, n_images: int) -> None:
-        """Count billed images."""
+        """Add to the number of billed images."""
         with self._lock:
             self.n_queries += n_images
 
     @property
     def n_known(self) -> int:
-        """Number of answers that it can give."""
+        """Number of answers that can be looked up."""
         return len(self._scores) if self.recalls else 0
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Neither remember nor answer, as for the images of training steps, which are never sent again."""
+        """Store and look up nothing, for the images of training steps, which are never sent again."""
         self._paused = True
         try:
             yield
@@ -81,10 +81,22 @@ class AnswerMemory:
             self._paused = False
 
     def recall(self, images: Any, class_prompts: Sequence[str]) -> JournalHit:
-        """Look up images (n, ...) that are about to be sent; known ones are not billed again.
+        """Look up images that are about to be sent; known ones are not billed again.
 
-        It waits for images that another thread has sent. Those that it does not find count as sent by this thread until
-        `keep` or `release` is called.
+        If another thread has sent an image, this method waits for its answer. Images that are not found count as sent
+        by this thread until `keep` or `release` is called.
+
+        Parameters
+        ----------
+        images : ndarray or tensor of shape (n, ...)
+            Images as they would be sent.
+        class_prompts : sequence of str
+            Prompts that are sent with them.
+
+        Returns
+        -------
+        hit : JournalHit
+            The known answers, and the keys under which new ones are stored.
         """
         if self._paused:
             return _nothing_known([b""] * len(images), class_prompts)
@@ -102,7 +114,19 @@ class AnswerMemory:
         return JournalHit(keys, scores, known, 0)
 
     def keep(self, keys: Sequence[bytes], scores: np.ndarray, n_free: int, model: str | None = None) -> None:
-        """Remember scores (n_images, n_prompts)."""
+        """Store the answers to images.
+
+        Parameters
+        ----------
+        keys : sequence of bytes
+            Keys that `recall` has returned.
+        scores : ndarray of shape (n_images, n_prompts)
+            Scores as the service gave them.
+        n_free : int
+            Number of images that were not billed.
+        model : str or None, default=None
+            Ignored.
+        """
         with self._lock:
             self.n_asked += len(keys)
             if self._paused:

@@ -1,4 +1,4 @@
-"""The noise of a service: how much it contradicts itself."""
+"""Noise of a service: differences between its answers to the same image."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Numbers from whatever a score function returned: arrays, tensors, columns of tables and nested lists.
-
-Nothing is converted that was not a number before.
-"""
+"""Conversion of what a score function returned to numbers: arrays, tensors, columns of tables and nested lists."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ _SHOWN = 60
 
 
 class NotNumbersError(TypeError):
-    """Something is not an array of numbers; the message says what it contains."""
+    """Error for a value that is not an array of numbers; the message says what it contains."""
 
 
 def shown(value: Any) -> str:

@@ -1,9 +1,4 @@
-"""Brings what a score function returned into one of two forms: an array, or scores with names.
-
-Named scores are frames (pandas, polars, pyarrow, xarray, structured arrays), dicts of columns, and lists of rows:
-dicts, Series, or the lists of labels with scores that pipelines return. Both forms are copies, since some services
-write every answer into the same buffer.
-"""
+"""Conversion of what a score function returned to one of two forms: an array, or scores with names."""
 
 from __future__ import annotations
 
@@ -45,15 +40,23 @@ class NamedScores:
         return [{name: score for name, score in zip(self.names, row) if score == score} for row in self.values.tolist()]
 
     def only(self, names: Iterable[str]) -> NamedScores:
-        """Return the scores of these names; other scores are dropped."""
+        """Return the scores of these names, without all others."""
         wanted = {_normal(name) for name in names}
         kept = [column for column, name in enumerate(self.names) if _normal(name) in wanted]
         return NamedScores([self.names[column] for column in kept], self.values[:, kept])
 
     def matched(self, class_prompts: Sequence[str]) -> np.ndarray:
-        """Return the scores (n_images, n_prompts) in the order of class prompts; NaN for those without a score.
+        """Match scores to class prompts by name, compared in Unicode NFC.
 
-        Names are compared in Unicode NFC.
+        Parameters
+        ----------
+        class_prompts : sequence of str
+            The class prompts.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_images, n_prompts)
+            Scores in the order of the class prompts; NaN for those without a score.
 
         Raises
         ------

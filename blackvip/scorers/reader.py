@@ -1,4 +1,4 @@
-"""The reader of a service's answers: it checks them and turns them into log scores for classes."""
+"""The reader of a service's answers, which checks them and converts them to log scores of classes."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ class _MapsLabels(Protocol):
 
 
 class ScoreReader:
-    """Reads answers: checks them, and turns them into log scores for classes.
+    """Reader of answers, which checks them and converts them to log scores of classes.
 
     Parameters
     ----------
     score_type : {"auto", "logits", "probabilities", "percent", "levels"}, default="auto"
         The declared type of the scores.
     score_format : ScoreFormat or None, default=None
-        A format that was recognised before. None: `learn` recognises it, else the first call's scores do. It is then
-        kept, so that an image's log scores depend on its own scores alone.
+        A format that was recognised earlier. None: the first call of `score_columns` recognises it, and keeps it, so
+        that an image's log scores depend on its own scores alone.
     label_mapping : LabelMapping or None, default=None
-        Maps log scores for a service's own labels to log scores for classes. It maps all images of a call at once,
+        Maps log scores of a service's own labels to log scores of classes. It maps all images of a call at once,
         which keeps results bit-identical however the answers were split on their way.
     groups : PromptGroups or None, default=None
-        The prompts of each class, if one of them has several. None: one prompt per class.
+        The prompts of each class, if a class has several. None: one prompt per class.
 
     Raises
     ------
     ValueError
-        If `score_type` is none of these.
+        If there is no such `score_type`.
     """
 
     def __init__(
@@ -72,7 +72,22 @@ class ScoreReader:
 
     @classmethod
     def of(cls, score_fn: Any, score_type: str = "auto", **kwargs: Any) -> Self:
-        """Return a reader for a score function; "auto" stands for the `score_type` that the function declares."""
+        """Make a reader for a score function.
+
+        Parameters
+        ----------
+        score_fn : callable
+            The score function.
+        score_type : {"auto", "logits", "probabilities", "percent", "levels"}, default="auto"
+            Type of the scores. "auto": the type that the score function declares.
+        **kwargs
+            Further parameters of the reader.
+
+        Returns
+        -------
+        reader : ScoreReader
+            The new reader.
+        """
         return cls(declared(score_fn, "score_type", "auto") if score_type == "auto" else score_type, **kwargs)
 
     @property
@@ -81,7 +96,27 @@ class ScoreReader:
         return self._declared_type if self.score_format is None else self.score_format.score_type
 
     def check(self, answer: Any, n_images: int, class_prompts: Sequence[str]) -> np.ndarray:
-        """Return an answer as an array (n_images, n_prompts), or raise a `ScoreError`; see `check_scores`."""
+        """Check an answer, and convert it to an array; see `check_scores`.
+
+        Parameters
+        ----------
+        answer : object
+            What the score function returned.
+        n_images : int
+            Number of images that were sent.
+        class_prompts : sequence of str
+            Prompts that were sent.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_images, n_prompts), float64
+            Missing scores are NaN.
+
+        Raises
+        ------
+        ScoreError
+            If the answer breaks the contract.
+        """
         return check_scores(answer, n_images, class_prompts, self.score_type)
 
     def score_columns(

@@ -1,4 +1,4 @@
-"""The journal of a fit as a wrapper around its score function: answers that were paid for are not asked for again."""
+"""The journal of a fit as a wrapper around its score function, so that no answer is paid for twice."""
 
 from __future__ import annotations
 
@@ -32,13 +32,25 @@ class ContentKeys:
     service : object
         JSON that `service_identity` returned.
     class_prompts : iterable of str
+        Prompts that are sent with the images.
     """
 
     def __init__(self, service: Any, class_prompts: Iterable[str]):
         self._base = hashlib.sha256(json.dumps([service, list(class_prompts)]).encode())
 
     def of(self, images: Any) -> list[bytes]:
-        """Return a key of 32 bytes for each image of an array or tensor (n, ...)."""
+        """Return a key of 32 bytes for each image.
+
+        Parameters
+        ----------
+        images : ndarray or tensor of shape (n, ...)
+            Images as they are sent.
+
+        Returns
+        -------
+        keys : list of bytes
+            Equal images of equal type and shape have equal keys.
+        """
         pixels = images if isinstance(images, np.ndarray) else images.detach().cpu().numpy()
         base = self._base.copy()
         base.update(f"{pixels.dtype.str} {pixels.shape[1:]}".encode())
@@ -85,14 +97,15 @@ class Recalls(Protocol):
 
 
 class Replay:
-    """The journal of a fit, read in the order of the fit: the k-th request for an image gets its k-th answer.
+    """Journal of a fit, read in the order of the fit: the k-th request for an image gets its k-th answer.
 
-    A fit requests the same images each time it runs. So the order in which answers arrived does not matter, and a
-    service that answers the same image differently each time is replayed faithfully.
+    A fit requests the same images each time it runs. The order in which answers arrived therefore does not matter, and
+    a service that answers the same image differently each time is replayed faithfully.
 
     Parameters
     ----------
     journal : Journal
+        The open journal.
     service : object
         JSON that `service_identity` returned.
     seed : int
@@ -127,10 +140,12 @@ class Replay:
         images : ndarray or tensor of shape (n, ...)
             Images as they would be sent.
         class_prompts : sequence of str
+            Prompts that are sent with them.
 
         Returns
         -------
         hit : JournalHit
+            The known answers, and the keys under which new ones are stored.
 
         Raises
         ------
@@ -153,7 +168,24 @@ class Replay:
         return JournalHit(keys, scores, known, n_billed)
 
     def keep(self, keys: Sequence[bytes], scores: np.ndarray, n_free: int, model: str | None = None) -> None:
-        """Write new answers of a model, `n_free` of them not billed; they are on disk when this returns."""
+        """Write new answers; they are on disk when this returns.
+
+        Parameters
+        ----------
+        keys : sequence of bytes
+            Keys that `recall` has returned.
+        scores : ndarray of shape (n_images, n_prompts)
+            Scores as the service gave them.
+        n_free : int
+            Number of images that were not billed.
+        model : str or None, default=None
+            Name of the model that answered, if it is known.
+
+        Raises
+        ------
+        JournalError
+            If they cannot be written.
+        """
         self.journal.add(keys, scores, n_free, self.off_path)
         if model is not None:
             self._note(model)
@@ -199,7 +231,7 @@ class Replay:
 
 
 def _repeats(hit: JournalHit) -> dict[int, list[int]]:
-    """Rows of images without an answer that repeat an earlier row, by that row."""
+    """Find rows of images without an answer that repeat an earlier row; return them by that row."""
     first_of: dict[bytes, int] = {}
     repeats: dict[int, list[int]] = {}
     for row in np.flatnonzero(~hit.known).tolist():
@@ -210,15 +242,16 @@ def _repeats(hit: JournalHit) -> dict[int, list[int]]:
 
 
 class JournaledScorer(ScorerWrapper):
-    """A score function that answers from a journal or a memory first, and keeps every new answer there.
+    """Score function that answers from a journal or a memory first, and stores every new answer there.
 
-    Images that an earlier process of the fit paid for count as sent, so that a resumed fit reports what it cost in all.
+    Images that an earlier process of the fit paid for count as sent, so that a resumed fit reports its total cost.
 
     Parameters
     ----------
     score_fn : callable
         ``score_fn(images, class_prompts) -> scores``, see `blackvip.scorers.contract`.
     replay : Replay or AnswerMemory
+        The store of answers.
     reader : ScoreReader
         Checks answers before they are written. Share it with the ledger, which recognises their format.
     images_per_call : int or None, default=None

@@ -1,4 +1,4 @@
-"""Scoring: from images, with or without prompts, to the service's log scores, a bounded number at once."""
+"""Scoring of images, with or without prompts, in batches of bounded size."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def score_images(
     Parameters
     ----------
     ledger : Ledger
+        Sends and counts the images.
     images : Images
+        The images.
     rows : ndarray of int
         Rows of the images that are sent.
     draw : callable or None, default=None
@@ -49,9 +51,11 @@ def score_images(
     Yields
     ------
     rows : ndarray of shape (n,)
+        Rows of a batch.
     log_scores : ndarray of shape (n, n_classes)
-        What `score` returned.
+        Result of `score`.
     features : ndarray of shape (n, n_features) or None
+        Result of `encode`.
     """
 
     def made(batch: np.ndarray) -> tuple[np.ndarray, Any, Any]:
@@ -68,7 +72,24 @@ def score_images(
 
 
 def score_columns_of(ledger: Ledger, images: Images, rows: np.ndarray, draw: Drawing | None = None) -> np.ndarray:
-    """Return the score columns (len(rows), n_columns) of images, which heads take; see `Ledger.score_columns`."""
+    """Send images, and return their score columns, which heads take.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Sends and counts the images.
+    images : Images
+        The images.
+    rows : ndarray of int
+        Rows of the images that are sent.
+    draw : callable or None, default=None
+        Draws prompts onto pixels (n, 3, height, width). None: images are sent without a prompt.
+
+    Returns
+    -------
+    columns : ndarray of shape (len(rows), n_columns)
+        See `Ledger.score_columns`.
+    """
     parts = [columns for _, columns, _ in score_images(ledger, images, rows, draw, score=ledger.score_columns)]
     return np.concatenate(parts) if parts else np.empty((0, ledger.n_columns))
 

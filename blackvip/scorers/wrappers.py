@@ -23,7 +23,7 @@ __all__ = [
 
 
 class LeavesOutLive:
-    """Base of estimators whose pickles and copies leave out what is open or loaded, such as files and models."""
+    """Mixin of estimators whose pickles and copies leave out open files, loaded models and the like."""
 
     _live_attributes: ClassVar[tuple[str, ...]] = ()
 
@@ -33,7 +33,7 @@ class LeavesOutLive:
 
 
 class ForwardsAttributes:
-    """Base of score functions that call another one, `score_fn`, and declare what that one declares."""
+    """Mixin of score functions that call another one, `score_fn`, and declare what it declares."""
 
     score_fn: Any
 
@@ -73,17 +73,17 @@ class ForwardsAttributes:
         return declared(self.score_fn, "tensor_device", "cpu")
 
     def with_scorer(self, score_fn: Any) -> Self:
-        """Return this score function around another one.
+        """Return a copy of this score function that calls another one.
 
         Parameters
         ----------
         score_fn : callable
-            The score function that it calls instead of its own.
+            The score function to call.
 
         Returns
         -------
         twin : score function
-            It shares this one's counts and files.
+            The copy, which shares counts and files with the original.
         """
         twin = copy.copy(self)
         twin.score_fn = score_fn
@@ -91,11 +91,11 @@ class ForwardsAttributes:
 
 
 class ScorerWrapper(ForwardsAttributes):
-    """Base of score functions that return the scores of their `score_fn` unchanged."""
+    """Base class of score functions that return the scores of their `score_fn` unchanged."""
 
 
 class WrapperEstimator(LeavesOutLive, ScorerWrapper, BaseEstimator):
-    """Base of wrappers that are estimators: their clones share the score function instead of copying it."""
+    """Base class of wrappers that are estimators: their clones share the score function instead of copying it."""
 
     def __sklearn_clone__(self) -> Self:
         return copy.copy(self)
@@ -122,6 +122,6 @@ class IsScoreFunction(HasMethods):
 
 
 def scorer_name(score_fn: Any) -> str:
-    """Return a name for a score function. Its repr may contain a secret."""
+    """Return a name for a score function, never its repr, which may contain a secret."""
     name = inspect.getattr_static(score_fn, "__name__", None) and getattr(score_fn, "__name__", None)
     return name if isinstance(name, str) else type(score_fn).__name__

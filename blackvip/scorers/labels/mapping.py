@@ -158,7 +158,7 @@ class LabelMapping(Saveable, BaseEstimator):
 
     def _finish_loading(self) -> None:
         shape, expected = self.weights.shape, (len(self.labels), len(self.class_prompts))
-        expect(shape == expected, f"a label mapping has weights of shape {shape}, not {expected}")
+        expect(shape == expected, f"a label mapping has weights of shape {shape}; expected {expected}")
 
     def __init__(
         self,

@@ -26,21 +26,21 @@ _SMALL_BYTES = 2**16
 
 
 class Source(Protocol):
-    """Lends a score function for the time of a call."""
+    """Base class of objects that lend a score function for the time of a call."""
 
     #: Whether tasks go to another process, so that what they carry is pickled.
     is_remote: bool
 
     @property
     def for_every_task(self) -> Source:
-        """The source in the form that a task carries at first."""
+        """Return the source in the form that a task carries at first."""
 
     def borrow(self) -> Any:
         """Return a context manager whose value is the score function."""
 
 
 class Shared:
-    """A score function that the threads of one process share."""
+    """Source of one score function that the threads of a process share."""
 
     is_remote = False
 
@@ -49,7 +49,7 @@ class Shared:
 
     @property
     def for_every_task(self) -> Shared:
-        """Itself."""
+        """Return the source itself."""
         return self
 
     @contextmanager
@@ -88,7 +88,7 @@ class PerDevice:
 
     @property
     def for_every_task(self) -> PerDevice:
-        """Itself."""
+        """Return the source itself."""
         return self
 
     @contextmanager
@@ -101,7 +101,7 @@ class PerDevice:
 
 
 class UnknownScorerError(KeyError):
-    """A pickled scorer came without its content, and this process does not have it."""
+    """Error of a worker that receives a pickled scorer without its content and does not have it yet."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,16 @@ class PickledScorer:
     @classmethod
     def of(cls, score_fn: Any) -> PickledScorer:
         """Pickle a score function.
+
+        Parameters
+        ----------
+        score_fn : callable
+            The score function.
+
+        Returns
+        -------
+        packed : PickledScorer
+            The pickled score function.
 
         Raises
         ------
