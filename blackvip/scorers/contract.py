@@ -72,6 +72,7 @@ def check_scores(scores: Any, n_images: int, class_prompts: Sequence[str], score
     n_images : int
         Number of images it was given.
     class_prompts : sequence of str
+        Class prompts it was given.
     score_type : {"auto", "logits", "probabilities", "percent", "levels"}, default="auto"
         Type of the scores; "auto" if it is not known yet.
 

@@ -53,6 +53,7 @@ def label_counts(
     y : ndarray of shape (n_images,)
         Class indices.
     n_classes : int
+        Number of classes.
     n_top : int or None, default=None
         None: the first label of an image counts 1. Otherwise its first `n_top` labels count their probabilities.
     sample_weight : ndarray of shape (n_images,) or None, default=None
@@ -61,6 +62,7 @@ def label_counts(
     Returns
     -------
     counts : ndarray of shape (n_labels, n_classes)
+        Weighted counts, at least 0.
     """
     counts = np.zeros((log_scores.shape[1], n_classes))
     rows = np.flatnonzero(np.ptp(log_scores, axis=1))

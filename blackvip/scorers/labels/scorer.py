@@ -246,6 +246,7 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
         images : ndarray of shape (n, height, width, 3), uint8, or tensor
             Images in the form that the score function takes.
         class_prompts : sequence of str
+            Class prompts, or labels of the service.
 
         Returns
         -------

@@ -30,11 +30,14 @@ def text_matches(labels: Sequence[str], class_prompts: Sequence[str]) -> np.ndar
     Parameters
     ----------
     labels : sequence of str
+        Labels of a service.
     class_prompts : sequence of str
+        One prompt per class.
 
     Returns
     -------
     matches : ndarray of shape (n_labels, n_classes), bool
+        At most one True in each row.
 
     Examples
     --------

@@ -111,6 +111,7 @@ class ParallelScorer(WrapperEstimator):
         images : ndarray of shape (n, height, width, 3), uint8, or tensor
             Images in the form that the score function takes.
         class_prompts : list of str
+            Prompts that the scores belong to.
 
         Yields
         ------
@@ -145,6 +146,7 @@ class ParallelScorer(WrapperEstimator):
         Returns
         -------
         scorer : ParallelScorer
+            The copy.
 
         Raises
         ------
