@@ -1,8 +1,4 @@
-"""AReS: a local model that is primed with the service's scores, and then reprogrammed without the service.
-
-Zhang et al., *Prime Once, then Reprogram Locally*, CVPR 2026 (arXiv 2604.01474), is the strongest published rival with
-the same access. Settings are those of its public implementation; the notes of `AReSClassifier` list the differences.
-"""
+"""AReS: a local model that learns from the service's scores and is then reprogrammed without the service."""
 
 from __future__ import annotations
 
@@ -215,7 +211,7 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any) -> AReSClassifier:
-        """Prime the local model with the service's scores, and reprogram it.
+        """Train the local model on the service's scores, and then reprogram it.
 
         Parameters
         ----------

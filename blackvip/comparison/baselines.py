@@ -94,7 +94,20 @@ class ServiceBaselines(_ReadsTrainingSet, BaseEstimator):
         self.resize = resize
 
     def fit(self, X: Any, y: Any) -> ServiceBaselines:
-        """Score each training image once and fit all baselines."""
+        """Score each training image once, and fit all baselines.
+
+        Parameters
+        ----------
+        X : images, in any form that `BlackVIPClassifier` takes
+            Training images; each is billed once.
+        y : array-like of shape (n,)
+            Their labels.
+
+        Returns
+        -------
+        self : ServiceBaselines
+            The fitted estimator.
+        """
         images, index = self._training_set(X, y)
         encoder = make_frozen_encoder(self.local_encoder)
         sample = np.linspace(0, len(images) - 1, min(len(images), most_to_fit(self.image_format_))).astype(int)
@@ -127,12 +140,12 @@ class ServiceBaselines(_ReadsTrainingSet, BaseEstimator):
         return make_prompt_groups(self.class_prompts, self.classes_, names).class_prompts
 
     def log_probas(self, X: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Log probabilities of images by some of the baselines.
+        """Predict log probabilities by some of the baselines.
 
         Parameters
         ----------
-        X : images
-            Images in any form that `fit` takes. Each is billed once, or not at all if only the local probe is asked.
+        X : images, in any form that `fit` takes
+            Each image is billed once; none if only the local probe is asked for.
         names : sequence of str
             Keys of `baselines_`.
 
@@ -140,6 +153,11 @@ class ServiceBaselines(_ReadsTrainingSet, BaseEstimator):
         -------
         log_probas : dict of str to ndarray of shape (n_images, n_classes)
             Log probabilities by each baseline.
+
+        Raises
+        ------
+        ValueError
+            If the fit had too few images for a baseline.
         """
         missing = [name for name in names if name not in self.baselines_]
         if missing:
@@ -214,7 +232,20 @@ class LabelMappedService(_ReadsTrainingSet, PredictsFromLogProba, BaseEstimator)
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any) -> LabelMappedService:
-        """Score each training image once and learn the mapping."""
+        """Score each training image once, and learn the mapping.
+
+        Parameters
+        ----------
+        X : images, in any form that `BlackVIPClassifier` takes
+            Training images; each is billed once.
+        y : array-like of shape (n,)
+            Their labels.
+
+        Returns
+        -------
+        self : LabelMappedService
+            The fitted estimator.
+        """
         images, index = self._training_set(X, y)
         labelled = innermost(self.score_fn)
         if hasattr(labelled, "fit_labels"):
@@ -231,5 +262,16 @@ class LabelMappedService(_ReadsTrainingSet, PredictsFromLogProba, BaseEstimator)
         return self
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Log probabilities (n_images, n_classes) of images; bills one image each."""
+        """Predict log probabilities; bills one image each.
+
+        Parameters
+        ----------
+        X : images, in any form that `fit` takes
+            Images of the training images' size, unless `fit` had to resize.
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n_images, n_classes)
+            Columns are in the order of `classes_`.
+        """
         return log_softmax(self.service_.score(self._open_images(X)).log_scores, axis=1)

@@ -125,7 +125,7 @@ def make_method(
 
 @dataclass
 class Method:
-    """What one fit serves: several views of it, or a single method."""
+    """One fit, and the methods that it serves: several views of it, or a single method."""
 
     name: str
     estimator: Any

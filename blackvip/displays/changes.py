@@ -59,7 +59,7 @@ def change_in_words(before: np.ndarray, after: np.ndarray) -> list[str]:
 
 
 def _ratio(after: float, before: float) -> str:
-    """The ratio of two spreads as text; empty if it is not visible, or if there was no spread."""
+    """Return the ratio of two spreads as text; empty if it is not visible, or if there was no spread."""
     if before < 1 / 255:
         return ""
     ratio = after / before

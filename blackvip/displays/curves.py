@@ -258,7 +258,7 @@ class QueryCurveDisplay(Display):
 
 
 def _baseline_figures(estimator: Any) -> dict[str, dict[str, float]]:
-    """Accuracies of the baselines, and the loss of the zero-shot service as training measures it."""
+    """Return the accuracies of the baselines, and the loss of the zero-shot service as training measures it."""
     scored = estimator.scored_images_
     temperature = Temperature(None if estimator.temperature == "auto" else float(estimator.temperature), estimator.loss)
     losses = temperature.best_losses(scored.plain, scored.y)
@@ -269,7 +269,7 @@ def _baseline_figures(estimator: Any) -> dict[str, dict[str, float]]:
 
 
 def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean of the last `window` values at each place; of all values so far at the first places."""
+    """Compute the mean of the last `window` values at each place, and of all values so far at the first places."""
     sums = np.cumsum(np.insert(values, 0, 0.0))
     ends = np.arange(1, len(values) + 1)
     begins = np.maximum(0, ends - window)

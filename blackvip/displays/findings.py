@@ -61,7 +61,7 @@ class Results(NamedTuple):
 
 
 def what_is_sent(estimator: Any) -> str:
-    """What the classifier sends to the service, in words."""
+    """Describe what the classifier sends to the service."""
     return f"images with the {estimator.prompter_.title}" if estimator.prompt_used_ else "images as they are"
 
 
@@ -72,10 +72,22 @@ def _price(n_images: float) -> str:
 
 
 def recommendation(estimator: Any, results: Results) -> str:
-    """What to use, with its accuracy and its price; and what costs less.
+    """Recommend the classifier or a baseline, with its accuracy and its price, and say what costs less.
 
-    The classifier is recommended unless a baseline is clearly better on these images, or the local probe, which asks no
-    service, is not clearly worse.
+    The classifier is recommended unless a baseline is clearly better on these images, or the local probe, which calls
+    no service, is not clearly worse.
+
+    Parameters
+    ----------
+    estimator : BlackVIPClassifier
+        The fitted classifier.
+    results : Results
+        Results on the test images.
+
+    Returns
+    -------
+    text : str
+        One to three sentences.
     """
     per_prediction = next(row["images_per_prediction"] for row in estimator.cost_curve_ if row["used"])
     alone = results.accuracy("zero_shot")
@@ -113,7 +125,20 @@ def recommendation(estimator: Any, results: Results) -> str:
 
 
 def uncertainties(estimator: Any, results: Results) -> Iterator[str]:
-    """What these results cannot tell, a sentence each."""
+    """Yield sentences on the uncertainty of the results.
+
+    Parameters
+    ----------
+    estimator : BlackVIPClassifier
+        The fitted classifier.
+    results : Results
+        Results on the test images.
+
+    Yields
+    ------
+    sentence : str
+        The interval of the gain, too few images or shots, and a difference to cross-validation.
+    """
     n, n_train = len(results.y), len(estimator.scored_images_.y)
     gain = results.hits["classifier"].astype(float) - results.hits["zero_shot"]
     error = 1.96 * gain.std(ddof=1) / math.sqrt(n) if n > 1 else math.inf
@@ -139,7 +164,7 @@ def uncertainties(estimator: Any, results: Results) -> Iterator[str]:
 
 
 def describe_ending(estimator: Any) -> str:
-    """Why training ended, with the figures behind it."""
+    """Say why training ended, with the figures behind it."""
     reason, rungs = estimator.termination_reason_, estimator.rungs_
     text = _ENDINGS[reason]
     if reason == "ceiling":
@@ -155,7 +180,22 @@ def describe_ending(estimator: Any) -> str:
 
 
 def wilson_interval(n_hits: int, n: int) -> tuple[float, float]:
-    """Compute Wilson's 95 % interval of a proportion (Wilson, 1927)."""
+    """Compute Wilson's 95 % interval of a proportion.
+
+    Parameters
+    ----------
+    n_hits, n : int
+        Number of successes, and of trials.
+
+    Returns
+    -------
+    low, high : float
+        Bounds of the interval, within [0, 1].
+
+    References
+    ----------
+    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
+    """
     z, p = 1.959964, n_hits / n
     centre, spread = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     return max(0.0, (centre - spread) / (1 + z**2 / n)), min(1.0, (centre + spread) / (1 + z**2 / n))

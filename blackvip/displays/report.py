@@ -275,7 +275,7 @@ def _picture(display: Display, title: str, caption: str) -> dict[str, Any]:
 
 
 def _found(estimator: Any, results: Results) -> list[str]:
-    """What the fit has found, and what the test images cannot tell, a sentence or two each."""
+    """Return sentences on the findings of the fit, and on what the test images cannot tell."""
     steps = f"{counted(estimator.n_iter_, 'step')} of {type(estimator.optimizer_).__name__}"
     ending = f"Training made {steps}, and ended because {describe_ending(estimator)}."
     return [f"Scores were read as {estimator.score_format_.finding}", ending, *uncertainties(estimator, results)]

@@ -1,4 +1,4 @@
-"""The tables of the report, as rows of texts with a caption and notes."""
+"""Tables of the report: rows of texts with a caption and notes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _LONGEST = 300  # characters of a parameter's value
 
 
 def service_name(estimator: Any) -> str:
-    """Name of the score function's class or function, never its parameters or repr, which may hold a key."""
+    """Return the name of the score function's class or function, never its parameters or repr, which may hold a key."""
     return name_of(innermost(estimator.score_fn)).removeprefix("__main__.")
 
 
 def accuracy_table(estimator: Any, results: Results) -> dict[str, Any]:
-    """Accuracies on the test images: the baselines, the service with the prompt, and the classifier."""
+    """Make the table of accuracies on the test images: baselines, the service with the prompt, and the classifier."""
     n, n_train = len(results.y), len(estimator.scored_images_.y)
     titles = {**BASELINE_NAMES, "prompt": "prompt alone", "classifier": "this classifier"}
     rows = []
@@ -58,7 +58,7 @@ def accuracy_table(estimator: Any, results: Results) -> dict[str, Any]:
 
 
 def rung_table(estimator: Any) -> dict[str, Any] | None:
-    """What each part adds on the training images: no prompt, a correction, a trained prompt, and the head of each."""
+    """Make the table of what each rung of the ladder adds on the training images; None without a ladder."""
     rows = []
     for rung in estimator.rungs_:
         cells = [
@@ -84,7 +84,7 @@ def rung_table(estimator: Any) -> dict[str, Any] | None:
 
 
 def cost_table(estimator: Any, n_queries: int, waited: float) -> dict[str, Any]:
-    """What the fit and the report have billed, and what 1,000 predictions bill."""
+    """Make the table of the billed images of the fit, of the report and of 1,000 predictions."""
     price = declared(estimator.score_fn, "price_per_image")
     rate = estimator.seconds_per_image_
     per_prediction = next(row["images_per_prediction"] for row in estimator.cost_curve_ if row["used"])
@@ -112,7 +112,7 @@ def cost_table(estimator: Any, n_queries: int, waited: float) -> dict[str, Any]:
 
 
 def parameter_table(estimator: Any) -> dict[str, Any]:
-    """All parameters of the classifier, those that differ from their defaults first."""
+    """Make the table of all parameters of the classifier; those that differ from their defaults come first."""
     rows: list[dict[str, Any]] = []
     for name, parameter in inspect.signature(type(estimator)).parameters.items():
         value = service_name(estimator) if name == "score_fn" else _shown(getattr(estimator, name))

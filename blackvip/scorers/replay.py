@@ -44,7 +44,7 @@ class ContentKeys:
         Parameters
         ----------
         images : ndarray or tensor of shape (n, ...)
-            Images as they are sent.
+            Images in the form in which they are sent.
 
         Returns
         -------
