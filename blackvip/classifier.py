@@ -379,7 +379,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         continues: bool = False,
         replay: Replay | None = None,
     ) -> Run:
-        """Images -> features -> prompts: everything that a run needs. It sends nothing, and sets nothing."""
+        """Make everything that a run needs (images -> features -> prompts), without sending or setting anything."""
         streams = Streams.of(int(rng.integers(2**63)))
         optimizer = make_optimizer(self.optimizer, a=self.a, c=self.c)
 
@@ -414,7 +414,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         return Objective(features, data, ledger, memory, self.prompt_scale, temperature, augment)
 
     def _train(self, run: Run, data: TrainingSet, rng: Any, adds: bool = False, replay: Any = None) -> Outcome:
-        """Prompted images -> scores -> losses -> update -> head."""
+        """Train the prompter and the head: prompted images -> scores -> losses -> update -> head."""
         judged, ledger = run.judged_rows, run.objective.ledger
         with ledger, Monitor(self, run) as monitor, BackgroundThread() as background:
             # Local features are computed in a thread while the service answers.

@@ -59,7 +59,7 @@ class Table(ABC):
 
     @abstractmethod
     def _cells(self) -> list[Sequence[str]]:
-        """Rows of cells: the head first, and the name of each row in its first cell; all others hold numbers."""
+        """Return rows of cells: the head first, and the name of each row in its first cell; all others hold numbers."""
 
     def __str__(self) -> str:
         cells = self._cells()

@@ -16,7 +16,7 @@ _CLOSE = 1e-6  # Newton's method stops after a smaller step of the log temperatu
 
 
 def cross_entropy(log_scores: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Cross-entropy of each image's scores, after a softmax (eq. 2).
+    """Compute the cross-entropy of each image's scores, after a softmax (eq. 2).
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def cross_entropy(log_scores: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def focal(log_scores: np.ndarray, y: np.ndarray, gamma: float = 2.0) -> np.ndarray:
-    """Focal loss of each image's scores, after a softmax (Lin et al., ICCV 2017).
+    """Compute the focal loss of each image's scores, after a softmax (Lin et al., ICCV 2017).
 
     The cross-entropy times (1 - p)^gamma, where p is the probability of the true class. Images that are classified
     correctly count for little. BAR uses it with gamma = 2 (Tsai et al., ICML 2020).

@@ -161,7 +161,7 @@ def _has_budget(estimator: Any) -> bool:
 
 
 def _of_estimator(estimator: Any, y: np.ndarray) -> tuple[int, int]:
-    """The most images that a fit to labels `y` bills, and those that the fitted estimator bills per prediction."""
+    """Return the most images that a fit to labels `y` bills, and those that a prediction bills."""
     if _has_budget(estimator):
         return estimator.max_queries, 1
     if not _bills(estimator):
@@ -194,7 +194,7 @@ def _of_estimator(estimator: Any, y: np.ndarray) -> tuple[int, int]:
 
 
 def _of_stacked(part: Any, cv: Any, y: np.ndarray) -> tuple[int, int]:
-    """Cost of a part that is fitted to all images and cross-validated for its predictions."""
+    """Return the cost of a part that is fitted to all images and cross-validated for its predictions."""
     fit, per_image = _of_estimator(part, y)
     if isinstance(cv, str):  # "prefit"
         return len(y) * per_image, per_image
@@ -213,7 +213,7 @@ def _of_calibrated(calibrated: Any, y: np.ndarray) -> tuple[int, int]:
 
 
 def _of_folds(estimator: Any, y: np.ndarray, splits: Sequence[Split], train_scores: bool = False) -> tuple[int, int]:
-    """Images billed by the fits to each split, and by scoring them."""
+    """Return the images billed by the fits to each split, and by scoring them."""
     fits = scores = 0
     for train, test in splits:
         fit, per_image = _of_estimator(estimator, y[train])
@@ -223,7 +223,7 @@ def _of_folds(estimator: Any, y: np.ndarray, splits: Sequence[Split], train_scor
 
 
 def _of_search(search: Any, y: np.ndarray, groups: Any = None) -> tuple[SearchCost, int]:
-    """The cost of a search, and of a prediction by its best estimator."""
+    """Return the cost of a search, and of a prediction by its best estimator."""
     splits = _splits(search.cv, search.estimator, y, groups)
     is_grid = hasattr(search, "param_grid")
     parameters = list(ParameterGrid(search.param_grid) if is_grid else _costly_parameters(search.param_distributions))
@@ -242,7 +242,7 @@ def _of_search(search: Any, y: np.ndarray, groups: Any = None) -> tuple[SearchCo
 
 
 def _rounds(search: Any, n_grid: int, y: np.ndarray, n_splits: int) -> Iterator[tuple[int, dict[str, int]]]:
-    """The most candidates that are fitted in each round, and the resource that each of them has at most."""
+    """Return the most candidates that are fitted in each round, and the most resources that each has."""
     if not hasattr(search, "factor"):
         yield getattr(search, "n_iter", n_grid), {}
         return
@@ -266,7 +266,7 @@ def _rounds(search: Any, n_grid: int, y: np.ndarray, n_splits: int) -> Iterator[
 
 
 def _costly_parameters(distributions: Any) -> Iterator[dict[str, Any]]:
-    """All combinations of values on which the cost of a drawn candidate may depend."""
+    """List all combinations of values on which the cost of a drawn candidate may depend."""
     for space in [distributions] if isinstance(distributions, Mapping) else distributions:
         costly = {}
         for name, values in space.items():
@@ -294,7 +294,7 @@ def _with(search: Any, parameters: Mapping[str, Any]) -> Any:
 
 
 def _splits(cv: Any, estimator: Any, y: np.ndarray, groups: Any = None) -> list[Split]:
-    """The splits that scikit-learn makes of `cv`; random ones differ, but have the same sizes."""
+    """Return the splits that scikit-learn makes of `cv`; random ones differ, but have the same sizes."""
     if isinstance(cv, Iterator):
         raise ValueError(
             f"cv is a {type(cv).__name__}, which can be iterated only once. Expected an int, a splitter or a list of "

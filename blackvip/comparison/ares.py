@@ -373,7 +373,7 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
         self.mapping_ = self._mapping(self._all_outputs(pixels, program), y)
 
     def _mapping(self, outputs: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """BLM+ weights (n_classes, n_classes) from the primed head's outputs for the training images."""
+        """Compute BLM+ weights (n_classes, n_classes) from the primed head's outputs for the training images."""
         n_classes = len(self.classes_)
         n_top = max(1, int(self.top_share * n_classes))
         return bayesian_weights(label_counts(outputs, y, n_classes, n_top), self.smoothing)
@@ -383,7 +383,7 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
             return torch.cat([self._outputs(part, program) for part in pixels.split(64)]).double().numpy()
 
     def _outputs(self, pixels: torch.Tensor, program: torch.Tensor) -> torch.Tensor:
-        """Outputs (n, n_classes) of the primed head for reprogrammed images."""
+        """Compute outputs (n, n_classes) of the primed head for reprogrammed images."""
         features = self.encoder_.encode(_reprogrammed(pixels, program.to(pixels.dtype), self.reprogramming))
         coef, intercept = (torch.from_numpy(values).to(features.dtype) for values in (self.coef_, self.intercept_))
         return features @ coef.T + intercept
@@ -401,13 +401,13 @@ def _batches(n: int, size: int, random: np.random.Generator) -> list[np.ndarray]
 
 
 def _canvas(pixels: torch.Tensor, reprogramming: str) -> tuple[int, int]:
-    """(height, width) of the local model's input."""
+    """Return the (height, width) of the local model's input."""
     height, width = pixels.shape[-2:]
     return (height, width) if reprogramming == "watermark" else (round(height / _INNER), round(width / _INNER))
 
 
 def _reprogrammed(pixels: torch.Tensor, program: torch.Tensor, reprogramming: str) -> torch.Tensor:
-    """Images (n, 3, height, width) with the pattern (3, canvas_height, canvas_width)."""
+    """Add the pattern (3, canvas_height, canvas_width) to images (n, 3, height, width)."""
     if reprogramming == "watermark":
         return pixels + program
     height, width = pixels.shape[-2:]

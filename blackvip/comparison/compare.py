@@ -269,7 +269,7 @@ class Comparison:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def _cells(self) -> tuple[list[str], list[list[str]]]:
-        """Column names and cells of the summary."""
+        """Return the column names and the cells of the summary."""
         summary = self.summary()
         priced = any(row["price"] is not None for row in summary)
         names = ["method", "budget", "accuracy", "least", "greatest", "runs", "billed", "s", *["price"] * priced]
@@ -372,7 +372,7 @@ class _Run:
 
 
 def _predictions(estimator: Any, X: Any, views: Mapping[str, View]) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """Labels and log probabilities (None if there are none) of images, by each view or by the estimator itself."""
+    """Predict labels and log probabilities (None if there are none), by each view or by the estimator itself."""
     if views:
         log_probas = estimator.log_probas(X, [view.name for view in views.values()])
         found = [log_probas[view.name] for view in views.values()]
@@ -384,7 +384,7 @@ def _predictions(estimator: Any, X: Any, views: Mapping[str, View]) -> list[tupl
 
 
 def _log_loss(log_proba: np.ndarray, classes: np.ndarray, y: np.ndarray) -> float:
-    """Mean negative log probability of the true class, in nats; a class that was not trained has probability zero."""
+    """Compute the mean negative log probability of the true class, in nats; unknown classes have probability 0."""
     place = {label: index for index, label in enumerate(classes.tolist())}
     columns = [place.get(label, -1) for label in y.tolist()]
     losses = [-row[column] if column >= 0 else np.inf for row, column in zip(log_proba, columns)]

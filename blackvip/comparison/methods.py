@@ -213,7 +213,7 @@ def _checked_estimator(name: str, estimator: Any) -> Any:
 
 
 def _prefixes(estimator: Any) -> list[str]:
-    """Prefixes of the `score_fn` parameters of an estimator: "" for its own, "estimator__" for that of a part."""
+    """Return the prefixes of an estimator's `score_fn` parameters: "" for its own, "estimator__" for a part's."""
     return [name.removesuffix("score_fn") for name in estimator.get_params() if name.rpartition("__")[2] == "score_fn"]
 
 

@@ -412,7 +412,7 @@ def bar(
 
 
 def _published(used: Setting) -> dict[str, Any]:
-    """Parameters that all methods of the paper share."""
+    """Return the parameters that all methods of the paper share."""
     return {
         "batch_size": BATCH_SIZE,
         "temperature": 1.0,
@@ -426,7 +426,7 @@ def _published(used: Setting) -> dict[str, Any]:
 def _gains(
     optimizer: str, a: float, c: float | str, alpha: float, gamma: float, momentum: float, also: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Parameters of SPSA or SPSA-GC with fixed gains."""
+    """Return parameters of SPSA or SPSA-GC with fixed gains."""
     names = (*also, "spsa-gc", "spsa")
     if optimizer not in names:
         raise ValueError(f"optimizer={optimizer!r}; expected {', '.join(map(repr, names[:-1]))} or {names[-1]!r}.")

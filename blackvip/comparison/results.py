@@ -146,7 +146,7 @@ def data_identity(score_fn: Any, class_prompts: Any, X: Any, y: np.ndarray, X_te
 
 
 def _images_identity(X: Any) -> dict[str, Any]:
-    """The number of images and a digest of their pixels, which are read one image at a time."""
+    """Return the number of images and a digest of their pixels, which are read one image at a time."""
     opened = open_images(X)
     source = as_array(X) if opened.is_table else open_source(opened)
     digest = hashlib.sha256()

@@ -273,7 +273,7 @@ class WhiteBoxClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction)
 
 
 def _small_features(prompter: Prompter, pixels: torch.Tensor, size: int) -> torch.Tensor | None:
-    """Features of all images, or None if they are too large to be kept."""
+    """Compute the features of all images, or return None if they are too large to be kept."""
     one = prompter.features(pixels[:1])
     if one.numel() * len(pixels) > _MOST_NUMBERS:
         return None

@@ -74,7 +74,7 @@ class Folder:
 
 
 def _names(folder: pathlib.Path, folders: bool = False) -> list[str]:
-    """Sorted names of the images in a folder or, with `folders`, of its subfolders; without hidden ones."""
+    """List the images in a folder or, with `folders`, its subfolders, sorted and without hidden ones."""
     if not folder.is_dir():
         return []
     names = sorted(name for name in os.listdir(folder) if not name.startswith("."))

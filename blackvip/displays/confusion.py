@@ -182,7 +182,6 @@ More mistakes: dog predicted as cat (1 more).
 
     @property
     def size(self) -> tuple[float, float]:
-        """Width and height of a figure of its own, in inches."""
         cell = _CELL if len(self.shown) <= _MOST_NUMBERED else _SMALL_CELL
         side = max(WIDTH - 1.4, cell * len(self.shown))
         return side + 1.4, side + 0.9
@@ -229,13 +228,6 @@ More mistakes: dog predicted as cat (1 more).
         return self
 
     def describe(self) -> str:
-        """Describe the picture in words with numbers.
-
-        Returns
-        -------
-        text : str
-            A few sentences.
-        """
         right = [int(np.trace(matrix)) for matrix in (self.before, self.after)]
         told = (
             "" if self.n_repaired is None else f"{counted(self.n_repaired, 'mistake')} repaired, {self.n_made} made; "
@@ -253,7 +245,7 @@ More mistakes: dog predicted as cat (1 more).
         return self.change - np.diag(np.diag(self.change))
 
     def _largest(self, sign: int, word: str) -> list[str]:
-        """A sentence on the pairs of classes that change most in one direction; no sentence if none does."""
+        """Describe the pairs of classes that change most in one direction; empty if none does."""
         change = sign * self._beside
         order = np.argsort(-change, axis=None, kind="stable")[:_NAMED_CHANGES]
         pairs = [divmod(int(place), len(change)) for place in order if change.flat[place] > 0]
@@ -270,14 +262,14 @@ More mistakes: dog predicted as cat (1 more).
         return lines
 
     def _most_changed(self, n: int) -> np.ndarray:
-        """Sorted indices of the classes to show: those of the mistakes that change most."""
+        """Return sorted indices of the classes to show: those of the mistakes that change most."""
         places = np.argsort(-np.abs(self._beside), axis=None, kind="stable")
         both = np.stack(np.divmod(places, len(self.change)), axis=1).reshape(-1)
         return np.array(sorted(list(dict.fromkeys(both.tolist()))[:n]))
 
 
 def _readable_on(colour: Sequence[float]) -> str:
-    """Black or white, whichever has the higher contrast (at least 4.5) by WCAG's relative luminance."""
+    """Return black or white, whichever has the higher contrast (at least 4.5) by WCAG's relative luminance."""
     rgb = np.asarray(colour[:3])
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     luminance = linear @ [0.2126, 0.7152, 0.0722]

@@ -73,7 +73,6 @@ class CostCurveDisplay(Display):
 
     @property
     def size(self) -> tuple[float, float]:
-        """Width and height of a figure of its own, in inches."""
         return WIDTH, 3.0
 
     def plot(self, ax: Any = None) -> CostCurveDisplay:
@@ -102,13 +101,6 @@ class CostCurveDisplay(Display):
         return self
 
     def describe(self) -> str:
-        """Describe the picture in words with numbers.
-
-        Returns
-        -------
-        text : str
-            A sentence.
-        """
         first, last, used = (self.curve[number] for number in (0, -1, self._used))
         return (
             f"Cross-validated accuracy is {first['accuracy']:.3f} at {first['images_per_prediction']:.1f} images per "

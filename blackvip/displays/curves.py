@@ -152,7 +152,6 @@ class QueryCurveDisplay(Display):
 
     @property
     def size(self) -> tuple[float, float]:
-        """Width and height of a figure of its own, in inches."""
         return WIDTH, 5.2
 
     def plot(
@@ -194,13 +193,6 @@ class QueryCurveDisplay(Display):
         return self
 
     def describe(self) -> str:
-        """Describe the picture in words with numbers.
-
-        Returns
-        -------
-        text : str
-            A few sentences.
-        """
         billed = self.curves["n_queries"]
         sentences = [f"{counted(len(billed), 'step')}, up to {counted(int(billed[-1]), 'billed image')}"]
         for metric in _METRICS:

@@ -54,11 +54,28 @@ class Display(ABC):
 
     @abstractmethod
     def plot(self, ax: Any = None) -> Any:
-        """Draw the display in a new figure or in place of `ax`, and return it."""
+        """Draw the display.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None, default=None
+            Axes to draw in. None: those of a new figure.
+
+        Returns
+        -------
+        self : Display
+            The display, whose `figure_` is set.
+        """
 
     @abstractmethod
     def describe(self) -> str:
-        """Describe the picture in words with numbers, as its alternative text."""
+        """Describe the picture in words with numbers, as its alternative text.
+
+        Returns
+        -------
+        text : str
+            One or several sentences.
+        """
 
     def _axes(self, ax: Any) -> Any:
         """Return the given axes, or those of a new figure."""

@@ -47,16 +47,16 @@ class Results(NamedTuple):
 
     @classmethod
     def of(cls, estimator: Any, found: Any) -> Results:
-        """The results in a `PromptComparison` that has labels."""
+        """Return the results in a `PromptComparison` that has labels."""
         before, after = (estimator.classes_[scores.argmax(axis=1)] for scores in (found.plain, found.prompted))
         return cls(found.y, before, after, {name: labels == found.y for name, labels in found.labels.items()})
 
     def accuracy(self, name: str) -> float:
-        """Share of the images that a method gets right."""
+        """Return the share of the images that a method gets right."""
         return float(self.hits[name].mean())
 
     def is_better(self, one: str, other: str) -> bool:
-        """Whether a method gets more images right than another, by more than a standard error of the difference."""
+        """Return whether a method gets more images right than another, by more than a standard error."""
         return is_clear(self.hits[one].astype(float) - self.hits[other])
 
 

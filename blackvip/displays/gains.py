@@ -94,7 +94,6 @@ norm of the estimate goes from 2 to 0.02. The norm of the step goes from 0.2 to 
 
     @property
     def size(self) -> tuple[float, float]:
-        """Width and height of a figure of its own, in inches."""
         return WIDTH, 5.2
 
     def plot(self, ax: Any = None) -> GainDisplay:
@@ -127,13 +126,6 @@ norm of the estimate goes from 2 to 0.02. The norm of the step goes from 0.2 to 
         return self
 
     def describe(self) -> str:
-        """Describe the picture in words with numbers.
-
-        Returns
-        -------
-        text : str
-            A few sentences.
-        """
         named = {name: title for name, title in {**_GAINS, **_NORMS}.items() if name in self.curves}
         n_steps = len(next(iter(self.curves.values())))
         sentences = [counted(n_steps, "step")]
@@ -143,7 +135,7 @@ norm of the estimate goes from 2 to 0.02. The norm of the step goes from 0.2 to 
         return ". ".join(sentences) + "."
 
     def _spread(self, names: list[str]) -> float:
-        """Ratio of the largest to the smallest positive value of some curves."""
+        """Return the ratio of the largest to the smallest positive value of some curves."""
         values = np.concatenate([self.curves[name] for name in names]) if names else np.ones(1)
         positive = values[values > 0]
         return float(positive.max() / positive.min()) if len(positive) else 1.0

@@ -152,7 +152,6 @@ class PromptDisplay(Display):
 
     @property
     def size(self) -> tuple[float, float]:
-        """Width and height of a figure of its own, in inches."""
         lines = _LINE_HEIGHT * (self._n_lines + 0.6)
         return WIDTH, 0.4 + len(self.images) * (self._picture + lines) + _SCALE_HEIGHT + 2 * _LINE_HEIGHT
 
@@ -205,13 +204,6 @@ class PromptDisplay(Display):
             label.set_horizontalalignment(side)
 
     def describe(self) -> str:
-        """Describe the picture in words with numbers.
-
-        Returns
-        -------
-        text : str
-            A sentence on the prompts, and one for each image.
-        """
         strongest, mean = self._strongest, np.abs(self.prompts).mean()
         sentences = [
             f"{counted(len(self.images), 'image')} without and with prompts, which change pixels by up to "
@@ -237,7 +229,7 @@ class PromptDisplay(Display):
         return [[*truth, *words] for truth, words in zip(truths, changes)]
 
     def _change(self, row: int) -> list[str]:
-        """The change of an image in words, from what it is without the prompt."""
+        """Describe the change of an image by the prompt."""
         before = np.clip(np.round(self.prompted[row] - 255 * self.prompts[row]), 0, 255)
         return change_in_words(before.astype(np.uint8), self.prompted[row])
 
@@ -276,7 +268,7 @@ class PromptDisplay(Display):
         return max([*(len(answer) - 1 for answer in answers), *map(len, self._words)])
 
     def _answer(self, proba: np.ndarray, row: int) -> list[str]:
-        """One or two lines with the service's prediction, and a colour that says whether it is correct."""
+        """Return one or two lines with the service's prediction, and a colour that says whether it is correct."""
         best = int(proba.argmax())
         text = f"{shortened(self._name(best), 11)}  {proba[best]:.0%}"
         if self.y_true is None or self.classes is None:

@@ -156,7 +156,7 @@ def _check_target(path: str | PathLike[str]) -> None:
 
 
 def _examples(results: Results, n: int) -> np.ndarray:
-    """Rows of images to show: in turn one that was repaired, became wrong, stayed wrong and stayed correct."""
+    """Choose rows of images to show: in turn one that was repaired, became wrong, stayed wrong and stayed correct."""
     was_right, is_right = results.before == results.y, results.after == results.y
     kinds = [~was_right & is_right, was_right & ~is_right, ~was_right & ~is_right, was_right & is_right]
     turns = zip_longest(*(np.flatnonzero(kind).tolist() for kind in kinds))
@@ -172,7 +172,7 @@ def _subtitle(estimator: Any, n_images: int) -> str:
 
 
 def _figures(estimator: Any, results: Results) -> list[dict[str, str]]:
-    """Figures at the top of the page."""
+    """Return the figures at the top of the page."""
     low, high = wilson_interval(int(results.hits["classifier"].sum()), len(results.y))
     was_right, is_right = results.before == results.y, results.after == results.y
     repaired, made = int((~was_right & is_right).sum()), int((was_right & ~is_right).sum())
@@ -199,7 +199,7 @@ def _figures(estimator: Any, results: Results) -> list[dict[str, str]]:
 
 
 def _warnings(estimator: Any, results: Results) -> Iterable[str]:
-    """Warnings that the reader must not miss."""
+    """Return the warnings that the reader must not miss."""
     if not estimator.prompt_used_:
         yield (
             "the prompt does not help. On the training images, the service predicts no better with it than without, "

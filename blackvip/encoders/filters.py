@@ -56,7 +56,7 @@ def filtered(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) ->
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # gradients pass through the matrix later, even if it was first needed without a graph
 def _matrix(side: int, weights: tuple[float, ...]) -> torch.Tensor:
-    """Matrix (side, side) that filters a line of pixels."""
+    """Return the matrix (side, side) that filters a line of pixels."""
     reach = len(weights) // 2
     pixel = torch.arange(side)[:, None]
     seen = (pixel + torch.arange(-reach, reach + 1)).clamp(0, side - 1)

@@ -90,12 +90,12 @@ def _n_cells(grids: tuple[int, ...]) -> int:
 
 
 def _in_parts(pixels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Features (n, n_features) before they are standardised, computed for a few images at a time."""
+    """Compute features (n, n_features) before they are standardised, for a few images at a time."""
     return torch.cat([_descriptors(part.to(dtype)) for part in pixels.split(_AT_ONCE)])
 
 
 def _descriptors(pixels: torch.Tensor) -> torch.Tensor:
-    """Square roots of orientation histograms, and mean colours: (n, n_features)."""
+    """Compute square roots of orientation histograms, and mean colours: (n, n_features)."""
     grey = _made_smaller(pixels.mean(dim=1, keepdim=True))
     maps = torch.cat([_orientation_maps(grey, sigma) for sigma in _SIGMAS], dim=1)
     histograms = [(_pooled(maps, grids) + _EMPTY).sqrt() for grids in (_COARSE, _FINE)]
@@ -111,7 +111,7 @@ def _made_smaller(images: torch.Tensor) -> torch.Tensor:
 
 
 def _pooled(maps: torch.Tensor, grids: tuple[int, ...]) -> torch.Tensor:
-    """Means over the cells of grids of these sides; cells share pixels if there are fewer pixels than cells."""
+    """Compute means over the cells of grids; cells share pixels if there are fewer pixels than cells."""
     return torch.cat([F.adaptive_avg_pool2d(maps, side).flatten(1) for side in grids], dim=1)
 
 

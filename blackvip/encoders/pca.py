@@ -81,7 +81,7 @@ class PCAEncoder(Encoder, name="pca"):
 
 
 def _cell_templates(n_templates: int, height: int, width: int) -> np.ndarray:
-    """Unit vectors, each constant over a horizontal strip of one cell of the decoder's picture, in all channels."""
+    """Make unit vectors, each constant over a horizontal strip of one cell of the decoder's picture."""
     side = CELLS * 2 ** n_stages_for(height, width)
     n_strips = n_templates // CELLS**2
     strip_of = np.arange(side) * CELLS * n_strips // side

@@ -123,7 +123,7 @@ class ScratchEncoder(Encoder, name="scratch"):
         return (*self._widths[: self.n_stages_ - 1], self.n_channels_out)
 
     def _shapes(self) -> list[tuple[tuple[int, ...], int | None]]:
-        """Shape of each parameter tensor, and the fan-in that bounds its uniform start (None: constant start)."""
+        """Return each parameter tensor's shape, and the fan-in that bounds its uniform start (None: a constant)."""
         shapes: list[tuple[tuple[int, ...], int | None]] = []
         widths = (3, *self._out_widths())
         for n_in, n_out in zip(widths[:-1], widths[1:]):
@@ -138,7 +138,7 @@ class ScratchEncoder(Encoder, name="scratch"):
         return shapes
 
     def _pieces(self, parameters: torch.Tensor) -> list[torch.Tensor]:
-        """Parameter tensors, five for each stage."""
+        """Split a vector into parameter tensors, five for each stage."""
         shapes = [shape for shape, _ in self._shapes()]
         parts = parameters.split([math.prod(shape) for shape in shapes])
         return [part.view(shape) for part, shape in zip(parts, shapes)]
@@ -146,7 +146,7 @@ class ScratchEncoder(Encoder, name="scratch"):
     def _normalised_stages(
         self, pieces: list[torch.Tensor], h: torch.Tensor, statistics: torch.Tensor | None, n_stages: int
     ) -> torch.Tensor:
-        """Output of the first `n_stages` stages, each with BatchNorm and GELU."""
+        """Compute the output of the first `n_stages` stages, each with BatchNorm and GELU."""
         given = None if statistics is None else split_moments(statistics, self._out_widths()[:n_stages])
         for stage in range(n_stages):
             gain, shift = pieces[5 * stage + 3 : 5 * stage + 5]
@@ -162,7 +162,7 @@ class ScratchEncoder(Encoder, name="scratch"):
 
 
 def _pooled_moments(parts: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Mean and biased variance (2 * width,) over all rows of all parts (rows, width), in double precision."""
+    """Compute mean and biased variance (2 * width,) over all rows of all parts, in double precision."""
     zero = torch.zeros((), dtype=torch.float64)
     count, total, square = 0, zero, zero
     for part in parts:

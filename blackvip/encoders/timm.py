@@ -123,7 +123,7 @@ def network(model_name: str, pretrained: bool, device: str) -> tuple[torch.nn.Mo
 
 @functools.lru_cache
 def _n_features(model_name: str, pretrained: bool, device: str) -> int:
-    """Length of the network's output, which no attribute of timm's models states reliably."""
+    """Compute the length of the network's output, which no attribute of timm's models states reliably."""
     model, config = network(model_name, pretrained, device)
     with torch.inference_mode():
         return int(model(torch.zeros(1, *config["input_size"], dtype=torch.float32, device=device)).shape[1])

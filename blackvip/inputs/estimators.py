@@ -53,7 +53,7 @@ class PredictsFromLogProba(UsualSettings, ClassifierMixin):
         return np.exp(self.predict_log_proba(X))
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Log probabilities, or log odds for two classes; it bills as many images as `predict_log_proba`.
+        """Compute log probabilities, or log odds for two classes; it bills as many images as `predict_log_proba`.
 
         Parameters
         ----------
@@ -69,7 +69,7 @@ class PredictsFromLogProba(UsualSettings, ClassifierMixin):
         return log_proba[:, 1] - log_proba[:, 0] if len(self.classes_) == 2 else log_proba
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Accuracy on labelled images; it bills as many images as `predict_log_proba`.
+        """Compute the accuracy on labelled images; it bills as many images as `predict_log_proba`.
 
         Labels are checked before any image is sent. A label that is not among `classes_` counts as a mistake; if none
         is among them, it is an error.

@@ -332,7 +332,7 @@ class ImageFormat(Saveable):
         return Images(survey.source, rows, self, dtype, factor, survey.digests, survey.pixels)
 
     def _factor(self, survey: Survey) -> float:
-        """Factor that brings later numbers into this format's range; those that do not fit it are refused."""
+        """Return the factor that brings later numbers into this format's range; refuse those that do not fit it."""
         fitted = "8-bit images" if self.eight_bits else f"{self.low:g} as black and {self.high:g} as white"
         if self.low >= 0 and 0 < survey.highest_of_8_bits <= self.high <= ALMOST_BLACK and self.high != 1:
             raise ImageError(

@@ -165,7 +165,7 @@ class ImageTransformer(ReadsImages, ClassNamePrefixFeaturesOutMixin, Transformer
         return tags
 
     def _pixels(self, X: Any) -> torch.Tensor:
-        """Pixels of all training images X, whose format is learned."""
+        """Read all training images X as pixels, and learn their format."""
         images, _ = self._learn_images(X)
         return self.image_format_.pixels(images[:])
 

@@ -187,7 +187,7 @@ class Survey:
         return self.dtypes == {np.dtype(np.uint8)}
 
     def pixel_range(self) -> tuple[float, float]:
-        """Values of black and white, of all images together."""
+        """Find the values of black and white, of all images together."""
         if self.eight_bits:
             return 0.0, 255.0
         if self.dtypes == {np.dtype(np.int8)} and self.low < 0:

@@ -99,7 +99,7 @@ class PredictionsFile:
         self.n_done += len(rows)
 
     def _read(self) -> int:
-        """The number of rows that are there, after a torn one is cut off and the others are checked."""
+        """Check the rows that the file has, cut off an incomplete one, and return their number."""
         header = ["image", "label", *(f"proba_{label}" for label in self._classes), "pixels", "model"]
         end, n_rows, record = 0, -1, b""
         is_predictions = self._lines.file.readline().startswith(_STARTS)

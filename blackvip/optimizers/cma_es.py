@@ -97,14 +97,8 @@ class CMAES(Optimizer, name="cma-es"):
         return self.state["candidates"]
 
     def tell(self, losses: np.ndarray) -> None:
-        """Move the distribution (Hansen 2016, figure 6).
-
-        Parameters
-        ----------
-        losses : ndarray of shape (n_candidates,)
-            Losses of the candidates that were asked for last.
-        """
         distribution, w = self._distribution(), self.w
+        # Hansen 2016, figure 6.
         distribution.tell(list(zip(self.state["candidates"], np.asarray(losses, dtype=np.float64).tolist())))
         self.state.update(
             w=distribution.mean,

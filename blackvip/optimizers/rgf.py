@@ -156,13 +156,6 @@ class RGF(Optimizer):
         return np.concatenate([w[None], w + self.state["c"] * directions])
 
     def tell(self, losses: np.ndarray) -> None:
-        """Make one step.
-
-        Parameters
-        ----------
-        losses : ndarray of shape (n_candidates,)
-            Losses of the candidates that were asked for last.
-        """
         g = self.estimate(losses)
         self._move(g, self.a_k * g, {"a": self.state["a"], "a_k": self.a_k, "c_k": self.state["c"]})
 

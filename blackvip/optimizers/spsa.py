@@ -215,13 +215,6 @@ class SPSA(Optimizer, name="spsa"):
         return np.concatenate([plus, w - self.c_k * delta]) if self.sides == 2 else np.concatenate([w[None], plus])
 
     def tell(self, losses: np.ndarray) -> None:
-        """Make one step.
-
-        Parameters
-        ----------
-        losses : ndarray of shape (n_candidates,)
-            Losses of the candidates that were asked for last.
-        """
         self._step(self._normalized(self._clipped(self.estimate(losses))))
 
     def estimate(self, losses: np.ndarray) -> np.ndarray:

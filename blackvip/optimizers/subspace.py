@@ -176,13 +176,6 @@ class Subspace(Optimizer):
         return self.state["origin"] + candidates @ self.state["P"].T
 
     def tell(self, losses: np.ndarray) -> None:
-        """Make one step.
-
-        Parameters
-        ----------
-        losses : ndarray of shape (n_candidates,)
-            Losses of the candidates that were asked for last.
-        """
         inner = self._inner()
         inner.tell(losses)
         self._take(inner)

@@ -119,7 +119,7 @@ class PromptedClassifier(
         return self.prompter_
 
     def _sk_visual_block_(self) -> Any:
-        """The diagram in a notebook: the path of an image."""
+        """Make the diagram in a notebook: the path of an image."""
         parts = {"prompter": make_prompter(self.prompter), "service": f"service: {scorer_name(self.score_fn)}"}
         return pipeline_block({**parts, "head": "softmax" if self.head is None else self.head})
 

@@ -201,14 +201,14 @@ class Decoder:
     def _activations(
         self, h: torch.Tensor, pieces: dict[str, torch.Tensor], known: Moments | None, n_stages: int
     ) -> torch.Tensor:
-        """Output (p, positions, c') of the first `n_stages` stages, each with BatchNorm and GELU."""
+        """Compute the output (p, positions, c') of the first `n_stages` stages, each with BatchNorm and GELU."""
         for stage in range(n_stages):
             matrix, offset = self._product(h, pieces, known, stage)
             h = F.gelu(torch.baddbmm(offset, h, matrix)).view(len(h), -1, self.widths[stage])
         return h
 
     def _product(self, h: torch.Tensor, pieces: dict[str, torch.Tensor], known: Moments | None, stage: int) -> Product:
-        """Product of a stage with the input `h`, including BatchNorm."""
+        """Return the product of a stage with the input `h`, including BatchNorm."""
         matrix, offset = product = self._matrix(pieces, stage)
         if known is None:
             n_rows = max(1, _BLOCK_BYTES // (h[:, :1].numel() * h.element_size()))
@@ -221,13 +221,13 @@ class Decoder:
         return Product(matrix * slope, torch.addcmul(shift, offset, slope))
 
     def _pieces(self, parameters: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Parameter tensors by name, with the candidates as first axis."""
+        """Split vectors into parameter tensors by name, with the candidates as first axis."""
         parts = parameters.split(self.sizes, dim=1)
         return {layer.name: part.reshape(-1, *layer.shape) for layer, part in zip(self.layers, parts)}
 
     @staticmethod
     def _matrix(pieces: dict[str, torch.Tensor], stage: int) -> Product:
-        """Product of the transposed convolution and the 1x1 convolution of a stage."""
+        """Return the product of the transposed convolution and the 1x1 convolution of a stage."""
         deconv, bias, mix = (pieces[f"{stage}.{name}"] for name in ("deconv", "bias", "mix"))
         p, _, n_out = mix.shape
         grouped = mix.view(p, deconv.shape[1], deconv.shape[3], n_out)
@@ -273,7 +273,7 @@ def _draw_in_blocks(pictures: torch.Tensor, h: torch.Tensor, products: Sequence[
 
 
 def _pooled(parts: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean (p, 1, c) and covariance (p, c, c) over all rows of all parts (p, rows, c), in double precision."""
+    """Compute mean (p, 1, c) and covariance (p, c, c) over all rows of all parts (p, rows, c), in double precision."""
     zero = torch.zeros((), dtype=torch.float64)
     count, total, scatter = 0, zero, zero
     for part in parts:
@@ -291,7 +291,7 @@ def _pooled(parts: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 def _output_moments(
     mean: torch.Tensor, covariance: torch.Tensor, product: Product
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance (p, 1, c') of a product's output, from the mean and covariance of its input."""
+    """Compute mean and variance (p, 1, c') of a product's output from mean and covariance of its input."""
     matrix = product.matrix.double()
     of_children = (mean @ matrix + product.offset).unflatten(2, (4, -1))
     spread = (matrix * (covariance @ matrix)).sum(dim=1, keepdim=True).unflatten(2, (4, -1))

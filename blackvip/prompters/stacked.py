@@ -136,6 +136,6 @@ class Stacked(Prompter):
             part.read_like(self)
 
     def _corrected(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Images as `first_` sends them, rounded to 8 bits: (n, 3, height, width), float32, in [0, 1]."""
+        """Correct images with `first_`, and round to 8 bits: (n, 3, height, width), float32, in [0, 1]."""
         sent: Any = to_uint8(self.first_.draw(pixels))
         return torch.from_numpy(sent).permute(0, 3, 1, 2).float().div_(255).contiguous()

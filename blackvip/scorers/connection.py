@@ -44,7 +44,7 @@ class ReachesService(SharesScoreFunction):
     def _ledger(
         self, max_queries: int, score_format: ScoreFormat | None, score_fn: Any, *stores: Recalls | None
     ) -> Ledger:
-        """A ledger with a budget; without a format, it recognises that of the scores.
+        """Make a ledger with a budget; without a format, it recognises that of the scores.
 
         Each of the stores is asked for answers before those that stand in front of it, and before the service.
         """
@@ -106,7 +106,7 @@ class ReachesService(SharesScoreFunction):
 
     @contextmanager
     def _prediction_ledger(self, max_queries: int) -> Iterator[Ledger]:
-        """A ledger for a fitted estimator, which remembers answers; with a checkpoint, also on disk."""
+        """Make a ledger for a fitted estimator, which remembers answers; with a checkpoint, also on disk."""
         with ExitStack() as stack:
             score_fn = self.score_fn
             if self.checkpoint is not None and score_fn is not None:

@@ -149,6 +149,6 @@ class AnswerMemory:
 
 
 def _nothing_known(keys: Sequence[bytes], class_prompts: Sequence[str]) -> JournalHit:
-    """No answer to any image; the keys are made to differ, so that equal images are sent one by one."""
+    """Return no answer to any image, and different keys, so that equal images are sent one by one."""
     different = [key + row.to_bytes(4) for row, key in enumerate(keys)]
     return JournalHit(different, np.full((len(keys), len(class_prompts)), np.nan), np.zeros(len(keys), bool), 0)

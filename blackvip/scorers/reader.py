@@ -177,7 +177,7 @@ def warn_if_lower_is_better(log_scores: np.ndarray, y: np.ndarray) -> None:
 
 
 def _against_chance(log_scores: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Accuracy, and by how many standard deviations it differs from that of answers that know nothing of the image."""
+    """Return the accuracy, and by how many standard deviations it differs from that of uninformed answers."""
     answers = log_scores.argmax(axis=1)
     n_classes = log_scores.shape[1]
     shares = (np.bincount(labels, minlength=n_classes) / len(y) for labels in (answers, y))

@@ -141,7 +141,7 @@ def _decided(bounded: ScoreFormat, scores: np.ndarray, y: np.ndarray | None, wei
 
 
 def _decisive_rows(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Rows of images with scores whose classes have two or more of them; none if these are not two classes."""
+    """Find rows with scores whose classes have two or more of them; none if these are not two classes."""
     rows = np.flatnonzero(np.isfinite(scores).any(axis=1))
     if len(rows) > _MOST_IMAGES:
         rows = rows[np.linspace(0, len(rows) - 1, _MOST_IMAGES).astype(int)]

@@ -183,7 +183,7 @@ class SharedBudget(ScorerWrapper):
 
     @contextmanager
     def _counts(self) -> Iterator[_Counts]:
-        """The counts, for one thread of one process at a time; changes are kept unless an error is raised."""
+        """Lock and read the counts for one thread of one process; changes are kept unless an error is raised."""
         with self._store.transaction() as connection:
             found = connection.execute("SELECT sent, reserved FROM counts").fetchall() or [(0, 0)]
             if len(found) > 1 or not all(type(number) is int for number in found[0]):
