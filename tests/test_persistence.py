@@ -571,7 +571,7 @@ def rename(header, old, new):
         (lambda h, d: control_of(d, "local_probe")["params"].update(n_scores=2), "local_probe.head has .'n_scores'"),
         (lambda h, d: control_of(d, "fused_zero_shot")["params"].update(n_scores=0), "n_scores=0; expected 2"),
         (lambda h, d: fitted_of(d)["probe_encoder_"]["fitted"].update(n_features_out_=7), "n_features_out_ is 7"),
-        (lambda h, d: d["object"]["params"].update(local_encoder="hf-hub:someone/model"), "not one of|no object"),
+        (lambda h, d: d["object"]["params"].update(local_encoder="hf-hub:someone/model"), "not one of|not an object"),
         (
             lambda h, d: d["object"]["params"].update(local_encoder={"kind": "TimmEncoder", "params": {}}),
             "has no batch_size",

@@ -121,7 +121,7 @@ class SavedClassifier(SaveableEstimator, saveable=False):
         self._memory = AnswerMemory()
         n_classes, mapping, prompter = len(self.classes_), self.label_mapping_, self.prompter_
         in_order = n_classes >= 2 and np.array_equal(np.unique(self.classes_), self.classes_)
-        expect(in_order, "classes_ are not two or more sorted labels")
+        expect(in_order, "classes_ are not sorted, or fewer than two")
         n_prompts = len(self.class_prompts_)
         expect(n_prompts == n_classes, f"there are {n_prompts} class prompts; expected {n_classes}")
         expect(all(self.class_prompts_), "a class has no class prompt")
