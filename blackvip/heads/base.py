@@ -143,7 +143,7 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
 
     @staticmethod
     def _folds(y: np.ndarray) -> list[Fold]:
-        """Training and test rows of each fold, see `usual_folds`."""
+        """Return the training and test rows of each fold, see `usual_folds`."""
         return usual_folds(y)
 
     def _finish_loading(self) -> None:
@@ -317,11 +317,11 @@ class ServiceHead(Head):
         return self
 
     def fit_held_out(self, X: Any, y: Any, sample_weight: Any = None) -> np.ndarray:
-        """Log probabilities of shape (n_images, n_classes); there is nothing to cross-validate."""
+        """Compute log probabilities (n_images, n_classes); there is nothing to cross-validate."""
         return self.fit(X, y).predict_log_proba(X)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Log probabilities of shape (n_images, n_classes), of log scores of this shape."""
+        """Compute log probabilities (n_images, n_classes) from log scores of this shape."""
         return log_softmax(X, axis=1)
 
 
@@ -349,7 +349,7 @@ class IsClassifier(HasMethods):
 
 
 def log_loss(log_proba: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Negative log probability of each image's true class, in nats.
+    """Compute the negative log probability of each image's true class, in nats.
 
     Parameters
     ----------

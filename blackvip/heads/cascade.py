@@ -22,6 +22,7 @@ class CostPoint(NamedTuple):
     images_per_prediction : float
         Mean number of images that are sent for a prediction.
     accuracy : float
+        Weighted share of the images that are classified correctly.
     log_loss : float
         In nats.
     """
@@ -32,7 +33,7 @@ class CostPoint(NamedTuple):
 
 
 def confidence(log_proba: np.ndarray) -> np.ndarray:
-    """Probability (n_images,) of the most probable class."""
+    """Return the probability (n_images,) of the most probable class."""
     return np.exp(log_proba.max(axis=1))
 
 
@@ -76,13 +77,13 @@ def fit_threshold(cheap: HeadResult, dear: HeadResult) -> float:
 
 
 def cost_of(result: HeadResult, sent: np.ndarray) -> CostPoint:
-    """The point of a result (n_images, n_classes) for which `sent` (n_images,) images were sent."""
+    """Return the cost point of a result (n_images, n_classes) for which `sent` (n_images,) images were sent."""
     averages = (np.average(values, weights=result.weights) for values in (sent, result.hits, result.losses))
     return CostPoint(*map(float, averages))
 
 
 def cost_curve(cheap: HeadResult, dear: HeadResult, images: tuple[float, float], y: np.ndarray) -> list[CostPoint]:
-    """Accuracy and log loss where dear answers replace more and more of the cheap ones, the least sure first.
+    """Compute accuracy and log loss as dear answers replace cheap ones, the least sure first.
 
     Parameters
     ----------

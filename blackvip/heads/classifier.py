@@ -89,7 +89,7 @@ class ClassifierHead(Head):
         try_to_fit(probabilities, str(self.classifier), n_scores, y, weights, self._folds(y))
 
     def _weights(self, sample_weight: np.ndarray | None) -> dict[str, np.ndarray]:
-        """The weights as an argument of the classifier's `fit`; none if it does not support them and all are equal."""
+        """Return the weights as an argument of `fit`; none if it does not support them and all are equal."""
         if sample_weight is None:
             return {}
         if has_fit_parameter(self.classifier, "sample_weight"):

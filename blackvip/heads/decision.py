@@ -170,14 +170,14 @@ def check_head_fits(head: Any, n_scores: int, y: np.ndarray, weights: np.ndarray
 
 
 def _fallback(kind: type[Head], counts: np.ndarray) -> type[Head]:
-    """The first of a head and its fallbacks for which there are enough images."""
+    """Return the first of a head and its fallbacks for which there are enough images."""
     while not kind.can_fit(counts):
         kind = kind.fallback or ServiceHead
     return kind
 
 
 def _best(data: LabelledScores, result_of: Callable[[type[Head]], HeadResult]) -> HeadResult:
-    """The first candidate of ``head="auto"`` that no later one beats.
+    """Return the first candidate of ``head="auto"`` that no later one beats.
 
     The service's own answers win every doubtful case, since they are what a user has without a head. Those to images
     with a prompt do not: they flatter the images that the prompt was trained on. Heads are then compared on the others,

@@ -54,7 +54,7 @@ class HeadResult(Saveable):
 
     @classmethod
     def of(cls, head: Head, held_out: np.ndarray, y: np.ndarray, weights: np.ndarray) -> HeadResult:
-        """The result of held-out log probabilities (n_images, n_classes) of images of the classes y (n_images,)."""
+        """Make the result of held-out log probabilities (n_images, n_classes) for the classes y (n_images,)."""
         return cls(head, held_out, held_out.argmax(axis=1) == y, log_loss(held_out, y), weights)
 
     @property
@@ -89,17 +89,17 @@ class HeadResult(Saveable):
         return self.is_less_accurate(other, rows) or bool(no_better and is_clear(excess, self.weights[rows]))
 
     def is_less_accurate(self, other: HeadResult, rows: np.ndarray | None = None) -> bool:
-        """Tell whether this head gets fewer images right than another, by more than a standard error."""
+        """Return whether this head gets fewer images right than another, by more than a standard error."""
         rows = np.arange(len(self.losses)) if rows is None else rows
         return is_clear(self._missed(other, rows), self.weights[rows])
 
     def _missed(self, other: HeadResult, rows: np.ndarray) -> np.ndarray:
-        """1 for each image that only the other one gets right, -1 for each that only this one does; (len(rows),)."""
+        """Return 1 for images (len(rows),) that only the other head gets right, and -1 for those only this one does."""
         return other.hits[rows].astype(float) - self.hits[rows]
 
 
 def is_clear(differences: np.ndarray, weights: np.ndarray | None = None) -> bool:
-    """Tell whether the weighted mean of differences (n,) is above 0 by more than its standard error."""
+    """Return whether the weighted mean of differences (n,) is above 0 by more than its standard error."""
     n = len(differences)
     # A single image, whose standard error is as large as itself, is never clear.
     deviation = differences.std(ddof=1) if n > 1 else np.inf

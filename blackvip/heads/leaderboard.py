@@ -29,7 +29,7 @@ class Leaderboard(Table):
         self.prompt_used = prompt_used
 
     def _cells(self) -> list[Sequence[str]]:
-        """A row for each baseline, the best last, and one for what is used."""
+        """Return a row for each baseline, the best last, and one for what is used."""
         ranked = sorted(self.baselines.items(), key=lambda item: item[1].accuracy)
         used = f"used: {'prompt' if self.prompt_used else 'no prompt'}, {self.result.head.title}"
         rows = [*((name.replace("_", " "), result) for name, result in ranked), (used, self.result)]

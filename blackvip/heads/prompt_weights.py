@@ -31,6 +31,7 @@ class PromptWeights(NamedTuple):
     coef : ndarray of shape (n_classes, n_scores)
         Weights of the score columns, for the classes that have images.
     intercept : ndarray of shape (n_classes,)
+        Added to the log odds of each class.
     """
 
     coef: np.ndarray

@@ -34,6 +34,7 @@ class LabelledScores:
     y : ndarray of shape (n_images,)
         Class indices.
     weights : ndarray of shape (n_images,)
+        Positive weights of the images.
     held_out : ndarray of shape (n_images,), bool
         Whether the prompt was not trained on the image.
     last_answers : (ndarray of shape (n,), ndarray of shape (n, n_classes + n_deviations)) or None
@@ -89,6 +90,7 @@ class ScoredImages(Saveable):
     y : ndarray of shape (n_images,)
         Class indices.
     weights : ndarray of shape (n_images,)
+        Positive weights of the images.
     held_out : ndarray of shape (n_images,), bool
         Whether the prompt was not trained on the image.
     features : ndarray of shape (n_images, n_features)

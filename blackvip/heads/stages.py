@@ -104,6 +104,7 @@ class Stages(Saveable):
         Parameters
         ----------
         n_images : int
+            Number of images.
         locally : callable
             ``locally(head)`` returns log probabilities (n_images, n_classes) of all images.
         first : callable
@@ -114,6 +115,7 @@ class Stages(Saveable):
         Returns
         -------
         log_proba : ndarray of shape (n_images, n_classes)
+            Log probabilities of the images.
         """
         rows = np.arange(n_images)
         if self.local is None:

@@ -77,7 +77,7 @@ def _classes(y: np.ndarray) -> str:
 
 
 def _failure(fit: Fitting, n_scores: int, y: np.ndarray, weights: np.ndarray) -> Exception | None:
-    """The error of a fit to made-up scores, if it fails both to positive logits and to log probabilities."""
+    """Return the error of a fit to made-up scores if it fails both on positive logits and on log probabilities."""
     first = None
     for log_scores in _made_up(n_scores, y):
         try:

@@ -18,7 +18,7 @@ _RIDGE = 1.0  # penalty of the squared distance of a weight from its share; with
 
 
 def mixed_log_proba(weights: np.ndarray, log_probas: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-    """Log-linear mixture (n_images, n_classes) of the log probabilities of each view (B29)."""
+    """Mix the log probabilities of each view log-linearly: (n_images, n_classes) (B29)."""
     return log_softmax(np.tensordot(weights, np.asarray(log_probas), 1), axis=1)
 
 
@@ -53,7 +53,7 @@ def mix_views(views: Sequence[HeadResult], y: np.ndarray) -> tuple[np.ndarray, H
 
 
 def _fit(log_probas: np.ndarray, y: np.ndarray, of_images: np.ndarray) -> np.ndarray:
-    """Weights (n_views,) with the lowest penalised log loss, for log probabilities (n_views, n_images, n_classes)."""
+    """Find weights (n_views,) with the lowest penalised loss of log probabilities (n_views, n_images, n_classes)."""
     start = np.full(len(log_probas), 1 / len(log_probas))
     true = log_probas[:, np.arange(len(y)), y]
 

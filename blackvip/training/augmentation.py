@@ -17,7 +17,7 @@ _ATTEMPTS = 10  # to draw one that fits into the image
 
 
 def crop_and_flip(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Random resized crops, half of them mirrored: the augmentation of BlackVIP's experiments.
+    """Crop images at random and resize them, half of them mirrored: the augmentation of BlackVIP's experiments.
 
     A crop has 8 % to 100 % of the image's area and a ratio of width to height of 3/4 to 4/3, whose logarithm is uniform
     (Szegedy et al., CVPR 2015, section 6, with the numbers that torchvision has). It is resized to the image's size.
@@ -27,6 +27,7 @@ def crop_and_flip(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tenso
     pixels : tensor of shape (n, 3, height, width)
         RGB in [0, 1].
     rng : numpy.random.Generator
+        Source of random numbers.
 
     Returns
     -------
@@ -43,7 +44,7 @@ def crop_and_flip(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tenso
 
 
 def _crop(height: int, width: int, rng: np.random.Generator) -> tuple[slice, slice]:
-    """Rows and columns of a crop; the whole image where none of a few fits into it."""
+    """Draw the rows and columns of a crop; the whole image if none of a few fits into it."""
     for _ in range(_ATTEMPTS):
         area = height * width * rng.uniform(*_AREA)
         ratio = math.exp(rng.uniform(*np.log(_RATIO)))
@@ -59,5 +60,5 @@ AUGMENTATIONS = {"crop-flip": crop_and_flip}
 
 
 def augmentation(name: str, rng: np.random.Generator) -> Callable[[torch.Tensor], torch.Tensor]:
-    """One of `AUGMENTATIONS`, that draws from `rng`."""
+    """Return one of `AUGMENTATIONS`, which draws from `rng`."""
     return lambda pixels: AUGMENTATIONS[name](pixels, rng)

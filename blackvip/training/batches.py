@@ -21,6 +21,7 @@ class Batches:
     batch_size : int
         Rows of a step, at most ``len(rows)``. Each group gets at least one.
     rng : numpy.random.Generator
+        Source of random orders.
     """
 
     def __init__(self, rows: np.ndarray, batch_size: int, rng: np.random.Generator):
@@ -28,24 +29,24 @@ class Batches:
         self.left = np.empty(0, dtype=int)
 
     def n_rows_each(self, optimizer: Optimizer) -> int:
-        """Rows that each candidate of a step gets, and is billed for."""
+        """Return the number of rows that each candidate of a step gets, and is billed for."""
         return max(1, self.batch_size // optimizer.n_comparisons)
 
     def n_rows(self, optimizer: Optimizer) -> int:
-        """Different rows of a step."""
+        """Return the number of different rows of a step."""
         return self.n_rows_each(optimizer) * optimizer.n_comparisons
 
     def for_step(self, optimizer: Optimizer) -> np.ndarray:
-        """The rows of each candidate of the next step, of shape (n_candidates, n)."""
+        """Return the rows of each candidate of the next step, of shape (n_candidates, n)."""
         return self._divided(self.next(self.n_rows(optimizer)), optimizer)
 
     def upcoming(self, optimizer: Optimizer) -> np.ndarray | None:
-        """What `for_step` will return next; None if that needs another random order, which is drawn only then."""
+        """Return the next result of `for_step`; None if that needs another random order, which is drawn only then."""
         n_rows = self.n_rows(optimizer)
         return self._divided(self.left[:n_rows], optimizer) if len(self.left) >= n_rows else None
 
     def next(self, n_rows: int) -> np.ndarray:
-        """The next rows."""
+        """Return the next rows."""
         while len(self.left) < n_rows:
             self.left = np.concatenate([self.left, self.rng.permutation(self.rows)])
         rows, self.left = self.left[:n_rows], self.left[n_rows:]

@@ -22,7 +22,7 @@ except ImportError:
 
 @contextmanager
 def fit_task(estimator: Any, max_subtasks: int) -> Iterator[Any]:
-    """The root task of a fit: its beginning and end are told to the estimator's callbacks, if there are any.
+    """Open the root task of a fit, whose beginning and end are reported to the estimator's callbacks, if there are any.
 
     Yields
     ------

@@ -38,7 +38,7 @@ class Choice(NamedTuple):
 
 
 def in_turn_of_classes(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random order of the images in which the classes take turns."""
+    """Draw a random order of the images in which the classes take turns."""
     shuffled = rng.permutation(len(y))
     turn = np.empty(len(y), dtype=int)
     for label in np.unique(y):
@@ -48,7 +48,7 @@ def in_turn_of_classes(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def halving_sizes(n_images: int) -> list[int]:
-    """Numbers of images after each round of halving; at most half of all, so that others can judge the winner."""
+    """Return the number of images after each round of halving: at most half of all, so that others judge the winner."""
     most = min(_MOST, n_images // 2)
     sizes = [_FIRST]
     while 2 * sizes[-1] <= most:
@@ -57,7 +57,7 @@ def halving_sizes(n_images: int) -> list[int]:
 
 
 def most_requests(n_corrections: int, n_images: int, budget: int) -> list[int]:
-    """The sizes of the requests that `choose_correction` makes at most, with a budget of images."""
+    """Return the largest sizes of the requests that `choose_correction` makes with a budget of images."""
     requests, alive, seen, left = [], n_corrections, 0, budget
     for size in halving_sizes(n_images):
         if alive * (size - seen) + n_images - size > left:
@@ -140,7 +140,7 @@ def choose_correction(
 
 
 def fitted_corrections(pixels: torch.Tensor, prompt_scale: float) -> dict[str, Prompter]:
-    """All corrections by name, fitted to a sample of the training images (n, 3, height, width).
+    """Fit all corrections to a sample of the training images (n, 3, height, width), and return them by name.
 
     Raises
     ------
@@ -167,12 +167,12 @@ def _n_kept(n: int) -> int:
 
 
 def _losses(log_scores: np.ndarray, y: np.ndarray, temperature: float) -> np.ndarray:
-    """Losses (n_images,) at a temperature; at most that of a guess."""
+    """Compute losses (n_images,) at a temperature; at most that of a guess."""
     return np.minimum(cross_entropy(log_scores / temperature, y), np.log(log_scores.shape[1]))
 
 
 def _compared(scores: dict[str, np.ndarray], y: np.ndarray) -> dict[str, np.ndarray]:
-    """Losses (n_images,) of several sets of log scores, at the temperature that suits the best of them."""
+    """Compute losses (n_images,) of several sets of log scores, at the temperature that suits the best of them."""
     own = {name: _losses(log_scores, y, fit_temperature(log_scores, y)).mean() for name, log_scores in scores.items()}
     best = sorted(own, key=own.__getitem__)[:_FOR_TEMPERATURE]
     temperature = fit_temperature(np.concatenate([scores[name] for name in best]), np.tile(y, len(best)))

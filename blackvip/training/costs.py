@@ -131,11 +131,11 @@ class CostPlan(Table):
 
     @property
     def note(self) -> str:  # type: ignore[override]
-        """What the scores are, if they were measured."""
+        """Description of the scores, if they were measured."""
         return f"scores: {self.scores}" if self.scores else ""
 
     def _cells(self) -> list[Sequence[str]]:
-        """A row for the fit, for each of its parts, and for what else is billed."""
+        """Return a row for the fit, for each of its parts, and for what else is billed."""
         lines = [("fit, at most", self.fit)]
         lines += [(f"  {title}", cost) for title, cost in self._parts()]
         if self.predict.images:
@@ -162,11 +162,18 @@ def cost_plan(
     Parameters
     ----------
     run : Run
+        The prepared run.
     n_predict : int
         Images that will be predicted afterwards.
-    price_per_image : float or None
-        In any currency.
-    seconds_per_image : float or None
+    price_per_image : float or None, default=None
+        Price of an image, in any currency.
+    seconds_per_image : float or None, default=None
+        Time that the service takes for an image.
+
+    Returns
+    -------
+    plan : CostPlan
+        Images, calls, time and price of the fit and of the predictions.
     """
     budget, n_judged, n_held_out = run.budget, len(run.judged_rows), len(run.validation.rows)
     images_per_call = run.objective.ledger.images_per_call
@@ -206,7 +213,7 @@ def _portions(n: int, size: int) -> Iterator[int]:
 
 
 def duration(seconds: float | None) -> str:
-    """A time in the unit that suits it."""
+    """Format a time in the unit that suits it."""
     seconds = seconds or 0.0
     if seconds < 100:
         return f"{seconds:.1f} s"

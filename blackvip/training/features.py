@@ -19,7 +19,7 @@ _BATCH = 32  # images whose features are computed together
 
 
 def row_batches(rows: np.ndarray, size: int = _BATCH) -> Iterator[np.ndarray]:
-    """Rows in batches of `size`, the last one shorter."""
+    """Split rows into batches of `size`, the last one shorter."""
     return (rows[first : first + size] for first in range(0, len(rows), size))
 
 
@@ -61,13 +61,13 @@ class TrainingFeatures:
             self._all = background.submit(self._computed)
 
     def of(self, rows: np.ndarray) -> torch.Tensor:
-        """Features of these images, of shape (len(rows), ...)."""
+        """Return the features of these images, of shape (len(rows), ...)."""
         if not self.kept:
             return self.prompter.features(self.images.pixels(rows))
         return self._result()[1].index_select(0, torch.from_numpy(rows))
 
     def with_canvas(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Canvas (len(rows), 3, height, width) and features (len(rows), ...) of these images."""
+        """Return canvas (len(rows), 3, height, width) and features (len(rows), ...) of these images."""
         if not self.kept:
             return self.prompter.canvas_and_features(self.images.pixels(rows))
         canvas, features = self._result()[0], self.of(rows)
@@ -76,7 +76,7 @@ class TrainingFeatures:
         return canvas.index_select(0, torch.from_numpy(rows)), features
 
     def batches(self) -> Iterator[torch.Tensor]:
-        """Features of all images, batch by batch, in double precision."""
+        """Return the features of all images, batch by batch, in double precision."""
         return (self.of(rows).double() for rows in row_batches(np.arange(len(self.images))))
 
     def _result(self) -> tuple[torch.Tensor | None, torch.Tensor]:
@@ -88,7 +88,7 @@ class TrainingFeatures:
         return self._all.result()
 
     def _computed(self) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Canvases (n, 3, height, width), if they are kept, and features (n, ...) of all images."""
+        """Compute the features (n, ...) of all images, and their canvases (n, 3, height, width) if they are kept."""
         batches = (self.images.pixels(rows) for rows in row_batches(np.arange(len(self.images))))
         if not self._keeps_canvas:
             return None, torch.cat([self.prompter.features(pixels) for pixels in batches])

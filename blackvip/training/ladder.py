@@ -44,7 +44,7 @@ _CEILING = 0.02  # log loss in nats, cross-validated, below which nothing more i
 
 
 def training_budgets(images: int, n_judged: int) -> Iterator[int]:
-    """Images for each rung with a trained prompt, of which the last `n_judged` score the result.
+    """Yield the images for each rung with a trained prompt, of which the last `n_judged` score the result.
 
     Each rung has twice as many to train with as the one before; the last one takes what would not pay for another.
     """
@@ -61,6 +61,7 @@ class Ladder:
     Parameters
     ----------
     outcomes : Outcomes
+        Makes the outcomes of runs.
     choose : callable
         ``choose()`` returns the `Choice` of a correction and the score columns of all judged images with it, or None.
         It bills images.
@@ -160,7 +161,7 @@ class Ladder:
         return outcome
 
     def _sees_more(self, outcome: Outcome) -> bool:
-        """Whether the service's own answers are right for clearly more images than without the correction."""
+        """Return whether the service's own answers are right for clearly more images than without the correction."""
         before, after = (outcome.hits(scores) for scores in (outcome.plain, outcome.log_scores))
         return is_clear(after.astype(float) - before)
 
@@ -169,7 +170,7 @@ class Ladder:
         return self.best.decision.result.log_loss <= _CEILING
 
     def _reason_to_stop(self) -> str | None:
-        """Why a trained prompt would not pay: there is nothing to gain, or nothing to train it with."""
+        """Return why a trained prompt would not pay: there is nothing to gain, or nothing to train it with."""
         if self._at_ceiling:
             return "ceiling"
         probe = self.outcomes.without.result().baselines.get("local_probe")
@@ -206,17 +207,17 @@ class ClimbsLadder:
         return isinstance(self.prompter, str) and self.prompter == "auto"
 
     def _settings_of_fit(self, continues: bool) -> RunSettings:
-        """How a fit spends its images, on the ladder or not."""
+        """Return how a fit spends its images, on the ladder or not."""
         settings: RunSettings = self._settings(self.max_queries, climbs=self._climbs and not continues)
         return settings
 
     def _sample(self, data: TrainingSet, streams: Streams) -> torch.Tensor:
-        """The training images to which prompters and encoders are fitted: (n, 3, height, width)."""
+        """Read the training images to which prompters and encoders are fitted: (n, 3, height, width)."""
         rows = np.sort(streams.sample.permutation(len(data))[: most_to_fit(self.image_format_)])
         return data.images.pixels(rows)
 
     def _ladder(self, first: Run, data: TrainingSet, outcomes: Outcomes, background: BackgroundThread) -> Ladder:
-        """The ladder above a run that has scored the judged images without a prompt."""
+        """Make the ladder above a run that has scored the judged images without a prompt."""
         ledger, memory = first.objective.ledger, first.objective.memory
         judged, streams = first.judged_rows, first.streams
 

@@ -66,14 +66,14 @@ class TrainingResult:
         self.error, self.raises_interrupt = other.error, other.raises_interrupt
 
     def ends_with_error(self, resumes: bool) -> bool:
-        """Whether `fit` will raise the error: any but Ctrl-C, which in a script is raised if `fit` can resume."""
+        """Return whether `fit` will raise the error: any but Ctrl-C, which is raised in a script that can resume."""
         if isinstance(self.error, KeyboardInterrupt):
             return self.raises_interrupt or (resumes and not is_interactive())
         return self.error is not None
 
 
 def is_interactive() -> bool:
-    """Whether a person can use the estimator after Ctrl-C: in a notebook, in IPython or at Python's prompt."""
+    """Return whether a person can use the estimator after Ctrl-C: in a notebook, IPython or Python's prompt."""
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
     return hasattr(sys, "ps1") or get_ipython() is not None
 

@@ -30,7 +30,9 @@ class Monitor:
     Parameters
     ----------
     estimator : BlackVIPClassifier
+        The estimator that is fitted.
     run : Run
+        The first run of the fit.
 
     Notes
     -----
@@ -105,7 +107,7 @@ class Monitor:
         return hasattr(self.estimator, "_skl_callbacks")
 
     def _as_if_ended(self, w: np.ndarray) -> dict[str, Any]:
-        """The fitted attributes that the estimator would have with these parameters and no head."""
+        """Return the fitted attributes that the estimator would have with these parameters and no head."""
         run, validation = self.run, self.run.validation
         prompter = copy.copy(run.prompted.freeze(w))
         prompter.read_like(self.estimator)

@@ -41,7 +41,7 @@ class LastAnswers:
         self._steps.append((rows, log_scores))
 
     def get(self, n_columns: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows (n,) and score columns (n, n_columns) of the last steps, as many whole steps as fit."""
+        """Return rows (n,) and score columns (n, n_columns) of the last steps, as many whole steps as fit."""
         kept: list[tuple[np.ndarray, np.ndarray]] = []
         for step in reversed(self._steps):
             if sum(len(rows) for rows, _ in kept) + len(step[0]) > self._most:
@@ -58,16 +58,17 @@ class Objective:
     Parameters
     ----------
     features : TrainingFeatures
-        Of the fitted prompter.
+        Features and canvases of the fitted prompter.
     data : TrainingSet
         Its weights are scaled to a mean of 1.
     ledger : Ledger
+        Sends and counts the images.
     memory : AnswerMemory
-        Of the ledger.
+        The memory of the ledger.
     prompt_scale : float
         Factor of the prompt, in units of the pixel range.
     temperature : Temperature
-        Of the service, at which losses are taken.
+        Temperature of the service, at which losses are computed.
     augment : callable or None, default=None
         Makes other views of the pixels of a step, the same for all candidates that are compared on them.
 
@@ -76,6 +77,7 @@ class Objective:
     last_accuracy : float
         Share of the last candidates' images that the service got right.
     last_answers : LastAnswers
+        Scores that training has paid for last.
     """
 
     last_accuracy: float
@@ -104,15 +106,21 @@ class Objective:
     def candidate_losses(
         self, candidates: np.ndarray, rows: np.ndarray, next_rows: np.ndarray | None = None
     ) -> np.ndarray:
-        """Mean loss (p,) of each candidate on its training images; bills each image for each candidate.
+        """Measure the mean loss (p,) of each candidate on its training images; bills each image for each candidate.
 
         Parameters
         ----------
         candidates : ndarray of shape (p, d)
+            Parameter vectors.
         rows : ndarray of shape (n,) or (p, n)
-            The images of all candidates, or those of each.
+            Training images of all candidates, or of each of them.
         next_rows : ndarray of shape (p, n) or None, default=None
             The rows of the next call, if they are known: its images are read while the service answers.
+
+        Returns
+        -------
+        losses : ndarray of shape (p,)
+            Mean loss of each candidate.
         """
         rows = np.broadcast_to(rows, (len(candidates), rows.shape[-1]))
         # eq. 1: prompted images of all candidates, one candidate after the other, (p * n, h, w, 3)
@@ -130,7 +138,7 @@ class Objective:
         return (losses * self.weights[rows]).mean(axis=1)
 
     def _drawn(self, candidates: np.ndarray, images: StepImages) -> Sent:
-        """The images of all candidates in the form that the service gets, one candidate after the other."""
+        """Draw the images of all candidates in the form that the service gets, one candidate after the other."""
         parts, positions = [], []
         w = torch.as_tensor(candidates, dtype=torch.float32, device=self.ledger.device)
         for some, of_some in images.drawn(self.features.prompter, w, self.prompt_scale):
@@ -143,7 +151,7 @@ class Objective:
         return sent
 
     def prompt_rms(self, w: np.ndarray, directions: np.ndarray) -> np.ndarray:
-        """Root mean square (p,) by which `directions` (p, d) each move the prompts, in units of the pixel range.
+        """Measure the root mean square (p,) by which `directions` (p, d) each move the prompts, in pixel ranges.
 
         It bills nothing, and is measured on a few images.
         """

@@ -22,15 +22,18 @@ __all__ = ["Outcome", "Outcomes"]
 
 
 class Outcome(NamedTuple):
-    """A run, and what has become of it.
+    """A run and its result.
 
     Attributes
     ----------
     run : Run
+        The run.
     result : TrainingResult
+        Result of its training.
     decision : Decision
+        The prompt or none, and the head.
     scored : ScoredImages
-        With the scores of this run's prompt.
+        The judged images, with the scores of this run's prompt.
     """
 
     run: Run
@@ -60,7 +63,7 @@ class Outcome(NamedTuple):
         return float(np.average(hits, weights=self.scored.weights[-n:]))
 
     def hits(self, log_scores: np.ndarray) -> np.ndarray:
-        """Whether the highest of the scores (n_judged, n_classes) of each judged image is that of its class."""
+        """Return whether the highest score (n_judged, n_classes) of each judged image is that of its class."""
         return log_scores.argmax(axis=1) == self.run.objective.y[self.run.judged_rows]
 
     def warn_or_raise(self, n_queries: int, resumes: bool = False) -> None:
@@ -100,6 +103,7 @@ class Outcomes:
     guard : bool
         Whether a prompt is used only if it helps.
     monitor : Monitor
+        Told about each run.
     replay : Replay or None
         The journal of the fit.
 
@@ -121,11 +125,11 @@ class Outcomes:
     rungs: list[dict[str, Any]] = field(default_factory=list)
 
     def untrained(self, run: Run) -> Outcome:
-        """The outcome of a run that ends before it begins: no prompt."""
+        """Make the outcome of a run that ends before it begins: no prompt."""
         return self._decided(run, TrainingResult(run.w, run.optimizer), self._unknown(run), self.guard)
 
     def known(self, run: Run, columns: np.ndarray) -> Outcome:
-        """The outcome of a run with nothing to train, from score columns (n_judged, n_columns); without the guard."""
+        """Make the outcome of a run with nothing to train, from score columns (n_judged, n_columns); no guard."""
         self.monitor.begin_run(run)
         self.monitor.begin_stage("heads")
         result = TrainingResult(run.w, run.optimizer, termination_reason="nothing_to_train")
@@ -137,6 +141,7 @@ class Outcomes:
         Parameters
         ----------
         run : Run
+            The run to train.
         start : ndarray of shape (n_judged, n_classes) or None, default=None
             Log scores where the run starts. None: those without a prompt.
         """
@@ -177,7 +182,7 @@ class Outcomes:
         return unknown
 
     def _decided(self, run: Run, result: TrainingResult, columns: np.ndarray, guard: bool) -> Outcome:
-        """The outcome with the decision, see `decide`.
+        """Make the outcome with the decision, see `decide`.
 
         If Ctrl-C interrupts it, what was paid for is not lost: the service's own head decides, which is fitted at once.
         """

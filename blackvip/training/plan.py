@@ -33,7 +33,7 @@ class RunBudget:
 
     @classmethod
     def of(cls, optimizer: Optimizer, d: int, batches: Batches, total: int, max_steps: int | None = None) -> RunBudget:
-        """The budget of a run in `d` parameters that may bill `total` images and makes at most `max_steps` steps."""
+        """Plan a run in `d` parameters that may bill `total` images and makes at most `max_steps` steps."""
         if not d:
             return cls(0, 0, 0, total)
         n_rows_each = batches.n_rows_each(optimizer)

@@ -51,18 +51,21 @@ class _SafeStream:
 
 
 class ProgressBar:
-    """A tqdm bar that is redrawn every few seconds, whatever happens; a context manager that closes it.
+    """A tqdm bar that is redrawn every few seconds even if nothing advances; a context manager closes it.
 
     Parameters
     ----------
     total : int
+        Number of items.
     title : str
+        Text in front of the bar.
     verbose : int
         0: no bar. 1: a bar where the standard error is a terminal. 2: always a bar. There is none if the process has no
         standard error.
     initial : int, default=0
-        What was done before.
+        Items that were done before.
     unit : str, default="img"
+        Unit of the items.
     """
 
     def __init__(self, total: int, title: str, verbose: int, initial: int = 0, unit: str = "img"):
@@ -172,5 +175,5 @@ class FitProgress:
 
 
 def _money(amount: float) -> str:
-    """An amount with cents; four digits of a small one."""
+    """Format an amount with cents; four digits of a small one."""
     return f"{amount:,.2f}" if amount >= 10 else f"{amount:.4g}"

@@ -19,7 +19,9 @@ class PromptedImages:
     Parameters
     ----------
     features : TrainingFeatures
+        Features and canvases of the fitted prompter.
     ledger : Ledger
+        Sends and counts the images.
     prompt_scale : float
         Factor of the prompt, in units of the pixel range.
     """
@@ -30,11 +32,11 @@ class PromptedImages:
         self.prompt_scale = prompt_scale
 
     def freeze(self, w: np.ndarray, prompt_scale: float | None = None) -> Prompter:
-        """The prompter, frozen at the parameter vector `w` with the batch statistics of the training images."""
+        """Freeze the prompter at the parameter vector `w`, with the batch statistics of the training images."""
         prompter = self.features.prompter
         statistics = prompter.batch_statistics(torch.as_tensor(w, dtype=torch.float64), self.features.batches)
         return prompter.freeze(w, statistics, self.prompt_scale if prompt_scale is None else prompt_scale)
 
     def score_columns(self, w: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Score columns (len(rows), n_columns) with the prompts of `w`; bills len(rows) images."""
+        """Score images with the prompts of `w`: (len(rows), n_columns); bills len(rows) images."""
         return score_columns_of(self.ledger, self.features.images, rows, self.freeze(w).draw)

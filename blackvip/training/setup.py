@@ -33,7 +33,7 @@ _LARGEST_BUDGET = 2**62  # at which the search for one that works ends
 
 
 def seed_of(random_state: Any) -> int:
-    """A seed for the generators of a fit, so that the global ones are neither read nor set."""
+    """Return a seed for the generators of a fit, so that the global ones are neither read nor set."""
     if random_state is None:
         return int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]
     if isinstance(random_state, Integral):
@@ -42,7 +42,7 @@ def seed_of(random_state: Any) -> int:
 
 
 def generator_of(random_state: Any, replay: Replay | None = None) -> np.random.Generator:
-    """The generator of a fit; a resumed fit has the seed of the one that was interrupted."""
+    """Make the generator of a fit; a resumed fit has the seed of the one that was interrupted."""
     return np.random.default_rng(seed_of(random_state) if replay is None else replay.seed)
 
 
@@ -61,7 +61,7 @@ class Streams(NamedTuple):
 
     @classmethod
     def of(cls, seed: int, level: int = 0) -> Streams:
-        """The generators of a run; on a higher level of the ladder, those of another run on the same images."""
+        """Make the generators of a run; on a higher level of the ladder, those of another run on the same images."""
         n = len(cls._fields) - 2
         streams = cls._make([*np.random.default_rng(seed).spawn(n), seed, level])
         if not level:
@@ -70,7 +70,7 @@ class Streams(NamedTuple):
         return others._replace(sample=streams.sample, held_out=streams.held_out)
 
     def above(self) -> Streams:
-        """Make those of the run on the next level."""
+        """Make the generators of the run on the next level."""
         return Streams.of(self.seed, self.level + 1)
 
 
@@ -116,7 +116,7 @@ class RunSettings:
         return 1 if self.climbs or self.knows_start else 2
 
     def held_out_share(self, d: int, n_images: int) -> float:
-        """The share of the images that a prompt of `d` parameters is not trained on."""
+        """Return the share of the images that a prompt of `d` parameters is not trained on."""
         if not self.guard or not d:
             return 0.0
         if self.validation_fraction == "auto":
@@ -124,7 +124,7 @@ class RunSettings:
         return float(self.validation_fraction)
 
     def n_checks(self, n_judged: int, n_held_out: int, gains: int, step: int) -> int:
-        """Checks of the held-out images that the run can pay for, beyond a single step and the scores around it."""
+        """Return the number of checks that the run can pay for, beyond a single step and the scores around it."""
         if self.one_pass:
             return 0
         left = max(0, self.budget - self.n_scorings * n_judged - gains - step)
@@ -133,24 +133,32 @@ class RunSettings:
 
 @dataclass
 class Run:
-    """All that a run of training needs, before its first image is sent.
+    """Everything that a run of training needs, before its first image is sent.
 
     Attributes
     ----------
     objective : Objective
+        Losses of candidates.
     prompted : PromptedImages
+        Scores of images with prompts.
     probe : Encoder
         The fitted local encoder.
     optimizer : Optimizer
+        A copy of its own.
     w : ndarray of shape (d,)
-        Where it starts.
+        Parameters at which training starts.
     batches : Batches
+        Rows of each step.
     judged_rows : ndarray of int
         Training images that are scored before and after.
     validation : Validation
+        Checks of the held-out images.
     budget : RunBudget
+        Images that training may bill.
     streams : Streams
+        Random generators.
     settings : RunSettings
+        Settings of the run.
     corrections : dict of str to Prompter
         Fitted, if the run is the lowest rung of a ladder.
     """
@@ -170,7 +178,7 @@ class Run:
 
 
 def rows_to_judge(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Sorted rows of the training images that are scored before and after training: 2,000 at most."""
+    """Draw the sorted rows of the training images that are scored before and after training: 2,000 at most."""
     return judged_rows(y, _JUDGED_IMAGES, rng)
 
 
@@ -188,7 +196,9 @@ def prepare(
     Parameters
     ----------
     objective : Objective
+        Losses of candidates.
     data : TrainingSet
+        The training set.
     probe : Encoder
         The fitted local encoder.
     optimizer : Optimizer
@@ -196,7 +206,14 @@ def prepare(
     w : ndarray of shape (d,)
         Where training starts.
     settings : RunSettings
+        Settings of the run.
     streams : Streams
+        Random generators.
+
+    Returns
+    -------
+    run : Run
+        The prepared run.
 
     Raises
     ------
@@ -226,10 +243,13 @@ class Spending:
     Attributes
     ----------
     settings : RunSettings
+        Settings of the run.
     optimizer : Optimizer
+        The optimizer, before it starts.
     d : int
         Number of parameters.
     batches : Batches
+        Rows of each step.
     n_judged, n_held_out : int
         Images that are scored before and after training, and those of them that are held out.
     """
@@ -242,7 +262,7 @@ class Spending:
     n_held_out: int
 
     def of(self, images: int) -> tuple[int, RunBudget]:
-        """The number of checks of a run that may bill so many images, and the budget of its training."""
+        """Return the number of checks of a run that may bill so many images, and the budget of its training."""
         least = self._training(0)
         settings = replace(self.settings, budget=images)
         n_checks = settings.n_checks(self.n_judged, self.n_held_out, least.gains, least.step)
@@ -253,7 +273,7 @@ class Spending:
         return RunBudget.of(self.optimizer, self.d, self.batches, images, one_pass if self.settings.one_pass else None)
 
     def check(self, budget: RunBudget) -> None:
-        """Raise a `BudgetError` that names the smallest budget that works, if this one does not."""
+        """Raise a `BudgetError` that names the smallest budget that works, unless this one does."""
         if self._works(budget):
             return
         settings = self.settings
@@ -288,7 +308,7 @@ class Spending:
         )
 
     def _works(self, budget: RunBudget) -> bool:
-        """Whether training makes a step, if there is anything to train, and a whole run is not spent on noise."""
+        """Return whether training makes a step, if there is anything to train, and is not spent on noise alone."""
         if not self.d:
             return budget.total >= 0
         if not budget.n_steps or self.optimizer.started or self.settings.one_pass:
@@ -296,7 +316,7 @@ class Spending:
         return self.optimizer.signal_share(self.d, budget.n_steps) >= _LEAST_SIGNAL
 
     def _smallest(self) -> tuple[int, RunBudget]:
-        """The smallest number of images that works, above one that does not, and the budget of its training."""
+        """Find the smallest number of images that works, and the budget of its training."""
         fails = max(0, self.settings.budget)
         works = fails + 1
         while works < _LARGEST_BUDGET and not self._works(self.of(works)[1]):
@@ -308,6 +328,6 @@ class Spending:
         return works, self.of(works)[1]
 
     def _n_directions(self, n_steps: int) -> int:
-        """Perturbations of a run: n / (n + d) is the share of signal of n directions in d parameters."""
+        """Return the perturbations of a run: n / (n + d) is the share of signal of n directions in d parameters."""
         share = self.optimizer.signal_share(self.d, n_steps)
         return round(share / (1 - share) * self.d)

@@ -27,7 +27,9 @@ class StepImages:
     members : list of ndarray
         The candidates of each group, by their positions.
     canvas : tensor of shape (n_groups, n, 3, height, width)
+        Pictures to which prompts are added.
     features : tensor of shape (n_groups, n, ...)
+        Features from which prompts are made.
     """
 
     members: list[np.ndarray]
@@ -45,7 +47,7 @@ class StepImages:
     def drawn(
         self, prompter: Prompter, candidates: torch.Tensor, prompt_scale: float
     ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        """Positions (m,) of some of the candidates (p, d), and their prompted images (m, n, 3, height, width)."""
+        """Yield positions (m,) of some of the candidates (p, d), and their prompted images (m, n, 3, height, width)."""
         for group_size in np.unique([len(positions) for positions in self.members]):
             groups = [group for group, positions in enumerate(self.members) if len(positions) == group_size]
             members = np.stack([self.members[group] for group in groups])
@@ -66,10 +68,11 @@ class StepReader:
     Parameters
     ----------
     features : TrainingFeatures
+        Features and canvases of the fitted prompter.
     augment : callable or None
         Makes other views of pixels (n, 3, height, width). Features are then computed anew in each step.
     device : torch.device
-        Where prompts are drawn.
+        Device on which prompts are drawn.
     """
 
     def __init__(
@@ -85,7 +88,7 @@ class StepReader:
         self._ahead: tuple[np.ndarray, Future[StepImages]] | None = None
 
     def read(self, rows: np.ndarray) -> StepImages:
-        """The images of a step, from rows (p, n) of its candidates; those that `prefetch` has read are used once."""
+        """Read the images of a step, from rows (p, n) of its candidates; what `prefetch` has read is used once."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None and np.array_equal(ahead[0], rows):
             return ahead[1].result()

@@ -14,7 +14,7 @@ __all__ = ["Validation", "judged_rows", "split_held_out"]
 
 
 def judged_rows(y: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    """Sorted rows that are scored before and after training: all, or a share of each class if more than `most`."""
+    """Draw sorted rows that are scored before and after training: all, or a share of each class if more than `most`."""
     if len(y) <= most:
         return np.arange(len(y))
     of_classes = [rng.permutation(np.flatnonzero(y == label)) for label in np.unique(y)]
@@ -22,7 +22,7 @@ def judged_rows(y: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarra
 
 
 def split_held_out(y: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    """Sorted positions in y that are held out: the share `fraction` of each class, rounded down."""
+    """Draw sorted positions in y that are held out: the share `fraction` of each class, rounded down."""
     of_classes = [
         rng.permutation(np.flatnonzero(y == label))[: int(fraction * np.sum(y == label))] for label in np.unique(y)
     ]
@@ -35,9 +35,11 @@ class Validation:
     Parameters
     ----------
     prompted : PromptedImages
+        Scores images with prompts.
     data : TrainingSet
+        The training set.
     temperature : Temperature
-        Of the service. Checks teach it nothing.
+        Temperature of the service. Checks do not update it.
     judged_rows : ndarray of int
         Sorted rows of the images that are scored before and after training.
     rows : ndarray of int
@@ -116,13 +118,13 @@ class Validation:
         self.interval, self.n_steps = _interval(n_steps, self.checks_left), n_steps
 
     def is_due(self, n_iter: int) -> bool:
-        """Whether the held-out images are checked after step `n_iter`."""
+        """Return whether the held-out images are checked after step `n_iter`."""
         if not self.checks_left or not len(self.rows):
             return False
         return n_iter % self.interval == 0 or n_iter == self.n_steps
 
     def n_checks_due(self, continues: bool, n_steps: int) -> int:
-        """Checks that a run of `n_steps` steps will make: one at once if it continues another, and those that are due.
+        """Return the number of checks of a run of `n_steps` steps; one that continues another makes one at once.
 
         It changes nothing, so that a run can be planned.
         """
@@ -170,5 +172,5 @@ class Validation:
 
 
 def _interval(n_steps: int, n_checks: int) -> int:
-    """Steps between checks that are spread evenly over a run."""
+    """Return the steps between checks that are spread evenly over a run."""
     return max(1, math.ceil(n_steps / max(1, n_checks)))
