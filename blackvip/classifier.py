@@ -68,34 +68,34 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
         more helps. "basis": `PromptBasis`, with fourteen parameters. "coordinator": the paper's `Coordinator`, see also
         `blackvip.presets.cvpr2023`. Other names: see `Correction`.
     optimizer : {"spsa-gc", "spsa", "cma-es"} or Optimizer, default="spsa-gc"
-        What trains the prompter. Its settings are its own parameters, as in ``optimizer=SPSAGC(momentum=0.5)``.
+        Trains the prompter. Its settings are its own parameters, as in ``optimizer=SPSAGC(momentum=0.5)``.
     max_queries : int, default=4_000
         The most images that `fit` may bill, a hard limit. The ladder bills fewer if nothing more helps.
     head : {"auto", "fused", "calibrated", "tempered"}, None or classifier, default="auto"
-        From scores to probabilities. "fused": scores and local features together, see `FusedHead`. "calibrated":
+        Turns scores into probabilities. "fused": scores and local features, see `FusedHead`. "calibrated":
         logistic regression on the log scores, see `CalibratedHead`. "tempered": the service's own answers at a fitted
         temperature. "auto": the first of these that cross-validation does not find clearly worse. None: the softmax of
         the scores, as in the paper. Any other classifier with `predict_proba` is trained on the log scores.
     guard : bool, default=True
         Whether the prompt is used only if it classifies the training images better than no prompt.
     cascade : bool, default=False
-        Whether a prediction ends where it is sure: a local head answers the images it is sure of, and bills nothing.
+        Whether a local head answers the images that it is sure of; they are neither sent nor billed.
     max_views : {1, 2}, default=1
-        Versions of an image that a prediction may send. 2: also without the prompt, where both are clearly better.
+        Versions of an image that a prediction may send. 2: also without the prompt, if both are clearly better.
     local_encoder : str or Encoder, default="gradients"
-        Where the features of the local probe and of the fused head come from: "gradients", "pca", or the name of a
-        timm model. It runs on this machine and asks no service.
+        Computes the features of the local probe and of the fused head: "gradients", "pca", or the name of a timm
+        model. It runs on this machine and calls no service.
     random_state : int, RandomState instance or None, default=None
-        With an int, results are bit-identical on one machine. Global generators are neither read nor set.
+        Source of random numbers. An int makes results bit-identical on one machine. Global generators are not used.
     image_shape : tuple of int or None, default=None
         (height, width) or (height, width, channels). Rows of flattened pixels are reshaped to it, other images resized.
         None: rows are grey images one pixel high, and others keep their size, or become 224 x 224 if sizes differ.
     resize : {"crop", "pad", "stretch"}, default="crop"
         "crop" covers the new size and cuts out the centre; "pad" adds black borders; "stretch" changes proportions.
     on_error : {"raise", "skip"}, default="raise"
-        What `fit` does with images that cannot be read: raise an error that names them, or warn and leave them out.
+        Treatment of unreadable images in `fit`: an error that names them, or a warning that they are left out.
     score_type : {"auto", "logits", "probabilities", "percent", "levels"}, default="auto"
-        What the scores are. "auto": what `score_fn` declares, else what the training images' scores show.
+        Type of the scores. "auto": the type that `score_fn` declares, else the one recognised in `fit`.
     images_per_call : int or None, default=None
         The most images in one call of `score_fn`. None: what it declares, else 64.
     n_jobs : int or None, default=None
@@ -105,7 +105,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
         with the same checkpoint, parameters and images: it resumes bit for bit, and pays for no answer twice.
         Predictions are kept in a second file beside it. A folder holds one file per fit, as searches need.
     a : float or "auto", default="auto"
-        Step size (Spall's a). "auto": what the optimizer says, which finds it unless it was given a number.
+        Step size (Spall's a). "auto": the value of the optimizer, which finds one unless it was given a number.
     c : float or "auto", default="auto"
         Perturbation size (Spall's c), in units of the parameters. "auto": as for `a`.
     batch_size : int, default=16
@@ -138,7 +138,7 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
     class_prompts_ : list of str, or list of list of str
         One per class; a list of them per class if a class has several.
     prompter_ : Prompter
-        The trained prompter; ``prompter_.transform(X)`` draws prompts and asks no service. `coordinator_` is an alias.
+        The trained prompter; ``prompter_.transform(X)`` draws prompts and calls no service. `coordinator_` is an alias.
     prompt_used_ : bool
         Whether predictions use the prompt. False: the guard found that it does not help.
     head_ : Head
@@ -159,12 +159,12 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
     termination_reason_ : str
         Why training stopped, one of `blackvip.training.loop.TERMINATION_REASONS`.
     rungs_ : list of dict
-        What "auto" tried: the "prompter", "n_queries" so far, "accuracy" and "log_loss" with the head, "own_accuracy"
+        Rungs of the ladder: the "prompter", "n_queries" so far, "accuracy" and "log_loss" with the head, "own_accuracy"
         of the service's own answers, and whether it "helps".
     score_format_, score_type_ : ScoreFormat, {"logits", "probabilities", "percent", "levels"}
-        What the scores are, and in words how that was found.
+        Format of the scores and how it was found, and their type.
     label_mapping_ : LabelMapping or None
-        From the service's labels to classes, if `score_fn` is a `LabelMappedScorer` that learns it.
+        Mapping from the service's labels to classes, if `score_fn` is a `LabelMappedScorer` that learns it.
     seconds_per_image_ : float
         Mean time that the service took for an image in the last run.
     probe_encoder_, image_format_ : Encoder, ImageFormat
@@ -346,7 +346,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         Parameters
         ----------
         X : images, in any form that `fit` takes
-            Of the size of the first batch.
+            Images of the size of the first batch.
         y : array-like of shape (n,)
             Their class labels.
         classes : array-like of shape (n_classes,) or None, default=None

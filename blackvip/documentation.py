@@ -46,7 +46,7 @@ def pipeline_block(parts: dict[str, Any]) -> Any:
     Returns
     -------
     block : object
-        What scikit-learn draws in a notebook.
+        The diagram that scikit-learn draws in a notebook.
     """
     return _VisualBlock("serial", list(parts.values()), names=list(parts), name_details=list(map(str, parts.values())))
 

@@ -28,7 +28,7 @@ def cross_entropy(log_scores: np.ndarray, y: np.ndarray) -> np.ndarray:
     Returns
     -------
     losses : ndarray of shape (..., n_images)
-        In nats.
+        Losses in nats, at least 0.
     """
     log_proba = log_softmax(log_scores, axis=-1)
     index = np.broadcast_to(y[:, None], (*log_proba.shape[:-1], 1))
@@ -53,7 +53,7 @@ def focal(log_scores: np.ndarray, y: np.ndarray, gamma: float = 2.0) -> np.ndarr
     Returns
     -------
     losses : ndarray of shape (..., n_images)
-        In nats.
+        Losses in nats, at least 0.
     """
     losses = cross_entropy(log_scores, y)
     return (-np.expm1(-losses)) ** gamma * losses

@@ -116,7 +116,7 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
     n_queries_ : int
         Number of images billed by `fit`.
     score_format_ : ScoreFormat
-        What the service's scores are.
+        Format of the service's scores.
 
     Notes
     -----

@@ -229,8 +229,8 @@ def cvpr2023(
         The data set whose hyperparameters to use, see `SETTINGS`. None: the most common ones (a = 0.01,
         c = 0.01, gamma = 0.1, momentum 0.9, p_eps = 1 in units of CLIP's normalised space).
     encoder : str or Encoder, default="pca"
-        Of the Coordinator: "vit-mae", the paper's best, "vit-in21k", "dino-resnet50" or "scratch", see `ENCODERS`; or
-        any name or encoder that `Coordinator` takes. "pca" downloads nothing, and is BlackVIP-SE's.
+        Encoder of the Coordinator: "vit-mae", the paper's best, "vit-in21k", "dino-resnet50" or "scratch", see
+        `ENCODERS`; or any name or encoder that `Coordinator` takes. "pca", BlackVIP-SE's, downloads nothing.
     optimizer : {"spsa-gc", "spsa"}, default="spsa-gc"
         "spsa" has no gradient correction, for comparison.
     start : {"random", "zero"}, default="random"

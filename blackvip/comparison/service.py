@@ -46,9 +46,9 @@ class Service:
     score_fn : callable
         Score function, see `BlackVIPClassifier`.
     class_prompts : list of str
-        What the score function is asked for: class prompts, or labels of its own.
+        Prompts that are sent with the images: class prompts, or labels of the service.
     score_type : {"auto", "logits", "probabilities", "percent", "levels"}, default="auto"
-        What the scores are.
+        Type of the scores.
     images_per_call : int or None, default=None
         The most images in one call.
     score_format : ScoreFormat or None, default=None

@@ -50,7 +50,7 @@ def differentiable(score_fn: Any, class_prompts: Sequence[str]) -> Network:
     Returns
     -------
     network : callable
-        It maps pixels (n, 3, height, width) in [0, 1] to logits (n, n_classes).
+        Function from pixels (n, 3, height, width) in [0, 1] to logits (n, n_classes).
 
     Raises
     ------

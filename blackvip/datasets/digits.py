@@ -77,7 +77,7 @@ def make_biased(
     biased : ndarray of shape (n, height, width, 3), uint8
         White digits on coloured backgrounds.
     colours : ndarray of shape (n,), int64
-        For each image, the class whose colour it has.
+        Class whose colour each image has.
 
     Examples
     --------

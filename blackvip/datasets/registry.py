@@ -140,7 +140,7 @@ class FolderDataSet(DataSet):
     read : callable
         Reads the `Parts` of a `Folder` without a split file.
     obtain : str
-        What to download, and from where; the end of the message about a missing folder.
+        Where to download the data set; the end of the message about a missing folder.
     needs : tuple of str
         Files and folders that must exist in any case; "a|b" stands for either of two.
     labels : tuple of str, default=()

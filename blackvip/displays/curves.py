@@ -51,7 +51,7 @@ class QueryCurveDisplay(Display):
         "n_queries" (billed images after each step), "accuracy" and "loss". For checks of held-out images, also
         "validation_accuracy" and "validation_loss", which are NaN at the other steps.
     baselines : dict of str to dict of str to float, or None, default=None
-        For "accuracy" and "loss", the value of each baseline by its name.
+        Value of each baseline by its name, for "accuracy" and "loss".
     name : str or None, default=None
         Name of the fit in the legend. None: the legend says what the line is.
 

@@ -91,7 +91,7 @@ def load_pyplot(caller: str) -> Any:
     Parameters
     ----------
     caller : str
-        What needs it, for the error.
+        Name of the function that needs it, for the error.
 
     Returns
     -------
@@ -170,7 +170,7 @@ def check_fitted(estimator: Any, caller: str) -> None:
     estimator : object
         The object.
     caller : str
-        What needs it, for the error.
+        Name of the function that needs it, for the error.
 
     Raises
     ------

@@ -361,6 +361,6 @@ def log_loss(log_proba: np.ndarray, y: np.ndarray) -> np.ndarray:
     Returns
     -------
     losses : ndarray of shape (n_images,)
-        Not negative.
+        Losses in nats, at least 0.
     """
     return -log_proba[np.arange(len(y)), y]

@@ -24,7 +24,7 @@ class CostPoint(NamedTuple):
     accuracy : float
         Weighted share of the images that are classified correctly.
     log_loss : float
-        In nats.
+        Weighted mean of the negative log probability of the true class, in nats.
     """
 
     images_per_prediction: float
@@ -97,7 +97,7 @@ def cost_curve(cheap: HeadResult, dear: HeadResult, images: tuple[float, float],
     Returns
     -------
     curve : list of CostPoint
-        From all cheap to all dear.
+        Points from all cheap answers to all dear ones.
     """
     rank = np.argsort(np.argsort(confidence(cheap.held_out), kind="stable"))
     points = []

@@ -20,7 +20,7 @@ class ClassifierHead(Head):
     Parameters
     ----------
     classifier : estimator with `predict_proba`
-        It is cloned.
+        A classifier of scikit-learn's kind; it is cloned.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ class ClassifierHead(Head):
         Returns
         -------
         log_proba : ndarray of shape (n_images, n_classes)
-            In the order of `classes_`; never below log(1e-12).
+            Columns are in the order of `classes_`; at least log(1e-12).
         """
         return np.log(np.maximum(self.classifier_.predict_proba(X), FLOOR))
 

@@ -18,7 +18,7 @@ class Leaderboard(Table):
     baselines : mapping of str to HeadResult
         Results without a prompt.
     result : HeadResult
-        What predictions use.
+        Result of what predictions use.
     prompt_used : bool
         Whether it is for images with the prompt.
     """

@@ -140,11 +140,11 @@ def choose_stages(
     Parameters
     ----------
     first : HeadResult
-        Of the estimator's own head.
+        Result of the estimator's own head.
     local : HeadResult or None
-        Of a local head. It is used if `cascade` is true, and part of the cost curve in any case.
+        Result of a local head. It is used if `cascade` is true, and part of the cost curve in any case.
     second : HeadResult or None
-        Of the second view. It is used if the mixture gets more images right, and its log loss is clearly lower.
+        Result of the second view. It is used if the mixture is right more often and its log loss clearly lower.
     y : ndarray of shape (n_images,)
         Class indices.
     cascade : bool

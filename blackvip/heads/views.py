@@ -35,9 +35,9 @@ def mix_views(views: Sequence[HeadResult], y: np.ndarray) -> tuple[np.ndarray, H
     Returns
     -------
     weights : ndarray of shape (n_views,)
-        Not negative.
+        Weights of the views, at least 0.
     result : HeadResult
-        Of the mixture, each image with weights that were not fitted to it. It has the head of the first view.
+        Result of the mixture, each image with weights fitted to others. It has the head of the first view.
 
     Notes
     -----

@@ -95,10 +95,10 @@ def make_prompt_groups(spec: Any, classes: Any, names: Mapping[Any, str] | None 
     Parameters
     ----------
     spec : str, sequence of str, dict, Series, or sequence of sequence of str
-        As for `make_class_prompts`; or a list of templates, each of which makes a prompt for every class; or lists of
-        prompts in place of single ones.
+        Class prompts as in `make_class_prompts`; or a list of templates, each of which makes a prompt for every class;
+        or lists of prompts in place of single ones.
     classes, names
-        As for `make_class_prompts`.
+        Class labels and their names, as in `make_class_prompts`.
 
     Returns
     -------

@@ -133,7 +133,7 @@ def reason_of(error: Exception) -> str:
     Parameters
     ----------
     error : Exception
-        What `decoded` has raised.
+        Error that `decoded` has raised.
 
     Returns
     -------

@@ -180,7 +180,7 @@ def class_indices(y: np.ndarray, classes: np.ndarray, unknown: Literal["raise", 
     classes : ndarray of shape (n_classes,)
         Class labels.
     unknown : {"raise", "ignore"}, default="raise"
-        What is done with a label that is not among the classes; "ignore" gives it the index -1.
+        Treatment of a label that is not among the classes; "ignore" gives it the index -1.
 
     Returns
     -------

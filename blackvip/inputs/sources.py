@@ -223,7 +223,7 @@ def refuse_single(X: Any, image_shape: tuple[int, ...] | None = None, n_labels: 
     Parameters
     ----------
     X : object
-        What the user passed as X, or the array that it holds.
+        Value that the user passed as X, or the array that it holds.
     image_shape : tuple of int or None
         The declared shape of each image, which no array of a single image has.
     n_labels : int or None

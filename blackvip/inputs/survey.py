@@ -54,7 +54,7 @@ class Survey:
         Returns
         -------
         survey : Survey
-            What was found. Images that cannot be read are counted, and the first ones named.
+            The findings. Images that cannot be read are counted, and the first ones named.
 
         Raises
         ------

@@ -63,7 +63,8 @@ class Journal:
     path : str or path-like
         The file. An existing one is continued.
     identity : dict
-        What the answers belong to, as JSON. A file of another identity is refused, unless it has no answers yet.
+        Description, as JSON, of the object that the answers belong to. A file of another identity is refused, unless
+        it has no answers yet.
     facts : dict or None, default=None
         Other values for a new file to keep, as JSON.
     shared : bool, default=False

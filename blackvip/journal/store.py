@@ -48,9 +48,9 @@ class Format(NamedTuple):
     error : type
         Exception class of all errors.
     remedy : str
-        What to do about a file that cannot be used.
+        Advice for a file that cannot be used.
     when_full, when_gone : str
-        What to do when the file cannot be written, and when it was deleted or replaced while in use.
+        Advice for a file that cannot be written, and for one that was deleted or replaced while in use.
     """
 
     noun: str
@@ -75,7 +75,7 @@ class Store:
     path : str or path-like
         The file.
     format : Format
-        What the file holds.
+        Kind of the file.
     shared : bool, default=False
         Whether other stores, in this and other processes, may use the file too. If False, they are refused.
     synced : bool, default=True

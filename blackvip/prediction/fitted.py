@@ -129,12 +129,12 @@ class PromptedClassifier(
         Parameters
         ----------
         X : images, in any form that `fit` takes
-            Of the training images' size, unless `fit` had to resize.
+            Images of the training images' size, unless `fit` had to resize.
 
         Returns
         -------
         log_proba : ndarray of shape (n_images, n_classes)
-            In the order of `classes_`.
+            Columns are in the order of `classes_`.
         """
         images = self._open_images(X)
         return np.concatenate(list(self._log_probas(images, np.arange(len(images)))))
@@ -155,7 +155,7 @@ class PromptedClassifier(
             CSV file with the columns "image" (the path if X is paths, else the row number), "label", "proba_" followed
             by the label for each class, and "pixels" and "model", which identify the image and the estimator.
         X : images, in any form that `fit` takes
-            Of the training images' size, unless `fit` had to resize.
+            Images of the training images' size, unless `fit` had to resize.
         overwrite : bool, default=False
             Whether to start an existing table anew. A file that is no table of predictions is never overwritten.
         verbose : {0, 1, 2}, default=1
@@ -182,7 +182,7 @@ class PromptedClassifier(
         Parameters
         ----------
         X : images, in any form that `fit` takes
-            Of the training images' size, unless `fit` had to resize.
+            Images of the training images' size, unless `fit` had to resize.
         y : array-like of shape (n_images,)
             Their labels.
 

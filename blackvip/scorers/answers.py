@@ -128,7 +128,7 @@ def rows_of(scores: Any, n_images: int) -> np.ndarray | list[dict[str, float]]:
     Parameters
     ----------
     scores : object
-        What the score function returned.
+        Return value of the score function.
     n_images : int
         Number of images.
 

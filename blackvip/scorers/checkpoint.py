@@ -55,7 +55,7 @@ def replayed(
     Parameters
     ----------
     clf : BlackVIPClassifier
-        It has learned the classes and the class prompts from the training set.
+        Estimator that has learned the classes and the class prompts from the training set.
     images : Images
         The training images.
     y : ndarray of shape (n_images,)

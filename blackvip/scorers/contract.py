@@ -68,7 +68,7 @@ def check_scores(scores: Any, n_images: int, class_prompts: Sequence[str], score
     Parameters
     ----------
     scores : array-like of shape (n_images, n_prompts), or list of dict
-        What the score function returned.
+        Return value of the score function.
     n_images : int
         Number of images it was given.
     class_prompts : sequence of str

@@ -39,7 +39,7 @@ def declared(score_fn: Any, name: str, default: Any = None) -> Any:
     name : str
         One of the attributes that are described there.
     default : object, default=None
-        What is returned if it declares nothing.
+        Value that is returned if it declares nothing.
 
     Returns
     -------

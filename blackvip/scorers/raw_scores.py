@@ -92,7 +92,7 @@ def read_scores(scores: Any, n_images: int, class_prompts: Sequence[str] = ()) -
     Parameters
     ----------
     scores : object
-        What the score function returned.
+        Return value of the score function.
     n_images : int
         Number of images it was given.
     class_prompts : sequence of str, default=()

@@ -101,7 +101,7 @@ class ScoreReader:
         Parameters
         ----------
         answer : object
-            What the score function returned.
+            Return value of the score function.
         n_images : int
             Number of images that were sent.
         class_prompts : sequence of str

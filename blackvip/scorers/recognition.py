@@ -62,7 +62,7 @@ def recognise(
     Returns
     -------
     score_format : ScoreFormat
-        Its `finding` says what was seen and assumed.
+        The format; its `finding` says what was seen and assumed.
 
     Notes
     -----

@@ -153,7 +153,7 @@ class SharedBudget(ScorerWrapper):
         Parameters
         ----------
         images : ndarray of shape (n, height, width, 3), uint8, or tensor
-            As the score function takes them.
+            Images in the form that the score function takes.
         class_prompts : list of str
             One for each class.
 
@@ -162,7 +162,7 @@ class SharedBudget(ScorerWrapper):
         rows : ndarray of int
             Indices into `images`.
         scores : object
-            As the score function returns them.
+            Scores as the score function returns them.
 
         Raises
         ------

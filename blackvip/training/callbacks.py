@@ -27,7 +27,7 @@ def fit_task(estimator: Any, max_subtasks: int) -> Iterator[Any]:
     Yields
     ------
     context : sklearn.callback.CallbackContext or None
-        Its ``subcontext`` makes the tasks of the steps. None without callbacks.
+        Context whose ``subcontext`` makes the tasks of the steps. None without callbacks.
     """
     if not hasattr(estimator, "_skl_callbacks"):
         yield None

@@ -49,7 +49,7 @@ class Cost:
     seconds : float or None
         Time spent waiting for scores; None if the time of one image is not known.
     price : float or None
-        In the currency of the price per image; None if there is no price.
+        Price in the currency of the price per image; None if there is none.
     """
 
     images: int
@@ -85,9 +85,9 @@ class CostPlan(Table):
     predict : Cost
         Predicting the images that were asked about.
     measured : Cost
-        What ``plan(measure=True)`` has billed to measure the time of an image. It is not part of `total`.
+        Images that ``plan(measure=True)`` has billed to measure the time of an image. It is not part of `total`.
     scores : str
-        What the measured scores are, with their range; empty without a measurement. `fit` sees more of them.
+        Description of the measured scores, with their range; empty without a measurement. `fit` sees more of them.
     corrections : Cost
         Choosing an image correction, on the ladder of ``prompter="auto"``. The number of calls is an estimate.
     rungs : tuple of Cost
@@ -260,7 +260,7 @@ class PlansCosts(UsualSettings):
         n_predict : int, default=0
             Images that will be predicted afterwards; each may send `max_views` images. A cascade sends fewer.
         price_per_image : float or None, default=None
-            In any currency. None: what `score_fn` declares, if anything.
+            Price in any currency. None: the price that `score_fn` declares, if any.
         seconds_per_image : float or None, default=None
             Time that the service takes for an image. None: what the last fit measured, if there was one.
         sample_weight : array-like of shape (n,) or None, default=None

@@ -74,7 +74,7 @@ class Ladder:
     Attributes
     ----------
     best : Outcome
-        Of the highest rung that has earned its images.
+        Outcome of the highest rung that has earned its images.
     """
 
     best: Outcome

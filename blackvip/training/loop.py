@@ -31,7 +31,7 @@ class TrainingResult:
     w : ndarray of shape (d,)
         The vector with the lowest held-out loss, or the last one if nothing was held out.
     optimizer : Optimizer
-        With its gains and its last state.
+        The optimizer with its gains and its last state.
     a : float or None
         The step size that training started with.
     n_iter : int
@@ -39,7 +39,7 @@ class TrainingResult:
     termination_reason : str
         One of `TERMINATION_REASONS`.
     error : BaseException or None
-        What ended the training early.
+        Error that ended the training early.
     history : list of dict
         A row per step; see `BlackVIPClassifier.history_`.
     raises_interrupt : bool
@@ -84,14 +84,14 @@ def train(run: Run, monitor: Monitor | None = None) -> TrainingResult:
     Parameters
     ----------
     run : Run
-        If its optimizer has not started, the gains that are "auto" are found first.
+        The run. If its optimizer has not started, the gains that are "auto" are found first.
     monitor : Monitor or None, default=None
         Is told each step, and may end the training.
 
     Returns
     -------
     result : TrainingResult
-        Also if `KeyboardInterrupt` or an error of the score function ended the training; it is in `error` then.
+        The result. If `KeyboardInterrupt` or an error of the score function ended the training, `error` holds it.
     """
     optimizer, batches, validation = run.optimizer, run.batches, run.validation
     result = TrainingResult(run.w, optimizer)

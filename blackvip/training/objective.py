@@ -60,7 +60,7 @@ class Objective:
     features : TrainingFeatures
         Features and canvases of the fitted prompter.
     data : TrainingSet
-        Its weights are scaled to a mean of 1.
+        The training set, whose weights are scaled to a mean of 1.
     ledger : Ledger
         Sends and counts the images.
     memory : AnswerMemory

@@ -204,7 +204,7 @@ def prepare(
     optimizer : Optimizer
         A new one, or one that a run has left, which is copied.
     w : ndarray of shape (d,)
-        Where training starts.
+        Parameters at which training starts.
     settings : RunSettings
         Settings of the run.
     streams : Streams

@@ -43,7 +43,7 @@ class Validation:
     judged_rows : ndarray of int
         Sorted rows of the images that are scored before and after training.
     rows : ndarray of int
-        Those of them that are held out, sorted. If there are none, nothing is checked.
+        Sorted rows of the images that are held out. If there are none, nothing is checked.
     n_checks : int
         Checks in a whole run, at most.
     patience : int or None, default=None

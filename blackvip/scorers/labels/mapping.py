@@ -204,7 +204,7 @@ class LabelMapping(Saveable, BaseEstimator):
         Returns
         -------
         labels : dict of str to dict
-            From class prompt to its labels and their weights, largest first.
+            Labels of each class prompt and their weights, largest first.
         """
         order = np.argsort(-self.weights, axis=0, kind="stable")[:n_labels]
         return {

@@ -280,7 +280,7 @@ class LabelMappedScorer(ForwardsAttributes, BaseEstimator):
         rows : ndarray of int
             Indices into `images`; each comes once.
         scores : ndarray of shape (len(rows), n_classes), float64
-            What a call would return for ``images[rows]``.
+            Scores that a call returns for ``images[rows]``.
         """
         self._validate_params()
         sent_prompts = list(class_prompts) if self.labels is None else self.service_labels

@@ -118,7 +118,7 @@ class ParallelScorer(WrapperEstimator):
         rows : ndarray of int
             Indices into `images`; each comes once.
         scores : object
-            What the score function returns for ``images[rows]``.
+            Return value of the score function for ``images[rows]``.
 
         Raises
         ------
