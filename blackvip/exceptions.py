@@ -104,7 +104,7 @@ class DatasetIncompleteWarning(UserWarning):
 
 
 class ImagesAssumedWarning(UserWarning):
-    """The pixel range of the images, or the shape of flattened ones, was assumed, since the numbers do not tell it."""
+    """The pixel range of the images, or the shape of flattened ones, was assumed, because it is ambiguous."""
 
 
 class ImagesResizedWarning(UserWarning):

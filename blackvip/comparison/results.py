@@ -21,7 +21,7 @@ from ..scorers.identity import service_identity
 __all__ = ["ResultsFile", "data_identity", "read_rows"]
 
 Row = dict[str, Any]
-#: What tells rows apart: method, seed, budget.
+#: Keys that identify a row: method, seed, budget.
 Key = tuple[str, int | None, int | None]
 
 

@@ -53,7 +53,7 @@ def make_biased(
     threshold: int | None = None,
     random_state: Any = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Colour the background of digits so that it tells the class in training and misleads in the test.
+    """Colour the background of digits so that it reveals the class in training and misleads in the test.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """Displays: pictures of a fit, in the style of scikit-learn's display objects.
 
-Each display holds the figures that it shows. `plot` draws them and `describe` tells them in words. Class methods that
+Each display holds the figures that it shows. `plot` draws them and `describe` puts them into words. Class methods that
 make a display say in their first line what they bill. `report` puts all displays on one page.
 """
 

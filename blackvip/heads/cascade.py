@@ -1,4 +1,4 @@
-"""Cascades: cheap answers for the images that they are sure of, and dear ones for the rest."""
+"""Cascades: cheap answers for images with a high confidence, and expensive answers for the rest."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def confidence(log_proba: np.ndarray) -> np.ndarray:
 
 
 def fit_threshold(cheap: HeadResult, dear: HeadResult) -> float:
-    """Choose the confidence above which a cheap answer replaces a dear one.
+    """Choose the confidence above which a cheap answer replaces an expensive one.
 
     Parameters
     ----------
@@ -48,14 +48,14 @@ def fit_threshold(cheap: HeadResult, dear: HeadResult) -> float:
     Returns
     -------
     threshold : float
-        1: no answer is sure enough. 0: all are, which means that the dear ones are not better.
+        1: no answer is confident enough. 0: all are, so the expensive ones are not better.
 
     Notes
     -----
-    The mistakes that the dear answers would repair are spread over the images in proportion to 1 - p, where p is the
-    cheap answer's confidence (B28). As many images as possible are answered cheaply, the surest first, as long as their
-    share of these mistakes is at most 0.15 standard errors of the difference in accuracy. Counting the
-    mistakes above each threshold would be noisier, and choosing the largest share among such counts too hopeful.
+    The mistakes that the expensive answers would repair are spread over the images in proportion to 1 - p, where p is
+    the cheap answer's confidence (B28). As many images as possible are answered cheaply, the most confident first, as
+    long as their share of these mistakes is at most 0.15 standard errors of the difference in accuracy. Counting the
+    mistakes above each threshold would be noisier, and choosing the largest share among such counts too optimistic.
     """
     weights, n = cheap.weights, len(cheap.hits)
     gain = dear.hits.astype(float) - cheap.hits
@@ -83,21 +83,21 @@ def cost_of(result: HeadResult, sent: np.ndarray) -> CostPoint:
 
 
 def cost_curve(cheap: HeadResult, dear: HeadResult, images: tuple[float, float], y: np.ndarray) -> list[CostPoint]:
-    """Compute accuracy and log loss as dear answers replace cheap ones, the least sure first.
+    """Compute accuracy and log loss as expensive answers replace cheap ones, the least confident first.
 
     Parameters
     ----------
     cheap, dear : HeadResult
         Results of the same training images, cross-validated.
     images : (float, float)
-        Images that are sent for a cheap and for a dear answer.
+        Images that are sent for a cheap and for an expensive answer.
     y : ndarray of shape (n_images,)
         Class indices.
 
     Returns
     -------
     curve : list of CostPoint
-        Points from all cheap answers to all dear ones.
+        Points from all cheap answers to all expensive ones.
     """
     rank = np.argsort(np.argsort(confidence(cheap.held_out), kind="stable"))
     points = []

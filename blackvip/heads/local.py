@@ -1,4 +1,4 @@
-"""The local ensemble: the head of cascades, which classifies images on this machine and asks no service."""
+"""The local ensemble: the head of cascades, which classifies images on this machine and calls no service."""
 
 from __future__ import annotations
 

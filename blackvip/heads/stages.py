@@ -25,7 +25,7 @@ __all__ = ["Stages", "choose_stages"]
 class Stages(Saveable):
     """The stages of a prediction; an image that a stage is sure of does not reach the next one.
 
-    The first stage is a local head, which asks no service. The second is the estimator's own head, on the image with
+    The first stage is a local head, which calls no service. The second is the estimator's own head, on the image with
     the prompt if it is used. The third sends the image without a prompt too, and mixes both.
 
     Attributes
@@ -86,7 +86,7 @@ class Stages(Saveable):
 
     @property
     def state(self) -> list[Any]:
-        """All that tells these stages from others of the same estimator; nothing if there is only its own head."""
+        """Values that distinguish these stages from others of the same estimator; empty with only its own head."""
         if not self.heads:
             return []
         heads = [None if head is None else type(head).__name__ for head in (self.local, self.second)]

@@ -1,4 +1,4 @@
-"""Names of classes that the labels or the data set of the images tell."""
+"""Names of classes, from the labels or from the data set of the images."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ _SIGNATURES = (
     b"\xff\x4f\xff\x51",
     b"%!PS",
 )
-_HEAD = 16  # bytes that tell a signature
+_HEAD = 16  # bytes that hold a signature
 _INTEGER = re.compile(r"(torch\.)?u?int\d+$", re.IGNORECASE)
 _BASE64 = re.compile(r"\s*(?:[A-Za-z0-9+/_-]\s*){24}")
 _ADDRESS = re.compile(r"(https?|ftps?|s3|gs|gcs|az|abfss?|hf|file):/", re.IGNORECASE)

@@ -22,17 +22,17 @@ _TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 
 
 class LinesFile:
-    """A text file that one process has for itself; what it adds is on disk before `append` returns.
+    """Text file for one process at a time; added text is on disk before `append` returns.
 
     Tables and results stay text, since people read them with pandas or an editor. SQLite locks its own files alone, and
-    a database that only locks the text would lie beside it, so this class locks the text itself.
+    a database that only locks the text would be a second file, so this class locks the text itself.
 
     Parameters
     ----------
     path : Path
-        The file, which is made if it does not exist.
+        The file, which is created if it does not exist.
     error : callable
-        Makes the error that is raised, of what is wrong.
+        Makes the error to raise from a description of the problem.
     """
 
     def __init__(self, path: Path, error: Callable[[str], Exception]):

@@ -40,7 +40,7 @@ class PredictionsFile:
     model : str
         Fingerprint of the fitted estimator.
     overwrite : bool, default=False
-        Whether to start a table anew, even if it is of other images, classes or another model.
+        Whether to replace an existing table, even one of other images, classes or another model.
 
     Attributes
     ----------

@@ -25,7 +25,7 @@ __all__ = ["Format", "Store"]
 
 # Seconds that a process waits for its turn at a shared file. A turn takes milliseconds.
 _PATIENCE = 60.0
-# Seconds to wait for a file that one process has for itself: long enough for another that is just being refused.
+# Seconds to wait for a file of one process at a time: long enough for another that is just being refused.
 _PATIENCE_ALONE = 0.2
 _HOLDER = "CREATE TABLE holder (process INTEGER)"
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR)
@@ -40,7 +40,7 @@ class Format(NamedTuple):
     noun : str
         Such as "journal".
     application_id : int
-        Number in the file's header that tells it from other databases.
+        Number in the file's header that distinguishes it from other databases.
     version : int
         Format version.
     tables : tuple of str

@@ -15,7 +15,7 @@ from .base import FIGURES, Optimizer
 
 __all__ = ["CMAES"]
 
-# Smallest population with two parents: a single one teaches nothing about the covariance.
+# Smallest population with two parents: a single one holds no information on the covariance.
 _SMALLEST = 4
 
 
@@ -73,7 +73,7 @@ class CMAES(Optimizer, name="cma-es"):
         if self.sigma <= 0:
             raise ValueError(f"sigma={self.sigma}; expected more than 0.")
         if self.population_size is None:
-            # The default of `cmaes`, which tells it only to those who have d x d numbers.
+            # The default of `cmaes`, which computes it only with a matrix of d x d numbers.
             return 4 + math.floor(3 * math.log(d))  # Hansen 2016, eq. 48
         if self.population_size < _SMALLEST:
             raise ValueError(f"population_size={self.population_size}; expected {_SMALLEST} or more, or None.")

@@ -157,7 +157,7 @@ class PromptedClassifier(
         X : images, in any form that `fit` takes
             Images of the training images' size, unless `fit` had to resize.
         overwrite : bool, default=False
-            Whether to start an existing table anew. A file that is no table of predictions is never overwritten.
+            Whether to replace an existing table. A file that is not a table of predictions is never overwritten.
         verbose : {0, 1, 2}, default=1
             Progress bar: never, on a terminal, always.
 

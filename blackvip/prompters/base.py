@@ -238,7 +238,7 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
 
     @property
     def frozen_state(self) -> list[Any]:
-        """Values that tell this frozen prompter from others of its class that were fitted to the same images."""
+        """Values that distinguish this frozen prompter from others of its class fitted to the same images."""
         return [self.parameters_, self.statistics_, self.prompt_scale_]
 
     def frozen_prompts(self, features: torch.Tensor) -> torch.Tensor:

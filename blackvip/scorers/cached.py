@@ -42,8 +42,8 @@ class CachedScorer(WrapperEstimator):
 
     Notes
     -----
-    A service is identified by its name and by the parameters, closed-over variables and bound arguments that tell it
-    from others of its class or function, without secrets; or by its attribute ``identity``, see
+    A service is identified by its name and by the parameters, closed-over variables and bound arguments that
+    distinguish it from others of its class or function, without secrets; or by its attribute ``identity``, see
     `blackvip.scorers.contract`. If the code of a function has changed, a warning says so: give another file if it
     answers differently now. If a service answers the same image differently each time, the cache keeps its first
     answer.

@@ -33,7 +33,7 @@ only if the class of the score function defines them, so that mocks and proxies 
 - ``streams = False``: its ``answers`` only pass on the calls of a plain function, so larger batches gain nothing.
 - ``asks_concurrently = True``: it makes concurrent requests of its own, and `n_jobs` does not spread it.
 - ``identity``: a text that identifies the service in files. Score functions of the same identity share answers.
-  Default: the class or function, and what tells its instances, closures and partials apart, see
+  Default: the class or function, and what distinguishes its instances, closures and partials, see
   `blackvip.scorers.identity`.
 - ``identity_params``: names of those of its parameters (``get_params``), or attributes, on which its scores depend.
   Default: all parameters.

@@ -105,7 +105,7 @@ class ScoreFormat(Saveable):
         Returns
         -------
         gaps : ndarray of shape (n_images, n_prompts), bool
-            True where a score is NaN. All False if the service tells only its top scores.
+            True where a score is NaN. All False if the service returns only its top scores.
         """
         return np.zeros(scores.shape, bool) if self.top_only else np.isnan(scores)
 

@@ -96,7 +96,7 @@ def read_scores(scores: Any, n_images: int, class_prompts: Sequence[str] = ()) -
     n_images : int
         Number of images it was given.
     class_prompts : sequence of str, default=()
-        Class prompts that tell an answer whose rows are classes; empty if scores are for other labels.
+        Class prompts, by which an answer is recognised whose rows are classes; empty for other labels.
 
     Returns
     -------

@@ -55,7 +55,7 @@ def _crop(height: int, width: int, rng: np.random.Generator) -> tuple[slice, sli
     return slice(0, height), slice(0, width)
 
 
-#: What `BlackVIPClassifier` can be told to train on.
+#: Augmentations by name, for the parameter `augment`.
 AUGMENTATIONS = {"crop-flip": crop_and_flip}
 
 

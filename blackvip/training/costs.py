@@ -221,7 +221,7 @@ def duration(seconds: float | None) -> str:
 
 
 class PlansCosts(UsualSettings):
-    """Mixin of classifiers that tell what a fit will bill."""
+    """Mixin of classifiers that plan the cost of a fit."""
 
     _read: Any
     _set_up: Any

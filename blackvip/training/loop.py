@@ -86,7 +86,7 @@ def train(run: Run, monitor: Monitor | None = None) -> TrainingResult:
     run : Run
         The run. If its optimizer has not started, the gains that are "auto" are found first.
     monitor : Monitor or None, default=None
-        Is told each step, and may end the training.
+        Receives each step, and may end the training.
 
     Returns
     -------

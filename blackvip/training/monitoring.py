@@ -1,4 +1,4 @@
-"""Monitoring: the progress bar, the log and the estimator's callbacks are told what a fit does."""
+"""Monitoring of a fit by the progress bar, the log and the estimator's callbacks."""
 
 from __future__ import annotations
 

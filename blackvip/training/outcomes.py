@@ -103,7 +103,7 @@ class Outcomes:
     guard : bool
         Whether a prompt is used only if it helps.
     monitor : Monitor
-        Told about each run.
+        Receives each run.
     replay : Replay or None
         The journal of the fit.
 
