@@ -133,7 +133,24 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
 
 
 def data_identity(score_fn: Any, class_prompts: Any, X: Any, y: np.ndarray, X_test: Any, y_test: np.ndarray) -> Any:
-    """Describe the data of a comparison as JSON; comparisons of the same data may share their runs."""
+    """Describe the data of a comparison; comparisons of the same data may share their runs.
+
+    Parameters
+    ----------
+    score_fn : callable
+        The service.
+    class_prompts : str, dict or sequence
+        Class prompts, as in `BlackVIPClassifier`.
+    X, X_test : images
+        Training and test images.
+    y, y_test : ndarray
+        Their labels.
+
+    Returns
+    -------
+    identity : dict
+        A description in JSON.
+    """
     return {
         "version": __version__,
         "score_fn": service_identity(score_fn),

@@ -75,11 +75,37 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
 
     @abstractmethod
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Head:
-        """Learn from the labelled rows of X, and set `classes_`."""
+        """Learn from labelled images, and set `classes_`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, n_inputs)
+            Score columns, local features, or both, as the head takes them.
+        y : array-like of shape (n_images,)
+            Labels of the images.
+        sample_weight : array-like of shape (n_images,) or None, default=None
+            Positive weights of the images. None: 1 for each.
+
+        Returns
+        -------
+        self : Head
+            The fitted head.
+        """
 
     @abstractmethod
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Log probabilities of shape (n_images, n_classes), in the order of `classes_`."""
+        """Predict log probabilities.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, n_inputs)
+            Inputs as in `fit`.
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n_images, n_classes)
+            Columns are in the order of `classes_`.
+        """
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Compute class probabilities.

@@ -99,7 +99,20 @@ class HeadResult(Saveable):
 
 
 def is_clear(differences: np.ndarray, weights: np.ndarray | None = None) -> bool:
-    """Return whether the weighted mean of differences (n,) is above 0 by more than its standard error."""
+    """Return whether a weighted mean is above 0 by more than its standard error.
+
+    Parameters
+    ----------
+    differences : ndarray of shape (n,)
+        Differences, image by image.
+    weights : ndarray of shape (n,) or None, default=None
+        Weights of the images. None: 1 for each.
+
+    Returns
+    -------
+    clear : bool
+        False for fewer than two differences.
+    """
     n = len(differences)
     # A single image, whose standard error is as large as itself, is never clear.
     deviation = differences.std(ddof=1) if n > 1 else np.inf
@@ -111,6 +124,18 @@ def judge(head: Head, data: LabelledScores) -> HeadResult:
 
     If classes have several prompts, a head may use the score of each of them. It does so only if that is clearly
     better than their means.
+
+    Parameters
+    ----------
+    head : Head
+        The head, which does not change.
+    data : LabelledScores
+        Scored images with their labels.
+
+    Returns
+    -------
+    result : HeadResult
+        The fitted copy, and its cross-validated log probabilities.
     """
     laid_out = head.with_layout(data.n_classes, data.block_sizes)
     twins = laid_out.with_deviations(data.prompt_classes) if data.prompt_classes else []

@@ -162,12 +162,34 @@ class Scalar(Field):
 
 
 def integer(low: int = -(2**63), high: int = 2**63 - 1) -> Scalar:
-    """Return a field for integers within bounds, both included."""
+    """Return a field for integers.
+
+    Parameters
+    ----------
+    low, high : int, default=-2**63, 2**63 - 1
+        Bounds, both included.
+
+    Returns
+    -------
+    field : Scalar
+        The field.
+    """
     return Scalar(lambda value: type(value) is int and low <= value <= high, f"an integer of {low} to {high}")
 
 
 def number(low: float = -LARGEST, high: float = LARGEST) -> Scalar:
-    """Return a field for finite numbers within bounds, both included. Integers must fit a float exactly."""
+    """Return a field for finite numbers; integers must fit a float exactly.
+
+    Parameters
+    ----------
+    low, high : float, default=-1e100, 1e100
+        Bounds, both included.
+
+    Returns
+    -------
+    field : Scalar
+        The field.
+    """
     return Scalar(
         lambda value: (type(value) is float or (type(value) is int and abs(value) <= 2**53)) and low <= value <= high,
         f"a number of {low} to {high}",

@@ -95,7 +95,22 @@ def score_columns_of(ledger: Ledger, images: Images, rows: np.ndarray, draw: Dra
 
 
 def plain_scores_of(ledger: Ledger, images: Images, rows: np.ndarray) -> np.ndarray:
-    """Return the scores (len(rows), n_prompts) of images without prompts, as the service gives them."""
+    """Send images without prompts, and return their scores as the service gives them.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Sends and counts the images.
+    images : Images
+        The images.
+    rows : ndarray of int
+        Rows of the images that are sent.
+
+    Returns
+    -------
+    scores : ndarray of shape (len(rows), n_prompts)
+        See `Ledger.scores`.
+    """
     return np.concatenate([scores for _, scores, _ in score_images(ledger, images, rows, score=ledger.scores)])
 
 

@@ -78,7 +78,20 @@ class Monitor:
             self._step.call_on_fit_task_begin(estimator=self.estimator)
 
     def end_step(self, row: dict[str, Any], w: np.ndarray) -> bool:
-        """Tell a step's row of the history and the parameters after it; True if a callback asks to stop."""
+        """Report a step to the progress bar, the log and the callbacks.
+
+        Parameters
+        ----------
+        row : dict
+            The step's row of the history.
+        w : ndarray of shape (d,)
+            The parameters after the step.
+
+        Returns
+        -------
+        stop : bool
+            Whether a callback asks to stop.
+        """
         self._bar.on_step(row)
         checked = "validation_loss" in row
         logger.log(logging.INFO if checked else logging.DEBUG, "step %s", row)

@@ -33,7 +33,26 @@ class RunBudget:
 
     @classmethod
     def of(cls, optimizer: Optimizer, d: int, batches: Batches, total: int, max_steps: int | None = None) -> RunBudget:
-        """Plan a run in `d` parameters that may bill `total` images and makes at most `max_steps` steps."""
+        """Plan a run of training.
+
+        Parameters
+        ----------
+        optimizer : Optimizer
+            The optimizer, which may have started.
+        d : int
+            Number of parameters.
+        batches : Batches
+            Rows of each step.
+        total : int
+            Images that training may bill.
+        max_steps : int or None, default=None
+            The most steps. None: as many as the budget pays for.
+
+        Returns
+        -------
+        budget : RunBudget
+            Images for the gains, images of a step, and the number of steps.
+        """
         if not d:
             return cls(0, 0, 0, total)
         n_rows_each = batches.n_rows_each(optimizer)

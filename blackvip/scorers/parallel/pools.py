@@ -58,6 +58,18 @@ class JoblibPool:
 
         Tasks start in rounds of one per worker. Otherwise joblib would start another task before the caller knows
         that one has failed.
+
+        Parameters
+        ----------
+        function : callable
+            Takes a task.
+        tasks : iterator
+            The tasks.
+
+        Yields
+        ------
+        result : object
+            Return value of the function, in the order in which tasks are done.
         """
         if not self._entered:
             self._parallel.__enter__()
