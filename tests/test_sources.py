@@ -229,9 +229,7 @@ def test_images_in_other_numbers_share_their_range(arrays):
     assert image_format.high == max(image.max() for image in X)
 
 
-def test_only_what_is_asked_for_is_read(monkeypatch):
-    monkeypatch.setattr("blackvip.inputs.survey._KEPT_BYTES", 0)
-
+def test_only_what_is_asked_for_is_read():
     class Pixels(np.ndarray):
         """An array that can be counted."""
 

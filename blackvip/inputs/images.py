@@ -53,15 +53,13 @@ class Images(Sequence):  # type: ignore[type-arg]
         Factor that brings numbers other than uint8 into the format's range.
     digests : dict of int to str, optional
         Digests of 8-bit images that are known already, by their row in `source`.
-    decoded : dict of int to ndarray, optional
-        Images of an `ItemSource` that are decoded already, by their row in `source`. They are not read again.
 
     Attributes
     ----------
     size : tuple of int
         (height, width) in pixels.
     in_memory : bool
-        Whether X is an array. Other images are resized each time they are needed, and read unless they are kept.
+        Whether X is an array. Other images are read and resized each time they are needed.
     kept : ndarray of int, shape (len(images),)
         Rows of X that were kept: all, unless ``on_error="skip"`` left some out.
     """
@@ -74,14 +72,12 @@ class Images(Sequence):  # type: ignore[type-arg]
         dtype: Any,
         factor: float = 1.0,
         digests: Mapping[int, str] = MappingProxyType({}),
-        decoded: Mapping[int, np.ndarray] = MappingProxyType({}),
     ):
         self._source = source[kept] if isinstance(source, np.ndarray) and len(kept) < len(source) else source
         self._format = image_format
         self._dtype = dtype
         self._factor = factor
         self._digests = digests
-        self._decoded = decoded
         self.kept = kept
         # Data sets of others may not be safe for threads.
         self._reading = Lock()
@@ -140,7 +136,7 @@ class Images(Sequence):  # type: ignore[type-arg]
         if row in self._digests:
             return self._digests[row]
         with self._reading:
-            pixels = self._scaled(self._source[position] if isinstance(self._source, np.ndarray) else self._read(row))
+            pixels = self._scaled(self._source[position if isinstance(self._source, np.ndarray) else row])
         return digest_of(to_uint8(self._format.pixels(np.broadcast_to(pixels, (*pixels.shape[:2], 3))[None]))[0])
 
     def _fitted(self, position: int) -> np.ndarray:
@@ -148,7 +144,7 @@ class Images(Sequence):  # type: ignore[type-arg]
         if isinstance(self._source, np.ndarray):
             return self._format.resized_image(self._scaled(self._source[position]))
         row = int(self.kept[position])
-        image = self._scaled(self._read(row))
+        image = self._scaled(self._source[row])
         if image.shape[:2] != self.size and not self._format.resized:
             raise ImageError(
                 f"Image {row} is now {image.shape[0]} x {image.shape[1]} pixels (height x width), but was "
@@ -158,10 +154,6 @@ class Images(Sequence):  # type: ignore[type-arg]
         if image.dtype == np.uint8 and self._dtype != np.uint8:
             image = self._format.low + image / 255 * (self._format.high - self._format.low)
         return self._format.resized_image(image)
-
-    def _read(self, row: int) -> np.ndarray:
-        pixels = self._decoded.get(row)
-        return self._source[row] if pixels is None else pixels
 
     def _scaled(self, pixels: np.ndarray) -> np.ndarray:
         return pixels if self._factor == 1 or pixels.dtype == np.uint8 else pixels * self._factor
@@ -328,8 +320,7 @@ class ImageFormat(Saveable):
         if dtype != np.uint8 and (self.resized or len(survey.dtypes) > 1 or factor != 1):
             # Interpolation makes fractions of integers.
             dtype = np.dtype(np.float64)
-        rows = np.array(survey.rows, dtype=np.intp)
-        return Images(survey.source, rows, self, dtype, factor, survey.digests, survey.pixels)
+        return Images(survey.source, np.array(survey.rows, dtype=np.intp), self, dtype, factor, survey.digests)
 
     def _factor(self, survey: Survey) -> float:
         """Return the factor that brings later numbers into this format's range; refuse those that do not fit it."""

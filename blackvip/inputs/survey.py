@@ -16,12 +16,11 @@ __all__ = ["Survey", "digest_of"]
 
 _NAMED = 3  # number of unreadable images that an error or a warning names
 _CHECKED_AT_ONCE = 256  # images of an array that are checked at once
-_KEPT_BYTES = 64 * 2**20  # decoded images that are kept, so that they are not read again
 
 
 @dataclass
 class Survey:
-    """Findings from reading each image once, and as many of the decoded images as fit in 64 MiB."""
+    """Findings from reading each image once; no image is kept."""
 
     source: np.ndarray | ItemSource
     identify: bool = False  # whether to make digests of 8-bit images
@@ -35,8 +34,6 @@ class Survey:
     fractions: list[int] = field(default_factory=list)
     small: list[int] = field(default_factory=list)
     digests: dict[int, str] = field(default_factory=dict)  # of 8-bit images that are read one by one, by row
-    pixels: dict[int, np.ndarray] = field(default_factory=dict)  # decoded images that are kept, by row
-    n_bytes: int = 0  # size of `pixels`
     n_failed: int = 0
     failures: list[ImageError] = field(default_factory=list)  # the first errors
 
@@ -75,9 +72,6 @@ class Survey:
                 survey._add_failure(error)
             else:
                 survey._add(pixels, [row])
-                if survey.n_bytes + pixels.nbytes <= _KEPT_BYTES:
-                    survey.pixels[row] = pixels
-                    survey.n_bytes += pixels.nbytes
                 if identify and pixels.dtype == np.uint8:
                     survey.digests[row] = digest_of(pixels)
         return survey
