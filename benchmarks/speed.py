@@ -236,11 +236,12 @@ class Plain:
 
 def fit_share(name, service, X, y, **parameters):
     service, inside = timed(service)
-    clf = BlackVIPClassifier(service, prompter="basis", random_state=0, verbose=0, **parameters)
+    clf = BlackVIPClassifier(service, random_state=0, verbose=0, **{"prompter": "basis", **parameters})
     with Clock() as whole:
         clf.fit(X, y)
     return {
         "service": name,
+        "prompter": clf.prompter,
         "billed_images": clf.n_queries_,
         "fit_wall_s": round(whole.wall, 2),
         "outside_wall": round(1 - inside.wall / whole.wall, 4),
@@ -259,7 +260,9 @@ def reader_shares(args):
 
     X, y, *_ = load_forms("box")
     for _ in range(args.repetitions):
-        yield fit_share("text reader", Plain(text_reader()), X, y, class_prompts="{}", max_queries=4_000)
+        for prompter, most in (("basis", 4_000), ("auto", 1_000), ("auto", 4_000)):
+            parameters = {"class_prompts": "{}", "prompter": prompter, "max_queries": most}
+            yield fit_share("text reader", Plain(text_reader()), X, y, **parameters)
 
 
 def vit_shares(args):

@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from .documentation import Documented
 from .encoders import Encoder, make_frozen_encoder
 from .heads.base import Head, IsClassifier
-from .heads.decision import fit_without_prompt
+from .heads.decision import fit_local_probe, fit_without_prompt
 from .heads.scored import ScoredImages
 from .inputs.training_set import TrainingSet
 from .losses import LOSSES, Temperature
@@ -415,11 +415,12 @@ shape (n, n_features); or sequence of images, paths or encoded files
 
     def _train(self, run: Run, data: TrainingSet, rng: Any, adds: bool = False, replay: Any = None) -> Outcome:
         """Train the prompter and the head: prompted images -> scores -> losses -> update -> head."""
-        judged, ledger = run.judged_rows, run.objective.ledger
+        judged, ledger, blocks = run.judged_rows, run.objective.ledger, tuple(run.probe.block_sizes_)
         with ledger, Monitor(self, run) as monitor, BackgroundThread() as background:
-            # Local features are computed in a thread while the service answers.
+            # Local features and probes on them are computed in a thread while the service answers.
             local = background.submit(run.probe.encode_batches, map(data.images.pixels, row_batches(judged)))
             run.objective.features.compute_in(background)
+            early = background.submit(fit_local_probe, local, blocks, data.y[judged], data.weights[judged])
             try:
                 # Zero-shot: one image each.
                 answers = data.y[judged], data.weights[judged], self._plain_columns(ledger, data, judged)
@@ -428,9 +429,9 @@ shape (n, n_features); or sequence of images, paths or encoded files
                     self._prompt_groups.prompt_classes,
                     features=local.result(),
                     held_out=run.validation.is_held_out,
-                    block_sizes=tuple(run.probe.block_sizes_),
+                    block_sizes=blocks,
                 ).after(self._scored if adds else None)
-                without = background.submit(fit_without_prompt, scored, self.head)
+                without = background.submit(fit_without_prompt, scored, self.head, None if adds else early)
                 outcomes = Outcomes(scored, without, self.head, self.guard, monitor, replay)
                 # Scores -> probabilities: the prompt or none, and the head that goes with it.
                 if run.settings.climbs:

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from scipy.optimize import approx_fprime, minimize
+from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.preprocessing import StandardScaler
 
 from blackvip import CalibratedHead, FusedHead, PersistenceError
 from blackvip.heads import LocalProbe
-from blackvip.heads.stack import Stack, stack_loss
+from blackvip.heads.regression import regression_loss
+from blackvip.heads.stack import Stacks
 from blackvip.persistence.fields import Reading, Writing
 from blackvip.persistence.objects import Object
 
@@ -35,38 +36,30 @@ def stack_inputs(n=30, n_scores=3, n_experts=2, seed=0):
     return experts, rng.normal(3, 2, size=(n, n_scores)), rng.integers(K, size=n), rng.uniform(0.1, 3, size=n)
 
 
-def test_gradient_of_the_stack():
-    experts, z, index, weights = stack_inputs()
-    parameters = np.random.default_rng(1).normal(size=2 + K * 4)
-    args = experts.transpose(0, 2, 1), z.T, index, weights, 2.0
-    numeric = approx_fprime(parameters, lambda p: stack_loss(p, *args)[0], 1e-6)
-    np.testing.assert_allclose(stack_loss(parameters, *args)[1], numeric, rtol=1e-3, atol=1e-3)
-
-
 @pytest.mark.parametrize(("n_scores", "n_experts"), [(3, 2), (3, 0), (0, 2), (50, 1)])
 def test_the_stack_is_what_a_generic_optimiser_finds(n_scores, n_experts):
     experts, scores, index, weights = stack_inputs(n_scores=n_scores, n_experts=n_experts)
-    of_experts, coef, intercept = Stack(experts, scores, index, weights).fit(0.5)
+    [(of_experts, coef, intercept)] = Stacks(experts, scores, index, weights[None]).fit(0.5)
     z = scores
     if n_scores:
         scaler = StandardScaler().fit(scores, sample_weight=weights)
         z, intercept, coef = scaler.transform(scores), intercept + coef @ scaler.mean_, coef * scaler.scale_
-    args = experts.transpose(0, 2, 1), z.T, index, weights, 0.5 * max(1, n_scores / K)
-    found = np.concatenate([of_experts, intercept, coef.ravel()])
+    # The order of the parameters: the experts, then the intercept and the weights of each class.
+    found = np.concatenate([of_experts, np.column_stack([intercept, coef]).ravel()])
+    of_class = [0.01, *n_scores * [0.5 * max(1, n_scores / K)]]
+    penalty = np.array([*n_experts * [0.01], *K * of_class])
+    z1 = np.concatenate([np.ones((1, len(z))), z.T])[None]
+
+    def loss(parameters):
+        args = experts.transpose(0, 2, 1), z1, index, weights[None], penalty
+        return [part[0] for part in regression_loss(parameters[None], *args)[:2]]
+
     bounds = [(0, None)] * n_experts + [(None, None)] * (len(found) - n_experts)
     options = {"maxiter": 5000, "maxfun": 50_000, "ftol": 1e-15, "gtol": 1e-9}
-    generic = minimize(stack_loss, np.full(len(found), 0.1), args, jac=True, bounds=bounds, options=options)
-    assert stack_loss(found, *args)[0] == pytest.approx(generic.fun, rel=1e-7)
+    generic = minimize(loss, np.full(len(found), 0.1), jac=True, bounds=bounds, options=options)
+    assert loss(found)[0] == pytest.approx(generic.fun, rel=1e-7)
     np.testing.assert_allclose(found, generic.x, atol=1e-3)
     assert (of_experts >= 0).all()
-
-
-def test_a_stack_forgets_the_strengths_before():
-    inputs = stack_inputs(n=60)
-    stack = Stack(*inputs)
-    for strength in (30.0, 0.1, 3.0):
-        for one, other in zip(stack.fit(strength), Stack(*inputs).fit(strength)):
-            np.testing.assert_allclose(one, other, atol=1e-3)
 
 
 def test_both_are_better_than_either():
@@ -134,9 +127,9 @@ def test_the_strength_is_that_of_the_least_held_out_loss():
 def test_a_weight_of_two_is_two_images():
     experts, scores, index, _ = stack_inputs()
     counts = np.random.default_rng(0).integers(0, 4, size=len(index))
-    weighted = Stack(experts, scores, index, counts.astype(float)).fit(1.0)
+    [weighted] = Stacks(experts, scores, index, counts[None].astype(float)).fit(1.0)
     rows = np.repeat(np.arange(len(index)), counts)
-    repeated = Stack(experts[:, rows], scores[rows], index[rows], np.ones(len(rows))).fit(1.0)
+    [repeated] = Stacks(experts[:, rows], scores[rows], index[rows], np.ones((1, len(rows)))).fit(1.0)
     for one, other in zip(weighted, repeated):
         np.testing.assert_allclose(one, other, atol=1e-4)
 

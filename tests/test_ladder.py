@@ -81,12 +81,21 @@ def test_the_best_correction_is_found_or_none_for_exactly_what_is_said(seed):
     table = {name: log_scores(y, quality, k) for k, (name, quality) in enumerate(qualities.items())}
     billed = []
 
-    def score(name, rows):
-        billed.extend((name, row) for row in rows)
-        return table[name][rows]
+    def score(names, rows):
+        for name in names:
+            billed.extend((name, row) for row in rows)
+            yield table[name][rows]
 
-    choice = choose_correction(list(table), score, plain, y, np.random.default_rng(seed), 10_000)
+    promising = []
+
+    def begin(name):
+        # The images that have chosen it, and 16 of the others; the rest are still to come.
+        assert sum(name == "good" for name, _ in billed) - 16 in halving_sizes(120)
+        promising.append(name)
+
+    choice = choose_correction(list(table), score, plain, y, np.random.default_rng(seed), 10_000, begin)
     assert choice.name == "good"
+    assert promising == ["good"]
     # Half of the corrections go on, except those that are worse than none; the winner is checked on the other images.
     assert len(set(billed)) == len(billed) <= 22 * 4 + 11 * 4 + 5 * 8 + 2 * 16 + 88
     assert len(billed) <= sum(most_requests(22, 120, 10_000)) == 22 * 4 + 11 * 4 + 5 * 8 + 2 * 16 + 88

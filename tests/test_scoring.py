@@ -10,7 +10,7 @@ from sklearn import config_context, get_config
 from blackvip.inputs.images import ImageFormat
 from blackvip.scorers import Ledger, ScoreReader
 from blackvip.scorers.background import BackgroundThread, prefetch
-from blackvip.scorers.scoring import score_columns_of, score_images
+from blackvip.scorers.scoring import score_columns_of, score_columns_of_each, score_images
 
 PROMPTS = ["left", "right"]
 
@@ -40,6 +40,24 @@ def test_scores_are_those_of_one_call(service, images_per_call, sizes):
     assert [len(sent) for sent, _ in service.calls] == sizes
     np.testing.assert_array_equal(scores, ToyService()(255 - X[rows], PROMPTS))
     assert score_columns_of(ledger, images, rows[:0]).shape == (0, 2)
+
+
+@pytest.mark.parametrize("service", [ToyService(), Streaming()])
+def test_the_next_drawing_is_made_while_the_service_answers(service):
+    X, _ = make_stripes(n=100)
+    _, images = ImageFormat.learn(X)
+    rows, threads = np.random.default_rng(0).permutation(100), set()
+    ledger = Ledger(service, PROMPTS, reader=ScoreReader("logits"))
+
+    def inverted(pixels):
+        threads.add(threading.current_thread())
+        return 1 - pixels
+
+    plain, other = score_columns_of_each(ledger, images, rows, [lambda pixels: pixels, inverted])
+    np.testing.assert_array_equal(plain, ToyService()(X[rows], PROMPTS))
+    np.testing.assert_array_equal(other, ToyService()(255 - X[rows], PROMPTS))
+    assert [len(sent) for sent, _ in service.calls] == [64, 36, 64, 36]
+    assert threading.current_thread() not in threads
 
 
 def test_more_and_more_are_asked_for_at_once_as_far_as_memory_goes(monkeypatch):

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax
-from sklearn.linear_model import LogisticRegression
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -20,10 +19,15 @@ from ..persistence.arrays import Array
 from ..persistence.fields import ListOf, integer, number
 from ..persistence.format import expect
 from .base import Auto, Head, ServiceHead, log_loss
-from .folds import stratified_folds
-from .scaling import fit_scaler
+from .folds import stratified_folds, weights_of_folds
+from .regression import Regressions
+from .scaling import scaling_of
 
 __all__ = ["CalibratedHead"]
+
+#: Weights (n_classes, n_features) and intercepts (n_classes,) of a regression.
+_Found = tuple[np.ndarray, np.ndarray]
+_FTOL = 1e-7  # relative tolerance of the loss: folds differ by far more
 
 
 class CalibratedHead(Head, name="calibrated", auto=Auto(rank=1)):
@@ -134,8 +138,7 @@ class CalibratedHead(Head, name="calibrated", auto=Auto(rank=1)):
         self.classes_, index = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y has 1 class, {self.classes_.tolist()[0]!r}; expected at least two classes.")
-        self.C_, held_out = self._choose(X, index, weights)
-        self.coef_, self.intercept_ = self._regression(self.C_, X, index, weights)
+        self.C_, held_out, (self.coef_, self.intercept_) = self._choose(X, index, weights)
         return held_out
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
@@ -154,37 +157,46 @@ class CalibratedHead(Head, name="calibrated", auto=Auto(rank=1)):
         check_is_fitted(self)
         return _log_proba(validate_data(self, X, reset=False), self.coef_, self.intercept_)
 
-    def _regression(self, C: float, X: np.ndarray, index: np.ndarray, weights: np.ndarray) -> tuple[Any, Any]:
-        """Fit weights (n_classes, n_features) and intercepts (n_classes,) that apply to X before standardisation."""
-        scaler = fit_scaler(X, weights) if self.standardize else None
-        scaled = X if scaler is None else scaler.transform(X)
-        model = LogisticRegression(C=C, max_iter=1000).fit(scaled, index, sample_weight=weights)
-        coef, intercept = model.coef_, model.intercept_
-        # With two classes, scikit-learn returns only the log odds of the second.
-        if len(coef) == 1:
-            coef, intercept = np.concatenate([0 * coef, coef]), np.concatenate([0 * intercept, intercept])
-        if scaler is not None:
-            coef = coef / scaler.scale_
-            intercept = intercept - coef @ scaler.mean_
-        return coef, intercept
-
-    def _choose(self, X: np.ndarray, index: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
-        """Choose the best strength; return it with its held-out log probabilities (n_images, n_classes)."""
+    def _choose(self, X: np.ndarray, index: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray, _Found]:
+        """Choose the best strength; return it with its held-out log probabilities (n_images, n_classes) and its fit."""
         n_folds = min(self.n_folds, np.bincount(index).min())
-        if n_folds < 2:
+        folds = stratified_folds(index, n_folds) if n_folds > 1 else []
+        # The last one is fitted to all images.
+        regressions = _Regressions(X, index, np.stack([*weights_of_folds(weights, folds), weights]), self.standardize)
+        if not folds:
             C = self.Cs[len(self.Cs) // 2]
-            return C, _log_proba(X, *self._regression(C, X, index, weights))
-        folds = stratified_folds(index, n_folds)
+            [found] = regressions.fit(C)
+            return C, _log_proba(X, *found), found
+        tried = {}
+        for C in self.Cs:
+            *of_folds, of_all = regressions.fit(C)
+            held_out = np.empty((len(X), len(self.classes_)))
+            for found, (_, test) in zip(of_folds, folds):
+                held_out[test] = _log_proba(X[test], *found)
+            tried[C] = held_out, of_all
+        best = min(tried, key=lambda C: np.average(log_loss(tried[C][0], index), weights=weights))
+        return best, *tried[best]
 
-        def held_out(C: float) -> np.ndarray:
-            log_proba = np.empty((len(X), len(self.classes_)))
-            for train, test in folds:
-                log_proba[test] = _log_proba(X[test], *self._regression(C, X[train], index[train], weights[train]))
-            return log_proba
 
-        tried = {C: held_out(C) for C in self.Cs}
-        best = min(tried, key=lambda C: np.average(log_loss(tried[C], index), weights=weights))
-        return best, tried[best]
+class _Regressions:
+    """Logistic regressions on the same images, each with weights (n_fits, n_images) of its own."""
+
+    def __init__(self, X: np.ndarray, index: np.ndarray, weights: np.ndarray, standardize: bool):
+        self.n_classes = int(index.max()) + 1
+        self.mean, self.scale = np.zeros((1, X.shape[1])), np.ones((1, X.shape[1]))
+        if standardize:
+            self.mean, self.scale = scaling_of(X, weights)
+        z = (X.T - self.mean[:, :, None]) / self.scale[:, :, None]
+        self.regressions = Regressions(z, index, weights, self.n_classes)
+
+    def fit(self, C: float) -> list[_Found]:
+        """Fit weights (n_classes, n_features) and intercepts (n_classes,) that apply to X before standardisation."""
+        # With two classes, scikit-learn's penalty is that of the weights of the log odds, not of both classes.
+        found = self.regressions.fit((2 if self.n_classes == 2 else 1) / C, _FTOL)
+        coef, intercept = found.coef / self.scale[:, None], found.intercept
+        if self.n_classes == 2:
+            coef, intercept = coef - coef[:, :1], intercept - intercept[:, :1]
+        return list(zip(coef, intercept - (coef @ self.mean[:, :, None])[..., 0]))
 
 
 def _log_proba(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from .base import Head, ServiceHead, head_class
 from .baselines import fit_baselines
 from .classifier import make_head
 from .judging import HeadResult, judge
+from .local_probe import LocalProbe
 from .scored import LabelledScores, LastAnswers, ScoredImages
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "check_head_fits",
     "choose_head",
     "decide",
+    "fit_local_probe",
     "fit_without_prompt",
     "prompt_helps",
 ]
@@ -69,7 +72,36 @@ class Decision(NamedTuple):
     head_note: str = ""
 
 
-def fit_without_prompt(scored: ScoredImages, head: Any) -> WithoutPrompt:
+def fit_local_probe(
+    features: Future[np.ndarray], block_sizes: tuple[int, ...], y: np.ndarray, weights: np.ndarray
+) -> dict[Hashable, Any]:
+    """Fit what heads need of local features alone, which can be done before the service has answered.
+
+    Parameters
+    ----------
+    features : future of ndarray of shape (n_images, n_features)
+        Local features.
+    block_sizes : tuple of int
+        Number of features in each block.
+    y : ndarray of shape (n_images,)
+        Class indices.
+    weights : ndarray of shape (n_images,)
+
+    Returns
+    -------
+    shared : dict
+        See `LabelledScores.once`.
+    """
+    no_scores, held_out = np.empty((len(y), y.max() + 1)), np.zeros(len(y), bool)
+    data = LabelledScores(no_scores, features.result(), block_sizes, y, weights, held_out)
+    if LocalProbe.can_fit(data.counts):
+        judge(LocalProbe(), data)
+    return data.shared
+
+
+def fit_without_prompt(
+    scored: ScoredImages, head: Any, early: Future[dict[Hashable, Any]] | None = None
+) -> WithoutPrompt:
     """Fit the baselines, and choose the head for images without prompts; needs no trained prompt.
 
     Parameters
@@ -78,8 +110,10 @@ def fit_without_prompt(scored: ScoredImages, head: Any) -> WithoutPrompt:
         The training images.
     head : str, None or classifier
         See `choose_head`.
+    early : future of dict or None, default=None
+        Result of `fit_local_probe` for the same images.
     """
-    plain = scored.without_prompt()
+    plain = scored.without_prompt({} if early is None else early.result())
     baselines = fit_baselines(plain)
     fitted = {type(baseline.head): baseline for baseline in baselines.values()}
     return WithoutPrompt(baselines, choose_head(head, plain, fitted), plain.shared)

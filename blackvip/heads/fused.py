@@ -393,7 +393,7 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         # Without scores all strengths are the same.
         strengths = sorted(self.strengths) if n_scores else self.strengths[:1]
         self.strength_, held_out = choose_strength(examples, strengths, self._n_folds(examples))
-        of_experts, self.coef_, self.intercept_ = examples.stack(np.arange(n_images)).fit(self.strength_)
+        of_experts, self.coef_, self.intercept_ = examples.stacks([np.arange(n_images)]).fit(self.strength_)[0]
         self.block_coef_, self.block_intercept_ = probes.coef, probes.intercept
         self.alpha_, others = np.split(of_experts, [len(probes.held_out)])
         if self.prompt_classes is not None:

@@ -199,9 +199,9 @@ class ScoredImages(Saveable):
         first = len(self.y) - len(judged_rows)
         return np.searchsorted(judged_rows, rows[here]) + first, log_scores[here]
 
-    def without_prompt(self) -> LabelledScores:
-        """Select the log scores without a prompt."""
-        return self._labelled(self.plain, self.plain_deviations)
+    def without_prompt(self, shared: dict[Hashable, Any] | None = None) -> LabelledScores:
+        """Select the log scores without a prompt; `shared` has what is computed already, see `LabelledScores.once`."""
+        return self._labelled(self.plain, self.plain_deviations, shared={} if shared is None else shared)
 
     def with_prompt(self, last_answers: LastAnswers | None, shared: dict[Hashable, Any]) -> LabelledScores:
         """Select the log scores with the prompt; `shared` comes from `without_prompt`."""

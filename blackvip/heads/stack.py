@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from .base import log_loss
 from .folds import stratified_folds
-from .scaling import fit_scaler
+from .regression import Regressions
+from .scaling import scaling_of
 
-__all__ = ["Examples", "Stack", "StackWeights", "choose_strength", "lowest_loss", "stack_loss"]
+__all__ = ["Examples", "StackWeights", "Stacks", "choose_strength", "lowest_loss"]
 
 _LOOSE = 0.01  # ridge penalty of the intercepts and of the weights of the experts
 _OF_DEVIATIONS = 3.0  # ridge penalty of the weights of deviations, relative to that of other scores
@@ -74,11 +74,10 @@ class Examples:
         """Weight of each row: an equal share of its image's."""
         return (self.weights / np.bincount(self.rows))[self.rows]
 
-    def stack(self, images: np.ndarray) -> Stack:
-        """Make the stack that is trained on all rows of some images."""
-        chosen = np.isin(self.rows, images)
-        index, shares = self.index[self.rows[chosen]], self.shares[chosen]
-        return Stack(self.experts[:, chosen], self.scores[chosen], index, shares, self.n_deviations)
+    def stacks(self, parts: Sequence[np.ndarray]) -> Stacks:
+        """Make the stacks that are each trained on all rows of some images."""
+        weights = np.where([np.isin(self.rows, images) for images in parts], self.shares, 0)
+        return Stacks(self.experts, self.scores, self.index[self.rows], weights, self.n_deviations)
 
 
 def choose_strength(examples: Examples, strengths: Sequence[float], n_folds: int) -> tuple[float, np.ndarray]:
@@ -101,12 +100,13 @@ def choose_strength(examples: Examples, strengths: Sequence[float], n_folds: int
         Its held-out log probabilities.
     """
     experts, scores, index = examples.experts, examples.scores, examples.index
-    stacks = [(examples.stack(train), test) for train, test in stratified_folds(index, n_folds)]
+    folds = stratified_folds(index, n_folds)
+    stacks = examples.stacks([train for train, _ in folds])
 
     def held_out(strength: float) -> np.ndarray:
         log_proba = np.empty((len(index), experts.shape[2]))
-        for stack, test in stacks:
-            log_proba[test] = stack.fit(strength, _ROUGH).log_proba(experts[:, test], scores[test])
+        for found, (_, test) in zip(stacks.fit(strength, _ROUGH), folds):
+            log_proba[test] = found.log_proba(experts[:, test], scores[test])
         return log_proba
 
     return lowest_loss(strengths, held_out, index, examples.weights)
@@ -135,8 +135,8 @@ def lowest_loss(
     return strengths[i], tried[i]
 
 
-class Stack:
-    """A stack's regression on some examples; each fit starts from the solution for the last strength.
+class Stacks:
+    """Stacks on the same rows, each with weights of its own; each fit starts from the solutions for the last strength.
 
     Parameters
     ----------
@@ -146,8 +146,8 @@ class Stack:
         Log scores.
     index : ndarray of shape (n_rows,)
         Class indices.
-    weights : ndarray of shape (n_rows,)
-        Non-negative weights of the rows.
+    weights : ndarray of shape (n_stacks, n_rows)
+        Non-negative weights of the rows; 0 for those that a stack is not trained on.
     n_deviations : int, default=0
         Number of the last scores that are deviations of class prompts.
     """
@@ -155,125 +155,27 @@ class Stack:
     def __init__(
         self, experts: np.ndarray, scores: np.ndarray, index: np.ndarray, weights: np.ndarray, n_deviations: int = 0
     ):
-        self.experts = np.ascontiguousarray(experts.transpose(0, 2, 1))
-        self.index, self.weights = index, weights
-        n_experts, n_classes, _ = self.experts.shape
-        self.mean, self.scale = np.zeros(scores.shape[1]), np.ones(scores.shape[1])
-        # There may be no scores.
-        if len(self.mean):
-            scaler = fit_scaler(scores, weights)
-            self.mean, self.scale = scaler.mean_, scaler.scale_
-        n_scores = scores.shape[1] - n_deviations
-        self.penalty = max(1.0, n_scores / n_classes)
+        n_classes, n_scores = experts.shape[2], scores.shape[1]
+        self.mean, self.scale = scaling_of(scores, weights)
         # A ridge penalty that is so many times stronger is the same as a larger scale.
-        self.scale = self.scale * np.where(np.arange(scores.shape[1]) < n_scores, 1.0, np.sqrt(_OF_DEVIATIONS))
-        z = (scores - self.mean) / self.scale
-        # With a ridge penalty the weights of z are combinations of its rows, so directions that no row has are left
-        # out: there are at most as many directions as rows.
-        self.axes = np.linalg.svd(np.sqrt(weights)[:, None] * z, full_matrices=False)[2]
-        self.z = np.ascontiguousarray((z @ self.axes.T).T)
-        self.solution = np.zeros(n_experts + n_classes * (1 + len(self.axes)))
-        self.solution[:n_experts] = 1 / max(1, n_experts)
+        is_deviation = np.arange(n_scores) >= n_scores - n_deviations
+        self.scale = self.scale * np.where(is_deviation, np.sqrt(_OF_DEVIATIONS), 1.0)
+        self.penalty = max(1.0, (n_scores - n_deviations) / n_classes)
+        z = (scores.T - self.mean[:, :, None]) / self.scale[:, :, None]
+        self.regressions = Regressions(z, index, weights, n_classes, experts.transpose(0, 2, 1), _LOOSE)
 
-    def fit(self, strength: float, ftol: float = 1e-10) -> StackWeights:
-        """Minimise the stack's loss.
+    def fit(self, strength: float, ftol: float = 1e-10) -> list[StackWeights]:
+        """Minimise the loss of each stack.
 
         Parameters
         ----------
         strength : float
             Ridge penalty of the weights of the standardised log scores.
         ftol : float, default=1e-10
-            The fit ends when a step lowers the loss by less than this share of it.
+            See `Regressions.fit`.
         """
-        n_experts, n_classes, _ = self.experts.shape
-        strength *= self.penalty
-        stretch = self._curvatures(strength)
-
-        def loss(stretched: np.ndarray) -> tuple[float, np.ndarray]:
-            parameters = stretched / stretch
-            value, gradient = stack_loss(parameters, self.experts, self.z, self.index, self.weights, strength)
-            return value, gradient / stretch
-
-        solution = minimize(
-            loss,
-            self.solution * stretch,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(0, None)] * n_experts + [(None, None)] * (len(stretch) - n_experts),
-            options={"maxiter": 1000, "maxfun": 10_000, "ftol": ftol, "gtol": 1e-6},
-        )
-        self.solution = solution.x / stretch
-        of_experts, intercept, coef = _pieces(self.solution, n_experts, n_classes)
-        coef = coef @ self.axes / self.scale
-        return StackWeights(of_experts, coef, intercept - coef @ self.mean)
-
-    def _curvatures(self, strength: float) -> np.ndarray:
-        """Approximate square roots of the loss's curvature in each parameter, at equally likely classes.
-
-        L-BFGS-B needs many times fewer steps with parameters that are scaled by them.
-        """
-        n_classes = self.experts.shape[1]
-        share = self.weights / n_classes
-        of_coef = np.tile(np.sqrt(np.square(self.z) @ share + strength), n_classes)
-        of_intercept = np.full(n_classes, np.sqrt(share.sum() + _LOOSE))
-        of_experts = np.sqrt(self.experts.var(axis=1) @ self.weights + _LOOSE)
-        return np.concatenate([of_experts, of_intercept, of_coef])
-
-
-def stack_loss(
-    parameters: np.ndarray,
-    experts: np.ndarray,
-    z: np.ndarray,
-    index: np.ndarray,
-    weights: np.ndarray,
-    strength: float,
-) -> tuple[float, np.ndarray]:
-    """Penalised negative log likelihood of a stack, and its gradient (B16).
-
-    Parameters
-    ----------
-    parameters : ndarray of shape (n_experts + n_classes * (1 + n_scores),)
-        Weights of the experts, intercepts, and weights of the scores.
-    experts : ndarray of shape (n_experts, n_classes, n_rows)
-        Log probabilities. The rows are the last axis, so that sums over classes run along contiguous memory.
-    z : ndarray of shape (n_scores, n_rows)
-        Standardized log scores.
-    index : ndarray of shape (n_rows,)
-        Class indices.
-    weights : ndarray of shape (n_rows,)
-    strength : float
-        Ridge penalty of the weights of the scores.
-
-    Returns
-    -------
-    loss : float
-    gradient : ndarray of the shape of `parameters`
-    """
-    n_experts, n_classes, n_rows = experts.shape
-    of_experts, intercept, coef = _pieces(parameters, n_experts, n_classes)
-    # (n_classes, n_scores) @ (n_scores, n_rows)
-    logits = coef @ z
-    logits += intercept[:, None]
-    flat = experts.reshape(n_experts, n_classes * n_rows)
-    logits += (of_experts @ flat).reshape(n_classes, n_rows)
-    logits -= logits.max(axis=0)
-    excess = np.exp(logits)
-    total = excess.sum(axis=0)
-    columns = np.arange(n_rows)
-    loss = weights @ (np.log(total) - logits[index, columns])
-    penalty = _LOOSE * (of_experts @ of_experts + intercept @ intercept) + strength * np.square(coef).sum()
-    # Weighted probabilities minus the true classes: the gradient with respect to the logits.
-    excess *= weights / total
-    excess[index, columns] -= weights
-    gradients: Sequence[np.ndarray] = (
-        flat @ excess.ravel() + _LOOSE * of_experts,
-        excess.sum(axis=1) + _LOOSE * intercept,
-        (excess @ z.T + strength * coef).ravel(),
-    )
-    return float(loss + penalty / 2), np.concatenate(gradients)
-
-
-def _pieces(parameters: np.ndarray, n_experts: int, n_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights of the experts, intercepts, and weights of the scores (n_classes, n_scores)."""
-    of_experts, intercept, coef = np.split(parameters, [n_experts, n_experts + n_classes])
-    return of_experts, intercept, coef.reshape(n_classes, len(coef) // n_classes)
+        found = self.regressions.fit(strength * self.penalty, ftol)
+        # (n_stacks, n_classes, n_scores)
+        coef = found.coef / self.scale[:, None]
+        intercept = found.intercept - (coef @ self.mean[:, :, None])[..., 0]
+        return list(map(StackWeights, found.alpha, coef, intercept))

@@ -112,8 +112,8 @@ class PromptBasis(Prompter, name="basis"):
         *_, square, mean, median, largest, smallest = phi.unbind(1)
         torch.square(pixels, out=square)
         mean[:] = flat.mean(2)[..., None, None]
-        middle = (flat.shape[2] - 1) // 2
-        median[:] = torch.from_numpy(np.partition(flat.numpy(), middle, axis=2)[..., middle, None, None])
+        # The lower median. NumPy's partition takes ten times as long where many pixels are alike.
+        median[:] = pixels.flatten(2).median(2).values[..., None, None]
         largest[:] = _largest_around(pixels)
         smallest[:] = -_largest_around(-pixels)
         return phi

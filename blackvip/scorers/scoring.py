@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from ..inputs.reading import BATCH
 from .background import prefetch
 from .ledger import Ledger
 
-__all__ = ["Drawing", "Encoding", "plain_scores_of", "score_columns_of", "score_images"]
+__all__ = ["Drawing", "Encoding", "plain_scores_of", "score_columns_of", "score_columns_of_each", "score_images"]
 
 Drawing = Callable[[torch.Tensor], torch.Tensor]
 Encoding = Callable[[torch.Tensor], np.ndarray]
@@ -58,17 +58,22 @@ def score_images(
         Result of `encode`.
     """
 
-    def made(batch: np.ndarray) -> tuple[np.ndarray, Any, Any]:
-        sent, features = [], []
-        for part in np.split(batch, range(BATCH, len(batch), BATCH)):
-            pixels = images.pixels(part)
-            sent.append(ledger.as_sent(pixels if draw is None else draw(pixels)))
-            if encode is not None:
-                features.append(encode(pixels))
-        return batch, ledger.joined(sent), np.concatenate(features) if features else None
-
+    made = lambda batch: (batch, *_made(ledger, images, batch, draw, encode))
     for batch, sent, features in prefetch(map(made, _batches(ledger, images, rows))):
         yield batch, (score or ledger.log_scores)(sent), features
+
+
+def _made(
+    ledger: Ledger, images: Images, batch: np.ndarray, draw: Drawing | None, encode: Encoding | None = None
+) -> tuple[Any, np.ndarray | None]:
+    """Read and draw a batch of images for the score function, and compute their features."""
+    sent, features = [], []
+    for part in np.split(batch, range(BATCH, len(batch), BATCH)):
+        pixels = images.pixels(part)
+        sent.append(ledger.as_sent(pixels if draw is None else draw(pixels)))
+        if encode is not None:
+            features.append(encode(pixels))
+    return ledger.joined(sent), np.concatenate(features) if features else None
 
 
 def score_columns_of(ledger: Ledger, images: Images, rows: np.ndarray, draw: Drawing | None = None) -> np.ndarray:
@@ -92,6 +97,19 @@ def score_columns_of(ledger: Ledger, images: Images, rows: np.ndarray, draw: Dra
     """
     parts = [columns for _, columns, _ in score_images(ledger, images, rows, draw, score=ledger.score_columns)]
     return np.concatenate(parts) if parts else np.empty((0, ledger.n_columns))
+
+
+def score_columns_of_each(
+    ledger: Ledger, images: Images, rows: np.ndarray, drawings: Sequence[Drawing]
+) -> Iterator[np.ndarray]:
+    """Yield the score columns (len(rows), n_columns) of the same images with each of several drawings.
+
+    The images of the next drawing are made while the service answers those of one.
+    """
+    batches = list(_batches(ledger, images, rows))
+    sent = prefetch(_made(ledger, images, batch, draw)[0] for draw in drawings for batch in batches)
+    for _ in drawings:
+        yield np.concatenate([ledger.score_columns(next(sent)) for _ in batches])
 
 
 def plain_scores_of(ledger: Ledger, images: Images, rows: np.ndarray) -> np.ndarray:

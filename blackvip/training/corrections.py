@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -70,11 +70,12 @@ def most_requests(n_corrections: int, n_images: int, budget: int) -> list[int]:
 
 def choose_correction(
     names: list[str],
-    score: Callable[[str, np.ndarray], np.ndarray],
+    score: Callable[[list[str], np.ndarray], Iterable[np.ndarray]],
     plain: np.ndarray,
     y: np.ndarray,
     rng: np.random.Generator,
     budget: int,
+    begin: Callable[[str], object] | None = None,
 ) -> Choice:
     """Choose an image correction by successive halving, and check it on images that have not chosen it.
 
@@ -83,7 +84,8 @@ def choose_correction(
     names : list of str
         The corrections to choose from.
     score : callable
-        ``score(name, rows)`` returns the log scores (len(rows), n_classes) of corrected images; it bills them.
+        ``score(names, rows)`` yields the log scores (len(rows), n_classes) of images with each of these corrections; it
+        bills them.
     plain : ndarray of shape (n_images, n_classes)
         Log scores of all images without a correction.
     y : ndarray of shape (n_images,)
@@ -92,6 +94,8 @@ def choose_correction(
         Draws the order of the images.
     budget : int
         The most images that may be billed.
+    begin : callable or None, default=None
+        Called with the name of a correction that is likely to be chosen, before the last images are scored.
 
     Returns
     -------
@@ -114,8 +118,8 @@ def choose_correction(
         rows = order[n_seen:size]
         if len(rows) * len(alive) + len(y) - size > budget:
             break
-        for name in alive:
-            scores[name] = np.concatenate([scores[name], score(name, rows)])
+        for name, further in zip(alive, score(alive, rows), strict=True):
+            scores[name] = np.concatenate([scores[name], further])
         budget -= len(rows) * len(alive)
         n_seen = size
         found = _compared({name: scores[name] for name in alive} | {AS_IT_IS: plain[order[:size]]}, y[order[:size]])
@@ -132,7 +136,10 @@ def choose_correction(
     temperature = fit_temperature(scores[best], y[chosen_by])
     for part in np.split(others, [_CHECKED]):
         if len(part):
-            corrected = _losses(score(best, part), y[part], temperature)
+            if len(gain) and begin is not None:
+                begin(best)
+            [scored] = score([best], part)
+            corrected = _losses(scored, y[part], temperature)
             gain = np.concatenate([gain, without[len(gain) : len(gain) + len(part)] - corrected])
             if gain.mean() <= 0:
                 return Choice(None, losses)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from functools import cache
 from typing import Any
 
@@ -20,12 +21,10 @@ from ..inputs.images import ImageFormat
 from ..inputs.reading import most_to_fit
 from ..inputs.training_set import TrainingSet
 from ..optimizers import make_optimizer
-from ..prompters.base import Prompter
-from ..prompters.by_name import make_prompter
 from ..prompters.corrections import AS_IT_IS
 from ..prompters.stacked import Stacked
 from ..scorers.background import BackgroundThread
-from ..scorers.scoring import score_columns_of
+from ..scorers.scoring import score_columns_of_each
 from .corrections import Choice, choose_correction
 from .features import TrainingFeatures
 from .outcomes import Outcome, Outcomes
@@ -66,7 +65,7 @@ class Ladder:
         ``choose()`` returns the `Choice` of a correction and the score columns of all judged images with it, or None.
         It bills images.
     rung : callable
-        ``rung(prompter, w, images)`` prepares a run that may bill so many images, and starts at `w`; None: where the
+        ``rung(names, w, images)`` prepares a run that may bill so many images, and starts at `w`; None: where the
         prompter starts. It bills nothing itself.
     remaining : callable
         ``remaining()`` returns the images that are left.
@@ -83,7 +82,7 @@ class Ladder:
         self,
         outcomes: Outcomes,
         choose: Callable[[], tuple[Choice, np.ndarray | None]],
-        rung: Callable[[str | Prompter, np.ndarray | None, int], Run],
+        rung: Callable[[tuple[str, ...], np.ndarray | None, int], Run],
         remaining: Callable[[], int],
     ):
         self.outcomes = outcomes
@@ -120,18 +119,18 @@ class Ladder:
         (correction, compared), columns = self.choose()
         if correction is None or columns is None:
             return "no_gain" if compared else "budget"
-        outcome = self._try(correction, self.rung(correction, None, n_judged), columns)
+        outcome = self._try(correction, self.rung((correction,), None, n_judged), columns)
         if outcome.result.error is not None:
             return outcome.result.termination_reason
         if outcome is not self.best or not self._sees_more(outcome):
             return "no_gain"
-        prompter, w = Stacked(correction, _TRAINED), None
+        w = None
         for images in training_budgets(self.remaining(), n_judged):
             reason = self._reason_to_stop()
             if reason is not None:
                 return reason
             try:
-                run = self.rung(prompter, w, images)
+                run = self.rung((correction, _TRAINED), w, images)
             except BudgetError:
                 return "budget"
             outcome = self._try(_TRAINED, run)
@@ -221,35 +220,44 @@ class ClimbsLadder:
         ledger, memory = first.objective.ledger, first.objective.memory
         judged, streams = first.judged_rows, first.streams
 
-        @cache
-        def features_of(prompter: str | Prompter) -> TrainingFeatures:
-            """Fit a prompter, unless it is a correction; the rungs that train it share what it computes."""
-            if isinstance(prompter, str):
-                made = first.corrections[prompter]
+        def fitted(names: tuple[str, ...]) -> TrainingFeatures:
+            """Fit the prompter that is trained on a correction, or take the correction alone."""
+            if len(names) == 1:
+                made = first.corrections[names[0]]
             else:
-                made = make_prompter(prompter).fit_pixels(self._sample(data, Streams.of(streams.seed)))
+                made = Stacked(*names).fit_pixels(self._sample(data, Streams.of(streams.seed)))
             features = TrainingFeatures(made, data.images)
             features.compute_in(background)
             return features
+
+        @cache
+        def features_of(*names: str) -> Future[TrainingFeatures]:
+            """Begin to fit a prompter in a thread; the rungs that train it share what it computes."""
+            return background.submit(fitted, names)
 
         def choose() -> tuple[Choice, np.ndarray | None]:
             outcomes.monitor.begin_stage("corrections")
             known: dict[str | None, np.ndarray] = {}
 
-            def score(name: str, rows: np.ndarray) -> np.ndarray:
-                columns = known.setdefault(name, np.empty((len(judged), ledger.n_columns)))
-                columns[rows] = score_columns_of(ledger, data.images, judged[rows], first.corrections[name].draw)
-                return columns[rows, : ledger.n_classes]
+            def score(names: list[str], rows: np.ndarray) -> Iterator[np.ndarray]:
+                drawings = [first.corrections[name].draw for name in names]
+                found = score_columns_of_each(ledger, data.images, judged[rows], drawings)
+                for name, scored in zip(names, found, strict=True):
+                    columns = known.setdefault(name, np.empty((len(judged), ledger.n_columns)))
+                    columns[rows] = scored
+                    yield scored[:, : ledger.n_classes]
 
             left = self.max_queries - memory.n_asked
             plain, y = outcomes.scored.plain, data.y[judged]
-            choice = choose_correction([*first.corrections], score, plain, y, streams.corrections, left)
+            # What would be trained on a promising correction is fitted while the service answers.
+            begin = lambda name: features_of(name, _TRAINED)
+            choice = choose_correction([*first.corrections], score, plain, y, streams.corrections, left, begin)
             return choice, known.get(choice.name)
 
-        def rung(prompter: str | Prompter, w: np.ndarray | None, images: int) -> Run:
+        def rung(names: tuple[str, ...], w: np.ndarray | None, images: int) -> Run:
             nonlocal streams
             streams = streams.above()
-            features = features_of(prompter)
+            features = features_of(*names).result()
             objective = self._objective(features, data, ledger, memory, streams)
             optimizer = make_optimizer(self.optimizer, a=self.a, c=self.c)
             w = features.prompter.initial_parameters(streams.start) if w is None else w

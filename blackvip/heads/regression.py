@@ -1,0 +1,331 @@
+"""Multinomial logistic regression, of which all heads are made: several at once, on the same rows with other weights.
+
+The folds of a cross-validation are such regressions. Solving them together, and each strength from the solution for
+the one before, takes a fraction of the time of one fit after another.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import minimize
+
+__all__ = ["Regressions", "regression_loss"]
+
+# Parameters of a regression up to which Newton's method is used. Its matrices grow with their square.
+_MOST_FOR_NEWTON = 300
+_MOST_STEPS, _MOST_HALVINGS = 50, 30
+# The inverse of the curvature is kept as long as each step promises less than this share of what the last one promised.
+_FALLS_FAST = 0.1
+# Share of the slope by which a step must lower the loss at least.
+_ARMIJO = 1e-4
+# Share of the largest squared singular value of the inputs below which a direction is rounding.
+_LEAST_SHARE = 1e-13
+# An intercept's curvature, relative to the largest one: it is lost where a class is never probable.
+_LEAST_CURVATURE = 1e-9
+
+
+class Regressions:
+    """Multinomial logistic regressions on the same rows; each has weights of its own, such as 0 for a fold's test rows.
+
+    With the log probabilities q_l of experts, inputs z, and the parameters alpha, V and b, the logits are
+    sum_l alpha_l q_l + V z + b (B15). Each fit starts from the solutions of the last one.
+
+    Parameters
+    ----------
+    z : ndarray of shape (n_fits, n_inputs, n_rows) or (1, n_inputs, n_rows)
+        Inputs of each regression, or of all of them.
+    index : ndarray of shape (n_rows,)
+        Class indices.
+    weights : ndarray of shape (n_fits, n_rows)
+        Non-negative weights of the rows in each regression.
+    n_classes : int
+        Number of classes.
+    experts : ndarray of shape (n_experts, n_classes, n_rows) or None, default=None
+        Log probabilities, of which each expert has one non-negative weight. None: there are none.
+    loose : float, default=0.0
+        Ridge penalty of the weights of experts and of the intercepts.
+
+    Attributes
+    ----------
+    alpha : ndarray of shape (n_fits, n_experts)
+        Weights of the experts in the last solutions.
+    intercept : ndarray of shape (n_fits, n_classes)
+    """
+
+    def __init__(
+        self,
+        z: np.ndarray,
+        index: np.ndarray,
+        weights: np.ndarray,
+        n_classes: int,
+        experts: np.ndarray | None = None,
+        loose: float = 0.0,
+    ):
+        _, n_inputs, n_rows = z.shape
+        n_fits = len(weights)
+        self.experts = np.empty((0, n_classes, n_rows)) if experts is None else np.ascontiguousarray(experts)
+        n_experts = len(self.experts)
+        self._axes = None
+        if self._count(n_inputs) > _MOST_FOR_NEWTON:
+            self._axes, z = _decorrelated(z)
+        self._is_small = self._count(z.shape[1]) <= _MOST_FOR_NEWTON
+        self.z1 = np.concatenate([np.ones((len(z), 1, n_rows)), z], axis=1)
+        self.index, self.weights, self.loose = index, np.ascontiguousarray(weights), loose
+        self.alpha = np.full((n_fits, n_experts), 1 / max(1, n_experts))
+        self.intercept = np.zeros((n_fits, n_classes))
+        self._coef = np.zeros((n_fits, n_classes, self.z1.shape[1] - 1))
+        self._single: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+
+    def fit(self, strength: float, ftol: float = 1e-10) -> Regressions:
+        """Minimise the penalised losses (B16), from the last solutions.
+
+        Parameters
+        ----------
+        strength : float
+            Ridge penalty of the weights of the inputs.
+        ftol : float, default=1e-10
+            A fit ends when a step lowers the loss by less than this share of it.
+        """
+        unsolved = self._newton(strength, ftol) if self._is_small else np.ones(len(self.weights), bool)
+        for fit in np.flatnonzero(unsolved).tolist():
+            self._quasi_newton(fit, strength, ftol)
+        return self
+
+    def _count(self, n_inputs: int) -> int:
+        """Number of parameters of a regression with this many inputs."""
+        n_experts, n_classes, _ = self.experts.shape
+        return n_experts + n_classes * (1 + n_inputs)
+
+    @property
+    def coef(self) -> np.ndarray:
+        """Weights of the inputs in the last solutions, (n_fits, n_classes, n_inputs)."""
+        return self._coef if self._axes is None else self._coef @ self._axes
+
+    def _penalty(self, strength: float, n_inputs: int) -> np.ndarray:
+        """Ridge penalties of the parameters of a regression, in the order of `regression_loss`."""
+        n_experts, n_classes, _ = self.experts.shape
+        of_class = np.concatenate([[self.loose], np.full(n_inputs, strength)])
+        return np.concatenate([np.full(n_experts, self.loose), np.tile(of_class, n_classes)])
+
+    def _newton(self, strength: float, ftol: float) -> np.ndarray:
+        """Newton's method for all regressions together; tells which of them it has not solved, (n_fits,)."""
+        n_fits, n_experts = self.alpha.shape
+        penalty = self._penalty(strength, self._coef.shape[2])
+        of_classes = np.concatenate([self.intercept[:, :, None], self._coef], axis=2)
+        x = np.concatenate([self.alpha, of_classes.reshape(n_fits, -1)], axis=1)
+        evaluate = lambda x: regression_loss(x, self.experts, self.z1, self.index, self.weights, penalty)
+        loss, gradient, excess = evaluate(x)
+        solved = np.zeros(n_fits, bool)
+        inverse = np.linalg.inv(self._curvature(excess, penalty))
+        slope = np.full(n_fits, -np.inf)
+        for _ in range(_MOST_STEPS):
+            step, last = self._step(x, gradient, inverse), slope
+            slope = (gradient * step).sum(axis=1)
+            if (slope < np.minimum(_FALLS_FAST * last, -ftol * loss)).any():
+                inverse = np.linalg.inv(self._curvature(excess, penalty))
+                step = self._step(x, gradient, inverse)
+                slope = (gradient * step).sum(axis=1)
+            solved = -slope <= ftol * loss
+            length, better = np.ones((n_fits, 1)), np.zeros(n_fits, bool)
+            for _ in range(_MOST_HALVINGS):
+                found = evaluate(x + length * step)
+                # Rounding may hide what a last step gains.
+                better = found[0] <= loss + _ARMIJO * length[:, 0] * slope + 1e-14 * loss
+                if better.all():
+                    break
+                length[~better] /= 2
+            if not better.all():
+                break
+            x = x + length * step
+            loss, gradient, excess = found
+            if solved.all():
+                break
+        self.alpha = x[:, :n_experts]
+        of_classes = x[:, n_experts:].reshape(of_classes.shape)
+        self.intercept, self._coef = of_classes[:, :, 0], of_classes[:, :, 1:]
+        return ~solved
+
+    def _step(self, x: np.ndarray, gradient: np.ndarray, inverse: np.ndarray) -> np.ndarray:
+        """Newton's step (n_fits, n_parameters), at whose end no expert has a negative weight.
+
+        `inverse` is that of the curvature.
+        """
+        n_experts = len(self.experts)
+        newton = -(inverse @ gradient[:, :, None])[..., 0]
+        weights, step = x[:, :n_experts], newton
+        held = (weights <= 0) & (gradient[:, :n_experts] > 0)
+        for _ in range(n_experts + 1):
+            if held.any():
+                # Weights that are held end at zero, and the quadratic model is lowest in all others: forces on the
+                # held ones, (b, n_experts), see to that.
+                both = held[:, :, None] & held[:, None]
+                among = np.where(both, inverse[:, :n_experts, :n_experts], np.eye(n_experts))
+                missing = np.where(held, -weights - newton[:, :n_experts], 0)
+                force = np.linalg.solve(among, missing[:, :, None])
+                step = newton + (inverse[:, :, :n_experts] @ force)[..., 0]
+            crossing = ~held & (weights + step[:, :n_experts] < 0)
+            if not crossing.any():
+                break
+            held |= crossing
+        # Exactly, without what rounding leaves.
+        step[:, :n_experts] = np.where(held, -weights, np.maximum(step[:, :n_experts], -weights))
+        return step
+
+    def _curvature(self, excess: np.ndarray, penalty: np.ndarray) -> np.ndarray:
+        """Second derivatives of the losses, from their gradient with respect to the logits, see `regression_loss`.
+
+        Sums over rows are taken in single precision: the solution depends on the gradient alone.
+        """
+        n_experts, n_classes, n_rows = self.experts.shape
+        n_fits, n_columns = len(excess), self.z1.shape[1]
+        first, second = np.triu_indices(n_columns)
+        if self._single is None:
+            z1 = self.z1.astype(np.float32)
+            products = np.ascontiguousarray((z1[:, first] * z1[:, second]).transpose(0, 2, 1))
+            self._single = z1, products, self.experts.astype(np.float32)
+        z1, products, experts = self._single
+        # Probabilities, times the weights of the rows.
+        weighted = excess.astype(np.float32)
+        weighted[:, self.index, np.arange(n_rows)] += self.weights
+        weights = self.weights[:, None].astype(np.float32)
+        share = np.divide(weighted, weights, out=np.zeros_like(weighted), where=weights > 0)
+        low, high = np.triu_indices(n_classes)
+        joint = weighted[:, low]
+        joint *= -share[:, high]
+        joint[:, low == high] += weighted
+        # (b, pairs of classes, n_rows) @ (b, n_rows, pairs of columns)
+        sums = joint @ products
+        pairs = np.empty((n_fits, len(low), n_columns, n_columns))
+        pairs[:, :, first, second] = pairs[:, :, second, first] = sums
+        of_classes = np.empty((n_fits, n_classes, n_classes, n_columns, n_columns))
+        of_classes[:, low, high] = of_classes[:, high, low] = pairs
+        n_of_classes = n_classes * n_columns
+        curvature = np.empty((n_fits, len(penalty), len(penalty)))
+        curvature[:, n_experts:, n_experts:] = of_classes.transpose(0, 1, 3, 2, 4).reshape(n_fits, n_of_classes, -1)
+        for k, expert in enumerate(experts):
+            # Deviations of the expert's log probabilities from their mean over the classes, (b, n_classes, n_rows).
+            deviation = (expert - (share * expert).sum(axis=1, keepdims=True)) * weighted
+            mixed = (deviation @ z1.transpose(0, 2, 1)).reshape(n_fits, n_of_classes)
+            curvature[:, k, n_experts:] = curvature[:, n_experts:, k] = mixed
+            curvature[:, k, :n_experts] = deviation.reshape(n_fits, -1) @ experts.reshape(n_experts, -1).T
+        diagonal = np.arange(len(penalty))
+        largest = curvature[:, diagonal, diagonal].max(axis=1, keepdims=True)
+        curvature[:, diagonal, diagonal] += penalty + _LEAST_CURVATURE * largest
+        if not self.loose:
+            # All intercepts may rise together. This keeps their sum, without a change of the solution.
+            intercepts = n_experts + n_columns * np.arange(n_classes)
+            curvature[:, intercepts[:, None], intercepts] += largest[:, :, None] / n_classes
+        return curvature
+
+    def _quasi_newton(self, fit: int, strength: float, ftol: float) -> None:
+        """Solve one regression by L-BFGS-B, which takes any number of parameters."""
+        n_experts, n_classes, _ = self.experts.shape
+        rows = np.flatnonzero(self.weights[fit])
+        index, weights = self.index[rows], self.weights[fit, rows]
+        experts = np.ascontiguousarray(self.experts[:, :, rows])
+        # (1 + n_inputs, n_rows)
+        z1 = np.ascontiguousarray(self.z1[fit % len(self.z1)][:, rows])
+        penalty = self._penalty(strength, len(z1) - 1)
+        # Approximate square roots of the curvature in each parameter, at equally likely classes. L-BFGS-B needs many
+        # times fewer steps with parameters that are scaled by them.
+        of_class = np.square(z1) @ weights / n_classes
+        curvature = np.concatenate([experts.var(axis=1) @ weights, np.tile(of_class, n_classes)])
+        stretch = np.sqrt(curvature + penalty)
+
+        def loss(stretched: np.ndarray) -> tuple[float, np.ndarray]:
+            value, gradient, _ = regression_loss(
+                stretched[None] / stretch, experts, z1[None], index, weights[None], penalty
+            )
+            return float(value[0]), gradient[0] / stretch
+
+        of_classes = np.concatenate([self.intercept[fit, :, None], self._coef[fit]], axis=1)
+        found = minimize(
+            loss,
+            np.concatenate([self.alpha[fit], of_classes.ravel()]) * stretch,
+            jac=True,
+            method="L-BFGS-B",
+            # Without bounds, its steps take a fraction of the time.
+            bounds=[(0, None)] * n_experts + [(None, None)] * of_classes.size if n_experts else None,
+            options={"maxiter": 1000, "maxfun": 10_000, "ftol": ftol, "gtol": 1e-6, "maxcor": 5},
+        )
+        solution = found.x / stretch
+        of_classes = solution[n_experts:].reshape(of_classes.shape)
+        self.alpha[fit], self.intercept[fit] = solution[:n_experts], of_classes[:, 0]
+        self._coef[fit] = of_classes[:, 1:]
+
+
+def _decorrelated(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Uncorrelated directions of inputs (m, n_inputs, n_rows): axes (m, n_axes, n_inputs), and the inputs along them.
+
+    With a ridge penalty the weights of z are combinations of its rows, so directions that no row has are left out:
+    there are at most as many directions as rows. This is a singular value decomposition, by the smaller of the two
+    matrices of products, which takes a third of the time.
+    """
+    found = [_axes_of(of_fit) for of_fit in z]
+    n_axes = max(map(len, found))
+    # Directions that a fit has in addition to its own are zero.
+    axes = np.stack([np.pad(of_fit, [(0, n_axes - len(of_fit)), (0, 0)]) for of_fit in found])
+    return axes, axes @ z
+
+
+def _axes_of(z: np.ndarray) -> np.ndarray:
+    """Orthonormal directions (n_axes, n_inputs) of inputs (n_inputs, n_rows)."""
+    is_wide = len(z) > z.shape[1]
+    squares, axes = np.linalg.eigh(z.T @ z if is_wide else z @ z.T)
+    kept = squares > _LEAST_SHARE * squares.max(initial=0)
+    axes = axes[:, kept].T
+    return axes @ z.T / np.sqrt(squares[kept, None]) if is_wide else axes
+
+
+def regression_loss(
+    parameters: np.ndarray,
+    experts: np.ndarray,
+    z1: np.ndarray,
+    index: np.ndarray,
+    weights: np.ndarray,
+    penalty: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Penalised negative log likelihoods of regressions, and their gradients (B16).
+
+    Parameters
+    ----------
+    parameters : ndarray of shape (n_fits, n_experts + n_classes * (1 + n_inputs))
+        Weights of the experts, then the intercept and the weights of the inputs of each class.
+    experts : ndarray of shape (n_experts, n_classes, n_rows)
+        Log probabilities. The rows are the last axis, so that sums over classes run along contiguous memory.
+    z1 : ndarray of shape (n_fits, 1 + n_inputs, n_rows) or (1, 1 + n_inputs, n_rows)
+        Ones, then the inputs.
+    index : ndarray of shape (n_rows,)
+        Class indices.
+    weights : ndarray of shape (n_fits, n_rows)
+    penalty : ndarray of shape (n_parameters,)
+        Ridge penalty of each parameter.
+
+    Returns
+    -------
+    loss : ndarray of shape (n_fits,)
+    gradient : ndarray of the shape of `parameters`
+    excess : ndarray of shape (n_fits, n_classes, n_rows)
+        Gradient with respect to the logits: probabilities minus the true classes, times the weights of the rows.
+    """
+    n_experts, n_classes, n_rows = experts.shape
+    n_fits, n_columns = len(parameters), z1.shape[1]
+    of_classes = parameters[:, n_experts:].reshape(n_fits, n_classes, n_columns)
+    # (b, n_classes, n_columns) @ (b, n_columns, n_rows)
+    logits = of_classes @ z1
+    flat = experts.reshape(n_experts, n_classes * n_rows)
+    if n_experts:
+        logits += (parameters[:, :n_experts] @ flat).reshape(logits.shape)
+    logits -= logits.max(axis=1, keepdims=True)
+    columns = np.arange(n_rows)
+    true = logits[:, index, columns]
+    excess = np.exp(logits, out=logits)
+    total = excess.sum(axis=1)
+    loss = (weights * (np.log(total) - true)).sum(axis=1) + np.square(parameters) @ penalty / 2
+    excess *= (weights / total)[:, None]
+    excess[:, index, columns] -= weights
+    gradient = penalty * parameters
+    gradient[:, n_experts:] += (excess @ z1.transpose(0, 2, 1)).reshape(n_fits, -1)
+    if n_experts:
+        gradient[:, :n_experts] += excess.reshape(n_fits, -1) @ flat.T
+    return loss, gradient, excess
