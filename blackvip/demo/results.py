@@ -1,0 +1,89 @@
+"""How the demos show what a fit gained: a leaderboard on test images, and the images that are sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["draw_sent", "results_table"]
+
+
+def results_table(fits: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> str:
+    """Compare fits and their baselines on test images in a few lines.
+
+    Parameters
+    ----------
+    fits : mapping of str to BlackVIPClassifier
+        Fitted classifiers by name, fitted to the same images.
+    figures : sequence of mapping of str to float
+        For each fit, its accuracy on test images, "blackvip", and those of its baselines, as `score_baselines` returns
+        them.
+
+    Returns
+    -------
+    table : str
+        A line for each, the best first, with the images that it bills.
+    """
+    n_train = len(next(iter(fits.values())).scored_images_.y)
+    first = figures[0]
+    rows = [
+        ("sent as today", first["zero_shot"], 0, 1),
+        ("local probe, no service", first["local_probe"], 0, 0),
+        ("calibrated head", first["calibrated_zero_shot"], n_train, 1),
+        ("fused head", first["fused_zero_shot"], n_train, 1),
+    ]
+    for (name, clf), of_fit in zip(fits.items(), figures):
+        tried = [rung["prompter"] for rung in clf.rungs_ if rung["helps"] and rung["prompter"] != "no prompt"]
+        prompt = " + ".join(dict.fromkeys(tried or [name])) if clf.prompt_used_ else "no prompt"
+        rows.append((f"blackvip {name}: {prompt}, {clf.head_.title}", of_fit["blackvip"], clf.n_queries_, 1))
+    rows.sort(key=lambda row: -row[1])
+    width = max(len(row[0]) for row in rows)
+    lines = [f"{'':{width}}  accuracy  images billed by fit  by a prediction"]
+    lines += [f"{name:{width}}  {accuracy:8.3f}  {fit:20,d}  {each:15d}" for name, accuracy, fit, each in rows]
+    return "\n".join(lines)
+
+
+def draw_sent(clf: Any, X: np.ndarray, y: np.ndarray, n_wrong: int = 4, n_right: int = 2) -> Any:
+    """Draw images as they are sent today, and as a classifier sends them, with the answers below.
+
+    The images are the first ones that the service answers wrongly, and the first ones that it answers rightly.
+
+    Parameters
+    ----------
+    clf : BlackVIPClassifier
+        A fitted classifier. Its score function is called with X without and with prompts.
+    X : ndarray of shape (n, height, width, 3), uint8
+        Test images.
+    y : ndarray of shape (n,)
+        Their labels.
+    n_wrong, n_right : int
+        Number of images that the plain service answers wrongly and rightly.
+
+    Returns
+    -------
+    figure : matplotlib Figure
+        Two rows of images under a headline with both accuracies and the billed images.
+    """
+    import matplotlib.pyplot as plt
+
+    today = clf.classes_[np.asarray(clf.score_fn(X, clf.class_prompts_)).argmax(axis=1)]
+    adapted = clf.predict(X)
+    chosen = np.concatenate([np.flatnonzero(today != y)[:n_wrong], np.flatnonzero(today == y)[:n_right]])
+    rows = [
+        ("sent today", X[chosen], today[chosen]),
+        ("sent by\nblackvip", clf.prompter_.transform(X[chosen]), adapted[chosen]),
+    ]
+    figure, grid = plt.subplots(2, len(chosen), figsize=(1.25 * len(chosen), 3.7), layout="constrained", squeeze=False)
+    for axes, (name, images, answers) in zip(grid, rows):
+        axes[0].set_ylabel(name, fontsize=12)
+        for ax, image, answer, label in zip(axes, images, answers, y[chosen]):
+            ax.imshow(image)
+            ax.set(xticks=[], yticks=[])
+            # Signs and colours that colour-blind readers tell apart.
+            sign, colour = ("✓", "#005B8F") if answer == label else ("✗", "#A84300")
+            ax.set_xlabel(f"{sign} {answer}", color=colour, fontsize=12)
+    accuracies = " → ".join(f"{(answers == y).mean():.2f}" for answers in (today, adapted))
+    figure.suptitle(f"{accuracies} for {clf.n_queries_:,} images", fontsize=15)
+    return figure
