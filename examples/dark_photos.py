@@ -53,9 +53,9 @@ print(f"\n{clf.n_queries_:,} images were billed in {time.perf_counter() - begin:
 
 row = {"condition": args.condition, "seed": args.seed, "billed_images": clf.n_queries_}
 row |= {**clf.score_baselines(X_test, y_test), "blackvip": clf.score(X_test, y_test)}
-print(f"\nPictures, {args.condition}: {len(X)} labelled, {len(X_test)} for test, seed {args.seed}")
+print(f"\nPictures, {args.condition}: {len(X)} labelled, {len(X_test)} to test, seed {args.seed}")
 print(results_table({"auto": clf}, [row]))
-figure = draw_sent(clf, X_test, y_test)
+figure = draw_sent(clf, X_test[:60], y_test[:60], (row["zero_shot"], row["blackvip"]))
 if args.picture:
     figure.savefig(args.picture, dpi=150)
     print(f"Picture: {args.picture}")

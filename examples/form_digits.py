@@ -69,7 +69,8 @@ for prompter in args.prompter:
 
 print(f"\nDigits on the surface {args.surface!r}, {len(X)} labelled images, {len(X_test)} to test, seed {args.seed}")
 print(results_table(fits, rows))
-figure = draw_sent(fits[args.prompter[0]], X_test, y_test)
+row, first = rows[0], fits[args.prompter[0]]
+figure = draw_sent(first, X_test[:60], y_test[:60], (row["zero_shot"], row["blackvip"]))
 if args.picture:
     figure.savefig(args.picture, dpi=150)
     print(f"Picture: {args.picture}")

