@@ -73,14 +73,15 @@ def fitted(**parameters):
     ).fit(X, y)
 
 
-def readme(request):
-    """A folder of photos per class."""
-    X, y = make_stripes(40)
+def photos(request):
+    """A folder of photos per class, and the call to an API."""
+    X, y = make_stripes(48)
     for row, (image, label) in enumerate(zip(X, y)):
         path = pathlib.Path("photos", f"class {label}", f"{row}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
-    return {}
+    service = ToyService(glare=2.0)
+    return {"my_api": lambda image, class_prompts: service(image[None], class_prompts)[0]}
 
 
 def guide(request):
@@ -169,12 +170,15 @@ def budget(request):
     service.control(tells=[{"usage": {"input_tokens": 80, "output_tokens": 1}}])
     request.getfixturevalue("monkeypatch").setenv("A_KEY", "of-the-test")
     known = names(HTTPScorer=HTTPScorer, url=service.url + "/own", adapter=Own())
-    known["clf"] = BlackVIPClassifier(known["score_fn"], "a photo of a {}.", max_queries=500)
+    known["clf"] = BlackVIPClassifier(known["score_fn"], "a photo of a {}.", prompter="basis", max_queries=4_000)
     return {**known, "image": known["X"][0]}
 
 
 PAGES = {
-    "README.md": readme,
+    "README.md": photos,
+    "quickstart.md": photos,
+    "did_it_help.md": guide,
+    "saving.md": guide,
     "budget.md": budget,
     "guide.md": guide,
     "faults.md": faults,
@@ -187,7 +191,11 @@ PAGES = {
 
 
 #: What is run in place of a page's settings, which would take a minute, even with a toy service.
-CHEAPER = {"paper.md": ("max_queries=[4_000, 16_000]", "max_queries=[600, 1_200]")}
+CHEAPER = {
+    "README.md": ("image_shape=(224, 224)", "image_shape=(16, 16)"),
+    "quickstart.md": ("image_shape=(224, 224)", "image_shape=(16, 16)"),
+    "paper.md": ("max_queries=[4_000, 16_000]", "max_queries=[600, 1_200]"),
+}
 
 
 # The tests

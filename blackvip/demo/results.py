@@ -46,7 +46,7 @@ def results_table(fits: Mapping[str, Any], figures: Sequence[Mapping[str, Any]])
 
 
 def draw_sent(
-    clf: Any, X: np.ndarray, y: np.ndarray, accuracies: tuple[float, float], n_wrong: int = 4, n_right: int = 2
+    clf: Any, X: np.ndarray, y: np.ndarray, accuracies: tuple[float, float], n_wrong: int = 3, n_right: int = 1
 ) -> Any:
     """Draw images as they are sent today, and as a classifier sends them, with the answers below.
 
@@ -79,15 +79,15 @@ def draw_sent(
         ("sent today", X[chosen], today[chosen]),
         ("sent by\nblackvip", clf.prompter_.transform(X[chosen]), adapted[chosen]),
     ]
-    figure, grid = plt.subplots(2, len(chosen), figsize=(1.25 * len(chosen), 3.7), layout="constrained", squeeze=False)
+    figure, grid = plt.subplots(2, len(chosen), figsize=(1.6 * len(chosen), 4.6), layout="constrained", squeeze=False)
     for axes, (name, images, answers) in zip(grid, rows):
-        axes[0].set_ylabel(name, fontsize=12)
+        axes[0].set_ylabel(name, fontsize=15)
         for ax, image, answer, label in zip(axes, images, answers, y[chosen]):
             ax.imshow(image)
             ax.set(xticks=[], yticks=[])
             # Signs and colours that colour-blind readers tell apart.
             sign, colour = ("✓", "#005B8F") if answer == label else ("✗", "#A84300")
-            ax.set_xlabel(f"{sign} {answer}", color=colour, fontsize=12)
+            ax.set_xlabel(f"{sign} {answer}", color=colour, fontsize=15)
     before, after = accuracies
-    figure.suptitle(f"accuracy {before:.2f} → {after:.2f} for {clf.n_queries_:,} images", fontsize=15)
+    figure.suptitle(f"accuracy {before:.2f} → {after:.2f} for {clf.n_queries_:,} images", fontsize=18)
     return figure
