@@ -6,9 +6,10 @@ Any function from images and class prompts to scores can be adapted, so wrap the
 service tells the time of day from the brightness of a picture, and our camera underexposes everything.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
 
-from blackvip import BlackVIPClassifier
+from blackvip import BlackVIPClassifier, PromptDisplay
 
 # %%
 # A score function receives ``images``, a uint8 array (n, height, width, 3), and the class prompts. It returns an array
@@ -67,6 +68,12 @@ print(f"billed: {clf.n_queries_} images to fit, {n_sent} altogether, for {n_sent
 
 clf.set_params(head=None).fit(X, y)
 print(f"without a head: zero-shot {clf.baselines_['zero_shot'].accuracy:.3f}, prompted {clf.score(X_test, y_test):.3f}")
+
+# %%
+# Some test images without and with the prompt, and what the service says. This bills two images each.
+
+PromptDisplay.from_estimator(clf, X_test[:3], y_test[:3])
+plt.show()
 
 # %%
 # An invalid return value raises an error that says what was returned and what was expected.

@@ -9,6 +9,7 @@ through a scikit-learn pipeline. Cross-validation keeps the pictures of each cam
 import pathlib
 import tempfile
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -16,7 +17,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from blackvip import BlackVIPClassifier, search_cost
+from blackvip import BlackVIPClassifier, QueryCurveDisplay, search_cost
 
 # %%
 # The folder and the table: four cameras that underexpose all pictures.
@@ -61,6 +62,12 @@ scores = cross_validate(
 )
 billed = sum(fitted[-1].n_queries_ for fitted in scores["estimator"]) + len(table)
 print(f"accuracy by camera: {scores['test_score'].round(3).tolist()}; billed {billed:,} images")
+
+# %%
+# How the first fold was trained. The display bills nothing.
+
+QueryCurveDisplay.from_estimator(scores["estimator"][0][-1])
+plt.show()
 
 # %%
 # An unreadable file raises an error that names it, before anything is billed. ``on_error="skip"`` leaves it out.

@@ -2,10 +2,11 @@
 A service over HTTP
 ===================
 
-This example starts the demo's text reader as a local server in its own process, and adapts it to handwritten digits in
-form boxes. It needs ``pip install "blackvip[http,ocr]"``. With a paid service, set ``checkpoint`` to a file: it stores
-every response, and an interrupted fit resumes from it.
+The demo's text reader runs as a local server in its own process, and is adapted to handwritten digits in form boxes.
+This needs ``pip install "blackvip[http,ocr]"``. With a paid service, set ``checkpoint``: see the page on faults.
 """
+
+# sphinx_gallery_thumbnail_path = "form_digits.png"
 
 import argparse
 import base64

@@ -10,13 +10,14 @@ import pathlib
 import tempfile
 
 import joblib
+import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 
 import blackvip
-from blackvip import BlackVIPClassifier, BlackVIPPrompter
+from blackvip import BlackVIPClassifier, BlackVIPPrompter, PromptDisplay
 
 # %%
 # Train the paper's Coordinator on underexposed pictures, for a toy service that believes that bright means day.
@@ -45,6 +46,12 @@ clf.save(folder / "day.safetensors")
 loaded = blackvip.load(folder / "day.safetensors", service)
 print(f"{(folder / 'day.safetensors').stat().st_size:,} bytes")
 print(f"same probabilities: {np.array_equal(loaded.predict_proba(X_test), clf.predict_proba(X_test))}")
+
+# %%
+# The loaded classifier draws the same prompts. They make all pictures brighter.
+
+PromptDisplay.from_estimator(loaded, X_test[::20], y_test[::20])
+plt.show()
 
 # %%
 # The Coordinator alone draws prompts onto images and bills nothing. joblib and pickle execute code from the file, so
