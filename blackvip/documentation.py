@@ -17,7 +17,7 @@ __all__ = ["Documented", "Table", "documentation_url", "pipeline_block"]
 
 
 def documentation_url() -> str:
-    """Return the URL of the documentation from the package's metadata, or "" if the package is not installed."""
+    """Return the URL of the documentation from the package's metadata, or "" if it has none."""
     try:
         urls = metadata.metadata("blackvip").get_all("Project-URL") or []
     except metadata.PackageNotFoundError:
@@ -26,13 +26,17 @@ def documentation_url() -> str:
 
 
 class Documented:
-    """Mixin for estimators that link to their page in the documentation."""
+    """Mixin for estimators that link to their page in the documentation, where it has a public address."""
 
     _doc_link_module = "blackvip"
     _doc_link_template = "{url}api/blackvip.{name}.html"
 
     def _doc_link_url_param_generator(self) -> dict[str, str]:
         return {"url": documentation_url(), "name": type(self).__name__}
+
+    def _get_doc_link(self) -> str:
+        link: str = super()._get_doc_link() if documentation_url() else ""  # type: ignore[misc]
+        return link
 
 
 def pipeline_block(parts: dict[str, Any]) -> Any:

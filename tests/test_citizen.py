@@ -3,6 +3,7 @@
 import copy
 import logging
 import pickle
+from email.message import Message
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,6 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.svm import LinearSVC
 
 from blackvip import SPSAGC, BlackVIPClassifier, BlackVIPPrompter, BudgetError, Coordinator, PCAEncoder, PromptBasis
-from blackvip.documentation import documentation_url
 
 pytestmark = pytest.mark.filterwarnings("ignore::blackvip.PromptNotUsedWarning")
 
@@ -315,13 +315,18 @@ def test_a_fit_is_logged(stripes, caplog):
     assert f"ended with {clf.n_queries_} images sent" in text
 
 
-def test_notebook_diagram_and_documentation_link(stripes):
+def test_notebook_diagram_and_documentation_link(stripes, monkeypatch):
     clf = make_classifier(prompter="coordinator", head=None)
     html = clf._repr_html_()
     for part in ("BlackVIPClassifier", "Coordinator", "service: ToyService", "softmax", "max_queries"):
         assert part in html
-    assert documentation_url().startswith("https://")
-    assert f"{documentation_url()}api/blackvip.BlackVIPClassifier.html" in html
+    # The documentation has no public address before the first release.
+    page = "https://docs.example/api/blackvip.BlackVIPClassifier.html"
+    for kind, linked in ("Homepage", False), ("Documentation", True):
+        told = Message()
+        told["Project-URL"] = f"{kind}, https://docs.example/"
+        monkeypatch.setattr("importlib.metadata.metadata", {"blackvip": told}.__getitem__)
+        assert (page in clf._repr_html_()) == ("api/blackvip." in clf._repr_html_()) == linked
     assert "BlackVIPPrompter" in make_pipeline(BlackVIPPrompter(clf), "passthrough")._repr_html_()
     assert "fitted" in clf.fit(*stripes)._repr_html_()
 
