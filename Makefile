@@ -17,15 +17,16 @@ PYTEST = OMP_NUM_THREADS=1 $(1) -m pytest -n logical --dist loadfile --no-loadsc
 .PHONY: demo demo-paper demo-photos test test-fast test-exhaustive test-lowest test-vllm vllm lint docs dist benchmarks \
 	clean
 
+# One thread each: on images as small as these, two spend their time waiting for each other.
 demo: $(READY)
-	$(RUN) examples/form_digits.py --picture form_digits.png $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) examples/form_digits.py --picture form_digits.png $(ARGS)
 
 # The same with the paper's Coordinator beside the default: 16,000 images.
 demo-paper: $(READY)
-	$(RUN) examples/form_digits.py --prompter auto coordinator --picture form_digits.png $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) examples/form_digits.py --prompter auto coordinator --picture form_digits.png $(ARGS)
 
 demo-photos: $(READY)
-	$(RUN) examples/dark_photos.py --picture dark_photos.png $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) examples/dark_photos.py --picture dark_photos.png $(ARGS)
 
 test: $(READY) $(MLSERVER_READY)
 	$(call PYTEST,$(RUN)) -m "not exhaustive and not vllm" $(ARGS)
