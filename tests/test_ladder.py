@@ -93,7 +93,7 @@ def test_the_best_correction_is_found_or_none_for_exactly_what_is_said(seed):
         assert sum(name == "good" for name, _ in billed) - 16 in halving_sizes(120)
         promising.append(name)
 
-    choice = choose_correction(list(table), score, plain, y, np.random.default_rng(seed), 10_000, begin)
+    choice = choose_correction(list(table), score, plain, y, np.ones(120), np.random.default_rng(seed), 10_000, begin)
     assert choice.name == "good"
     assert promising == ["good"]
     # Half of the corrections go on, except those that are worse than none; the winner is checked on the other images.
@@ -102,12 +102,26 @@ def test_the_best_correction_is_found_or_none_for_exactly_what_is_said(seed):
     assert sum(name == "good" for name, _ in billed) == 120
     assert choice.losses["good"] < choice.losses["none"]
     without = [name for name in table if name.startswith("bad")]
-    assert choose_correction(without, score, plain, y, np.random.default_rng(seed), 10_000).name is None
+    assert choose_correction(without, score, plain, y, np.ones(120), np.random.default_rng(seed), 10_000).name is None
     billed.clear()
     for budget in (0, 100, 250, 299):
-        choose_correction(list(table), score, plain, y, np.random.default_rng(seed), budget)
+        choose_correction(list(table), score, plain, y, np.ones(120), np.random.default_rng(seed), budget)
         assert len(billed) <= budget
         billed.clear()
+
+
+def test_images_that_weigh_more_choose_the_correction():
+    """One correction helps with two of the four classes, another with the other two."""
+    y = np.random.default_rng(0).integers(0, 4, 200)
+    plain, good = log_scores(y, 0.5, 1), log_scores(y, 4.0, 2)
+    table = {name: np.where(np.isin(y, own)[:, None], good, plain) for name, own in (("low", (0, 1)), ("high", (2, 3)))}
+
+    def score(names, rows):
+        return (table[name][rows] for name in names)
+
+    for own, name in (((0, 1), "low"), ((2, 3), "high")):
+        weights = np.where(np.isin(y, own), 1.0, 0.01)
+        assert choose_correction(list(table), score, plain, y, weights, np.random.default_rng(0), 10_000).name == name
 
 
 def test_each_rung_has_twice_as_many_images_and_the_last_one_takes_what_is_left():

@@ -174,8 +174,8 @@ def choose_head(head: Any, data: LabelledScores, fitted: Mapping[type[Head], Hea
     Parameters
     ----------
     head : {"auto"}, the name of a head, None or classifier
-        "auto": the fused head, or the calibrated one if it does better; the tempered one unless they clearly beat it;
-        and the service's own, if a class has fewer than two images. A name, or None for the service's own: this head
+        "auto": the first of the fused, the calibrated and the tempered head that no later one clearly beats; and the
+        service's own, if a class has fewer than two images. A name, or None for the service's own: this head
         with its default parameters. A head for which there are too few images is replaced by its `fallback`.
     data : LabelledScores
         The training images.
@@ -213,21 +213,19 @@ def _fallback(kind: type[Head], counts: np.ndarray) -> type[Head]:
 def _best(data: LabelledScores, result_of: Callable[[type[Head]], HeadResult]) -> HeadResult:
     """Return the first candidate of ``head="auto"`` that no later one beats.
 
-    The service's own answers win every doubtful case, since they are what a user has without a head. Those to images
-    with a prompt do not: they flatter the images that the prompt was trained on. Heads are then compared on the others,
-    if there are any.
+    A head that learns wins a doubtful case against the service's own answers: with few images it is the better one more
+    often (docs/method.md). The service's answers to images with a prompt flatter those that the prompt was trained on,
+    so heads are then compared on the others, if there are any.
     """
     if data.counts.min() < _MIN_IMAGES:
         return result_of(ServiceHead)
     results = [result_of(kind) for kind in Head.candidates if kind.can_fit(data.counts)]
-    best = None
-    for result in (result for result in results if result.head.learns):
-        best = result if best is None or best.is_worse(result) else best
     held_out = np.flatnonzero(data.held_out)
-    for own in (result for result in results if not result.head.learns):
-        rows = held_out if data.prompted and len(held_out) > 1 else None
-        if best is None or (best.is_worse(own, rows) if data.prompted else not own.is_worse(best)):
-            best = own
+    rows = held_out if data.prompted and len(held_out) > 1 else None
+    best = None
+    for result in sorted(results, key=lambda result: not result.head.learns):
+        if best is None or best.is_worse(result, None if result.head.learns else rows):
+            best = result
     assert best is not None  # TemperedHead is always a candidate
     return best
 

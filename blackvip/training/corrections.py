@@ -73,6 +73,7 @@ def choose_correction(
     score: Callable[[list[str], np.ndarray], Iterable[np.ndarray]],
     plain: np.ndarray,
     y: np.ndarray,
+    weights: np.ndarray,
     rng: np.random.Generator,
     budget: int,
     begin: Callable[[str], object] | None = None,
@@ -90,6 +91,8 @@ def choose_correction(
         Log scores of all images without a correction.
     y : ndarray of shape (n_images,)
         Class indices.
+    weights : ndarray of shape (n_images,)
+        Weights of the images in all means.
     rng : numpy.random.Generator
         Draws the order of the images.
     budget : int
@@ -122,10 +125,11 @@ def choose_correction(
             scores[name] = np.concatenate([scores[name], further])
         budget -= len(rows) * len(alive)
         n_seen = size
-        found = _compared({name: scores[name] for name in alive} | {AS_IT_IS: plain[order[:size]]}, y[order[:size]])
-        losses.update({name: float(of_images.mean()) for name, of_images in found.items()})
+        seen, weighed = order[:size], weights[order[:size]]
+        found = _compared({name: scores[name] for name in alive} | {AS_IT_IS: plain[seen]}, y[seen], weighed)
+        losses.update({name: float(np.average(of_images, weights=weighed)) for name, of_images in found.items()})
         alive = sorted(alive, key=losses.__getitem__)[: _n_kept(len(alive))]
-        alive = [name for name in alive if not is_clear(found[name] - found[AS_IT_IS])]
+        alive = [name for name in alive if not is_clear(found[name] - found[AS_IT_IS], weighed)]
         if len(alive) < 2:
             break
     chosen_by, others = order[:n_seen], order[n_seen:]
@@ -141,9 +145,10 @@ def choose_correction(
             [scored] = score([best], part)
             corrected = _losses(scored, y[part], temperature)
             gain = np.concatenate([gain, without[len(gain) : len(gain) + len(part)] - corrected])
-            if gain.mean() <= 0:
+            if np.average(gain, weights=weights[others[: len(gain)]]) <= 0:
                 return Choice(None, losses)
-    return Choice(best if is_clear(gain) and gain.mean() > _LEAST_GAIN else None, losses)
+    helps = is_clear(gain, weights[others]) and np.average(gain, weights=weights[others]) > _LEAST_GAIN
+    return Choice(best if helps else None, losses)
 
 
 def fitted_corrections(pixels: torch.Tensor, prompt_scale: float) -> dict[str, Prompter]:
@@ -178,9 +183,12 @@ def _losses(log_scores: np.ndarray, y: np.ndarray, temperature: float) -> np.nda
     return np.minimum(cross_entropy(log_scores / temperature, y), np.log(log_scores.shape[1]))
 
 
-def _compared(scores: dict[str, np.ndarray], y: np.ndarray) -> dict[str, np.ndarray]:
+def _compared(scores: dict[str, np.ndarray], y: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     """Compute losses (n_images,) of several sets of log scores, at the temperature that suits the best of them."""
-    own = {name: _losses(log_scores, y, fit_temperature(log_scores, y)).mean() for name, log_scores in scores.items()}
+    own = {
+        name: np.average(_losses(log_scores, y, fit_temperature(log_scores, y)), weights=weights)
+        for name, log_scores in scores.items()
+    }
     best = sorted(own, key=own.__getitem__)[:_FOR_TEMPERATURE]
     temperature = fit_temperature(np.concatenate([scores[name] for name in best]), np.tile(y, len(best)))
     return {name: _losses(log_scores, y, temperature) for name, log_scores in scores.items()}

@@ -162,7 +162,8 @@ class Ladder:
     def _sees_more(self, outcome: Outcome) -> bool:
         """Return whether the service's own answers are right for clearly more images than without the correction."""
         before, after = (outcome.hits(scores) for scores in (outcome.plain, outcome.log_scores))
-        return is_clear(after.astype(float) - before)
+        n = len(before)
+        return is_clear(after.astype(float) - before, outcome.scored.weights[-n:])
 
     @property
     def _at_ceiling(self) -> bool:
@@ -251,7 +252,8 @@ class ClimbsLadder:
             plain, y = outcomes.scored.plain, data.y[judged]
             # What would be trained on a promising correction is fitted while the service answers.
             begin = lambda name: features_of(name, _TRAINED)
-            choice = choose_correction([*first.corrections], score, plain, y, streams.corrections, left, begin)
+            names, weights = [*first.corrections], data.weights[judged]
+            choice = choose_correction(names, score, plain, y, weights, streams.corrections, left, begin)
             return choice, known.get(choice.name)
 
         def rung(names: tuple[str, ...], w: np.ndarray | None, images: int) -> Run:
