@@ -69,6 +69,9 @@ autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
+# Prices are no formulas.
+myst_dmath_allow_space = False
+myst_dmath_allow_digits = False
 myst_heading_anchors = 3
 # sphinx-gallery's settings contain functions, which Sphinx cannot compare between builds.
 suppress_warnings = ["config.cache"]

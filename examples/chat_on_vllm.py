@@ -20,10 +20,11 @@ import threading
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from blackvip import BlackVIPClassifier
+from blackvip import BlackVIPClassifier, PromptDisplay
 from blackvip.scorers.http import ChatLogprobs, HTTPScorer
 
 # %%
@@ -59,8 +60,7 @@ class StandIn(BaseHTTPRequestHandler):
         choice = {"message": {"content": first["token"]}, "logprobs": {"content": [first]}}
         return {"model": body["model"], "choices": [choice], "usage": {"prompt_tokens": 120, "completion_tokens": 1}}
 
-    def log_message(self, *args):
-        pass
+    def log_message(self, *args): ...
 
 
 url, model = os.environ.get("VLLM_URL"), "stand-in"
@@ -91,3 +91,9 @@ clf = BlackVIPClassifier(service, "a photo taken at {}", prompter="basis", head=
 clf.fit(X, y)
 print(f"zero-shot {clf.baselines_['zero_shot'].accuracy:.3f}, prompted {clf.score(X_test, y_test):.3f}")
 print(f"billed: {clf.n_queries_} images to fit, {service.n_requests_} requests and {service.n_tokens_} tokens in all")
+
+# %%
+# Pictures without and with the prompt. Without the model's answers, this bills nothing.
+
+PromptDisplay.from_estimator(clf, X_test[:3], y_test[:3], scores=None)
+plt.show()

