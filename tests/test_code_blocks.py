@@ -170,7 +170,7 @@ def budget(request):
     service.control(tells=[{"usage": {"input_tokens": 80, "output_tokens": 1}}])
     request.getfixturevalue("monkeypatch").setenv("A_KEY", "of-the-test")
     known = names(HTTPScorer=HTTPScorer, url=service.url + "/own", adapter=Own())
-    known["clf"] = BlackVIPClassifier(known["score_fn"], "a photo of a {}.", prompter="basis", max_queries=4_000)
+    known["clf"] = BlackVIPClassifier(known["score_fn"], "a photo of a {}.")
     return {**known, "image": known["X"][0]}
 
 

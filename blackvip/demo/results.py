@@ -36,7 +36,7 @@ def results_table(fits: Mapping[str, Any], figures: Sequence[Mapping[str, Any]])
     ]
     for (name, clf), of_fit in zip(fits.items(), figures):
         tried = [rung["prompter"] for rung in clf.rungs_ if rung["helps"] and rung["prompter"] != "no prompt"]
-        prompt = " + ".join(dict.fromkeys(tried or [name])) if clf.prompt_used_ else "no prompt"
+        prompt = " + ".join(dict.fromkeys(tried or ["prompt"])) if clf.prompt_used_ else "no prompt"
         rows.append((f"blackvip {name}: {prompt}, {clf.head_.title}", of_fit["blackvip"], clf.n_queries_, 1))
     rows.sort(key=lambda row: -row[1])
     width = max(len(row[0]) for row in rows)
