@@ -128,7 +128,7 @@ class ReferenceLike:
         self.n_trigger = coordinator.n_trigger_
         self.order = flat_order(coordinator.decoder_)
         self.scorer = scorer
-        self.tower = scorer._tower()
+        self.tower = scorer._model()
         self.texts = self.tower.text_embeddings(PROMPTS, ("{}",), 64)
         self.x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
         self.y = torch.from_numpy(y)
@@ -438,7 +438,7 @@ def compiled(args):
     weights = torch.tensor(decoder.initial_parameters(np.random.default_rng(0), "random"), dtype=torch.float32)[None]
     cells = torch.randn(1, 32, 32, 49)
     scorer = random_vit()
-    model, pixels = scorer._tower()._model, torch.rand(4, 3, 224, 224)
+    model, pixels = scorer._model()._model, torch.rand(4, 3, 224, 224)
     for name, function, arguments in (
         ("decoder, 224 px, 32 images", decoder, (weights, cells)),
         ("ViT-B/16, 4 images", model.encode_image, (pixels,)),

@@ -20,7 +20,7 @@ from ..persistence.fields import ListOf, integer, number
 from ..persistence.format import expect
 from .base import Auto, Head, ServiceHead, log_loss
 from .folds import stratified_folds, weights_of_folds
-from .regression import Regressions
+from .regression import Regressions, linear_logits
 from .scaling import scaling_of
 
 __all__ = ["CalibratedHead"]
@@ -201,4 +201,4 @@ class _Regressions:
 
 def _log_proba(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
     """Log probabilities (n_images, n_classes) of inputs (n_images, n_features)."""
-    return log_softmax(X @ coef.T + intercept, axis=1)
+    return log_softmax(linear_logits(X, coef, intercept), axis=1)

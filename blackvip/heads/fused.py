@@ -23,6 +23,7 @@ from .base import Auto, Head
 from .calibrated import CalibratedHead
 from .probes import LEAST_LOG_PROBA, PROBE_C, PROBE_FOLDS, Probes, fit_probes
 from .prompt_weights import PromptWeights, fit_prompt_weights
+from .regression import linear_logits
 from .scored import LabelledScores, LastAnswers
 from .stack import Examples, StackWeights, choose_strength
 
@@ -320,7 +321,7 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         weights, experts = list(self.alpha_), []
         coefs = np.split(self.block_coef_, np.cumsum(self.block_sizes_)[:-1], axis=1)
         for block, coef, intercept in zip(self._blocks(X), coefs, self.block_intercept_):
-            experts.append(np.maximum(log_softmax(block @ coef.T + intercept, axis=1), LEAST_LOG_PROBA))
+            experts.append(np.maximum(log_softmax(linear_logits(block, coef, intercept), axis=1), LEAST_LOG_PROBA))
         if self.prompt_classes is not None:
             prompts = PromptWeights(self.prompt_coef_, self.prompt_intercept_)
             weights.append(self.prompt_alpha_)

@@ -17,6 +17,7 @@ from ..persistence.objects import Object
 from .base import Head
 from .fused import FusedHead
 from .local_probe import LocalProbe
+from .regression import linear_logits
 from .scored import LabelledScores
 
 __all__ = ["LocalEnsemble", "linear_discriminant"]
@@ -144,7 +145,9 @@ class LocalEnsemble(Head):
             Log probabilities, in the order of `classes_`.
         """
         check_is_fitted(self)
-        return _mean(self.probe_.predict_log_proba(X), np.asarray(X, np.float64) @ self.coef_.T + self.intercept_)
+        return _mean(
+            self.probe_.predict_log_proba(X), linear_logits(np.asarray(X, np.float64), self.coef_, self.intercept_)
+        )
 
     def _fit_discriminant(self, X: Any, y: Any, sample_weight: Any, probe: np.ndarray) -> np.ndarray:
         """Fit the discriminant; return held-out log probabilities, given those of the probe (n_images, n_classes)."""

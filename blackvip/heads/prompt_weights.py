@@ -14,6 +14,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from .folds import stratified_folds
+from .regression import linear_logits
 from .stack import Examples, lowest_loss
 
 __all__ = ["PromptWeights", "fit_prompt_weights"]
@@ -39,7 +40,7 @@ class PromptWeights(NamedTuple):
 
     def log_proba(self, scores: np.ndarray) -> np.ndarray:
         """Log probabilities (n, n_classes) of score columns (n, n_scores) (B26)."""
-        return log_softmax(scores @ self.coef.T + self.intercept, axis=1)
+        return log_softmax(linear_logits(scores, self.coef, self.intercept), axis=1)
 
 
 def fit_prompt_weights(

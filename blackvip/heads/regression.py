@@ -9,11 +9,13 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import minimize
 
-__all__ = ["Regressions", "regression_loss"]
+__all__ = ["Regressions", "linear_logits", "regression_loss"]
 
 # Parameters of a regression up to which Newton's method is used. Its matrices grow with their square.
 _MOST_FOR_NEWTON = 300
 _MOST_STEPS, _MOST_HALVINGS = 50, 30
+# Relative tolerance of the loss in Newton's method, whose last steps cost little.
+_NEWTON_FTOL = 1e-12
 # The inverse of the curvature is kept as long as each step promises less than this share of what the last one promised.
 _FALLS_FAST = 0.1
 # Share of the slope by which a step must lower the loss at least.
@@ -84,9 +86,9 @@ class Regressions:
         strength : float
             Ridge penalty of the weights of the inputs.
         ftol : float, default=1e-10
-            A fit ends when a step lowers the loss by less than this share of it.
+            A regression with many parameters ends when a step lowers the loss by less than this share of it.
         """
-        unsolved = self._newton(strength, ftol) if self._is_small else np.ones(len(self.weights), bool)
+        unsolved = self._newton(strength) if self._is_small else np.ones(len(self.weights), bool)
         for fit in np.flatnonzero(unsolved).tolist():
             self._quasi_newton(fit, strength, ftol)
         return self
@@ -107,7 +109,7 @@ class Regressions:
         of_class = np.concatenate([[self.loose], np.full(n_inputs, strength)])
         return np.concatenate([np.full(n_experts, self.loose), np.tile(of_class, n_classes)])
 
-    def _newton(self, strength: float, ftol: float) -> np.ndarray:
+    def _newton(self, strength: float) -> np.ndarray:
         """Newton's method for all regressions together; tells which of them it has not solved, (n_fits,)."""
         n_fits, n_experts = self.alpha.shape
         penalty = self._penalty(strength, self._coef.shape[2])
@@ -121,11 +123,11 @@ class Regressions:
         for _ in range(_MOST_STEPS):
             step, last = self._step(x, gradient, inverse), slope
             slope = (gradient * step).sum(axis=1)
-            if (slope < np.minimum(_FALLS_FAST * last, -ftol * loss)).any():
+            if (slope < np.minimum(_FALLS_FAST * last, -_NEWTON_FTOL * loss)).any():
                 inverse = np.linalg.inv(self._curvature(excess, penalty))
                 step = self._step(x, gradient, inverse)
                 slope = (gradient * step).sum(axis=1)
-            solved = -slope <= ftol * loss
+            solved = -slope <= _NEWTON_FTOL * loss
             length, better = np.ones((n_fits, 1)), np.zeros(n_fits, bool)
             for _ in range(_MOST_HALVINGS):
                 found = evaluate(x + length * step)
@@ -275,6 +277,24 @@ def _axes_of(z: np.ndarray) -> np.ndarray:
     kept = squares > _LEAST_SHARE * squares.max(initial=0)
     axes = axes[:, kept].T
     return axes @ z.T / np.sqrt(squares[kept, None]) if is_wide else axes
+
+
+def linear_logits(z: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
+    """Compute the logits of images, each in the same way however many there are.
+
+    The last digits of a product of matrices depend on the other rows, and a prediction must not.
+
+    Parameters
+    ----------
+    z : ndarray of shape (n_images, n_inputs)
+    coef : ndarray of shape (n_classes, n_inputs)
+    intercept : ndarray of shape (n_classes,)
+
+    Returns
+    -------
+    logits : ndarray of shape (n_images, n_classes)
+    """
+    return np.einsum("ij,kj->ik", np.ascontiguousarray(z), np.ascontiguousarray(coef)) + intercept
 
 
 def regression_loss(

@@ -11,7 +11,7 @@ from scipy.special import log_softmax
 
 from .base import log_loss
 from .folds import stratified_folds
-from .regression import Regressions
+from .regression import Regressions, linear_logits
 from .scaling import scaling_of
 
 __all__ = ["Examples", "StackWeights", "Stacks", "choose_strength", "lowest_loss"]
@@ -39,7 +39,8 @@ class StackWeights(NamedTuple):
 
     def log_proba(self, experts: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Log probabilities of images (n, n_classes), from the experts' ones (n_experts, n, n_classes) (B15)."""
-        return log_softmax(np.tensordot(self.experts, experts, 1) + scores @ self.coef.T + self.intercept, axis=1)
+        mixed = np.einsum("l,lnk->nk", self.experts, experts)
+        return log_softmax(mixed + linear_logits(scores, self.coef, self.intercept), axis=1)
 
 
 @dataclass
