@@ -400,14 +400,14 @@ def test_it_is_said_if_no_head_helps_or_the_one_that_was_asked_for_does_not():
     }
     assert notes[None] == ""
     assert (
-        "The head CalibratedHead classifies the training images worse than the service's own answers (accuracy 0.9"
+        "The calibrated head classifies the training images worse than the service's own answers (accuracy 0.9"
         in (notes["calibrated"])
     )
     assert "No head classifies the training images better than the service's own answers (accuracy 0.9" in notes["auto"]
     without = fit_without_prompt(scored, "auto")
     table = str(Leaderboard(without.baselines, decide(without, scored, None, "auto", True).result, False))
     assert table.splitlines()[0].split() == ["on", "training", "images", "accuracy", "log", "loss"]
-    assert table.splitlines()[-1].startswith("used: no prompt, TemperedHead")
+    assert table.splitlines()[-1].startswith("used: no prompt, tempered head")
     assert len(table.splitlines()) == 6
 
 

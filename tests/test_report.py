@@ -180,7 +180,10 @@ class TestContent:
         shares = dict(zip(clf.baselines_, (10, 20, 24, 22))) | {"prompt": 30, "classifier": 38}
         text = recommendation(clf, Results(y, y, y, {name: right < n for name, n in shares.items()}))
         assert text.startswith("Use this classifier: it sends images with the prompter PromptBasis, and reads the ans")
-        assert "Accuracy 0.950 instead of 0.250, at one image per prediction. Or the local probe, at no images" in text
+        assert (
+            "Accuracy 0.950 instead of 0.250, at one image per prediction. The local probe bills nothing, and reach"
+            in text
+        )
         assert "not clearly worse" not in text
         hits = {name: right < n for name, n in {**shares, "fused_zero_shot": 38}.items()}
         text = recommendation(clf, Results(y, y, y, hits))

@@ -1,4 +1,4 @@
-"""Findings: what the results of a fit on other images recommend, and how sure that is, in words."""
+"""Findings: recommendations from the results of a fit on test images, and their uncertainty, in words."""
 
 from __future__ import annotations
 
@@ -12,9 +12,18 @@ from ..heads.judging import is_clear
 from .curves import BASELINE_NAMES
 from .drawing import counted
 
-__all__ = ["Results", "describe_ending", "recommendation", "uncertainties", "what_is_sent", "wilson_interval"]
+__all__ = [
+    "Results",
+    "describe_ending",
+    "images_per_prediction",
+    "price_of_prediction",
+    "recommendation",
+    "uncertainties",
+    "what_is_sent",
+    "wilson_interval",
+]
 
-_FEW = 100  # test images below which a share is known to some 10 % only
+_FEW = 100  # test images below which an accuracy is known only to within 10 %
 _ENDINGS = {
     "budget": "its budget was spent",
     "no_gain": "no further rung of the ladder helped",
@@ -62,17 +71,22 @@ class Results(NamedTuple):
 
 def what_is_sent(estimator: Any) -> str:
     """Describe what the classifier sends to the service."""
-    return f"images with the {estimator.prompter_.title}" if estimator.prompt_used_ else "images as they are"
+    return f"images with the {estimator.prompter_.title}" if estimator.prompt_used_ else "unmodified images"
 
 
-def _price(n_images: float) -> str:
-    if n_images == 1:
-        return "one image per prediction"
-    return f"{n_images:.2g} images per prediction" if n_images else "no images"
+def images_per_prediction(estimator: Any) -> float:
+    """Return the mean number of images that a prediction of the classifier sends."""
+    return float(next(row["images_per_prediction"] for row in estimator.cost_curve_ if row["used"]))
+
+
+def price_of_prediction(estimator: Any) -> str:
+    """Say how many images a prediction of the classifier sends."""
+    n_images = images_per_prediction(estimator)
+    return "one image per prediction" if n_images == 1 else f"{n_images:.2g} images per prediction"
 
 
 def recommendation(estimator: Any, results: Results) -> str:
-    """Recommend the classifier or a baseline, with its accuracy and its price, and say what costs less.
+    """Recommend the classifier or a baseline, with its accuracy and its price, and name cheaper alternatives.
 
     The classifier is recommended unless a baseline is clearly better on these images, or the local probe, which calls
     no service, is not clearly worse.
@@ -89,11 +103,11 @@ def recommendation(estimator: Any, results: Results) -> str:
     text : str
         One to three sentences.
     """
-    per_prediction = next(row["images_per_prediction"] for row in estimator.cost_curve_ if row["used"])
     alone = results.accuracy("zero_shot")
+    reads = f"reads the answers with the {estimator.head_.title}" if estimator.head_.learns else "needs no trained head"
     own = (
-        f"this classifier: it sends {what_is_sent(estimator)}, and reads the answers with {estimator.head_.title}. "
-        f"Accuracy {results.accuracy('classifier'):.3f} instead of {alone:.3f}, at {_price(per_prediction)}"
+        f"this classifier: it sends {what_is_sent(estimator)}, and {reads}. Accuracy "
+        f"{results.accuracy('classifier'):.3f} instead of {alone:.3f}, at {price_of_prediction(estimator)}"
     )
     better = [name for name in estimator.baselines_ if results.is_better(name, "classifier")]
     probe = "local_probe" if "local_probe" in estimator.baselines_ else None
@@ -106,16 +120,16 @@ def recommendation(estimator: Any, results: Results) -> str:
     if better:
         best = max(better, key=results.accuracy)
         return (
-            f"Use the baseline “{BASELINE_NAMES[best]}”, which sends images as they are: accuracy "
+            f"Use the baseline “{BASELINE_NAMES[best]}”, which sends unmodified images: accuracy "
             f"{results.accuracy(best):.3f}, against {results.accuracy('classifier'):.3f} of this classifier, at one "
             "image per prediction."
         )
     if not estimator.prompt_used_ and not estimator.head_.learns:
         return (
-            f"Use the service as it is: accuracy {alone:.3f}. Neither a prompt nor a head has made it better on the "
+            f"Use the service alone: accuracy {alone:.3f}. Neither a prompt nor a head improved its predictions of the "
             "training images."
         )
-    cheaper = f" Or the local probe, at no images: {results.accuracy(probe):.3f}." if probe else ""
+    cheaper = f" The local probe bills nothing, and reaches {results.accuracy(probe):.3f}." if probe else ""
     rivals = [name for name in estimator.baselines_ if name != probe and not results.is_better("classifier", name)]
     if rivals:
         rival = max(rivals, key=results.accuracy)
@@ -143,13 +157,14 @@ def uncertainties(estimator: Any, results: Results) -> Iterator[str]:
     gain = results.hits["classifier"].astype(float) - results.hits["zero_shot"]
     error = 1.96 * gain.std(ddof=1) / math.sqrt(n) if n > 1 else math.inf
     yield (
-        f"The gain over the service alone is {gain.mean():+.3f}, and its 95 % interval ±{error:.3f}, from "
+        f"The gain over the service alone is {gain.mean():+.3f} ± {error:.3f} (95 % interval), measured on "
         f"{counted(n, 'test image')}."
         if np.isfinite(error)
-        else "One test image tells nothing about the gain."
+        else "One test image says nothing about the gain."
     )
     if n < _FEW:
-        yield f"{counted(n, 'test image')} are few: shares are known to about {1.96 * 0.5 / math.sqrt(n):.0%} at worst."
+        width = 1.96 * 0.5 / math.sqrt(n)
+        yield f"{counted(n, 'test image')} are few: the 95 % interval of an accuracy is up to ±{width:.0%}."
     counts = np.bincount(estimator.scored_images_.y, minlength=len(estimator.classes_))
     if counts.min() < 5:
         few = estimator.classes_[counts.argmin()]
@@ -158,8 +173,8 @@ def uncertainties(estimator: Any, results: Results) -> Iterator[str]:
     low, high = wilson_interval(int(results.hits["classifier"].sum()), n)
     if not low <= estimator.result_.accuracy <= high:
         yield (
-            f"Cross-validation on the training images expected {estimator.result_.accuracy:.3f}. The test images are "
-            f"{'easier' if shift > 0 else 'harder'}, or differ in kind."
+            f"Cross-validation on the training images estimated an accuracy of {estimator.result_.accuracy:.3f}. The test "
+            f"images are {'easier' if shift > 0 else 'harder'}, or of another kind."
         )
 
 

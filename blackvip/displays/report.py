@@ -30,7 +30,14 @@ from .confusion import ConfusionChangeDisplay
 from .costs import CostCurveDisplay
 from .curves import QueryCurveDisplay
 from .drawing import Display, check_fitted, counted, only_axes
-from .findings import Results, describe_ending, recommendation, uncertainties, wilson_interval
+from .findings import (
+    Results,
+    describe_ending,
+    price_of_prediction,
+    recommendation,
+    uncertainties,
+    wilson_interval,
+)
 from .gains import GainDisplay
 from .prompts import PromptDisplay
 from .tables import accuracy_table, cost_table, parameter_table, rung_table, service_name
@@ -45,13 +52,13 @@ _MOST_CLASSES = 15  # in the confusion matrix
 
 @usual_settings()
 def report(clf: Any, path: str | PathLike[str], X: Any, y: Any, *, n_examples: int = 4) -> dict[str, float]:
-    """Write a report of a fit and its results on other images to one HTML file; bills two images each.
+    """Write a report of a fit and its results on test images to one HTML file; bills each image twice.
 
     Each image is sent once without and once with its prompt, or just once if the prompt is not used
     (``prompt_used_`` is False). The report begins with a recommendation. Then come the accuracies of the classifier, of
     the prompt alone and of the baselines, what each part adds, what is uncertain, all displays with alternative texts,
     the cost and the parameters. The file loads nothing from elsewhere and runs no code. It names the score function,
-    but holds none of its parameters. Needs matplotlib and jinja2.
+    but contains none of its parameters. Needs matplotlib and jinja2.
 
     Parameters
     ----------
@@ -194,7 +201,11 @@ def _figures(estimator: Any, results: Results) -> list[dict[str, str]]:
             "note": "accuracy of the service alone",
         },
         change if estimator.prompt_used_ else unused,
-        {"title": "Billed by the fit", "value": f"{estimator.n_queries_:,d}", "note": "images; a prediction bills one"},
+        {
+            "title": "Billed by the fit",
+            "value": f"{estimator.n_queries_:,d}",
+            "note": f"images, then {price_of_prediction(estimator)}",
+        },
     ]
 
 
@@ -230,7 +241,7 @@ def _pictures(estimator: Any, results: Results, examples: PromptDisplay) -> Iter
         "Blue is better, orange is worse.",
     )
     if estimator.cascade or estimator.max_views > 1:
-        caption = "The least sure predictions are replaced by dearer ones, from the local head's to those of all views."
+        caption = "More images per prediction: first the least certain images are sent, then both of their views."
         yield _picture(CostCurveDisplay.prepare(estimator), "Accuracy and images per prediction", caption)
     if not estimator.history_:
         return

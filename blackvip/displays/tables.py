@@ -12,7 +12,7 @@ from ..scorers.wrappers import innermost
 from ..training.costs import duration
 from .curves import BASELINE_NAMES
 from .drawing import counted
-from .findings import Results, wilson_interval
+from .findings import Results, images_per_prediction, wilson_interval
 
 __all__ = ["accuracy_table", "cost_table", "parameter_table", "rung_table", "service_name"]
 
@@ -36,13 +36,15 @@ def accuracy_table(estimator: Any, results: Results) -> dict[str, Any]:
         low, high = wilson_interval(int(hits.sum()), n)
         known = estimator.result_ if name == "classifier" else baseline
         held_out = "" if known is None else f"{known.accuracy:.3f}"
-        is_free = baseline is not None and not baseline.head.needs_scores
+        n_images = 1.0 if name != "classifier" else images_per_prediction(estimator)
+        if baseline is not None and not baseline.head.needs_scores:
+            n_images = 0.0
         cells = [
             titles[name],
             f"{hits.mean():.3f}",
             f"{low:.3f}–{high:.3f}",
             held_out,
-            "0" if is_free else "1",
+            f"{n_images:.2g}",
         ]
         rows.append({"cells": cells, "chosen": name == "classifier"})
     return {
@@ -87,8 +89,7 @@ def cost_table(estimator: Any, n_queries: int, waited: float) -> dict[str, Any]:
     """Make the table of the billed images of the fit, of the report and of 1,000 predictions."""
     price = declared(estimator.score_fn, "price_per_image")
     rate = estimator.seconds_per_image_
-    per_prediction = next(row["images_per_prediction"] for row in estimator.cost_curve_ if row["used"])
-    n_predicted = round(1000 * per_prediction)
+    n_predicted = round(1000 * images_per_prediction(estimator))
     parts = [
         ("this fit", estimator.n_queries_, None if rate is None else rate * estimator.n_queries_),
         ("this report", n_queries, waited),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
@@ -203,8 +204,8 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
 
     @property
     def title(self) -> str:
-        """Name of the head in reports."""
-        return type(self).__name__
+        """Name of the head in reports: that of its class, in words."""
+        return re.sub("(?<=[a-z])(?=[A-Z])", " ", type(self).__name__).lower()
 
     @classmethod
     def can_fit(cls, counts: np.ndarray) -> bool:
@@ -331,6 +332,11 @@ class ServiceHead(Head):
     """Softmax of the service's scores, as in the paper; it learns nothing."""
 
     learns = False
+
+    @property
+    def title(self) -> str:
+        """Name in reports."""
+        return "no head"
 
     @property
     def n_features_in_(self) -> int:  # type: ignore[override]

@@ -162,7 +162,7 @@ def _head_note(head: Any, result: HeadResult, baselines: Mapping[str, HeadResult
         return f"No head classifies the training images better than {own}, so predictions are the service's own."
     if result.head.learns and result.is_worse(zero_shot):
         return (
-            f"The head {result.head.title} classifies the training images worse than {own}: accuracy "
+            f"The {result.head.title} classifies the training images worse than {own}: accuracy "
             f"{result.accuracy:.3f}, log loss {result.log_loss:.3g}. Use head='auto', or head=None."
         )
     return ""
