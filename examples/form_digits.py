@@ -43,8 +43,8 @@ read = text_reader()
 X, y, X_test, y_test = load_forms(args.surface, seed=args.seed)
 
 # %%
-# Fit within a budget of billed images. The default, ``prompter="auto"``, climbs a ladder: it scores the training images
-# as they are, compares standard image corrections, and trains a prompt if that pays and there is budget left.
+# Fit within a budget of billed images. The default, ``prompter="auto"``, climbs a ladder: it scores the unmodified
+# training images, compares standard image corrections, and trains a prompt if that pays and there is budget left.
 
 fits, rows = {}, []
 for prompter in args.prompter:
@@ -65,7 +65,7 @@ for prompter in args.prompter:
     rows.append(row)
 
 # %%
-# The leaderboard on test images, and the same images as they are sent today and as blackvip sends them.
+# The leaderboard on test images, and some of these images without and with blackvip.
 
 print(f"\nDigits on the surface {args.surface!r}, {len(X)} labelled images, {len(X_test)} to test, seed {args.seed}")
 print(results_table(fits, rows))
