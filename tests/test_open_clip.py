@@ -185,7 +185,7 @@ def test_a_local_directory_brings_configuration_preprocessing_and_weights(checkp
     np.testing.assert_allclose(scorer(images, PROMPTS), expected, atol=1e-4)
     plain = OpenCLIPScorer("blackvip-clip", checkpoints["blackvip-clip"], device="cpu")(images, PROMPTS)
     assert np.abs(scorer(images, PROMPTS) - plain).max() > 0.01
-    with pytest.raises(ValueError, match="pretrained='openai' was given with .*has its own weights"):
+    with pytest.raises(ValueError, match="pretrained='openai' was given with .*already names its weights"):
         scorer.set_params(pretrained="openai")(images, PROMPTS)
 
 

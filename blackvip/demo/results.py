@@ -48,9 +48,9 @@ def results_table(fits: Mapping[str, Any], figures: Sequence[Mapping[str, Any]])
 def draw_sent(
     clf: Any, X: np.ndarray, y: np.ndarray, accuracies: tuple[float, float], n_wrong: int = 3, n_right: int = 1
 ) -> Any:
-    """Draw images as they are sent today, and as a classifier sends them, with the answers below.
+    """Draw images without and with the prompt of a classifier, with the answers below.
 
-    The images are the first ones that the service answers wrongly, and the first ones that it answers rightly.
+    The images are the first ones that the service alone gets wrong, and the first ones that it gets right.
 
     Parameters
     ----------
@@ -61,9 +61,9 @@ def draw_sent(
     y : ndarray of shape (n,)
         Their labels.
     accuracies : tuple of float
-        For the headline: accuracy on all test images, as they are sent today and with the classifier.
+        For the headline: accuracy on all test images, of the service alone and of the classifier.
     n_wrong, n_right : int
-        Number of images that the plain service answers wrongly and rightly.
+        Number of images that the service alone gets wrong and right.
 
     Returns
     -------

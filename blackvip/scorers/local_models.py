@@ -152,7 +152,7 @@ class HoldsModel(LeavesOutLive, ABC):
             model = loaded_models.get((type(self), source, stamp), self._load)
             loaded = self._loaded = (source, stamp, model)
         elif files and loaded[1] != stamp:
-            # A run must not go on with another model under the name of the first one.
+            # A run must not continue with another model under the name of the first one.
             where = os.path.commonpath([os.fspath(path) for path in files.values()])
             raise ValueError(
                 f"{where} has changed since this {type(self).__name__} loaded its model; expected the same files. "

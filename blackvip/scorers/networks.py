@@ -121,8 +121,7 @@ class TorchScorer(LeavesOutLive, NetworkScorer):
     ----------
     module : torch.nn.Module
         It maps pixels (n, 3, height, width) to outputs (n, n_outputs), one for each class; or for each label of its
-        own, within a `LabelMappedScorer`. It runs in evaluation mode, and stays as it is: neither its mode nor its
-        device changes.
+        own, within a `LabelMappedScorer`. It runs in evaluation mode; its own mode and device are not changed.
     size : int, (int, int) or None, default=None
         Height and width to which images are resized. None: they are not resized.
     mean, std : float or sequence of 3 floats, default=0.0 and 1.0

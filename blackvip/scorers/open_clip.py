@@ -204,7 +204,7 @@ def _load(model_name: str, pretrained: Any, device: torch.device, cache_dir: Any
         listing = _listing(model_name, weights)
     elif weights is not None:
         raise ValueError(
-            f"pretrained={weights!r} was given with model_name={model_name!r}, which has its own weights; leave out "
+            f"pretrained={weights!r} was given with model_name={model_name!r}, which already names its weights; leave out "
             "pretrained."
         )
     elif not hasattr(open_clip.factory, "LOCAL_DIR_PREFIX") and model_name.startswith("local-dir:"):

@@ -1,4 +1,4 @@
-"""JSON templates: bodies of requests that are written down as they are, with names in braces for what changes."""
+"""JSON templates: bodies of requests, with names in braces for what changes."""
 
 from __future__ import annotations
 
