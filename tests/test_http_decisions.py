@@ -300,7 +300,7 @@ def test_a_model_that_does_not_understand_the_question_is_warned_about_once(serv
     scorer = scorer_of(service, SystemOne("prose", "vllm"), "/vllm", key="A_KEY")
     scorer(IMAGES, PROMPTS)
     with pytest.warns(
-        LabelMassWarning, match="all labels together a probability of 0.01, .* does not understand"
+        LabelMassWarning, match="all labels together a mean probability of 0.01; .* does not understand"
     ) as told:
         scorer(make_images(8, side=12, seed=1), PROMPTS)
     assert len(told) == 1

@@ -85,7 +85,7 @@ def test_one_probe_image_prices_a_plan(service):
     with pytest.raises(ServiceError, match="refused the image"):
         scorer.estimate_price(X[0], PROMPTS)
     service.control(tells=[{"usage": {"total_tokens": 3}}])
-    with pytest.raises(ValueError, match="tells no cost, and 3 tokens were counted; .* Set price_per_million_tokens"):
+    with pytest.raises(ValueError, match="reports no cost, and 3 tokens were counted; .* Set price_per_million_tokens"):
         scorer_of(service).estimate_price(X[0], PROMPTS)
 
 
@@ -242,7 +242,7 @@ def test_too_many_refusals_are_an_error_that_keeps_what_was_answered(service):
     service.control(script=[*["", "filtered"] * 4, ""] * 2, errors=ERRORS)
     got = []
     scorer = scorer_of(service, n_concurrent=1)
-    message = r"refused 5 of 1\d images; expected at most 10%.*It said of the last one: .*indecent"
+    message = r"refused 5 of 1\d images; expected at most 10%.*The last refusal was: .*indecent"
     with pytest.raises(ServiceError, match=message):
         got.extend(scorer.answers(make_images(30), PROMPTS))
     rows = np.concatenate([rows for rows, _ in got])

@@ -98,7 +98,7 @@ def test_a_lease_sets_aside_and_gives_back(service):
         assert (budget.n_queries, budget.remaining) == (0, 8)
         lease(IMAGES, PROMPTS)
         assert (budget.n_queries, budget.remaining, lease.n_queries) == (5, 8, 5)
-        with pytest.raises(BudgetError, match=r"only 8 are left \(5 are sent and 7 reserved.*search_cost tells"):
+        with pytest.raises(BudgetError, match=r"only 8 are left \(5 are sent and 7 reserved.*search_cost shows"):
             budget.lease(9)
         lease(IMAGES, PROMPTS)
         with pytest.raises(BudgetError, match="of the 12 that were reserved 2 are left"):

@@ -173,8 +173,8 @@ def uncertainties(estimator: Any, results: Results) -> Iterator[str]:
     low, high = wilson_interval(int(results.hits["classifier"].sum()), n)
     if not low <= estimator.result_.accuracy <= high:
         yield (
-            f"Cross-validation on the training images estimated an accuracy of {estimator.result_.accuracy:.3f}. The test "
-            f"images are {'easier' if shift > 0 else 'harder'}, or of another kind."
+            f"Cross-validation on the training images estimated an accuracy of {estimator.result_.accuracy:.3f}. The "
+            f"test images are {'easier' if shift > 0 else 'harder'}, or of another kind."
         )
 
 

@@ -163,8 +163,8 @@ def _filled(template: str, labels: list[Any], names: Mapping[Any, str], warns: b
     blank = [label for label in labels if isinstance(label, str) and _is_blank(label)]
     if blank:
         raise ClassPromptError(
-            f"The name of class {blank[0]!r:.60} is blank, so the template {template[:100]!r} makes no class prompt of "
-            "it. If these labels are missing, leave their images out; if not, pass a dict from label to class prompt."
+            f"The name of class {blank[0]!r:.60} is blank, so the template {template[:100]!r} cannot use it. If these "
+            "labels are missing, leave their images out; if not, pass a dict from label to class prompt."
         )
     unnamed = [label for label in labels if not isinstance(label, str) and label not in names]
     prompts = [template.replace("{}", _name(label, names)) for label in labels]
@@ -174,7 +174,7 @@ def _filled(template: str, labels: list[Any], names: Mapping[Any, str], warns: b
             f"The labels are {kind}, so the template {template[:100]!r} makes class prompts such as "
             f"{prompts[labels.index(unnamed[0])]!r}; a service seldom knows what they stand for. Pass a dict from "
             f"label to class prompt, such as {{{unnamed[0]!r}: 'a cat', ...}}, or pass the class prompts as a list if "
-            "they are meant like this." + (_ENCODED_HINT if _inside_encoder() else ""),
+            "this is what you mean." + (_ENCODED_HINT if _inside_encoder() else ""),
             ClassPromptWarning,
         )
     return prompts

@@ -88,18 +88,18 @@ class Correction(Prompter):
 
         - contrast and tone: "autocontrast" (each channel, without the lightest and darkest 1 % of its pixels),
           "standardize", "equalize", "clahe", "gamma-0.5", "gamma-2", "invert",
-        - light and colour: "white-balance" (grey world), "flatten" and "flat-field" (less the illumination, and
-          divided by it), "greyscale",
+        - light and colour: "white-balance" (grey world), "flatten" and "flat-field" (the illumination is
+          subtracted, or divided out), "greyscale",
         - noise and strokes: "median" (3 x 3), "bilateral", "non-local-means", "blur", "sharpen", and the 3 x 3
           "minimum", "maximum", "opening" and "closing",
         - black and white: "otsu", "adaptive-threshold",
-        - "less-background": less the median of the training images,
+        - "less-background": the median of the training images is subtracted,
         - "none": no change,
         - "median-autocontrast", "flatten-autocontrast": the first, then the second,
         - "white-top-hat" and "black-top-hat": light strokes on black, dark strokes on white, without the uneven
           surroundings; then autocontrast.
 
-        A name that you have added works, too.
+        Names that you have added work too.
 
     Attributes
     ----------

@@ -34,8 +34,8 @@ _LOCATION = re.compile(rb"\x0a\x08location\x12([\x80-\xff]?[\x00-\x7f])")
 class OnnxScorer(HoldsModel, NetworkScorer):
     """A score function that returns an output of an ONNX file, computed by onnxruntime.
 
-    The file is loaded at the first call, once for all scorers that use it. A clone or a pickle holds the parameters
-    alone, and so the path.
+    The file is loaded at the first call, once for all scorers that use it. A clone or a pickle holds only the
+    parameters, such as the path.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class OnnxScorer(HoldsModel, NetworkScorer):
     layout : {"NCHW", "NHWC"}, default="NCHW"
         Order of the input's axes: images, channels, height and width.
     size : int, (int, int) or None, default=None
-        Height and width to which images are resized. None: what the file says, if it does.
+        Height and width to which images are resized. None: the size in the file, if it has one.
     mean, std : float or sequence of 3 floats, default=0.0 and 1.0
         What is subtracted from pixels in [0, 1], and what the difference is divided by. For pixels from 0 to 255:
         ``std=1 / 255``. An input of type uint8 always gets pixels from 0 to 255.
@@ -64,7 +64,7 @@ class OnnxScorer(HoldsModel, NetworkScorer):
     they are passed in batches of that size, and the last image fills up the last batch.
 
     The content of the file, with its files of external data, identifies the network. If it has changed since this
-    scorer loaded it, that is an error; a clone loads it anew.
+    scorer loaded it, an error is raised; a clone loads it anew.
 
     This scorer needs ``pip install "blackvip[onnx]"``.
 

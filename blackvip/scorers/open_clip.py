@@ -204,8 +204,8 @@ def _load(model_name: str, pretrained: Any, device: torch.device, cache_dir: Any
         listing = _listing(model_name, weights)
     elif weights is not None:
         raise ValueError(
-            f"pretrained={weights!r} was given with model_name={model_name!r}, which already names its weights; leave out "
-            "pretrained."
+            f"pretrained={weights!r} was given with model_name={model_name!r}, which already names its weights; leave "
+            "out pretrained."
         )
     elif not hasattr(open_clip.factory, "LOCAL_DIR_PREFIX") and model_name.startswith("local-dir:"):
         raise ValueError(f"model_name={model_name!r} needs open_clip_torch 3 or newer; found {open_clip.__version__}.")

@@ -138,7 +138,7 @@ class SharedBudget(ScorerWrapper):
                     f"A fit or a prediction may need {n_images} images, but of the shared budget of "
                     f"{self.max_queries} only {left} are left ({counts.sent} are sent{reserved}); nothing was sent for "
                     f"it. Set the max_queries of SharedBudget to {self.max_queries - left + n_images} or more, lower "
-                    "that of the classifier, or try less: search_cost tells what a search may need."
+                    "that of the classifier, or try less: search_cost shows what a search may need."
                 )
             counts.reserved += n_images
         return Lease(self, n_images)

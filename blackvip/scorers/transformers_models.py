@@ -26,8 +26,8 @@ _LONGEST = 512
 class TransformersScorer(DualEncoderScorer):
     """A score function that returns the logits of a dual encoder of transformers, such as CLIP, SigLIP or ALIGN.
 
-    The model is loaded at the first call, once for all scorers that use the same one. A clone or a pickle holds the
-    parameters alone. A tensor on the model's device never leaves it.
+    The model is loaded at the first call, once for all scorers that use the same one. A clone or a pickle holds only
+    the parameters. A tensor on the model's device never leaves it.
 
     Parameters
     ----------

@@ -22,10 +22,10 @@ _MAKING = threading.Lock()
 
 
 class EmbeddingCache(LeavesOutLive, ForwardsAttributes, BaseEstimator):
-    """A score function that keeps the vectors of images, so that other class prompts for them cost nothing.
+    """Cache of image vectors: a score function with which other class prompts for known images cost nothing.
 
-    It is a score function itself: scores are those of `Embeddings`. An image is sent when it comes for the first time,
-    and class prompts are embedded once for each list of them. Images whose vectors are known do not count as sent,
+    Scores are those of `Embeddings`. An image is sent when it comes for the first time, and each list of class prompts
+    is embedded once. Images whose vectors are known do not count as sent,
     neither in ``n_queries_`` nor in a `SharedBudget` around the cache.
 
     Parameters
@@ -41,9 +41,9 @@ class EmbeddingCache(LeavesOutLive, ForwardsAttributes, BaseEstimator):
     Notes
     -----
     Vectors are found by the service, with its adapter's parameters, and the exact pixels that are sent. They stay in
-    memory, four bytes per dimension. Clones share them; pickles and deep copies leave them out, since they tell much
-    about the images. What a fit should find again after a kill belongs into its `checkpoint`, and scores that other
-    processes share into a `CachedScorer`.
+    memory, four bytes per dimension. Clones share them; pickles and deep copies leave them out, since they
+    reveal much about the images. To resume a fit after a crash, set its `checkpoint`; to share scores with other
+    processes, use a `CachedScorer`.
 
     Examples
     --------

@@ -48,7 +48,7 @@ class LabelMass:
             self._has_warned |= is_low
         if is_low:
             warn_caller(
-                f"The model gives all labels together a probability of {mean:.2g}, in the mean of {n_answers} answers; "
+                f"In {n_answers} answers, the model gives all labels together a mean probability of {mean:.2g}; "
                 f"expected more than {_LEAST}. It does not understand the question, and its scores are mostly noise. "
                 "Change the instructions or the class prompts, or use a model that is made for such questions.",
                 LabelMassWarning,

@@ -98,7 +98,7 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
     n_retries_ : int
         Number of attempts after a request's first.
     n_tokens_ : int
-        Number of tokens that the answers tell, of requests and answers together.
+        Number of tokens that the answers report, of requests and answers together.
     cost_ : float or None
         Money spent: each answer's own cost, else that of its tokens, else that of its images. None without prices.
     n_refused_ : int
@@ -233,7 +233,7 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
 
     @property
     def n_tokens_(self) -> int:
-        """Number of tokens that the answers tell."""
+        """Number of tokens that the answers report."""
         return self._live[1].tally.n_tokens if hasattr(self, "_live") else 0
 
     @property
@@ -275,7 +275,7 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         Raises
         ------
         ValueError
-            If the answer tells neither its cost nor, with `price_per_million_tokens`, its tokens; or if the service
+            If the answer reports neither its cost nor, with `price_per_million_tokens`, its tokens; or if the service
             refuses the image.
         """
         service = self._service()
@@ -287,8 +287,8 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         after = self.cost_
         if after is None:
             raise ValueError(
-                f"The service's answer tells no cost, and {service.tally.n_tokens} tokens were counted; expected a "
-                "price. Set price_per_million_tokens if answers tell their tokens, and else price_per_image."
+                f"The service's answer reports no cost, and {service.tally.n_tokens} tokens were counted; expected a "
+                "price. Set price_per_million_tokens if answers report their tokens, or else price_per_image."
             )
         return after - before
 

@@ -1,4 +1,4 @@
-"""Usage: what answers tell of tokens, cost, the model and refusals, and its sums."""
+"""Usage: what answers report on tokens, cost, the model and refusals, and the totals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Usage:
     input_tokens, output_tokens : int, default=0
         Number of billed tokens of the request, and of the answer.
     cost : float or None, default=None
-        Cost in the service's currency. None: the answer does not tell.
+        Cost in the service's currency. None: the answer does not report it.
     """
 
     input_tokens: int = 0
@@ -41,7 +41,7 @@ class Usage:
 
     @classmethod
     def of(cls, told: Any) -> Usage | None:
-        """Return the usage that an object of JSON tells, under the names that most services use; None if there is none.
+        """Return the usage that a JSON object reports, under the names that most services use; None if there is none.
 
         Parameters
         ----------
@@ -100,7 +100,7 @@ class Tally:
         return sum(self._tokens)
 
     def add_answer(self, usage: Usage | None, model: str | None = None) -> None:
-        """Count what an answer tells."""
+        """Count what an answer reports."""
         with self._lock:
             if model is not None:
                 if self.model not in (None, model) and self._change is None:
@@ -133,7 +133,7 @@ class Tally:
         if refusals and are_too_many(n_refused, n_answered):
             raise ServiceError(
                 f"The service refused {n_refused} of {n_answered} images; expected at most {_EMPTY_SHARE:.0%}. Leave "
-                f"out the images that it refuses, or change the request. It said of the last one: {refusals[-1]}"
+                f"out the images that it refuses, or change the request. The last refusal was: {refusals[-1]}"
             )
 
     def take_change(self) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""Chat models that tell log-probabilities: OpenAI's chat completions, and the servers that speak like them."""
+"""Chat models that return log-probabilities: OpenAI's chat completions, and the servers that speak like them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PROMPT = "Which option fits the image best?\n{options}\nAnswer with the letter o
 _LEAST_LOGPROB = -9000.0
 # The most token ids in a request to vLLM.
 _MOST_TOKEN_IDS = 128
-# Statuses of servers that do not tell token ids.
+# Statuses of servers that do not return token ids.
 _UNKNOWN_PATH = (403, 404, 405, 501)
 # Any question will do to learn how an answer begins.
 _QUESTION = {"role": "user", "content": "?"}
@@ -44,11 +44,11 @@ class ChatPreset:
     Parameters
     ----------
     top_logprobs : int, default=20
-        The most likely tokens that the service tells at most, and so the most class prompts without token ids.
+        Number of most likely tokens that the service returns at most, and so of class prompts without token ids.
     max_tokens : str, default="max_tokens"
         Name of the field that limits the tokens of an answer.
     tokenize : str or None, default=None
-        Path, below the scorer's url, at which the server tells the tokens of a text as vLLM does. It must then take
+        Path, below the scorer's url, at which the server returns the tokens of a text as vLLM does. It must then take
         ``logprob_token_ids`` too. None: there is no such path.
     key_header : str, default="Authorization"
         Header of the key, which follows the word "Bearer" in Authorization.
@@ -85,7 +85,7 @@ CHAT_PRESETS: dict[str, ChatPreset] = {
     # Its cache of prompts makes answers depend on earlier requests.
     "llama.cpp": ChatPreset(top_logprobs=500, fields={**_UNSCALED, "cache_prompt": False}, first_timeout=300),
     "ollama": ChatPreset(fields=_UNSCALED, first_timeout=300),
-    # Only providers that tell log-probabilities get the request.
+    # Only providers that return log-probabilities get the request.
     "openrouter": ChatPreset(fields={**_UNSCALED, "provider": {"require_parameters": True}}),
     # What all servers of this form have in common, such as SGLang and LM Studio.
     "compatible": ChatPreset(fields=_UNSCALED, first_timeout=300),
@@ -96,7 +96,7 @@ class ChatLogprobs(Adapter):
     """Adapter for chat models: each class prompt is an option with a letter, and a letter's log-probability its score.
 
     The model answers with one token. Its score for a class is the log-probability of the class's letter, with or
-    without a blank before it, over the model's whole vocabulary.
+    without a space before it, over the model's whole vocabulary.
 
     Parameters
     ----------
@@ -111,10 +111,10 @@ class ChatLogprobs(Adapter):
     labels : sequence of str, default="A" to "Z", then "a" to "z"
         Labels of the options, in order. Each should be one token of the model.
     top_logprobs : int or None, default=None
-        Number of most likely tokens to ask for. None: the preset's, which is the most that the service tells.
+        Number of most likely tokens to ask for. None: the preset's, which is the most that the service returns.
     label_token_ids : sequence of int, "auto" or None, default="auto"
         Token ids of the labels, in order; their log-probabilities are then exact, however unlikely they are. "auto":
-        requested from servers that tell them, such as vLLM. None: labels are found among the most likely tokens, and
+        requested from servers that have them, such as vLLM. None: labels are found among the most likely tokens, and
         the others are missing.
     structured_outputs : bool, default=False
         Whether the answer is constrained to the labels, on servers with vLLM's field of that name. Log-probabilities
@@ -122,7 +122,7 @@ class ChatLogprobs(Adapter):
     detail : {"low", "high", "auto", "original"} or None, default=None
         Resolution at which the model sees the image. None: the service's default.
     reasoning_effort : str or None, default=None
-        Most reasoning models tell log-probabilities only with "none". None: it is not sent.
+        Most reasoning models return log-probabilities only with "none". None: it is not sent.
     extra : mapping or None, default=None
         Further fields of each request, which replace others of the same name; None as a value leaves a field out. They
         are shown and stored, so keys do not belong here.
@@ -183,7 +183,7 @@ class ChatLogprobs(Adapter):
 
     @property
     def max_class_prompts(self) -> int:  # type: ignore[override]
-        """The most class prompts: as many as there are labels, and as the service tells log-probabilities of."""
+        """The most class prompts: as many as there are labels, and as the service returns log-probabilities of."""
         if self.label_token_ids is None or (self.label_token_ids == "auto" and self.service.tokenize is None):
             return min(len(self.labels), self._n_top)
         n_ids = 2 * len(self.labels) if self.label_token_ids == "auto" else len(self.label_token_ids)
@@ -202,7 +202,7 @@ class ChatLogprobs(Adapter):
         ValueError
             If a parameter is invalid.
         ClassPromptError
-            If there are more class prompts than the server tells log-probabilities of.
+            If there are more class prompts than the server returns log-probabilities of.
         """
         self._check()
         labels = list(self.labels)[: len(class_prompts)]
@@ -216,7 +216,7 @@ class ChatLogprobs(Adapter):
             prepared._ids = [[int(token)] for token in ids[: len(labels)]]
         if prepared._ids is None and len(labels) > self._n_top:
             raise ClassPromptError(
-                f"There are {len(labels)} class prompts, but the server tells no token ids, and so only the "
+                f"There are {len(labels)} class prompts, but the server returns no token ids, and so only the "
                 f"log-probabilities of its {self._n_top} most likely tokens; expected at most {self._n_top}. Pass "
                 "label_token_ids or fewer classes; or use decisions, such as SystemOne, or Embeddings, which take more."
             )
@@ -310,7 +310,7 @@ class ChatLogprobs(Adapter):
         if not content or not content[0].get("top_logprobs"):
             raise ServiceError(
                 f"The model {self.model!r} answered {shortened(message.get('content'), 40)!r} without "
-                "log-probabilities; expected those of its most likely tokens. Not all models and providers tell them, "
+                "log-probabilities; expected those of its most likely tokens. Not all models and providers do so, "
                 "and most reasoning models only with reasoning_effort='none'. Use another model, or decisions or "
                 "embeddings."
             )
@@ -327,7 +327,7 @@ class ChatLogprobs(Adapter):
         missing = [name for alike in names for name in alike if name not in told]
         if missing:
             raise ServiceError(
-                f"The server told the log-probabilities of {shortened(sorted(told), 80)}, but not that of "
+                f"The server returned the log-probabilities of {shortened(sorted(told), 80)}, but not that of "
                 f"{missing[0]}; expected those of all token ids. Does the server ignore logprob_token_ids? Set "
                 "label_token_ids=None, for the most likely tokens."
             )
@@ -362,9 +362,9 @@ class _Answers:
 
 
 def _requested_ids(tokens_of: Callable[..., list[int]], labels: list[str]) -> list[list[int]] | None:
-    """Return the token ids that stand for each label, or None if the server does not tell.
+    """Return the token ids that stand for each label, or None if the server does not return them.
 
-    They are the token that follows the beginning of an answer, and the one with a blank before it.
+    They are the token that follows the beginning of an answer, and the one with a space before it.
     """
     try:
         begin = tokens_of(messages=[_QUESTION])

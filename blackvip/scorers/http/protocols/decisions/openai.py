@@ -35,7 +35,7 @@ class OpenAIDecisions(Decisions):
     Notes
     -----
     The url of the scorer is ``https://api.openai.com/v1``; on Azure it is that of the resource, followed by
-    ``/openai/v1``. Probabilities have two decimals, so small changes of an image leave many answers as they were:
+    ``/openai/v1``. Probabilities have two decimals, so small changes of an image often change nothing:
     ``n_orders=4`` makes them finer, in the same request.
     """
 

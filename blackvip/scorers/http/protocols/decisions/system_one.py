@@ -46,8 +46,8 @@ class SystemOne(Decisions):
     ``https://openrouter.ai/api``, ``https://api.perplexity.ai``, the resource's url for Foundry, and
     ``https://api.cloudflare.com/client/v4/accounts/{account}/ai/run`` for Cloudflare's "clef" and "clef-flash".
 
-    vLLM tells the probability that the model gives to all options together, over its whole vocabulary. If that is low,
-    the model does not understand the question, and a `LabelMassWarning` says so.
+    vLLM returns the probability that the model gives to all options together, over its whole vocabulary. A
+    `LabelMassWarning` says if it is low: the model then does not understand the question.
 
     Examples
     --------

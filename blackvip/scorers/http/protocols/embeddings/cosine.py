@@ -85,7 +85,7 @@ COSINE_FORMS: dict[str, CosineForm] = {
 
 
 class CosineScore(Adapter):
-    """Adapter for services that compare an image with texts: scores are a scale times the cosines of their answer.
+    """Adapter for services that compare an image with texts: scores are a scale times the cosines that they return.
 
     A request has one image and all class prompts, which a CLIP model embeds again for each image. `Embeddings` embeds
     them once; use it where the service offers both.
@@ -103,7 +103,7 @@ class CosineScore(Adapter):
     Notes
     -----
     The url of the scorer is ``http://localhost:8000/v1`` for vLLM, and ``http://localhost:9001`` for an inference
-    server of Roboflow, which has its key in its own environment.
+    server of Roboflow, which reads its key from its own environment.
 
     Examples
     --------

@@ -26,10 +26,10 @@ __all__ = ["Embeddings", "ImageVectors"]
 
 
 class Embeddings(LeavesOutLive, Adapter):
-    """Adapter for services that embed texts and images: scores are a scale times the cosine of both vectors.
+    """Adapter for services that embed texts and images: scores are a scale times the cosine of the two vectors.
 
-    Class prompts are embedded once for each list of them, in requests without images. So one billed image answers any
-    number of class prompts, of which a class may have several.
+    Each list of class prompts is embedded once, in requests without images. So one billed image answers any number of
+    class prompts, and a class may have several.
 
     Parameters
     ----------
@@ -57,11 +57,11 @@ class Embeddings(LeavesOutLive, Adapter):
     The url of the scorer is the part before the form's path, such as ``http://localhost:8000/v1`` for vLLM,
     ``https://api.jina.ai/v1``, ``https://api.cohere.com/v2``, ``https://api.voyageai.com/v1``,
     ``https://generativelanguage.googleapis.com/v1beta``, and ``https://bedrock-runtime.us-east-1.amazonaws.com``.
-    Requests to Bedrock are signed with the credentials that AWS's own tools find, or have a Bedrock API key, if the
+    Requests to Bedrock are signed with the credentials that AWS's own tools find, or use a Bedrock API key if the
     scorer has a key.
 
-    Vectors are scaled to length 1, whether or not the service has done so. A vector that is zero or not finite, another
-    number of dimensions than that of the texts, and more or fewer vectors than requested are errors.
+    Vectors are scaled to length 1, even if the service has done so. A vector that is zero or not finite, one whose
+    number of dimensions is not that of the texts, and a wrong number of vectors are errors.
 
     Examples
     --------
@@ -176,7 +176,7 @@ class Embeddings(LeavesOutLive, Adapter):
         return np.stack([scale * (texts @ vector) for vector in unit_vectors(vectors)])
 
     def usage_of(self, answer: Any) -> Usage | None:
-        """Return the number of tokens, which services tell under names of their own; see `Adapter`."""
+        """Return the number of tokens, which services report under names of their own; see `Adapter`."""
         if not self.service.usage:
             return super().usage_of(answer)
         told = [at_path(answer, path) for path in self.service.usage]

@@ -48,7 +48,7 @@ class EmbeddingForm:
         Fields of an answer whose sum is the number of tokens, with dots as in `vectors`. Empty: the answer's `usage`,
         as in OpenAI's answers.
     error : str or None, default=None
-        Field of an answer that tells an error, although the status is 200.
+        Field of an answer that reports an error, although the status is 200.
     key_header : str, default="Authorization"
         Header of the key, which follows the word "Bearer" in Authorization.
     signed_as : str or None, default=None

@@ -118,7 +118,7 @@ def scale_factor(scale: Any) -> float:
 
 
 def _vector(value: Any) -> np.ndarray:
-    """Return a checked vector (d,), float32, which is what models compute and all that services tell."""
+    """Return a checked vector (d,), float32, which is what models compute and services return."""
     if isinstance(value, str):
         try:
             vector = np.frombuffer(base64.b64decode(value, validate=True), "<f4").astype(np.float32)
