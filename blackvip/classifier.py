@@ -174,8 +174,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
 
     Notes
     -----
-    `fit` bills one image per training image for the baselines and one for the final scores; the rest of the budget
-    trains. With more than 2,000 training images, these two use 2,000, a share of each class. A prediction bills one.
+    Unless `prompter` is "auto", `fit` bills one image per training image for the baselines, one for the final scores,
+    and trains with the rest. Of more than 2,000 training images, these two use 2,000. A prediction bills one image.
 
     Ctrl-C during training does not raise: the best prompt so far is used, and a `FitInterruptedWarning` says so. It is
     raised if it comes twice, and in a script with a `checkpoint`. If it or an error of `score_fn` is raised, the
@@ -302,8 +302,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
         ----------
         X : array of shape (n, height, width, 3), (n, height, width) or (n, 3, height, width); array-like of \
 shape (n, n_features); or sequence of images, paths or encoded files
-            Training images. Floats in [0, 1] or [0, 255] keep their range; other numbers are scaled by their minimum
-            and maximum. See `blackvip.inputs.sources`.
+            Training images. Numbers in [0, 1], [-1, 1], [0, 255] or [0, 65535] keep that range; others are scaled by
+            their minimum and maximum. See `blackvip.inputs.sources`.
         y : array-like of shape (n,)
             Labels of two or more classes.
         sample_weight : array-like of shape (n,) or None, default=None
