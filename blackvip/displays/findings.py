@@ -82,7 +82,8 @@ def images_per_prediction(estimator: Any) -> float:
 def price_of_prediction(estimator: Any) -> str:
     """Say how many images a prediction of the classifier sends."""
     n_images = images_per_prediction(estimator)
-    return "one image per prediction" if n_images == 1 else f"{n_images:.2g} images per prediction"
+    few = {0.0: "no image per prediction", 1.0: "one image per prediction"}
+    return few.get(n_images, f"{n_images:.2g} images per prediction")
 
 
 def recommendation(estimator: Any, results: Results) -> str:
@@ -164,7 +165,7 @@ def uncertainties(estimator: Any, results: Results) -> Iterator[str]:
     )
     if n < _FEW:
         width = 1.96 * 0.5 / math.sqrt(n)
-        yield f"{counted(n, 'test image')} are few: the 95 % interval of an accuracy is up to ±{width:.0%}."
+        yield f"{counted(n, 'test image')} are few: the 95 % interval of an accuracy is up to ±{100 * width:.0f} %."
     counts = np.bincount(estimator.scored_images_.y, minlength=len(estimator.classes_))
     if counts.min() < 5:
         few = estimator.classes_[counts.argmin()]

@@ -196,9 +196,9 @@ def _figures(estimator: Any, results: Results) -> list[dict[str, str]]:
             "note": f"of this classifier (95 % interval {low:.3f} to {high:.3f})",
         },
         {
-            "title": "Without a prompt",
+            "title": "Service alone",
             "value": f"{results.accuracy('zero_shot'):.3f}",
-            "note": "accuracy of the service alone",
+            "note": "accuracy without a prompt or head",
         },
         change if estimator.prompt_used_ else unused,
         {
@@ -213,8 +213,8 @@ def _warnings(estimator: Any, results: Results) -> Iterable[str]:
     """Return the warnings that the reader must not miss."""
     if not estimator.prompt_used_:
         yield (
-            "the prompt does not help. On the training images, the service predicts no better with it than without, "
-            "so images are sent without it. More training images, another prompter or a larger budget may help."
+            "the prompt does not help. On the training images, no prompt makes the predictions clearly better, so "
+            "images are sent unmodified. More training images, another prompter or a larger budget may help."
         )
     if estimator.termination_reason_ in ("interrupted", "error"):
         yield f"training ended before its budget was spent, because {describe_ending(estimator)}."
@@ -288,7 +288,8 @@ def _picture(display: Display, title: str, caption: str) -> dict[str, Any]:
 def _found(estimator: Any, results: Results) -> list[str]:
     """Return sentences on the findings of the fit, and on what the test images cannot tell."""
     steps = f"{counted(estimator.n_iter_, 'step')} of {type(estimator.optimizer_).__name__}"
-    ending = f"Training made {steps}, and ended because {describe_ending(estimator)}."
+    made = f"Training made {steps}" if estimator.n_iter_ else "The fit trained no prompt"
+    ending = f"{made}, and ended because {describe_ending(estimator)}."
     return [f"Scores were read as {estimator.score_format_.finding}", ending, *uncertainties(estimator, results)]
 
 

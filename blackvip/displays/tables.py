@@ -79,8 +79,8 @@ def rung_table(estimator: Any) -> dict[str, Any] | None:
         "rows": rows,
         "notes": [
             "Each row is a rung of the ladder; those in bold were better than the row in bold above them. Accuracies "
-            "with the head are cross-validated. The service's own answers flatter a trained prompt, which has seen "
-            "these images."
+            "with the head are cross-validated. Those of the service alone are too high for a trained prompt, which "
+            "has seen these images."
         ],
     }
 
