@@ -72,6 +72,18 @@ def test_newton_and_quasi_newton_find_the_same(monkeypatch, inputs):
     assert (found.alpha[:, 2] == 0).all()
 
 
+def test_weights_of_experts_that_become_zero_together_end_no_fit_early(monkeypatch):
+    rng, y = np.random.default_rng(36), np.arange(12) % 3
+    # Experts with a common error, of which some are wrong.
+    logits = rng.uniform(-4, 8, (4, 1, 1)) * np.eye(3)[:, y] + 3 * rng.normal(size=(1, 3, 12))
+    logits = logits + rng.uniform(0.01, 1, (4, 1, 1)) * rng.normal(size=(4, 3, 12))
+    args = rng.normal(size=(1, 2, 12)), y, np.ones((1, 12)), 3, log_softmax(logits, axis=1), 0.01
+    found = Regressions(*args).fit(10.0)
+    monkeypatch.setattr(regression, "_MOST_FOR_NEWTON", 0)
+    expected = Regressions(*args).fit(10.0, 1e-13)
+    np.testing.assert_allclose(found.alpha, expected.alpha, atol=1e-2)
+
+
 def test_what_newton_does_not_solve_is_left_to_quasi_newton(monkeypatch):
     X, y, weights = rows_of()
     expected = Regressions(X.T[None], y, weights, 3).fit(1.0)

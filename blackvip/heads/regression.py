@@ -127,7 +127,10 @@ class Regressions:
                 inverse = np.linalg.inv(self._curvature(excess, penalty))
                 step = self._step(x, gradient, inverse)
                 slope = (gradient * step).sum(axis=1)
-            solved = -slope <= _NEWTON_FTOL * loss
+            # The constrained step may ascend where several weights become zero at once; nothing is solved then.
+            solved = np.abs(slope) <= _NEWTON_FTOL * loss
+            if (slope > _NEWTON_FTOL * loss).any():
+                break
             length, better = np.ones((n_fits, 1)), np.zeros(n_fits, bool)
             for _ in range(_MOST_HALVINGS):
                 found = evaluate(x + length * step)
