@@ -142,6 +142,19 @@ def test_ctrl_c_while_heads_are_fitted_loses_nothing_that_was_paid_for(times, da
     assert clf.score(*data) > 0.8
 
 
+def test_ctrl_c_on_the_lowest_rung_bills_no_further_image(data, monkeypatch):
+    def interrupted(*args):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("blackvip.training.outcomes.decide", interrupted)
+    service = Interrupted()
+    with pytest.warns(FitInterruptedWarning):
+        clf = make_classifier(service, prompter="auto", guard=True).fit(*data)
+    assert (clf.n_queries_, service.n_images, clf.termination_reason_) == (24, 24, "interrupted")
+    assert clf.predict(data[0]).shape == (24,)
+
+
 def test_ctrl_c_after_an_error_is_raised(data):
     service = Interrupted({7})
     service.fail_at = 6

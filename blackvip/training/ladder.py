@@ -97,6 +97,9 @@ class Ladder:
         """
         self.best = self.outcomes.untrained(first)
         self._note("no prompt", self.best)
+        # Ctrl-C while the heads were fitted.
+        if self.best.result.error is not None:
+            return self.best
         try:
             reason = self._climb(len(first.judged_rows))
         except KeyboardInterrupt as error:
