@@ -99,6 +99,14 @@ def test_scale_dimensions_prefix_and_further_fields_reach_the_request(service):
     assert "encoding_format" not in body()
 
 
+def test_an_image_within_a_longer_text_is_in_base64():
+    url = "data:{media_type};base64,{image}"
+    form = EmbeddingForm({"input": ["{text}"]}, {"input": [{"url": url}]})
+    image = b"\x89PNG\r\n\x1a\n and more"
+    (item,) = Embeddings("any", form).request([image], ["a cat"]).json["input"]
+    assert item == {"url": f"data:image/png;base64,{base64.b64encode(image).decode()}"}
+
+
 def test_a_service_without_a_form_is_a_form_of_a_few_lines(service):
     fields = {"model": "{model}"}
     newcomer = EmbeddingForm(

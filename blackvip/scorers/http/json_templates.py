@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .encoding import to_base64
+
 __all__ = ["filled", "is_repeatable", "placeholders"]
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -30,7 +32,8 @@ def is_repeatable(template: Any, names: set[str]) -> bool:
 def filled(template: Any, values: Mapping[str, Any], items: Sequence[Mapping[str, Any]] = ({},)) -> Any:
     """Fill in a template.
 
-    A text that is a single placeholder becomes its value, of any type. Within a longer text, the value is inserted.
+    A text that is a single placeholder becomes its value, of any type. Within a longer text, the value is inserted,
+    bytes in base64.
     What has the value None is left out, and so are objects and lists that are empty without it.
 
     Parameters
@@ -65,7 +68,7 @@ def _filled(part: Any, values: Mapping[str, Any], items: Sequence[Mapping[str, A
         if whole and whole[1] in values:
             return _LEFT_OUT if values[whole[1]] is None else values[whole[1]]
         # All at once, since a value may have braces of its own.
-        return _PLACEHOLDER.sub(lambda found: str(values.get(found[1], found[0])), part)
+        return _PLACEHOLDER.sub(lambda found: _as_text(values.get(found[1], found[0])), part)
     if isinstance(part, list) and {name for item in items for name in item} & placeholders(part):
         return [_filled(entry, {**values, **item}, []) for item in items for entry in part]
     if isinstance(part, list):
@@ -76,3 +79,7 @@ def _filled(part: Any, values: Mapping[str, Any], items: Sequence[Mapping[str, A
     else:
         return part
     return _LEFT_OUT if part and not kept else kept
+
+
+def _as_text(value: Any) -> str:
+    return to_base64(value) if isinstance(value, bytes) else str(value)
