@@ -5,6 +5,7 @@ import html
 import io
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -199,6 +200,23 @@ class TestContent:
         assert found["local_probe"] == 1 > found["classifier"]
         (text,) = recommendations(Page(tmp_path / "fit.html"))
         assert "Use the local probe, which runs on your machine and bills nothing: accuracy 1.000, against" in text
+
+    def test_few_test_images_do_not_outweigh_the_training_images(self, clf):
+        probe = clf.baselines_["local_probe"]
+        twin = with_service(clf, clf.score_fn)
+        twin.baselines_ = {**clf.baselines_, "local_probe": replace(probe, hits=np.zeros_like(probe.hits))}
+        y, wrong = np.array(["a"]), np.array([False])
+        text = recommendation(twin, Results(y, y, y, dict.fromkeys(clf.baselines_, wrong) | {"classifier": ~wrong}))
+        assert text.startswith("Use this classifier")
+
+    def test_tells_the_price_of_a_cascade(self, clf, test_data, tmp_path):
+        curve = np.array([[1.0, 0.9, 0.2], [1.54, 0.9, 0.1]])
+        cascade = with_service(clf, clf.score_fn)
+        cascade._stages = replace(clf._stages, curve=curve, used=1)
+        report(cascade, tmp_path / "fit.html", *test_data)
+        page = Page(tmp_path / "fit.html")
+        assert page.rows("accuracies-caption")[-1][4] == "1.5"
+        assert any("then 1.5 images per prediction" in element["text"] for element in page.all("dd"))
 
     @pytest.mark.parametrize("best", ["zero_shot", "fused_zero_shot"])
     def test_recommends_a_baseline_that_is_clearly_better(self, clf, best):

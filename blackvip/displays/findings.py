@@ -90,7 +90,7 @@ def recommendation(estimator: Any, results: Results) -> str:
     """Recommend the classifier or a baseline, with its accuracy and its price, and name cheaper alternatives.
 
     The classifier is recommended unless a baseline is clearly better on these images, or the local probe, which calls
-    no service, is not clearly worse.
+    no service, is not clearly worse, neither on them nor by cross-validation.
 
     Parameters
     ----------
@@ -112,7 +112,11 @@ def recommendation(estimator: Any, results: Results) -> str:
     )
     better = [name for name in estimator.baselines_ if results.is_better(name, "classifier")]
     probe = "local_probe" if "local_probe" in estimator.baselines_ else None
-    if probe and not results.is_better("classifier", probe):
+    # Few images show no difference, where the training images may.
+    is_worse = probe and (
+        results.is_better("classifier", probe) or estimator.baselines_[probe].is_less_accurate(estimator.result_)
+    )
+    if probe and (probe in better or not is_worse):
         return (
             "Use the local probe, which runs on your machine and bills nothing: accuracy "
             f"{results.accuracy(probe):.3f}, against {results.accuracy('classifier'):.3f} of this classifier and "
