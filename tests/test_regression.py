@@ -1,5 +1,7 @@
 """The regressions that heads are made of, against scikit-learn's and a generic optimiser's."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.optimize import approx_fprime
@@ -90,6 +92,16 @@ def test_what_newton_does_not_solve_is_left_to_quasi_newton(monkeypatch):
     monkeypatch.setattr(regression, "_MOST_STEPS", 1)
     found = Regressions(X.T[None], y, weights, 3).fit(1.0)
     np.testing.assert_allclose(found.coef, expected.coef, atol=1e-4)
+
+
+def test_many_rows_take_memory_in_proportion_to_their_inputs():
+    X, y, weights = rows_of(n_classes=2, n_inputs=60, n=4000)
+    tracemalloc.start()
+    try:
+        Regressions(X.T[None], y, weights[:1], 2).fit(1.0)
+        assert tracemalloc.get_traced_memory()[1] < 10 * X.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_class_without_weight_is_improbable():

@@ -13,6 +13,8 @@ __all__ = ["Regressions", "linear_logits", "regression_loss"]
 
 # Parameters of a regression up to which Newton's method is used. Its matrices grow with their square.
 _MOST_FOR_NEWTON = 300
+# Products of two inputs, in all rows, that it may keep: 20 MB. With more of them it is slower than L-BFGS-B, too.
+_MOST_PRODUCTS = 5_000_000
 _MOST_STEPS, _MOST_HALVINGS = 50, 30
 # Relative tolerance of the loss in Newton's method, whose last steps cost little.
 _NEWTON_FTOL = 1e-12
@@ -70,7 +72,8 @@ class Regressions:
         self._axes = None
         if self._count(n_inputs) > _MOST_FOR_NEWTON:
             self._axes, z = _decorrelated(z)
-        self._is_small = self._count(z.shape[1]) <= _MOST_FOR_NEWTON
+        n_products = len(z) * n_rows * (z.shape[1] + 1) * (z.shape[1] + 2) // 2
+        self._is_small = self._count(z.shape[1]) <= _MOST_FOR_NEWTON and n_products <= _MOST_PRODUCTS
         self.z1 = np.concatenate([np.ones((len(z), 1, n_rows)), z], axis=1)
         self.index, self.weights, self.loose = index, np.ascontiguousarray(weights), loose
         self.alpha = np.full((n_fits, n_experts), 1 / max(1, n_experts))
