@@ -17,6 +17,7 @@ from scipy.ndimage import uniform_filter
 from scipy.stats import binomtest
 from servers.running import running
 from servers.shared import scorer_of
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -28,6 +29,7 @@ from blackvip.displays import report
 from blackvip.displays.changes import change_in_words
 from blackvip.displays.curves import BASELINE_NAMES
 from blackvip.displays.findings import Results, recommendation
+from blackvip.displays.tables import parameter_table
 from blackvip.inputs.reading import pixel_batches
 
 pytest.importorskip("matplotlib")
@@ -420,6 +422,21 @@ class TestEscapes:
         assert rows["score_fn"].endswith(EVIL[0])
         assert rows["class_prompts"] == repr(EVIL)
         assert not page.all("script")
+
+
+class ForeignHead(BaseEstimator):
+    """An estimator of the user's own, with a parameter that may be a secret."""
+
+    def __init__(self, place="https-with-a-password"):
+        self.place = place
+
+
+def test_a_foreign_estimator_within_a_pipeline_is_shown_by_name_only():
+    clf = BlackVIPClassifier(ToyService(), "{}", head=make_pipeline(FunctionTransformer(), ForeignHead()))
+    (cells,) = [row["cells"] for row in parameter_table(clf)["rows"] if row["cells"][0] == "head"]
+    assert cells[1:] == ["sklearn.pipeline.Pipeline", "auto"]
+    clf.set_params(head=make_pipeline(FunctionTransformer(), LogisticRegression()))
+    assert "LogisticRegression(C=" in str(parameter_table(clf))
 
 
 class Keyed(ToyService):

@@ -129,12 +129,17 @@ def parameter_table(estimator: Any) -> dict[str, Any]:
 
 def _shown(value: Any) -> str:
     """Format a parameter in one line, without secrets: foreign objects are shown by name only."""
-    ours = type(value).__module__.partition(".")[0] in ("blackvip", "sklearn")
-    if hasattr(value, "get_params") and not ours:
+    # A pipeline may hold a foreign one.
+    if hasattr(value, "get_params") and not all(map(_is_ours, (value, *value.get_params().values()))):
         return name_of(value)
     # In a mapping, a class may be called "key".
     text = _text(describe(value, open_names=isinstance(value, Mapping)))
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def _is_ours(value: Any) -> bool:
+    """Return whether a value is not a foreign estimator."""
+    return not hasattr(value, "get_params") or type(value).__module__.partition(".")[0] in ("blackvip", "sklearn")
 
 
 def _text(described: Any, within: bool = False) -> str:
