@@ -333,6 +333,12 @@ class TestPrompt:
         assert colours == {BETTER, WORSE}  # so that both were seen
         assert f"Image 1 (true class {y[0]}): predicted as" in display.describe()
 
+    def test_words_are_those_of_the_prompt_and_not_of_the_canvas(self):
+        """As of a frame, within which the image is smaller."""
+        image = np.tile(np.arange(0, 256, 16, dtype=np.uint8)[:, None, None], (1, 1, 16, 3))
+        display = PromptDisplay(image, np.zeros(image.shape), image // 2).plot()
+        assert display.axes_[0, 1].get_xlabel() == "no visible change"
+
     def test_given_scores_bill_nothing_and_give_the_same_picture(self, clf, service, test_data):
         X, y = test_data[0][:3], test_data[1][:3]
         asked = PromptDisplay.from_estimator(clf, X, y)

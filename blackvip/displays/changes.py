@@ -29,7 +29,7 @@ def change_in_words(before: np.ndarray, after: np.ndarray) -> list[str]:
     Returns
     -------
     words : list of str
-        Such as "brighter by 12 %", "contrast x 2.3", "redder by 5 %", "detail x 0.6" and "inverted". Percentages are
+        Such as "brighter by 12%", "contrast x 2.3", "redder by 5%", "detail x 0.6" and "inverted". Percentages are
         of the pixel range. "no visible change" if there is none.
     """
     first, second = before / 255, after / 255

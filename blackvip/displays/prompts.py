@@ -225,8 +225,7 @@ class PromptDisplay(Display):
         truths = (
             [[]] * len(self.images) if self.y_true is None else [[f"true: {shortened(y, 12)}"] for y in self.y_true]
         )
-        changes = (change_in_words(*pair)[:_N_CHANGES] for pair in zip(self.images, self.prompted))
-        return [[*truth, *words] for truth, words in zip(truths, changes)]
+        return [[*truth, *self._change(row)[:_N_CHANGES]] for row, truth in enumerate(truths)]
 
     def _change(self, row: int) -> list[str]:
         """Describe the change of an image by the prompt."""
