@@ -10,6 +10,7 @@ __all__ = ["change_in_words"]
 _LUMA = np.array([0.299, 0.587, 0.114])  # weights of R, G and B in the brightness, ITU-R BT.601
 _SEEN = 0.02  # of the pixel range: smaller shifts are hardly visible
 _FACTOR = 1.15  # of contrast or detail, likewise
+_FEW = 0.1  # of the pixels, which are then called single ones
 _DETAIL = 1.0  # pixels, the standard deviation of the blur that separates details
 _SHIFTS = {("R", 1): "redder", ("G", 1): "greener", ("B", 1): "bluer"} | {
     ("R", -1): "less red",
@@ -42,19 +43,22 @@ def change_in_words(before: np.ndarray, after: np.ndarray) -> list[str]:
         words.append("inverted")
     contrast = _ratio(grey[1].std(), grey[0].std())
     if contrast:
-        words.append(f"contrast x {contrast}")
+        words.append(f"contrast x {contrast}" if float(contrast) else "flat")
     # The shift of each channel against the brightness, the largest one.
     cast = (second - first).mean(axis=(0, 1)) - shift
     channel = int(np.abs(cast).argmax())
     if abs(cast[channel]) >= _SEEN:
         words.append(f"{_SHIFTS['RGB'[channel], int(np.sign(cast[channel]))]} by {abs(cast[channel]):.0%}")
+    if "flat" in words:
+        return words
     details = [(image - gaussian_filter(image, _DETAIL)).std() / max(image.std(), 1e-9) for image in grey]
     detail = _ratio(details[1], details[0])
     if detail:
         words.append(f"detail x {detail}")
     strongest = np.abs(second - first).max()
     if not words and strongest >= _SEEN:
-        words.append(f"single pixels by up to {strongest:.0%}")
+        few = (np.abs(second - first).max(axis=2) >= _SEEN).mean() < _FEW
+        words.append(f"{'single pixels' if few else 'pixels'} by up to {strongest:.0%}")
     return words or ["no visible change"]
 
 

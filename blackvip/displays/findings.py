@@ -18,6 +18,7 @@ __all__ = [
     "images_per_prediction",
     "price_of_prediction",
     "recommendation",
+    "trained_accuracy",
     "uncertainties",
     "what_is_sent",
     "wilson_interval",
@@ -76,7 +77,16 @@ def what_is_sent(estimator: Any) -> str:
 
 def images_per_prediction(estimator: Any) -> float:
     """Return the mean number of images that a prediction of the classifier sends."""
-    return float(next(row["images_per_prediction"] for row in estimator.cost_curve_ if row["used"]))
+    return float(_point_in_use(estimator)["images_per_prediction"])
+
+
+def trained_accuracy(estimator: Any) -> float:
+    """Return the cross-validated accuracy on the training images, of all stages of a prediction."""
+    return float(_point_in_use(estimator)["accuracy"])
+
+
+def _point_in_use(estimator: Any) -> dict[str, Any]:
+    return next(row for row in estimator.cost_curve_ if row["used"])
 
 
 def price_of_prediction(estimator: Any) -> str:
@@ -174,11 +184,12 @@ def uncertainties(estimator: Any, results: Results) -> Iterator[str]:
     if counts.min() < 5:
         few = estimator.classes_[counts.argmin()]
         yield f"The class {few} has only {counted(int(counts.min()), 'training image')} of {n_train:,d}."
-    shift = results.accuracy("classifier") - estimator.result_.accuracy
+    expected = trained_accuracy(estimator)
+    shift = results.accuracy("classifier") - expected
     low, high = wilson_interval(int(results.hits["classifier"].sum()), n)
-    if not low <= estimator.result_.accuracy <= high:
+    if not low <= expected <= high:
         yield (
-            f"Cross-validation on the training images estimated an accuracy of {estimator.result_.accuracy:.3f}. The "
+            f"Cross-validation on the training images estimated an accuracy of {expected:.3f}. The "
             f"test images are {'easier' if shift > 0 else 'harder'}, or of another kind."
         )
 
@@ -190,7 +201,7 @@ def describe_ending(estimator: Any) -> str:
     if reason == "ceiling":
         return f"{text}: the log loss is {estimator.result_.log_loss:.2g} nats"
     if reason == "no_gain" and rungs and not rungs[-1]["helps"]:
-        best = next(rung for rung in reversed(rungs) if rung["helps"])
+        best = next((rung for rung in reversed(rungs) if rung["helps"]), rungs[0])
         last = rungs[-1]
         return (
             f"{text}: with {last['prompter']}, accuracy was {last['accuracy']:.3f} and log loss "

@@ -12,7 +12,7 @@ from ..scorers.wrappers import innermost
 from ..training.costs import duration
 from .curves import BASELINE_NAMES
 from .drawing import counted
-from .findings import Results, images_per_prediction, wilson_interval
+from .findings import Results, images_per_prediction, trained_accuracy, wilson_interval
 
 __all__ = ["accuracy_table", "cost_table", "parameter_table", "rung_table", "service_name"]
 
@@ -34,8 +34,9 @@ def accuracy_table(estimator: Any, results: Results) -> dict[str, Any]:
             continue
         baseline = estimator.baselines_.get(name)
         low, high = wilson_interval(int(hits.sum()), n)
-        known = estimator.result_ if name == "classifier" else baseline
-        held_out = "" if known is None else f"{known.accuracy:.3f}"
+        held_out = "" if baseline is None else f"{baseline.accuracy:.3f}"
+        if name == "classifier":
+            held_out = f"{trained_accuracy(estimator):.3f}"
         n_images = 1.0 if name != "classifier" else images_per_prediction(estimator)
         if baseline is not None and not baseline.head.needs_scores:
             n_images = 0.0

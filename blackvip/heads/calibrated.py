@@ -135,6 +135,8 @@ class CalibratedHead(Head, name="calibrated", auto=Auto(rank=1)):
         y = check_labels(y)
         X, y = validate_data(self, X, y)
         weights = training_weights(sample_weight, None, y)
+        if not len(self.Cs) or min(self.Cs) <= 0:
+            raise ValueError(f"Cs={self.Cs!r}; expected one or more positive strengths, such as (0.1, 1.0).")
         self.classes_, index = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y has 1 class, {self.classes_.tolist()[0]!r}; expected at least two classes.")

@@ -25,8 +25,8 @@ class EmbeddingCache(LeavesOutLive, ForwardsAttributes, BaseEstimator):
     """Cache of image vectors: a score function with which other class prompts for known images cost nothing.
 
     Scores are those of `Embeddings`. An image is sent when it comes for the first time, and each list of class prompts
-    is embedded once. Images whose vectors are known do not count as sent,
-    neither in ``n_queries_`` nor in a `SharedBudget` around the cache.
+    is embedded once. Threads that send the same new image at the same time each pay for it. Images whose vectors are
+    known do not count as sent, neither in ``n_queries_`` nor in a `SharedBudget` around the cache.
 
     Parameters
     ----------
