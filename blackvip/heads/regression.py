@@ -120,21 +120,25 @@ class Regressions:
         x = np.concatenate([self.alpha, of_classes.reshape(n_fits, -1)], axis=1)
         evaluate = lambda x: regression_loss(x, self.experts, self.z1, self.index, self.weights, penalty)
         loss, gradient, excess = evaluate(x)
-        solved = np.zeros(n_fits, bool)
-        inverse = np.linalg.inv(self._curvature(excess, penalty))
+        solved, failed = np.zeros(n_fits, bool), np.zeros(n_fits, bool)
         slope = np.full(n_fits, -np.inf)
+
+        def next_step(inverse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            step = self._step(x, gradient, inverse)
+            step[failed] = 0
+            return step, (gradient * step).sum(axis=1)
+
+        inverse = np.linalg.inv(self._curvature(excess, penalty))
         for _ in range(_MOST_STEPS):
-            step, last = self._step(x, gradient, inverse), slope
-            slope = (gradient * step).sum(axis=1)
+            last = slope
+            step, slope = next_step(inverse)
             if (slope < np.minimum(_FALLS_FAST * last, -_NEWTON_FTOL * loss)).any():
                 inverse = np.linalg.inv(self._curvature(excess, penalty))
-                step = self._step(x, gradient, inverse)
-                slope = (gradient * step).sum(axis=1)
-            # The constrained step may ascend where several weights become zero at once; nothing is solved then.
-            solved = np.abs(slope) <= _NEWTON_FTOL * loss
-            if (slope > _NEWTON_FTOL * loss).any():
-                break
-            length, better = np.ones((n_fits, 1)), np.zeros(n_fits, bool)
+                step, slope = next_step(inverse)
+            # The constrained step may ascend where several weights become zero at once. The other regressions go on.
+            failed |= slope > _NEWTON_FTOL * loss
+            length = np.where(failed, 0.0, 1.0)[:, None]
+            solved = ~failed & (np.abs(slope) <= _NEWTON_FTOL * loss)
             for _ in range(_MOST_HALVINGS):
                 found = evaluate(x + length * step)
                 # Rounding may hide what a last step gains.
@@ -142,16 +146,18 @@ class Regressions:
                 if better.all():
                     break
                 length[~better] /= 2
-            if not better.all():
-                break
+            else:
+                failed |= ~better
+                length[~better] = 0
+                found = evaluate(x + length * step)
             x = x + length * step
             loss, gradient, excess = found
-            if solved.all():
+            if (solved | failed).all():
                 break
         self.alpha = x[:, :n_experts]
         of_classes = x[:, n_experts:].reshape(of_classes.shape)
         self.intercept, self._coef = of_classes[:, :, 0], of_classes[:, :, 1:]
-        return ~solved
+        return ~solved | failed
 
     def _step(self, x: np.ndarray, gradient: np.ndarray, inverse: np.ndarray) -> np.ndarray:
         """Newton's step (n_fits, n_parameters), at whose end no expert has a negative weight.
