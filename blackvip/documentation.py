@@ -13,7 +13,7 @@ try:
 except ImportError:  # scikit-learn before 1.7
     from sklearn.utils._estimator_html_repr import _VisualBlock
 
-__all__ = ["Documented", "Table", "documentation_url", "pipeline_block"]
+__all__ = ["Documented", "Table", "aligned", "documentation_url", "pipeline_block"]
 
 
 def documentation_url() -> str:
@@ -55,6 +55,15 @@ def pipeline_block(parts: dict[str, Any]) -> Any:
     return _VisualBlock("serial", list(parts.values()), names=list(parts), name_details=list(map(str, parts.values())))
 
 
+def aligned(cells: Sequence[Sequence[str]]) -> str:
+    """Align rows of cells in lines: the first cell of each is a name, and all others are numbers."""
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:]))])
+        for row in cells
+    )
+
+
 class Table(ABC):
     """Base of results that print as an aligned table, and that a notebook shows as an HTML table."""
 
@@ -66,13 +75,7 @@ class Table(ABC):
         """Return rows of cells: the head first, and the name of each row in its first cell; all others hold numbers."""
 
     def __str__(self) -> str:
-        cells = self._cells()
-        widths = [max(map(len, column)) for column in zip(*cells)]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:]))])
-            for row in cells
-        ]
-        return "\n".join([*lines, *([self.note] if self.note else [])])
+        return "\n".join([aligned(self._cells()), *([self.note] if self.note else [])])
 
     def _repr_html_(self) -> str:
         head, *rows = ([escape(cell) for cell in row] for row in self._cells())

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..documentation import aligned
+
 __all__ = ["draw_sent", "results_table"]
 
 
@@ -39,10 +41,8 @@ def results_table(fits: Mapping[str, Any], figures: Sequence[Mapping[str, Any]])
         prompt = " + ".join(dict.fromkeys(tried or ["prompt"])) if clf.prompt_used_ else "no prompt"
         rows.append((f"blackvip {name}: {prompt}, {clf.head_.title}", of_fit["blackvip"], clf.n_queries_, 1))
     rows.sort(key=lambda row: -row[1])
-    width = max(len(row[0]) for row in rows)
-    lines = [f"{'':{width}}  accuracy  images billed by fit  by a prediction"]
-    lines += [f"{name:{width}}  {accuracy:8.3f}  {fit:20,d}  {each:15d}" for name, accuracy, fit, each in rows]
-    return "\n".join(lines)
+    head = ["", "accuracy", "images billed by fit", "by a prediction"]
+    return aligned([head, *([name, f"{share:.3f}", f"{fit:,d}", str(each)] for name, share, fit, each in rows)])
 
 
 def draw_sent(
@@ -55,7 +55,7 @@ def draw_sent(
     Parameters
     ----------
     clf : BlackVIPClassifier
-        A fitted classifier. Its score function is called with X without and with prompts.
+        A fitted classifier. It sends X without and with prompts.
     X : ndarray of shape (n, height, width, 3), uint8
         Test images; a few dozen are enough.
     y : ndarray of shape (n,)
@@ -72,8 +72,8 @@ def draw_sent(
     """
     import matplotlib.pyplot as plt
 
-    today = clf.classes_[np.asarray(clf.score_fn(X, clf.class_prompts_)).argmax(axis=1)]
-    adapted = clf.predict(X)
+    found = clf.compare_prompt(X, y, heads=True)
+    today, adapted = found.labels["zero_shot"], found.labels["classifier"]
     chosen = np.concatenate([np.flatnonzero(today != y)[:n_wrong], np.flatnonzero(today == y)[:n_right]])
     rows = [
         ("sent today", X[chosen], today[chosen]),

@@ -32,7 +32,7 @@ from ..journal.predictions import PredictionsFile
 from ..prompters.base import Prompter
 from ..prompters.by_name import make_prompter
 from ..scorers import ScoreFormat
-from ..scorers.scoring import score_columns_of
+from ..scorers.scoring import score_columns_of_each
 from ..scorers.wrappers import scorer_name
 from ..training.outcomes import Outcome, Outcomes
 from ..training.progress import ProgressBar
@@ -236,7 +236,7 @@ class PromptedClassifier(
             draws = [None, self.prompter_.draw] if self.prompt_used_ else [None]
             rows, budget = np.arange(len(images)), len(draws) * len(images)
             with self._prediction_ledger(budget) as ledger:
-                found = [score_columns_of(ledger, images, rows, draw) for draw in draws]
+                found = list(score_columns_of_each(ledger, images, rows, draws))
             n_queries, seconds = ledger.n_queries, ledger.seconds
         else:
             found = [self._score_columns_from(given, len(images)) for given in scores]

@@ -95,12 +95,12 @@ def score_columns_of(ledger: Ledger, images: Images, rows: np.ndarray, draw: Dra
     columns : ndarray of shape (len(rows), n_columns)
         See `Ledger.score_columns`.
     """
-    parts = [columns for _, columns, _ in score_images(ledger, images, rows, draw, score=ledger.score_columns)]
-    return np.concatenate(parts) if parts else np.empty((0, ledger.n_columns))
+    [columns] = score_columns_of_each(ledger, images, rows, [draw])
+    return columns
 
 
 def score_columns_of_each(
-    ledger: Ledger, images: Images, rows: np.ndarray, drawings: Sequence[Drawing]
+    ledger: Ledger, images: Images, rows: np.ndarray, drawings: Sequence[Drawing | None]
 ) -> Iterator[np.ndarray]:
     """Yield the score columns (len(rows), n_columns) of the same images with each of several drawings.
 
@@ -109,7 +109,8 @@ def score_columns_of_each(
     batches = list(_batches(ledger, images, rows))
     sent = prefetch(_made(ledger, images, batch, draw)[0] for draw in drawings for batch in batches)
     for _ in drawings:
-        yield np.concatenate([ledger.score_columns(next(sent)) for _ in batches])
+        parts = [ledger.score_columns(next(sent)) for _ in batches]
+        yield np.concatenate(parts) if parts else np.empty((0, ledger.n_columns))
 
 
 def plain_scores_of(ledger: Ledger, images: Images, rows: np.ndarray) -> np.ndarray:

@@ -165,8 +165,7 @@ class Ladder:
     def _sees_more(self, outcome: Outcome) -> bool:
         """Return whether the service's own answers are right for clearly more images than without the correction."""
         before, after = (outcome.hits(scores) for scores in (outcome.plain, outcome.log_scores))
-        n = len(before)
-        return is_clear(after.astype(float) - before, outcome.scored.weights[-n:])
+        return is_clear(after.astype(float) - before, outcome.weights)
 
     @property
     def _at_ceiling(self) -> bool:

@@ -52,15 +52,19 @@ class Outcome(NamedTuple):
         return self.scored.prompted[-len(self.run.judged_rows) :] if self.decision.prompt_used else self.plain
 
     @property
+    def weights(self) -> np.ndarray:
+        """Weights (n_judged,) of the judged images."""
+        return self.scored.weights[-len(self.run.judged_rows) :]
+
+    @property
     def own_accuracy(self) -> float:
         """Weighted share of the judged images that the service itself recognises with this run's prompt.
 
         It is that without a prompt if the images were not scored with it.
         """
-        n = len(self.run.judged_rows)
-        prompted = self.scored.prompted[-n:]
+        prompted = self.scored.prompted[-len(self.run.judged_rows) :]
         hits = self.hits(prompted if np.isfinite(prompted).all() else self.plain)
-        return float(np.average(hits, weights=self.scored.weights[-n:]))
+        return float(np.average(hits, weights=self.weights))
 
     def hits(self, log_scores: np.ndarray) -> np.ndarray:
         """Return whether the highest score (n_judged, n_classes) of each judged image is that of its class."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import quote
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from ...json_bodies import shortened
 from ...json_templates import filled, placeholders
 from ...keys import key_header
 from ..by_name import preset_of
-from .forms import IMAGE_PART, image_values
+from .forms import IMAGE_PART, image_values, path_for
 from .vectors import in_order, scale_factor
 
 __all__ = ["COSINE_FORMS", "CosineForm", "CosineScore"]
@@ -150,7 +149,7 @@ class CosineScore(Adapter):
         """Build a request with the image and all class prompts; see `Adapter`."""
         values = {name: value_of(images[0]) for name, value_of in image_values(self.service.body).items()}
         body = filled(self.service.body, {"model": self.model, "prompts": list(class_prompts), **values})
-        return Request(self.service.path.replace("{model}", quote(self.model, safe="")), body)
+        return Request(path_for(self.service.path, self.model), body)
 
     def scores(self, answer: Any, class_prompts: list[str]) -> np.ndarray:
         """Return the scale times the cosines; see `Adapter`."""

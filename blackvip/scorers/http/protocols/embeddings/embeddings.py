@@ -6,7 +6,6 @@ import copy
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any, Literal
-from urllib.parse import quote
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from ...keys import key_header
 from ...signing import Signer
 from ...usage import Usage
 from ..by_name import preset_of
-from .forms import EMBEDDING_FORMS, EmbeddingForm, image_values
+from .forms import EMBEDDING_FORMS, EmbeddingForm, image_values, path_for
 from .vectors import at_path, read_vectors, scale_factor, unit_vectors
 
 __all__ = ["Embeddings", "ImageVectors"]
@@ -201,7 +200,7 @@ class Embeddings(LeavesOutLive, Adapter):
         body = filled(template, {"model": self.model, "dimensions": self.dimensions}, items)
         if self.extra:
             body = {name: value for name, value in {**body, **self.extra}.items() if value is not None}
-        return Request(self.service.path.replace("{model}", quote(self.model, safe="")), body)
+        return Request(path_for(self.service.path, self.model), body)
 
     def _vectors(self, answer: Any, n_expected: int, dimension: int | None) -> np.ndarray:
         error = at_path(answer, self.service.error) if self.service.error else None

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from ...encoding import data_url, media_type
 from ...json_templates import is_repeatable, placeholders
 
-__all__ = ["EMBEDDING_FORMS", "IMAGE_PART", "EmbeddingForm", "image_values"]
+__all__ = ["EMBEDDING_FORMS", "IMAGE_PART", "EmbeddingForm", "image_values", "path_for"]
 
 _SHARED = {"model", "dimensions"}
 _OF_TEXTS = {"text"}
@@ -110,6 +111,11 @@ def image_values(template: Any) -> dict[str, Callable[[bytes], Any]]:
     """Return the functions that compute what a template needs of an image, by the names of its placeholders."""
     names = placeholders(template)
     return {name: value_of for name, value_of in _OF_IMAGES.items() if name in names}
+
+
+def path_for(path: str, model: str) -> str:
+    """Return a form's path with the model's name, percent-encoded."""
+    return path.replace("{model}", quote(model, safe=""))
 
 
 def _openai(image: Any = "{image_url}", encoding: str = "float", **limits: Any) -> EmbeddingForm:
