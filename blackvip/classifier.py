@@ -161,8 +161,8 @@ class BlackVIPClassifier(Documented, CallbackSupportMixin, PlansCosts, ClimbsLad
     rungs_ : list of dict
         Rungs of the ladder: the "prompter", "n_queries" so far, "accuracy" and "log_loss" with the head, "own_accuracy"
         of the service's own answers, and whether it "helps".
-    score_format_, score_type_ : ScoreFormat, {"logits", "probabilities", "percent", "levels"}
-        Format of the scores and how it was found, and their type.
+    score_format_, score_type_, vector_size_ : ScoreFormat, {"logits", "probabilities", "percent", "levels"}, int
+        Format of the scores and how it was found, their type, and the size of the vector that follows them, or 0.
     label_mapping_ : LabelMapping or None
         Mapping from the service's labels to classes, if `score_fn` is a `LabelMappedScorer` that learns it.
     seconds_per_image_ : float
@@ -426,7 +426,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
                 answers = data.y[judged], data.weights[judged], self._plain_columns(ledger, data, judged)
                 scored = ScoredImages.before_training(
                     *answers,
-                    self._prompt_groups.prompt_classes,
+                    *(self._prompt_groups.prompt_classes, ledger.reader.vector_size),
                     features=local.result(),
                     held_out=run.validation.is_held_out,
                     block_sizes=blocks,

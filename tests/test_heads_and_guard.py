@@ -64,6 +64,12 @@ def labelled(scores, y, features=None, held_out=(), blocks=BLOCKS):
     return LabelledScores(scores, features, blocks, y, np.ones(len(y)), np.isin(np.arange(len(y)), held_out))
 
 
+def scored_images(plain, prompted, y, features, blocks=BLOCKS, held_out=None):
+    held_out = np.zeros(len(y), bool) if held_out is None else held_out
+    known = {"features": features, "block_sizes": blocks, "held_out": held_out}
+    return ScoredImages.before_training(y, np.ones(len(y)), plain, **known).scored_with_prompt(prompted, held_out)
+
+
 def features_with(separation, y, seed=50):
     """Two blocks of features, around means that are different for each class; a separation of 0 makes noise."""
     rng = np.random.default_rng(seed)
@@ -380,7 +386,7 @@ def test_a_prompt_that_makes_the_service_surer_but_more_often_wrong_is_dropped(h
     plain = 60.0 * np.eye(3)[np.where(right, y, (y + 1) % 3)] + rng.normal(size=(120, 3))
     fewer = rng.permutation(120) < 80
     prompted = 2.0 * np.eye(3)[np.where(fewer, y, (y + 1) % 3)] + rng.normal(size=(120, 3)) / 10
-    scored = ScoredImages(y, np.ones(120), np.zeros(120, bool), rng.normal(size=(120, 16)), (16,), plain, prompted)
+    scored = scored_images(plain, prompted, y, rng.normal(size=(120, 16)), (16,))
     without = fit_without_prompt(scored, head)
     outcome = decide(without, scored, None, head, guard=True)
     assert not outcome.prompt_used
@@ -392,8 +398,7 @@ def test_it_is_said_if_no_head_helps_or_the_one_that_was_asked_for_does_not():
     rng = np.random.default_rng(0)
     y = np.arange(60) % 10
     plain = 4.0 * np.eye(10)[np.where(rng.uniform(size=60) < 0.9, y, (y + 1) % 10)] + rng.normal(size=(60, 10))
-    shared = np.ones(60), np.zeros(60, bool), rng.normal(size=(60, 16)), (16,)
-    scored = ScoredImages(y, *shared, plain, np.full_like(plain, np.nan))
+    scored = scored_images(plain, np.full_like(plain, np.nan), y, rng.normal(size=(60, 16)), (16,))
     notes = {
         head: decide(fit_without_prompt(scored, head), scored, None, head, True).head_note
         for head in ("auto", "calibrated", None)
@@ -418,7 +423,7 @@ def test_the_decision_is_for_a_prompt_and_its_own_head(better, guard):
     good, _ = scores_with(4.0)
     plain, prompted = (bad, good) if better else (good, bad)
     prompted = prompted if better is not None else np.full_like(prompted, np.nan)  # not scored, as after an error
-    scored = ScoredImages(y, np.ones(90), np.arange(90) % 4 == 0, features_with(1.0, y), BLOCKS, plain, prompted)
+    scored = scored_images(plain, prompted, y, features_with(1.0, y), held_out=np.arange(90) % 4 == 0)
     for head, name in ((None, "zero_shot"), ("calibrated", "calibrated_zero_shot"), ("fused", "fused_zero_shot")):
         without = fit_without_prompt(scored, head)
         used, shipped, *_ = decide(without, scored, None, head, guard)

@@ -43,7 +43,7 @@ class InterruptedHead(CalibratedHead):
 
     def fit_scored(self, data):
         # The head without the prompt is fitted in a thread, which signals do not reach.
-        if InterruptedHead.times and not np.array_equal(data.log_scores, self.plain):
+        if InterruptedHead.times and not np.array_equal(data.columns, self.plain):
             InterruptedHead.times -= 1
             signal.raise_signal(signal.SIGINT)
         return super().fit_scored(data)

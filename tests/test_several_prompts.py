@@ -166,11 +166,11 @@ def test_the_head_weights_the_prompts(fitted):
     clf, _, _, _ = fitted
     fused = clf.baselines_["fused_zero_shot"]
     assert fused.head.prompt_classes == (0, 0, 0, 1, 1, 1, 2, 2, 2)
-    own = fused.head.prompt_coef_[np.arange(3)[:, None], 3 + np.arange(9).reshape(3, 3)]
+    own = fused.head.prompt_expert_.coef[np.arange(3)[:, None], 3 + np.arange(9).reshape(3, 3)]
     assert (own[:, 0] > own[:, 1:].max(axis=1)).all()
     data = clf.scored_images_.without_prompt()
     means = FusedHead(n_scores=3, block_sizes=data.block_sizes)
-    held_out = means.fit_scored(data.of_classes())
+    held_out = means.fit_scored(data)
     losses = -held_out[np.arange(len(data.y)), data.y]
     assert fused.log_loss < losses.mean() - 0.1
     # Deviations that only shift all prompts of a kind change no prediction.
@@ -216,7 +216,7 @@ def test_a_journal_resumes_and_partial_fit_and_training_go_on(tmp_path):
     np.testing.assert_array_equal(first.prompter_.parameters_, second.prompter_.parameters_)
     online = make_classifier(Noisy(), head=None)
     online.partial_fit(X, y).partial_fit(X, y)
-    assert online.scored_images_.plain_deviations.shape == (36, 9)
+    assert online.scored_images_.plain_further.shape == (36, 9)
     assert online.predict(X).shape == (18,)
 
 

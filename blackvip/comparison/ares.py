@@ -264,7 +264,7 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
         answer = service.score(images, y=index)
         self.score_format_ = answer.score_format
         self.n_queries_ = answer.n_queries
-        self._prime(pixels, softmax(answer.log_scores, axis=1), random)
+        self._prime(pixels, softmax(answer.columns[:, : len(self.class_prompts_)], axis=1), random)
         self._reprogram(pixels, index, random)
         return self
 
@@ -307,7 +307,7 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
         if "both" in names:
             prompts, limit = self.class_prompts_, self.images_per_call
             service = Service(self.score_fn, prompts, self.score_type, limit, self.score_format_)
-            log_scores = service.score(images).log_scores
+            log_scores = service.score(images).columns[:, : len(prompts)]
             found["both"] = log_softmax(found["local"] + log_softmax(log_scores, axis=1), axis=1)
         return {name: found[name] for name in names}
 

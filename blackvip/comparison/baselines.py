@@ -25,6 +25,7 @@ from ..inputs.images import Images
 from ..inputs.labels import class_indices
 from ..inputs.prompt_groups import ClassPrompts, PromptGroups
 from ..inputs.reading import ReadsImages, most_to_fit, pixel_batches
+from ..scorers.declarations import declared
 from ..scorers.formats import SCORE_TYPES
 from ..scorers.labels.scorer import LabelMappedScorer, learning_scorer, refuse_several_prompts
 from ..scorers.wrappers import IsScoreFunction, innermost
@@ -118,7 +119,7 @@ class ServiceBaselines(_ReadsTrainingSet, BaseEstimator):
         asked_for = groups.prompts if learning is None else learning.service_labels
         service = Service(self.score_fn, asked_for, self.score_type, self.images_per_call, groups=groups.if_several)
         answer = service.score(images, self._encode, index)
-        mapping, plain, weights = None, answer.log_scores, np.ones(len(index))
+        mapping, plain, weights = None, answer.columns, np.ones(len(index))
         if learning is not None:
             mapping = learning.fit_labels(plain, index, groups.prompts, weights)
             plain = mapping.log_scores(plain)
@@ -129,6 +130,7 @@ class ServiceBaselines(_ReadsTrainingSet, BaseEstimator):
             weights,
             plain,
             groups.prompt_classes,
+            declared(self.score_fn, "vector_size", 0),
             features=answer.features,
             held_out=np.zeros(len(index), dtype=bool),
             block_sizes=tuple(self.probe_encoder_.block_sizes_),
@@ -169,7 +171,7 @@ class ServiceBaselines(_ReadsTrainingSet, BaseEstimator):
         heads = {name: self.baselines_[name].head for name in names}
         if any(head.needs_scores for head in heads.values()):
             answer = self.service_.score(images, self._encode)
-            plain, features = answer.log_scores, answer.features
+            plain, features = answer.columns, answer.features
         else:
             plain = np.empty((len(images), 0))
             features = self.probe_encoder_.encode_batches(pixel_batches(self.image_format_, images))
@@ -256,7 +258,7 @@ class LabelMappedService(_ReadsTrainingSet, PredictsFromLogProba, BaseEstimator)
             scorer = LabelMappedScorer(self.score_fn, labels, self.mapping, text_weight=0.0)
         service = Service(self.score_fn, labels, self.score_type, self.images_per_call)
         answer = service.score(images, y=index)
-        mapping = scorer.fit_labels(answer.log_scores, index, PromptGroups.of(self.class_prompts_).prompts)
+        mapping = scorer.fit_labels(answer.columns, index, PromptGroups.of(self.class_prompts_).prompts)
         self.service_ = replace(service, score_format=answer.score_format, label_mapping=mapping)
         self.n_queries_ = answer.n_queries
         return self
@@ -274,4 +276,4 @@ class LabelMappedService(_ReadsTrainingSet, PredictsFromLogProba, BaseEstimator)
         log_proba : ndarray of shape (n_images, n_classes)
             Columns are in the order of `classes_`.
         """
-        return log_softmax(self.service_.score(self._open_images(X)).log_scores, axis=1)
+        return log_softmax(self.service_.score(self._open_images(X)).columns, axis=1)

@@ -21,8 +21,8 @@ class ServiceAnswer(NamedTuple):
 
     Attributes
     ----------
-    log_scores : ndarray of shape (n_images, n_class_prompts)
-        Log scores; with a label mapping, of shape (n_images, n_classes), and with groups the score columns.
+    columns : ndarray of shape (n_images, n_columns)
+        Score columns, see `ScoreReader.score_columns`.
     features : ndarray of shape (n_images, n_features) or None
         Features of the images, if they were encoded on the way.
     n_queries : int
@@ -31,7 +31,7 @@ class ServiceAnswer(NamedTuple):
         The format of the scores.
     """
 
-    log_scores: np.ndarray
+    columns: np.ndarray
     features: Any
     n_queries: int
     score_format: ScoreFormat
@@ -82,7 +82,7 @@ class Service:
         Returns
         -------
         answer : ServiceAnswer
-            Log scores, features and cost.
+            Score columns, features and cost.
         """
         known = {"score_format": self.score_format, "label_mapping": self.label_mapping, "groups": self.groups}
         reader = ScoreReader.of(self.score_fn, self.score_type, **known)

@@ -63,6 +63,7 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
     min_classes: ClassVar[int] = 1  #: Classes that must have images.
     min_images: ClassVar[int] = 1  #: Images that each of these classes must have.
     n_deviations: int = 0  #: Score columns that it takes beyond those of the classes, see `with_deviations`.
+    vector_size: int = 0  #: Size of the service's vector, the last score columns, if it takes them.
     fallback: ClassVar[type[Head] | None] = None  #: Used where there are too few images. None: `ServiceHead`.
 
     saved_attributes = {"classes_": Array(("n_classes",), "int64", low=0)}
@@ -195,7 +196,8 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
         PersistenceError
             If it takes other inputs, or has a class that does not exist.
         """
-        last, expected = self.classes_[-1], n_scores + (sum(block_sizes) if self.needs_features else 0)
+        last, n_features = self.classes_[-1], sum(block_sizes) if self.needs_features else 0
+        expected = n_scores + self.vector_size + n_features
         expect(last < n_classes, f"a head knows the class {last}, but there are {n_classes}")
         n_inputs = getattr(self, "n_features_in_", expected)
         expect(n_inputs == expected, f"a head takes {n_inputs} inputs; expected {expected}")
@@ -213,7 +215,7 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
         present = counts[counts > 0]
         return len(present) >= cls.min_classes and present.min() >= cls.min_images
 
-    def with_layout(self, n_scores: int, block_sizes: tuple[int, ...]) -> Head:
+    def with_layout(self, n_scores: int, block_sizes: tuple[int, ...], vector_size: int = 0) -> Head:
         """Make an unfitted copy for inputs of a given layout.
 
         Parameters
@@ -222,6 +224,8 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
             Number of log scores per image.
         block_sizes : tuple of int
             Number of features in each block of the local encoder.
+        vector_size : int, default=0
+            Size of the service's vector.
 
         Returns
         -------
@@ -265,13 +269,31 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
         """
         return []
 
-    def inputs(self, log_scores: np.ndarray, features: np.ndarray | None) -> np.ndarray:
-        """Make X from log scores and features, as far as the head needs them.
+    def columns_of(self, columns: np.ndarray, n_classes: int) -> np.ndarray:
+        """Select the score columns that the head takes.
 
         Parameters
         ----------
-        log_scores : ndarray of shape (n_images, n_scores)
-            Log scores of the service.
+        columns : ndarray of shape (n_images, n_columns)
+            Log scores of the classes, the deviations of their prompts, and the service's vector.
+        n_classes : int
+            Number of classes.
+
+        Returns
+        -------
+        columns : ndarray of shape (n_images, n_classes + n_deviations + vector_size)
+            Without the deviations and the vector, unless it takes them.
+        """
+        scores = columns[:, : n_classes + self.n_deviations]
+        return np.hstack([scores, columns[:, -self.vector_size :]]) if self.vector_size else scores
+
+    def inputs(self, columns: np.ndarray, features: np.ndarray | None) -> np.ndarray:
+        """Make X from score columns and features, as far as the head needs them.
+
+        Parameters
+        ----------
+        columns : ndarray of shape (n_images, n_columns)
+            Score columns that it takes, see `columns_of`.
         features : ndarray of shape (n_images, n_features) or None
             Features of the local encoder. None only for a head that needs none.
 
@@ -281,9 +303,9 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
             The inputs of `fit` and `predict_log_proba`.
         """
         if not self.needs_features:
-            return log_scores
+            return columns
         assert features is not None
-        return np.hstack([log_scores, features]) if self.needs_scores else features
+        return np.hstack([columns, features]) if self.needs_scores else features
 
     def fit_scored(self, data: LabelledScores) -> np.ndarray:
         """Fit to scored images, and cross-validate on them.
@@ -298,16 +320,18 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
         held_out : ndarray of shape (n_images, n_classes)
             Log probabilities of all classes, each row from a head that was not fitted to that image.
         """
-        held_out = self.fit_held_out(self.inputs(data.log_scores, data.features), data.y, data.weights)
+        columns = self.columns_of(data.columns, data.n_classes)
+        held_out = self.fit_held_out(self.inputs(columns, data.features), data.y, data.weights)
         return self._of_all_classes(held_out, data.n_classes)
 
-    def predict_log_proba_of(self, log_scores: np.ndarray, features: np.ndarray | None, n_classes: int) -> np.ndarray:
+    def predict_log_proba_of(self, columns: np.ndarray, features: np.ndarray | None, n_classes: int) -> np.ndarray:
         """Predict log probabilities of all classes, also of those that the head has not seen.
 
         Parameters
         ----------
-        log_scores : ndarray of shape (n_images, n_classes or more)
-            Log scores of the classes, then the deviations of their prompts, which only some heads take.
+        columns : ndarray of shape (n_images, n_classes or more)
+            Log scores of the classes; then the deviations of their prompts, and the service's vector, which only some
+            heads take.
         features : ndarray of shape (n_images, n_features) or None
             Features of the local encoder.
         n_classes : int
@@ -318,8 +342,8 @@ class Head(Saveable, ClassifierMixin, BaseEstimator, ABC):
         log_proba : ndarray of shape (n_images, n_classes)
             A class that the head has not seen gets the lowest probability.
         """
-        log_scores = log_scores[:, : n_classes + self.n_deviations]
-        return self._of_all_classes(self.predict_log_proba(self.inputs(log_scores, features)), n_classes)
+        inputs = self.inputs(self.columns_of(columns, n_classes), features)
+        return self._of_all_classes(self.predict_log_proba(inputs), n_classes)
 
     def _of_all_classes(self, log_proba: np.ndarray, n_classes: int) -> np.ndarray:
         """Insert columns for the class indices that were not in the training images, with the lowest probability."""

@@ -17,15 +17,18 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..inputs.labels import check_labels, training_weights
 from ..persistence.arrays import Array
-from ..persistence.fields import NONE, ListOf, Maybe, OneOf, integer, number
+from ..persistence.fields import NONE, ListOf, OneOf, integer, number
 from ..persistence.format import expect
+from ..persistence.objects import Object
 from .base import Auto, Head
 from .calibrated import CalibratedHead
-from .probes import LEAST_LOG_PROBA, PROBE_C, PROBE_FOLDS, Probes, fit_probes
-from .prompt_weights import PromptWeights, fit_prompt_weights
+from .experts import LEAST_LOG_PROBA, LinearExpert
+from .probes import PROBE_C, PROBE_FOLDS, Probes, fit_probes
+from .prompt_weights import fit_prompt_weights
 from .regression import linear_logits
-from .scored import LabelledScores, LastAnswers
+from .scored import LabelledScores
 from .stack import Examples, StackWeights, choose_strength
+from .vector_probe import fit_vector_probe
 
 __all__ = ["FusedHead"]
 
@@ -36,13 +39,11 @@ _MOST_PROMPT_WEIGHTS = 5_000
 class FusedHead(Head, name="fused", auto=Auto(rank=0)):
     """Stack of the service's log scores and of probes on local features.
 
-    The columns of X are the service's log scores, followed by the blocks of features.
-
     Parameters
     ----------
     n_scores : int or None, default=None
-        Number of columns that are log scores. 0: none, as in `LocalProbe`. None: all columns that `block_sizes` does
-        not count.
+        Number of columns that are log scores. 0: none, as in `LocalProbe`. None: all columns that `vector_size` and
+        `block_sizes` do not count.
     block_sizes : tuple of int or None, default=None
         Number of columns of each block of features. None: all columns to the right of the scores are one block.
     C : float, default=30.0
@@ -60,6 +61,9 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         stack. None: there are no deviations.
     across_classes : bool, default=False
         Whether deviations also count for other classes than their own.
+    vector_size : int, default=0
+        Number of columns to the right of the scores that are a vector with which the service describes the image. A
+        probe on it is then an expert of the stack.
 
     Attributes
     ----------
@@ -79,9 +83,10 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         Intercepts.
     n_features_in_ : int
         Number of columns of X.
-    prompt_alpha_, prompt_coef_, prompt_intercept_ : float, ndarray of shape (n_classes, n_scores), (n_classes,)
-        Non-negative weight of the weighted prompts' log probabilities, and what makes these of the scores. Only
-        with `prompt_classes`.
+    prompt_expert_ : LinearExpert or None
+        Weighted prompts, a linear classifier on the scores. None without `prompt_classes`.
+    vector_expert_ : LinearExpert or None
+        Probe on the vector. None without `vector_size`.
     strength_ : float
         The chosen regularisation strength.
     tau_ : float
@@ -126,6 +131,7 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         "scores_of_classes": ["boolean"],
         "prompt_classes": [None, "array-like"],
         "across_classes": ["boolean"],
+        "vector_size": [Interval(Integral, 0, None, closed="left")],
     }
     saved_parameters = {
         "block_sizes": OneOf(NONE, ListOf(integer(1))),
@@ -140,11 +146,10 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         "coef_": Array(("n_classes", "n_scores")),
         "intercept_": Array(("n_classes",)),
         "n_features_in_": integer(1),
-        "prompt_alpha_": Maybe(number(low=0)),
-        "prompt_coef_": Maybe(Array(("n_classes", "n_scores"))),
-        "prompt_intercept_": Maybe(Array(("n_classes",))),
+        "prompt_expert_": OneOf(NONE, Object(LinearExpert)),
         "strength_": number(),
         "tau_": number(low=0),
+        "vector_expert_": OneOf(NONE, Object(LinearExpert)),
     }
 
     def _finish_loading(self) -> None:
@@ -152,12 +157,20 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         n_scores, n_features = self.coef_.shape[1], self.block_coef_.shape[1]
         # The sum is one of floats, since sizes that a file makes up may overflow an integer.
         expect(float(self.block_sizes_.sum(dtype=float)) == n_features, "block_sizes_ do not fit block_coef_")
-        expect(self.n_features_in_ == n_scores + n_features, "a head's n_features_in_ does not fit its coefficients")
+        n_inputs = n_scores + self.vector_size + n_features
+        expect(self.n_features_in_ == n_inputs, "a head's n_features_in_ does not fit its coefficients")
         n_class_scores = n_scores - self.n_deviations
         expect(n_class_scores >= 0, "a head has more prompt_classes than scores")
         expect(self.tau_ == 0 or self.classes_[-1] < n_class_scores, "a head has a tau_, but no scores of its classes")
-        has_weights = [hasattr(self, name) for name in ("prompt_alpha_", "prompt_coef_", "prompt_intercept_")]
-        expect(set(has_weights) == {self.prompt_classes is not None}, "prompt_classes do not fit a head's attributes")
+        sizes = {
+            "prompt_expert_": None if self.prompt_classes is None else n_scores,
+            "vector_expert_": self.vector_size or None,
+        }
+        for name, size in sizes.items():
+            expert = getattr(self, name)
+            shape = None if expert is None else expert.coef.shape
+            expected = None if size is None else (len(self.classes_), size)
+            expect(shape == expected, f"a head's {name} has the shape {shape}; expected {expected}")
 
     def check_layout(self, n_classes: int, n_scores: int, block_sizes: tuple[int, ...]) -> None:
         own = tuple(self.block_sizes_.tolist())
@@ -175,6 +188,7 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         scores_of_classes: bool = True,
         prompt_classes: tuple[int, ...] | None = None,
         across_classes: bool = False,
+        vector_size: int = 0,
     ):
         self.n_scores = n_scores
         self.block_sizes = block_sizes
@@ -184,28 +198,18 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         self.scores_of_classes = scores_of_classes
         self.prompt_classes = prompt_classes
         self.across_classes = across_classes
+        self.vector_size = vector_size
 
     @property
     def needs_scores(self) -> bool:  # type: ignore[override]
         """Whether it uses the service's log scores."""
         return self.n_scores != 0
 
-    def with_layout(self, n_scores: int, block_sizes: tuple[int, ...]) -> Head:
-        """Make an unfitted copy for inputs of a given layout.
-
-        Parameters
-        ----------
-        n_scores : int
-            Number of log scores per image.
-        block_sizes : tuple of int
-            Number of features in each block of the local encoder.
-
-        Returns
-        -------
-        head : FusedHead
-            The copy.
-        """
-        return clone(self).set_params(n_scores=n_scores if self.needs_scores else 0, block_sizes=block_sizes)
+    def with_layout(self, n_scores: int, block_sizes: tuple[int, ...], vector_size: int = 0) -> Head:
+        """Make an unfitted copy for inputs of a given layout, see `Head.with_layout`."""
+        if not self.needs_scores:
+            n_scores = vector_size = 0
+        return clone(self).set_params(n_scores=n_scores, block_sizes=block_sizes, vector_size=vector_size)
 
     @property
     def n_deviations(self) -> int:  # type: ignore[override]
@@ -238,8 +242,8 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
 
         Parameters
         ----------
-        X : array-like of shape (n_images, n_scores + n_features)
-            Log scores, followed by the blocks of features.
+        X : array-like of shape (n_images, n_scores + vector_size + n_features)
+            Log scores, the service's vector if there is one, and the blocks of features.
         y : array-like of shape (n_images,)
             Labels of at least two classes, each with at least two images.
         sample_weight : array-like of shape (n_images,) or None, default=None
@@ -258,12 +262,8 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
 
         Parameters
         ----------
-        X : array-like of shape (n_images, n_scores + n_features)
-            Log scores, followed by the blocks of features.
-        y : array-like of shape (n_images,)
-            Labels of at least two classes, each with at least two images.
-        sample_weight : array-like of shape (n_images,) or None, default=None
-            Non-negative weights of the images.
+        X, y, sample_weight
+            As in `fit`.
 
         Returns
         -------
@@ -277,7 +277,8 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         """
         X, index, weights = self._validated(X, y, sample_weight)
         probes = fit_probes(self._blocks(X), index, weights, self.C, self.n_folds)
-        return self._fit_stack(self._examples(X, index, weights, probes, None), probes)
+        examples = self._examples(np.arange(len(X)), self._columns(X), index, weights, probes)
+        return self._fit_stack(examples, probes)
 
     def fit_scored(self, data: LabelledScores) -> np.ndarray:
         """Fit to scored images and to their last answers; heads with the same probes share them.
@@ -292,14 +293,18 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         held_out : ndarray of shape (n_images, n_classes)
             Log probabilities of all classes, each row from a head that was not fitted to that image.
         """
-        X, index, weights = self._validated(self.inputs(data.log_scores, data.features), data.y, data.weights)
+        columns = self.columns_of(data.columns, data.n_classes)
+        X, index, weights = self._validated(self.inputs(columns, data.features), data.y, data.weights)
         probes = data.once(
             (fit_probes, self.C, self.n_folds),
             lambda: fit_probes(self._blocks(X), index, weights, self.C, self.n_folds),
         )
+        rows, columns = np.arange(len(X)), self._columns(X)
         # A probe of features alone has no use for further scores.
-        last_answers = data.last_answers if self.needs_scores else None
-        held_out = self._fit_stack(self._examples(X, index, weights, probes, last_answers), probes)
+        if data.last_answers is not None and self.needs_scores:
+            rows = np.concatenate([rows, data.last_answers[0]])
+            columns = np.concatenate([columns, self.columns_of(data.last_answers[1], data.n_classes)])
+        held_out = self._fit_stack(self._examples(rows, columns, index, weights, probes), probes)
         return self._of_all_classes(held_out, data.n_classes)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
@@ -308,7 +313,7 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         Parameters
         ----------
         X : array-like of shape (n_images, n_features_in_)
-            Log scores, followed by the blocks of features.
+            As in `fit`.
 
         Returns
         -------
@@ -317,15 +322,15 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         """
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=np.float64)
-        scores = X[:, : self.coef_.shape[1]]
+        scores, vectors = self._scores_and_vectors(self._columns(X))
         weights, experts = list(self.alpha_), []
         coefs = np.split(self.block_coef_, np.cumsum(self.block_sizes_)[:-1], axis=1)
         for block, coef, intercept in zip(self._blocks(X), coefs, self.block_intercept_):
             experts.append(np.maximum(log_softmax(linear_logits(block, coef, intercept), axis=1), LEAST_LOG_PROBA))
-        if self.prompt_classes is not None:
-            prompts = PromptWeights(self.prompt_coef_, self.prompt_intercept_)
-            weights.append(self.prompt_alpha_)
-            experts.append(np.maximum(prompts.log_proba(scores), LEAST_LOG_PROBA))
+        for expert, inputs in ((self.prompt_expert_, scores), (self.vector_expert_, vectors)):
+            if expert is not None:
+                weights.append(expert.alpha)
+                experts.append(expert.log_proba(inputs))
         if self.tau_:
             weights.append(self.tau_)
             experts.append(log_softmax(self._of_classes(scores), axis=1)[:, self.classes_])
@@ -350,39 +355,48 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         return X, index, weights
 
     def _examples(
-        self, X: np.ndarray, index: np.ndarray, weights: np.ndarray, probes: Probes, last_answers: LastAnswers | None
+        self, rows: np.ndarray, columns: np.ndarray, index: np.ndarray, weights: np.ndarray, probes: Probes
     ) -> Examples:
-        """Training data of the stack: the images with their own scores, and then with their last answers."""
-        rows, scores = np.arange(len(X)), X[:, : X.shape[1] - self.block_sizes_.sum()]
-        if last_answers is not None:
-            rows, scores = np.concatenate([rows, last_answers[0]]), np.concatenate([scores, last_answers[1]])
+        """Make the training data of the stack, from the images of score columns; fit the experts on these."""
+        scores, vectors = self._scores_and_vectors(columns)
         experts = [log_proba[rows] for log_proba in probes.held_out]
         of_classes = self._of_classes(scores)
+        answers = Examples(np.empty(0), scores, rows, index, weights)
+        self.prompt_expert_ = self.vector_expert_ = None
         if self.prompt_classes is not None:
-            held_out = self._fit_prompt_weights(Examples(np.empty(0), scores, rows, index, weights))
-            experts.append(np.maximum(held_out, LEAST_LOG_PROBA))
+            self.prompt_expert_, held_out = self._fit_prompt_weights(answers)
+            experts.append(held_out)
             scores = scores if self.across_classes else of_classes
+        if self.vector_size:
+            self.vector_expert_, held_out = fit_vector_probe(answers, vectors, self._n_folds(answers))
+            experts.append(held_out)
         if self._has_scores_of_classes(of_classes.shape[1]):
             experts.append(log_softmax(of_classes, axis=1)[:, self.classes_])
         stacked = np.array(experts).reshape(-1, len(rows), len(self.classes_))
         n_deviations = scores.shape[1] - of_classes.shape[1]
         return Examples(stacked, scores, rows, index, weights, n_deviations)
 
-    def _fit_prompt_weights(self, examples: Examples) -> np.ndarray:
-        """Set the fitted attributes of the weighted prompts; return their held-out log probabilities (n_rows, ...)."""
+    def _fit_prompt_weights(self, examples: Examples) -> tuple[LinearExpert, np.ndarray]:
+        """Return the weighted prompts, and their held-out log probabilities (n_rows, n_classes)."""
         n_class_scores = examples.scores.shape[1] - self.n_deviations
         if not set(self.classes_.tolist()) <= set(range(n_class_scores)):
             raise ValueError(
                 f"prompt_classes were given, but the labels {self.classes_.tolist()} are not numbers of the "
                 f"{n_class_scores} score columns of the classes; expected class indices in y."
             )
-        owners, n_folds = self.prompt_classes or (), self._n_folds(examples)
-        found, held_out = fit_prompt_weights(examples, self.classes_, owners, n_folds)
-        self.prompt_coef_, self.prompt_intercept_ = found
-        return held_out
+        return fit_prompt_weights(examples, self.classes_, self.prompt_classes or (), self._n_folds(examples))
 
     def _n_folds(self, examples: Examples) -> int:
         return int(min(self.n_folds, np.bincount(examples.index).min()))
+
+    def _columns(self, X: np.ndarray) -> np.ndarray:
+        """Select the score columns, to the left of the blocks."""
+        return X[:, : X.shape[1] - self.block_sizes_.sum()]
+
+    def _scores_and_vectors(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Split score columns into scores (n, n_scores) and vectors (n, vector_size)."""
+        n_scores = columns.shape[1] - self.vector_size
+        return columns[:, :n_scores], columns[:, n_scores:]
 
     def _of_classes(self, scores: np.ndarray) -> np.ndarray:
         """Select the score columns of the classes, without the deviations of their prompts."""
@@ -397,12 +411,15 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         of_experts, self.coef_, self.intercept_ = examples.stacks([np.arange(n_images)]).fit(self.strength_)[0]
         self.block_coef_, self.block_intercept_ = probes.coef, probes.intercept
         self.alpha_, others = np.split(of_experts, [len(probes.held_out)])
-        if self.prompt_classes is not None:
-            self.prompt_alpha_ = float(others[0])
+        others = others.tolist()
+        for expert in (self.prompt_expert_, self.vector_expert_):
+            if expert is not None:
+                expert.alpha = others.pop(0)
+        if self.prompt_expert_ is not None:
             # Columns that the stack does not use have weights of zero.
-            self.coef_ = np.pad(self.coef_, [(0, 0), (0, self.prompt_coef_.shape[1] - n_scores)])
+            self.coef_ = np.pad(self.coef_, [(0, 0), (0, self.prompt_expert_.coef.shape[1] - n_scores)])
         has_tau = self._has_scores_of_classes(n_scores - examples.n_deviations)
-        self.tau_ = float(others[-1]) if has_tau else 0.0
+        self.tau_ = others.pop() if has_tau else 0.0
         return held_out
 
     def _has_scores_of_classes(self, n_scores: int) -> bool:
@@ -413,13 +430,15 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
     def _layout(self, n_columns: int) -> tuple[int, np.ndarray]:
         """Number of score columns, and sizes of the blocks to their right."""
         sizes = None if self.block_sizes is None else [int(size) for size in self.block_sizes]
-        n_scores = n_columns - sum(sizes or []) if self.n_scores is None else self.n_scores
+        n_others = n_columns - self.vector_size
+        n_scores = n_others - sum(sizes or []) if self.n_scores is None else self.n_scores
         if sizes is None:
-            sizes = [n_columns - n_scores] if n_columns != n_scores else []
-        if n_scores < 0 or min(sizes, default=1) < 1 or n_scores + sum(sizes) != n_columns:
+            sizes = [n_others - n_scores] if n_others != n_scores else []
+        if n_scores < 0 or min(sizes, default=1) < 1 or n_scores + sum(sizes) != n_others:
             raise ValueError(
-                f"X has {n_columns} columns, but n_scores={self.n_scores} and block_sizes={self.block_sizes}; expected "
-                "the columns of the scores, then those of the blocks."
+                f"X has {n_columns} columns, but n_scores={self.n_scores}, vector_size={self.vector_size} and "
+                f"block_sizes={self.block_sizes}; expected the columns of the scores, those of the vector, then those "
+                "of the blocks."
             )
         return n_scores, np.array(sizes, dtype=np.int64)
 

@@ -137,9 +137,9 @@ def judge(head: Head, data: LabelledScores) -> HeadResult:
     result : HeadResult
         The fitted copy, and its cross-validated log probabilities.
     """
-    laid_out = head.with_layout(data.n_classes, data.block_sizes)
+    laid_out = head.with_layout(data.n_classes, data.block_sizes, data.vector_size)
     twins = laid_out.with_deviations(data.prompt_classes) if data.prompt_classes else []
-    result = _judged(laid_out, data.of_classes())
+    result = _judged(laid_out, data)
     for twin in twins:
         further = _judged(twin, data)
         if result.is_worse(further) and result.log_loss - further.log_loss > _LEAST_GAIN:

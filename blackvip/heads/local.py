@@ -81,7 +81,7 @@ class LocalEnsemble(Head):
     def __init__(self, block_sizes: tuple[int, ...] | None = None):
         self.block_sizes = block_sizes
 
-    def with_layout(self, n_scores: int, block_sizes: tuple[int, ...]) -> Head:
+    def with_layout(self, n_scores: int, block_sizes: tuple[int, ...], vector_size: int = 0) -> Head:
         """Make an unfitted copy for blocks of features of these sizes."""
         return clone(self).set_params(block_sizes=block_sizes)
 

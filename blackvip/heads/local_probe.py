@@ -44,7 +44,7 @@ class LocalProbe(FusedHead):
         self.C = C
         self.n_folds = n_folds
 
-    def with_layout(self, n_scores: int, block_sizes: tuple[int, ...]) -> Head:
+    def with_layout(self, n_scores: int, block_sizes: tuple[int, ...], vector_size: int = 0) -> Head:
         """Make an unfitted copy for blocks of features of these sizes."""
         return clone(self).set_params(block_sizes=block_sizes)
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from .calibrated import CalibratedHead
+from .experts import LEAST_LOG_PROBA
 
-__all__ = ["LEAST_LOG_PROBA", "PROBE_C", "PROBE_FOLDS", "Probes", "fit_probes"]
+__all__ = ["PROBE_C", "PROBE_FOLDS", "Probes", "fit_probes"]
 
-#: The least log probability of an expert: a confident mistake should not outvote all others.
-LEAST_LOG_PROBA = -15.0
 #: Default inverse regularisation strength, and the most folds.
 PROBE_C, PROBE_FOLDS = 30.0, 5
 

@@ -7,46 +7,26 @@ cross-validation allows. Each prompt has one weight, which acts on its own class
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
+from .experts import LinearExpert
 from .folds import stratified_folds
-from .regression import linear_logits
 from .stack import Examples, lowest_loss
 
-__all__ = ["PromptWeights", "fit_prompt_weights"]
+__all__ = ["fit_prompt_weights"]
 
 _STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _LOOSE = 0.01  # ridge penalty of the common weight of the means, and of the intercepts
 _ROUGH = 1e-7  # relative tolerance of fits that only compare strengths; folds differ by far more
 
 
-class PromptWeights(NamedTuple):
-    """Weights that make class scores of the scores of single prompts.
-
-    Attributes
-    ----------
-    coef : ndarray of shape (n_classes, n_scores)
-        Weights of the score columns, for the classes that have images.
-    intercept : ndarray of shape (n_classes,)
-        Added to the log odds of each class.
-    """
-
-    coef: np.ndarray
-    intercept: np.ndarray
-
-    def log_proba(self, scores: np.ndarray) -> np.ndarray:
-        """Log probabilities (n, n_classes) of score columns (n, n_scores) (B26)."""
-        return log_softmax(linear_logits(scores, self.coef, self.intercept), axis=1)
-
-
 def fit_prompt_weights(
     examples: Examples, classes: np.ndarray, prompt_classes: Sequence[int], n_folds: int
-) -> tuple[PromptWeights, np.ndarray]:
-    """Fit prompt weights, with the ridge penalty that has the lowest cross-validated log loss.
+) -> tuple[LinearExpert, np.ndarray]:
+    """Fit prompt weights (B26), with the ridge penalty that has the lowest cross-validated log loss.
 
     Parameters
     ----------
@@ -61,8 +41,8 @@ def fit_prompt_weights(
 
     Returns
     -------
-    weights : PromptWeights
-        Fitted to all rows.
+    weights : LinearExpert
+        Makes log probabilities of the score columns. Fitted to all rows.
     held_out : ndarray of shape (n_rows, n_classes)
         Log probabilities of each row, from weights that were not fitted to its image.
     """
@@ -109,7 +89,7 @@ class _Problem:
         """Return the parameters of the means alone: their common weight, the intercepts, and a weight per deviation."""
         return np.concatenate([[1.0], np.zeros(self.n_classes + len(self.owner))])
 
-    def fit(self, strength: float, used: np.ndarray, start: np.ndarray, ftol: float = 1e-10) -> PromptWeights:
+    def fit(self, strength: float, used: np.ndarray, start: np.ndarray, ftol: float = 1e-10) -> LinearExpert:
         """Minimise the penalised negative log likelihood of the rows that are used, a mask (n_rows,) (B26).
 
         `start` holds the first parameters, and then the solution.
@@ -138,4 +118,4 @@ class _Problem:
         coef = np.zeros((n, self.n_scores))
         coef[np.arange(n), self.columns[:n]] = solution[0] / self.scale
         coef[self.owner, self.columns[n:]] = solution[n + 1 :] / self.scale
-        return PromptWeights(coef, solution[1 : n + 1] - coef[:, self.columns] @ self.mean)
+        return LinearExpert(coef, solution[1 : n + 1] - coef[:, self.columns] @ self.mean)

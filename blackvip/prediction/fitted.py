@@ -273,6 +273,7 @@ class PromptedClassifier(
         rows = rows_to_judge(data.y, np.random.default_rng(0))
         y, weights = data.y[rows], data.weights[rows]
         if adds:
+            self._check_vector_size()
             y, weights = np.concatenate([self._scored.y, y]), np.concatenate([self._scored.weights, weights])
         check_head_fits(self.head, len(data.classes), y, weights)
         return data
@@ -295,7 +296,7 @@ class PromptedClassifier(
     def _fingerprint(self) -> str:
         """Return twelve digits that identify the prompt and the head."""
         n_classes, n_features = len(self.classes_), sum(self.probe_encoder_.block_sizes_)
-        n_columns = n_classes + len(self._prompt_groups.prompt_classes)
+        n_columns = n_classes + len(self._prompt_groups.prompt_classes) + self.vector_size_
         features = np.zeros((n_columns, n_features))
         log_proba = self.head_.predict_log_proba_of(-np.eye(n_columns), features, n_classes).round(6)
         parts = [*self.prompter_.frozen_state, log_proba, self.class_prompts_, *self._stages.state]
@@ -319,6 +320,7 @@ class PromptedClassifier(
         self.optimizer_, self.a_, self.c_ = result.optimizer, result.a, result.optimizer.c_
         # A service may have given no score to a single image.
         self.score_format_ = ledger.score_format or ScoreFormat("logits")
+        self.vector_size_ = ledger.reader.vector_size
         self.seconds_per_image_ = ledger.seconds_per_image
         n_iter, n_queries = self.n_iter_ if adds else 0, self.n_queries_ - ledger.n_queries
         history = [

@@ -76,6 +76,7 @@ class SavedClassifier(SaveableEstimator, saveable=False):
     optimizer_: Optimizer
     history_: list[dict[str, Any]]
     n_iter_: int
+    vector_size_: int
     label_mapping_: LabelMapping | None
     _scored: ScoredImages
     _stages: Stages
@@ -109,6 +110,7 @@ class SavedClassifier(SaveableEstimator, saveable=False):
         "termination_reason_": choice(*TERMINATION_REASONS),
         "rungs_": ListOf(_RUNG),
         "score_format_": Object(ScoreFormat),
+        "vector_size_": integer(0),
         "label_mapping_": OneOf(NONE, Object(LabelMapping)),
         "seconds_per_image_": OneOf(NONE, number(low=0)),
         "probe_encoder_": Object(Encoder),
@@ -150,11 +152,12 @@ class SavedClassifier(SaveableEstimator, saveable=False):
         encoder.check_image_size(self.image_format_.height, self.image_format_.width)
         expect(encoder.is_frozen, "probe_encoder_ is not frozen")
         block_sizes, prompt_classes = tuple(encoder.block_sizes_), self._prompt_groups.prompt_classes
-        scored.check_layout(n_classes, prompt_classes, block_sizes, encoder.n_features_out_)
+        scored.check_layout(n_classes, prompt_classes, self.vector_size_, block_sizes, encoder.n_features_out_)
         heads = {"head_": self.head_, **{name: result.head for name, result in self.baselines_.items()}}
         heads.update(self._stages.heads)
         for name, head in heads.items():
             expect(head.n_deviations in (0, len(prompt_classes)), "a head is of other class prompts")
+            expect(head.vector_size in (0, self.vector_size_), "a head is of vectors of another size")
             asks = head.needs_scores if name in ("head_", "second") else name not in ("local", "local_probe")
             head.check_layout(n_classes, n_classes + head.n_deviations if asks else 0, block_sizes)
         expect(self.result_.head is self.head_, "result_ is of another head than head_")

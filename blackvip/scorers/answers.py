@@ -75,19 +75,19 @@ def scores_of(
         report_not_sent(len(images) - n_begun)
 
 
-def collected(pieces: Iterator[Scored], n_images: int, n_prompts: int) -> Any:
+def collected(pieces: Iterator[Scored], n_images: int, n_scores: int) -> Any:
     """Collect the scores of all images, in their order.
 
     Parameters
     ----------
     pieces : iterator of (rows, scores)
         Rows of the images, and what the score function returned for them.
-    n_images, n_prompts : int
-        Numbers of images and class prompts.
+    n_images, n_scores : int
+        Numbers of images, and of scores of an image.
 
     Returns
     -------
-    scores : ndarray of shape (n_images, n_prompts), or list of dict
+    scores : ndarray of shape (n_images, n_scores), or list of dict
         Dicts from name to score if the scores have names.
 
     Raises
@@ -107,7 +107,7 @@ def collected(pieces: Iterator[Scored], n_images: int, n_prompts: int) -> Any:
         for place, row in zip(places.tolist(), scores):
             rows[place] = row
     if not rows:
-        return np.empty((0, n_prompts))
+        return np.empty((0, n_scores))
     if not is_array:
         return rows
     # In an array, a row of None or an empty dict is an image that got no answer.

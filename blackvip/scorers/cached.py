@@ -15,8 +15,9 @@ from ..exceptions import BudgetError
 from ..journal.journal import Journal
 from .answers import Metered, Scored, collected, report_not_sent, scores_of
 from .checkpoint import warn_of_new_code
-from .contract import ScoreFunction, check_scores
+from .contract import ScoreFunction
 from .identity import instructions_of, service_identity
+from .reader import ScoreReader
 from .replay import ContentKeys
 from .wrappers import WrapperEstimator, scorer_name
 
@@ -94,14 +95,14 @@ class CachedScorer(WrapperEstimator):
         ------
         rows : ndarray of int
             Indices into `images`.
-        scores : ndarray of shape (len(rows), n_prompts), float64
+        scores : ndarray of shape (len(rows), n_scores), float64
             NaN where the service returned no score.
         """
-        journal, n_prompts = self._opened(), len(class_prompts)
+        journal, reader = self._opened(), ScoreReader.of(self.score_fn)
         service = service_identity(self.score_fn)
         code = self._code_to_keep(journal, service)
         keys = ContentKeys(service, class_prompts).of(images)
-        found = journal.find(keys, n_prompts)
+        found = journal.find(keys, reader.n_scores(class_prompts))
         known = np.array([row for row, answer in enumerate(found) if answer is not None], int)
         report_not_sent(len(known))
         if len(known):
@@ -118,7 +119,7 @@ class CachedScorer(WrapperEstimator):
         pieces = Metered(scores_of(self.score_fn, images[np.array([rows[0] for rows in alike])], class_prompts))
         try:
             for answered, piece in pieces:
-                scores = check_scores(piece, len(answered), class_prompts, self.score_type)
+                scores = reader.check(piece, len(answered), class_prompts)
                 journal.add([unknown[index] for index in answered], scores)
                 if code is not None and np.isfinite(scores).any():
                     journal.add(*code, n_free=1)

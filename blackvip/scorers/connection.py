@@ -14,7 +14,8 @@ from ..inputs.prompt_groups import ClassPrompts, PromptGroups
 from ..inputs.training_set import TrainingSet
 from .cached import CachedScorer
 from .checkpoint import predictions_path
-from .contract import check_scores, check_scores_vary
+from .contract import check_scores_vary
+from .declarations import declared
 from .formats import ScoreFormat
 from .labels.mapping import LabelMapping
 from .labels.scorer import learning_scorer, refuse_several_prompts
@@ -39,6 +40,7 @@ class ReachesService(SharesScoreFunction):
     class_prompts_: ClassPrompts
     label_mapping_: LabelMapping | None
     score_format_: ScoreFormat
+    vector_size_: int
     _memory: AnswerMemory
 
     def _ledger(
@@ -79,9 +81,9 @@ class ReachesService(SharesScoreFunction):
 
     def _score_columns_from(self, scores: Any, n_images: int) -> np.ndarray:
         """Score columns (n_images, n_columns) from scores in the service's own format."""
-        checked = check_scores(scores, n_images, self._service_prompts, self.score_type_)
-        known = self.score_format_, self.label_mapping_, self._prompt_groups.if_several
-        return ScoreReader("auto", *known).score_columns(checked)
+        groups = self._prompt_groups.if_several
+        reader = ScoreReader("auto", self.score_format_, self.label_mapping_, groups, self.vector_size_)
+        return reader.score_columns(reader.check(scores, n_images, self._service_prompts))
 
     def _plain_columns(self, ledger: Ledger, data: TrainingSet, rows: np.ndarray) -> np.ndarray:
         """Score columns (len(rows), n_columns) of training images without prompts; one billed image each.
@@ -104,9 +106,19 @@ class ReachesService(SharesScoreFunction):
         self.label_mapping_ = ledger.reader.label_mapping = mapping
         return mapping.log_scores(plain)
 
+    def _check_vector_size(self) -> None:
+        """Raise a `ValueError` if the score function's vectors are not those of the fit."""
+        size = 0 if self.score_fn is None else declared(self.score_fn, "vector_size", 0)
+        if size != self.vector_size_ and self.score_fn is not None:
+            raise ValueError(
+                f"The score function declares vectors of {size} numbers (vector_size); expected {self.vector_size_}, "
+                "as in fit. Give it the same model and the same vector_size, or fit again."
+            )
+
     @contextmanager
     def _prediction_ledger(self, max_queries: int) -> Iterator[Ledger]:
         """Make a ledger for a fitted estimator, which remembers answers; with a checkpoint, also on disk."""
+        self._check_vector_size()
         with ExitStack() as stack:
             score_fn = self.score_fn
             if self.checkpoint is not None and score_fn is not None:

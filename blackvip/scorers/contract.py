@@ -18,6 +18,9 @@ only if the class of the score function defines them, so that mocks and proxies 
 - ``one_prompt_per_class = True``: prompts compete and would share the score of their class, so each class has one.
 - ``score_type``: "logits", "probabilities", "percent", or "levels" (of 8 bits, from 0 to 255).
 - ``price_per_image``: in any currency.
+- ``vector_size``: how many columns of its scores come after those of the class prompts. They are a vector that
+  describes the image, such as an embedding, which the fused head uses as features. Scores have no names then. An image
+  without an answer has NaN there, too.
 - ``model_``: name of the model that answered last. The journal of a fit keeps it, and `fit` warns if another one
   answers when it resumes.
 - ``takes_tensors = True``: images come as a float32 torch tensor (n, 3, height, width) with values in [0, 1], on the
@@ -62,12 +65,14 @@ ScoreFunction = Callable[[np.ndarray, list[str]], Any]
 _LARGEST = 1e100
 
 
-def check_scores(scores: Any, n_images: int, class_prompts: Sequence[str], score_type: str = "auto") -> np.ndarray:
-    """Return scores as a float array of shape (n_images, n_prompts), or raise an error that says what came back.
+def check_scores(
+    scores: Any, n_images: int, class_prompts: Sequence[str], score_type: str = "auto", vector_size: int = 0
+) -> np.ndarray:
+    """Return scores as a float array of shape (n_images, n_scores), or raise an error that says what came back.
 
     Parameters
     ----------
-    scores : array-like of shape (n_images, n_prompts), or list of dict
+    scores : array-like of shape (n_images, n_prompts + vector_size), or list of dict
         Return value of the score function.
     n_images : int
         Number of images it was given.
@@ -75,10 +80,12 @@ def check_scores(scores: Any, n_images: int, class_prompts: Sequence[str], score
         Class prompts it was given.
     score_type : {"auto", "logits", "probabilities", "percent", "levels"}, default="auto"
         Type of the scores; "auto" if it is not known yet.
+    vector_size : int, default=0
+        How many of the last columns are a vector that describes the image.
 
     Returns
     -------
-    scores : ndarray of shape (n_images, n_prompts), float64
+    scores : ndarray of shape (n_images, n_prompts + vector_size), float64
         Missing scores are NaN, or -inf as they were returned.
 
     Raises
@@ -87,11 +94,12 @@ def check_scores(scores: Any, n_images: int, class_prompts: Sequence[str], score
         If the scores are not numbers, have another shape, name other class prompts, are infinite, or are no
         probabilities although they should be.
     """
-    n_classes = len(class_prompts)
-    expected = (
-        f"expected numbers of shape ({n_images}, {n_classes}), a row per image and a column per class prompt, or a "
-        "list of dicts from class prompt to score"
-    )
+    n_prompts = len(class_prompts)
+    n_scores = n_prompts + vector_size
+    of_prompts = f"expected numbers of shape ({n_images}, {n_scores}), a row per image and a column per class prompt"
+    expected = f"{of_prompts}, or a list of dicts from class prompt to score"
+    if vector_size:
+        expected = f"{of_prompts}, and then {vector_size} for its vector (vector_size)"
     if scores is None:
         raise ScoreError(f"The score function returned None; {expected}. Does it end with a return statement?")
     try:
@@ -105,24 +113,24 @@ def check_scores(scores: Any, n_images: int, class_prompts: Sequence[str], score
     array = found.matched(class_prompts) if isinstance(found, NamedScores) else found
     # Nothing but None, for images that got no answer.
     if array.shape == (n_images,) and np.isnan(array).all():
-        array = np.full((n_images, n_classes), np.nan)
-    if array.shape != (n_images, n_classes):
+        array = np.full((n_images, n_scores), np.nan)
+    if array.shape != (n_images, n_scores):
         reason = ""
         if array.ndim >= 1 and len(array) != n_images:
             reason = f" {n_images} images were sent: did it leave some out, or answer for one image at a time?"
         elif array.ndim == 2:
-            reason = f" {n_classes} class prompts were sent: is there a score for each of them, in their order?"
+            reason = f" {n_prompts} class prompts were sent: is there a score for each of them, in their order?"
         raise ScoreError(f"The score function returned an array of shape {array.shape}; {expected}.{reason}")
     absurd = (np.abs(array) > _LARGEST) & ~np.isneginf(array)
     if absurd.any():
         row, column = np.argwhere(absurd)[0]
         raise ScoreError(
-            f"The score function returned {array[row, column]:.4g} for image {row} and class prompt {column} "
+            f"The score function returned {array[row, column]:.4g} for image {row} in column {column} "
             f"({absurd.sum()} of {absurd.size} scores are infinite or above {_LARGEST:g}); expected finite numbers. "
             "Return NaN for a score that the service does not give."
         )
     if score_type in UNITS:
-        _check_bounded(array, score_type)
+        _check_bounded(array[:, :n_prompts], score_type)
     return array
 
 

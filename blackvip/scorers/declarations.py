@@ -154,6 +154,7 @@ def _names(value: Any) -> tuple[str, ...]:
 _CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "images_per_call": (_count, "a whole number of at least 1, or None"),
     "max_class_prompts": (_count, "a whole number of at least 1, or None"),
+    "vector_size": (_count, "a whole number of at least 1, or None"),
     "score_type": (_score_type, "'logits' or 'probabilities'"),
     "price_per_image": (_rate, "a finite number of at least 0, or None"),
     "model_": (_name_or_none, "the name of a model"),

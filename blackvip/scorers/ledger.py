@@ -135,8 +135,9 @@ class Ledger:
 
     @property
     def n_columns(self) -> int:
-        """Number of score columns: a log score for each class, and the deviations of their prompts."""
-        return self.n_classes + (0 if self.reader.groups is None else len(self.reader.groups.prompt_classes))
+        """Number of score columns: a log score for each class, the deviations of their prompts, and the vector."""
+        n_deviations = 0 if self.reader.groups is None else len(self.reader.groups.prompt_classes)
+        return self.n_classes + n_deviations + self.reader.vector_size
 
     @property
     def remaining(self) -> float:
@@ -205,7 +206,7 @@ class Ledger:
         Returns
         -------
         columns : ndarray of shape (n, n_columns), float64
-            Log scores of the classes, and the deviations of their prompts, see `PromptGroups.columns`.
+            Log scores of the classes, the deviations of their prompts, and the vector, see `ScoreReader.score_columns`.
 
         Raises
         ------
@@ -224,8 +225,8 @@ class Ledger:
 
         Returns
         -------
-        scores : ndarray of shape (n, n_prompts), float64
-            Missing scores are NaN.
+        scores : ndarray of shape (n, n_scores), float64
+            One for each class prompt, and the vector, if the score function declares its size. Missing scores are NaN.
 
         Raises
         ------
@@ -245,8 +246,8 @@ class Ledger:
         return scores
 
     def _counted(self, images: Sent) -> np.ndarray:
-        """Send images, count them, and return their scores (n, n_prompts)."""
-        scores = np.empty((len(images), len(self.class_prompts)))
+        """Send images, count them, and return their scores (n, n_scores)."""
+        scores = np.empty((len(images), self.reader.n_scores(self.class_prompts)))
         pieces = Metered(scores_of(self._send, images, self.class_prompts, self._images_per_call))
         n_counted = 0
         self.n_queries += len(images)

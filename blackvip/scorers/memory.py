@@ -80,7 +80,7 @@ class AnswerMemory:
         finally:
             self._paused = False
 
-    def recall(self, images: Any, class_prompts: Sequence[str]) -> JournalHit:
+    def recall(self, images: Any, class_prompts: Sequence[str], n_scores: int) -> JournalHit:
         """Look up images that are about to be sent; known ones are not billed again.
 
         If another thread has sent an image, this method waits for its answer. Images that are not found count as sent
@@ -92,6 +92,8 @@ class AnswerMemory:
             Images as they would be sent.
         class_prompts : sequence of str
             Prompts that are sent with them.
+        n_scores : int
+            Number of scores of an image.
 
         Returns
         -------
@@ -99,16 +101,16 @@ class AnswerMemory:
             The known answers, and the keys under which new ones are stored.
         """
         if self._paused:
-            return _nothing_known([b""] * len(images), class_prompts)
+            return _nothing_known([b""] * len(images), n_scores)
         keys = ContentKeys(None, class_prompts).of(images)
         if not self.recalls:
-            return _nothing_known(keys, class_prompts)
+            return _nothing_known(keys, n_scores)
         with self._lock:
             self._lock.wait_for(lambda: self._on_the_way.isdisjoint(keys))
             found = [self._scores.get(key) for key in keys]
             self._on_the_way.update(key for key, scores in zip(keys, found) if scores is None)
         known = np.array([scores is not None for scores in found], dtype=bool)
-        scores = np.full((len(keys), len(class_prompts)), np.nan)
+        scores = np.full((len(keys), n_scores), np.nan)
         for row in np.flatnonzero(known):
             scores[row] = found[row]
         return JournalHit(keys, scores, known, 0)
@@ -120,7 +122,7 @@ class AnswerMemory:
         ----------
         keys : sequence of bytes
             Keys that `recall` has returned.
-        scores : ndarray of shape (n_images, n_prompts)
+        scores : ndarray of shape (n_images, n_scores)
             Scores as the service gave them.
         n_free : int
             Number of images that were not billed.
@@ -148,7 +150,7 @@ class AnswerMemory:
             self._lock.notify_all()
 
 
-def _nothing_known(keys: Sequence[bytes], class_prompts: Sequence[str]) -> JournalHit:
+def _nothing_known(keys: Sequence[bytes], n_scores: int) -> JournalHit:
     """Return no answer to any image, and different keys, so that equal images are sent one by one."""
     different = [key + row.to_bytes(4) for row, key in enumerate(keys)]
-    return JournalHit(different, np.full((len(keys), len(class_prompts)), np.nan), np.zeros(len(keys), bool), 0)
+    return JournalHit(different, np.full((len(keys), n_scores), np.nan), np.zeros(len(keys), bool), 0)

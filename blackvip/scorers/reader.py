@@ -46,6 +46,8 @@ class ScoreReader:
         which keeps results bit-identical however the answers were split on their way.
     groups : PromptGroups or None, default=None
         The prompts of each class, if a class has several. None: one prompt per class.
+    vector_size : int, default=0
+        How many of the last scores of an image are a vector that describes it.
 
     Raises
     ------
@@ -59,6 +61,7 @@ class ScoreReader:
         score_format: ScoreFormat | None = None,
         label_mapping: _MapsLabels | None = None,
         groups: PromptGroups | None = None,
+        vector_size: int = 0,
     ):
         if score_type not in ("auto", *SCORE_TYPES):
             raise ValueError(
@@ -69,6 +72,7 @@ class ScoreReader:
         self.score_format = score_format
         self.label_mapping = label_mapping
         self.groups = groups
+        self.vector_size = vector_size
 
     @classmethod
     def of(cls, score_fn: Any, score_type: str = "auto", **kwargs: Any) -> Self:
@@ -88,12 +92,17 @@ class ScoreReader:
         reader : ScoreReader
             The new reader.
         """
-        return cls(declared(score_fn, "score_type", "auto") if score_type == "auto" else score_type, **kwargs)
+        declared_type = declared(score_fn, "score_type", "auto") if score_type == "auto" else score_type
+        return cls(declared_type, vector_size=declared(score_fn, "vector_size", 0), **kwargs)
 
     @property
     def score_type(self) -> str:
         """Type of the scores; "auto" until it is declared or recognised."""
         return self._declared_type if self.score_format is None else self.score_format.score_type
+
+    def n_scores(self, class_prompts: Sequence[str]) -> int:
+        """Return the number of scores of an image: one for each class prompt, and its vector."""
+        return len(class_prompts) + self.vector_size
 
     def check(self, answer: Any, n_images: int, class_prompts: Sequence[str]) -> np.ndarray:
         """Check an answer, and convert it to an array; see `check_scores`.
@@ -109,7 +118,7 @@ class ScoreReader:
 
         Returns
         -------
-        scores : ndarray of shape (n_images, n_prompts), float64
+        scores : ndarray of shape (n_images, n_scores), float64
             Missing scores are NaN.
 
         Raises
@@ -117,7 +126,7 @@ class ScoreReader:
         ScoreError
             If the answer breaks the contract.
         """
-        return check_scores(answer, n_images, class_prompts, self.score_type)
+        return check_scores(answer, n_images, class_prompts, self.score_type, self.vector_size)
 
     def score_columns(
         self, scores: np.ndarray, y: np.ndarray | None = None, weights: np.ndarray | None = None
@@ -128,7 +137,7 @@ class ScoreReader:
 
         Parameters
         ----------
-        scores : ndarray of shape (n_images, n_prompts)
+        scores : ndarray of shape (n_images, n_scores)
             Scores as `check` returns them; all plain scores together, if the format is not known.
         y : ndarray of shape (n_images,) or None, default=None
             Class indices, which decide where the numbers alone do not.
@@ -137,10 +146,16 @@ class ScoreReader:
 
         Returns
         -------
-        columns : ndarray of shape (n_images, n_classes + n_deviations)
-            Log scores of the classes, then the deviations of their prompts, see `PromptGroups.columns`. With one prompt
-            per class, there are no deviations.
+        columns : ndarray of shape (n_images, n_classes + n_deviations + vector_size)
+            Log scores of the classes, then the deviations of their prompts, see `PromptGroups.columns`, then the
+            vector, which is 0 where it is missing. With one prompt per class, there are no deviations.
         """
+        scores, vectors = np.split(scores, [scores.shape[1] - self.vector_size], axis=1)
+        columns = self._columns_of_prompts(scores, y, weights)
+        return np.hstack([columns, np.nan_to_num(vectors)]) if self.vector_size else columns
+
+    def _columns_of_prompts(self, scores: np.ndarray, y: np.ndarray | None, weights: np.ndarray | None) -> np.ndarray:
+        """Score columns (n_images, n_classes + n_deviations) of the scores of the class prompts."""
         # A single image may have no score at all, which says nothing about the format.
         if self.score_format is None and np.isfinite(scores).any():
             self.score_format = recognise(scores, self._declared_type, y, weights)

@@ -69,7 +69,7 @@ class JournalHit(NamedTuple):
     ----------
     keys : list of bytes
         Keys under which the answers of these images are kept.
-    scores : ndarray of shape (n_images, n_prompts)
+    scores : ndarray of shape (n_images, n_scores)
         NaN for images without an answer.
     known : ndarray of shape (n_images,), bool
         Whether the journal has an answer.
@@ -89,7 +89,7 @@ class Recalls(Protocol):
     @property
     def n_known(self) -> int: ...
 
-    def recall(self, images: Any, class_prompts: Sequence[str]) -> JournalHit: ...
+    def recall(self, images: Any, class_prompts: Sequence[str], n_scores: int) -> JournalHit: ...
 
     def keep(self, keys: Sequence[bytes], scores: np.ndarray, n_free: int, model: str | None = None) -> None: ...
 
@@ -132,7 +132,7 @@ class Replay:
         self._model = next(iter(reversed(self._models)), None)
         self._is_first = True
 
-    def recall(self, images: Any, class_prompts: Sequence[str]) -> JournalHit:
+    def recall(self, images: Any, class_prompts: Sequence[str], n_scores: int) -> JournalHit:
         """Look up images that are about to be sent.
 
         Parameters
@@ -141,6 +141,8 @@ class Replay:
             Images as they would be sent.
         class_prompts : sequence of str
             Prompts that are sent with them.
+        n_scores : int
+            Number of scores of an image.
 
         Returns
         -------
@@ -154,10 +156,10 @@ class Replay:
             fit then makes other images than before, and would pay for all of them again.
         """
         keys = [self._next_key(content) for content in ContentKeys(self.service, class_prompts).of(images)]
-        scores = np.full((len(keys), len(class_prompts)), np.nan)
+        scores = np.full((len(keys), n_scores), np.nan)
         known = np.zeros(len(keys), bool)
         n_billed = 0
-        for row, answer in enumerate(self.journal.find(keys, len(class_prompts))):
+        for row, answer in enumerate(self.journal.find(keys, n_scores)):
             if answer is not None:
                 scores[row], known[row] = answer.scores, True
                 n_billed += answer.billed
@@ -174,7 +176,7 @@ class Replay:
         ----------
         keys : sequence of bytes
             Keys that `recall` has returned.
-        scores : ndarray of shape (n_images, n_prompts)
+        scores : ndarray of shape (n_images, n_scores)
             Scores as the service gave them.
         n_free : int
             Number of images that were not billed.
@@ -292,14 +294,15 @@ class JournaledScorer(ScorerWrapper):
             yield twin
 
     def __call__(self, images: Any, class_prompts: list[str]) -> np.ndarray:
-        scores: np.ndarray = collected(self.answers(images, class_prompts), len(images), len(class_prompts))
+        n_scores = self._reader.n_scores(class_prompts)
+        scores: np.ndarray = collected(self.answers(images, class_prompts), len(images), n_scores)
         return scores
 
     def answers(self, images: Any, class_prompts: list[str]) -> Iterator[Scored]:
         """Yield known answers first, then the others as they arrive; see `blackvip.scorers.contract`."""
         n_left, keys = len(images), []
         try:
-            hit = self._replay.recall(images, class_prompts)
+            hit = self._replay.recall(images, class_prompts, self._reader.n_scores(class_prompts))
             keys = hit.keys
             known = np.flatnonzero(hit.known)
             n_left -= len(known)

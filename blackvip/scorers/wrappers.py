@@ -93,6 +93,11 @@ class ForwardsAttributes:
 class ScorerWrapper(ForwardsAttributes):
     """Base class of score functions that return the scores of their `score_fn` unchanged."""
 
+    @property
+    def vector_size(self) -> int | None:
+        """Size of the vectors at the end of the scores, as the score function inside declares."""
+        return declared(self.score_fn, "vector_size")
+
 
 class WrapperEstimator(LeavesOutLive, ScorerWrapper, BaseEstimator):
     """Base class of wrappers that are estimators: their clones share the score function instead of copying it."""

@@ -133,6 +133,7 @@ class Monitor:
             # The paid answers are for classes already.
             "label_mapping_": None,
             "score_format_": ScoreFormat("logits"),
+            "vector_size_": 0,
             "prompter_": prompter,
             "head_": ServiceHead().fit(validation.last_log_scores, None),
         }

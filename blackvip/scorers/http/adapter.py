@@ -73,6 +73,9 @@ class Adapter(BaseEstimator):
     one_prompt_per_class : bool, default=False
         Whether each class has one prompt, since prompts compete and would share the score of their class. Several are
         refused before anything is sent.
+    vector_size : int or None, default=None
+        How many columns of its scores come after those of the class prompts: a vector of the image, which the fused
+        head uses as features. None: there is none.
     first_timeout : float or None, default=None
         Time limit in seconds until the service has answered for the first time, for servers that start slowly. None:
         the scorer's `timeout`.
@@ -101,6 +104,7 @@ class Adapter(BaseEstimator):
     fixed_labels: bool = False
     max_class_prompts: int | None = None
     one_prompt_per_class: bool = False
+    vector_size: int | None = None
     first_timeout: float | None = None
 
     def prepare(self, send: Send, class_prompts: list[str]) -> Adapter:

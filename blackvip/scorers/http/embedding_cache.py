@@ -60,8 +60,13 @@ class EmbeddingCache(LeavesOutLive, ForwardsAttributes, BaseEstimator):
     def __init__(self, score_fn: HTTPScorer):
         self.score_fn = score_fn
 
+    @property
+    def vector_size(self) -> int | None:
+        """Size of the vectors at the end of the scores, as the adapter declares."""
+        return self.score_fn.vector_size
+
     def __call__(self, images: np.ndarray, class_prompts: list[str]) -> np.ndarray:
-        """Return the scores (n_images, n_class_prompts) of all images, NaN for those that the service refuses."""
+        """Return the scores (n_images, n_scores) of all images, NaN for those that the service refuses."""
         scores: np.ndarray = collected(self.answers(images, class_prompts), len(images), len(class_prompts))
         return scores
 
@@ -77,7 +82,8 @@ class EmbeddingCache(LeavesOutLive, ForwardsAttributes, BaseEstimator):
         ------
         rows : ndarray of int
             Indices into `images`.
-        scores : ndarray of shape (len(rows), n_class_prompts), float64
+        scores : ndarray of shape (len(rows), n_scores), float64
+            See `Embeddings.similarities`.
 
         Raises
         ------
@@ -107,7 +113,7 @@ class EmbeddingCache(LeavesOutLive, ForwardsAttributes, BaseEstimator):
         pieces = Metered(scores_of(self.score_fn, images[[rows[0] for rows in alike]], class_prompts))
         try:
             for answered, piece in pieces:
-                scores = np.full((len(answered), len(class_prompts)), np.nan)
+                scores = np.full((len(answered), len(class_prompts) + (self.vector_size or 0)), np.nan)
                 # Of refused images, there are empty dicts.
                 if isinstance(piece, np.ndarray):
                     vectors.update(zip([unknown[index] for index in answered], piece.astype(np.float32)))

@@ -217,6 +217,11 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         return self.adapter.one_prompt_per_class
 
     @property
+    def vector_size(self) -> int | None:
+        """Size of the vectors at the end of the scores, as the adapter declares."""
+        return self.adapter.vector_size
+
+    @property
     def images_per_call(self) -> int:
         """The most images in one call, some rounds of requests, so that not too many are lost with it."""
         return _ROUNDS_PER_CALL * self.n_concurrent * (self.images_per_request or self.adapter.images_per_request or 1)

@@ -295,7 +295,8 @@ class Service:
             return None, failures, usage
         if adapter.fixed_labels:
             return _check_fixed(scores, n_given), failures, usage
-        return check_scores(scores, n_given, class_prompts, adapter.score_type), failures, usage
+        size = adapter.vector_size or 0
+        return check_scores(scores, n_given, class_prompts, adapter.score_type, size), failures, usage
 
 
 @contextmanager
@@ -320,7 +321,8 @@ def _lacking(adapter: Adapter, found: str, content: bytes, error: Exception) -> 
 
 def _empty(adapter: Adapter, n_images: int, n_prompts: int) -> Any:
     """Return what stands for the scores of images that the service refused: they are all missing."""
-    return [{}] * n_images if adapter.fixed_labels else np.full((n_images, n_prompts), np.nan)
+    n_scores = n_prompts + (adapter.vector_size or 0)
+    return [{}] * n_images if adapter.fixed_labels else np.full((n_images, n_scores), np.nan)
 
 
 def _check_fixed(scores: Any, n_images: int) -> Any:

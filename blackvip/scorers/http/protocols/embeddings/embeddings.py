@@ -42,6 +42,9 @@ class Embeddings(LeavesOutLive, Adapter):
         that `BlackVIPClassifier` and its heads fit to the labelled scores is the inverse of the scale.
     dimensions : int or None, default=None
         Number of dimensions to ask for, where the service offers a choice. None: the service's default.
+    vector_size : int or None, default=None
+        Size of the vectors. If it is given, the scores end with the image's vector, from which the fused head learns,
+        too. None: heads have the scores alone.
     text_prefix : str, default=""
         Put before each class prompt, for models that expect an instruction there.
     extra : mapping or None, default=None
@@ -82,6 +85,7 @@ class Embeddings(LeavesOutLive, Adapter):
         *,
         scale: float | Literal["fit"] = 100.0,
         dimensions: int | None = None,
+        vector_size: int | None = None,
         text_prefix: str = "",
         extra: Mapping[str, Any] | None = None,
         region: str | None = None,
@@ -91,6 +95,7 @@ class Embeddings(LeavesOutLive, Adapter):
         self.form = form
         self.scale = scale
         self.dimensions = dimensions
+        self.vector_size = vector_size
         self.text_prefix = text_prefix
         self.extra = extra
         self.region = region
@@ -127,7 +132,7 @@ class Embeddings(LeavesOutLive, Adapter):
         Raises
         ------
         ValueError
-            If a parameter is invalid.
+            If a parameter is invalid, or the vectors have another size than `vector_size`.
         ServiceError
             If the answers have no such vectors.
         """
@@ -138,6 +143,11 @@ class Embeddings(LeavesOutLive, Adapter):
             piece = texts[first : first + self.service.texts_per_request]
             answer = send(self._request(self.service.texts, [{"text": text} for text in piece]))
             pieces.append(self._vectors(answer, len(piece), pieces[0].shape[1] if pieces else self.dimensions))
+        found = pieces[0].shape[1]
+        if self.vector_size not in (None, found):
+            raise ValueError(
+                f"vector_size={self.vector_size} was given; expected {found}, the size of the service's vectors."
+            )
         vectors = dict(zip(texts, unit_vectors(np.concatenate(pieces))))
         prepared = copy.copy(self)
         prepared._signer = self._signer
@@ -155,7 +165,7 @@ class Embeddings(LeavesOutLive, Adapter):
         return self.scores_of(answer, class_prompts, 1)
 
     def scores_of(self, answer: Any, class_prompts: list[str], n_images: int) -> np.ndarray:
-        """Return the scale times the cosine of each image's vector and that of each class prompt; see `Adapter`."""
+        """Return the scores of the images of a request, see `similarities` and `Adapter`."""
         return self.similarities(self._vectors(answer, n_images, self._prepared_texts().shape[1]))
 
     def similarities(self, vectors: np.ndarray) -> np.ndarray:
@@ -167,12 +177,13 @@ class Embeddings(LeavesOutLive, Adapter):
 
         Returns
         -------
-        scores : ndarray of shape (n_images, n_class_prompts)
-            The scale times the cosines.
+        scores : ndarray of shape (n_images, n_class_prompts), or with `vector_size` more columns
+            The scale times the cosine of the image's vector and that of each class prompt; then the image's vector.
         """
-        texts, scale = self._prepared_texts(), scale_factor(self.scale)
+        texts, scale, units = self._prepared_texts(), scale_factor(self.scale), unit_vectors(vectors)
         # One by one, since the last digits of a product of matrices depend on the other rows.
-        return np.stack([scale * (texts @ vector) for vector in unit_vectors(vectors)])
+        cosines = np.stack([scale * (texts @ unit) for unit in units])
+        return cosines if self.vector_size is None else np.hstack([cosines, units])
 
     def usage_of(self, answer: Any) -> Usage | None:
         """Return the number of tokens, which services report under names of their own; see `Adapter`."""
@@ -224,11 +235,11 @@ class Embeddings(LeavesOutLive, Adapter):
                 f"model={self.model!r} and text_prefix={self.text_prefix!r} were given; expected a text that is not "
                 "empty, and a text."
             )
-        if dimensions is None:
-            return
-        if isinstance(dimensions, bool) or not isinstance(dimensions, Integral) or dimensions < 1:
-            raise ValueError(f"dimensions={dimensions!r} was given; expected a positive whole number, or None.")
-        if any("dimensions" not in placeholders(template) for template in (form.texts, form.images)):
+        for name, value in {"dimensions": dimensions, "vector_size": self.vector_size}.items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
+                raise ValueError(f"{name}={value!r} was given; expected a positive whole number, or None.")
+        has_field = all("dimensions" in placeholders(template) for template in (form.texts, form.images))
+        if dimensions is not None and not has_field:
             raise ValueError(f"dimensions={dimensions!r} was given, but the form has no field for it; expected None.")
 
 
