@@ -14,6 +14,7 @@ from blackvip.exceptions import ScoreError
 from blackvip.heads.stack import Examples
 from blackvip.heads.vector_probe import fit_vector_probe
 from blackvip.scorers import CachedScorer, LabelMappedScorer, Ledger, ParallelScorer
+from blackvip.scorers.contract import check_scores
 from blackvip.scorers.http import EmbeddingCache, Embeddings, ImageVectors
 
 NAMES = np.array(["a", "b", "c"])
@@ -142,6 +143,13 @@ def test_a_wrong_number_of_columns_says_what_belongs_there():
         fitted(Embedder(vector_size=9))
     with pytest.raises(ValueError, match="vector_size that the score function declares is 0; expected a whole number"):
         fitted(Embedder(vector_size=0))
+
+
+def test_an_infinite_number_of_a_vector_is_an_error():
+    answer = np.ones((2, 10))
+    answer[1, 5] = np.inf
+    with pytest.raises(ScoreError, match="inf for image 1 and number 2 of its vector"):
+        check_scores(answer, 2, NAMES, vector_size=7)
 
 
 def test_images_without_an_answer_have_no_vector():

@@ -102,3 +102,12 @@ def test_a_fit_and_a_prediction_bill_what_vllm_counts(vllm, form):
     # It counts each text that it compares with an image, and the image.
     counts = {"per_image": 1 + 3} if form == "score" else {"n_texts": 3}
     check_fit(scorer(vllm, form), vllm.n_answered, side=32, **counts)
+
+
+def test_vectors_follow_the_scores_and_teach_the_head_at_no_image(vllm, expected):
+    texts, images = expected
+    own = scorer(vllm, "vllm").set_params(adapter__vector_size=images[32].shape[1])
+    answer = own(IMAGES[32], PROMPTS)
+    np.testing.assert_allclose(answer[:, : len(PROMPTS)], 100 * images[32] @ texts.T, atol=100 * 1e-5)
+    np.testing.assert_allclose(answer[:, len(PROMPTS) :], images[32], atol=1e-5)
+    check_fit(own, vllm.n_answered, side=32, n_texts=3)

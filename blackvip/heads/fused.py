@@ -206,7 +206,6 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         return self.n_scores != 0
 
     def with_layout(self, n_scores: int, block_sizes: tuple[int, ...], vector_size: int = 0) -> Head:
-        """Make an unfitted copy for inputs of a given layout, see `Head.with_layout`."""
         if not self.needs_scores:
             n_scores = vector_size = 0
         return clone(self).set_params(n_scores=n_scores, block_sizes=block_sizes, vector_size=vector_size)
@@ -262,8 +261,12 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
 
         Parameters
         ----------
-        X, y, sample_weight
+        X : array-like of shape (n_images, n_scores + vector_size + n_features)
             As in `fit`.
+        y : array-like of shape (n_images,)
+            Labels.
+        sample_weight : array-like of shape (n_images,) or None, default=None
+            Non-negative weights of the images.
 
         Returns
         -------

@@ -124,8 +124,9 @@ def check_scores(
     absurd = (np.abs(array) > _LARGEST) & ~np.isneginf(array)
     if absurd.any():
         row, column = np.argwhere(absurd)[0]
+        what = f"class prompt {column}" if column < n_prompts else f"number {column - n_prompts} of its vector"
         raise ScoreError(
-            f"The score function returned {array[row, column]:.4g} for image {row} in column {column} "
+            f"The score function returned {array[row, column]:.4g} for image {row} and {what} "
             f"({absurd.sum()} of {absurd.size} scores are infinite or above {_LARGEST:g}); expected finite numbers. "
             "Return NaN for a score that the service does not give."
         )
