@@ -83,10 +83,8 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         Intercepts.
     n_features_in_ : int
         Number of columns of X.
-    prompt_expert_ : LinearExpert or None
-        Weighted prompts, a linear classifier on the scores. None without `prompt_classes`.
-    vector_expert_ : LinearExpert or None
-        Probe on the vector. None without `vector_size`.
+    prompt_expert_, vector_expert_ : LinearExpert or None
+        Weighted prompts, and the probe on the vector. None without `prompt_classes`, and without `vector_size`.
     strength_ : float
         The chosen regularisation strength.
     tau_ : float
