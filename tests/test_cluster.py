@@ -1,4 +1,4 @@
-"""Real clusters: two worker processes of dask, one of which is killed in the middle of a fit; and Ray."""
+"""Real clusters: two workers of dask and of Ray, one of which is killed in the middle of a fit."""
 
 import contextlib
 import os
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import ToyService, make_stripes
 from killing import N_AT_ONCE, BilledService
+from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from blackvip import SPSAGC, BlackVIPClassifier
@@ -92,6 +93,33 @@ def own_cluster():
         yield client
 
 
+@pytest.fixture(scope="module")
+def shared_ray():
+    """Two workers of Ray. Each fit has processes of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # it is on this machine alone, and read when Ray is imported
+        ray = pytest.importorskip("ray", reason="Ray is not installed; pip install blackvip[distributed]")
+        from ray.util.joblib import register_ray
+
+        paths = os.pathsep.join(path for path in sys.path if path)  # Ray's workers do not know those of this process
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+            runtime_env={"env_vars": {"PYTHONPATH": paths}},
+        )
+        register_ray()
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture
+def ray_workers(shared_ray):
+    with joblib.parallel_config(backend="ray", n_jobs=2):
+        yield
+
+
 @pytest.fixture
 def service(tmp_path):
     return LoadedService(str(tmp_path / "bill"), str(tmp_path / "loads"))
@@ -103,6 +131,24 @@ def lines_of(path):
             return file.read().split()
     except FileNotFoundError:
         return []
+
+
+@contextlib.contextmanager
+def one_killed(service, worker):
+    """A block with a fit, in the middle of which the process is killed whose id `worker` returns."""
+    killed_at = []
+
+    def kill():
+        while len(lines_of(service.bill)) < 200:
+            time.sleep(0.001)
+        os.kill(worker(), signal.SIGKILL)
+        killed_at.append(len(lines_of(service.bill)))
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    yield
+    killer.join()
+    assert 200 <= killed_at[0] < 496
 
 
 def classifier(score_fn, **parameters):
@@ -156,20 +202,9 @@ def test_a_service_that_cannot_be_unpacked_is_an_error(cluster):
 
 def test_a_worker_is_killed(own_cluster, service, expected, tmp_path):
     """The end of a worker costs what was with it, and nothing else."""
-    workers = list(own_cluster.run(os.getpid).values())
-    killed_at = []
-
-    def kill():
-        while len(lines_of(service.bill)) < 200:
-            time.sleep(0.001)
-        os.kill(workers[0], signal.SIGKILL)
-        killed_at.append(len(lines_of(service.bill)))
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    found = classifier(service, checkpoint=tmp_path / "run.journal").fit(*STRIPES)
-    killer.join()
-    assert 200 <= killed_at[0] < found.n_queries_  # in the middle
+    worker = next(iter(own_cluster.run(os.getpid).values()))
+    with one_killed(service, lambda: worker):
+        found = classifier(service, checkpoint=tmp_path / "run.journal").fit(*STRIPES)
     assert_same_fit(found, expected)
     paid = len(lines_of(service.bill))
     assert found.n_queries_ <= paid <= found.n_queries_ + N_PER_CALL
@@ -196,30 +231,31 @@ def test_workers_that_die_are_an_error(own_cluster):
         classifier(DiesInWorkers()).fit(*STRIPES)
 
 
-def test_ray(tmp_path, expected, monkeypatch):
-    ray = pytest.importorskip("ray", reason="Ray is not installed; pip install blackvip[distributed]")
-    from ray.util.joblib import register_ray
+def test_a_worker_of_ray_is_killed(ray_workers, service, expected, tmp_path):
+    """The fit ends with an error, and resumes: it pays again at most for the parts that the two workers had."""
+    clf = classifier(service, checkpoint=tmp_path / "run.journal")
+    worker = lambda: int(lines_of(service.loads)[0])
+    with one_killed(service, worker), pytest.raises(Exception, match="actor died") as raised:
+        clf.fit(*STRIPES)
+    assert "Call fit again to resume" in raised.value.__notes__[-1]
+    assert_same_fit(clf.fit(*STRIPES), expected)
+    assert expected.n_queries_ <= len(lines_of(service.bill)) <= expected.n_queries_ + 2 * N_PER_CALL
+    loads = lines_of(service.loads)
+    assert len(loads) == len(set(loads)) == 4  # two workers of each fit
+    assert str(os.getpid()) not in loads
 
-    service = LoadedService(str(tmp_path / "bill"), str(tmp_path / "loads"))
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # it is on the loopback alone
-    paths = os.pathsep.join(path for path in sys.path if path)  # Ray's workers do not know those of this process
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        _node_ip_address="127.0.0.1",
-        runtime_env={"env_vars": {"PYTHONPATH": paths}},
-    )
-    try:
-        register_ray()
-        with joblib.parallel_config(backend="ray", n_jobs=2):
-            found = classifier(service, checkpoint=tmp_path / "run.journal").fit(*STRIPES)
-            assert_same_fit(found, expected)
-            loads = lines_of(service.loads)
-            assert len(loads) == len(set(loads)) == 2
-            assert str(os.getpid()) not in loads
-            assert len(lines_of(service.bill)) == found.n_queries_
-            search = GridSearchCV(classifier(service, max_queries=200), {"c": [0.05, 0.1]}, cv=2).fit(*STRIPES)
-        assert search.best_score_ > 0.5
-    finally:
-        ray.shutdown()
+
+@pytest.mark.exhaustive
+def test_ray_gives_the_same_fit(ray_workers, service, expected):
+    found = classifier(service).fit(*STRIPES)
+    assert_same_fit(found, expected)
+    assert len(lines_of(service.bill)) == found.n_queries_
+
+
+@pytest.mark.exhaustive
+def test_a_search_on_ray_is_the_same(ray_workers, service):
+    search = GridSearchCV(classifier(service, max_queries=200), {"c": [0.05, 0.1]}, cv=2).fit(*STRIPES)
+    with joblib.parallel_config("loky", n_jobs=1):
+        expected = clone(search).set_params(estimator__score_fn=ToyService(glare=0.7)).fit(*STRIPES)
+    np.testing.assert_array_equal(search.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"])
+    assert_same_fit(search.best_estimator_, expected.best_estimator_)

@@ -1,5 +1,6 @@
 """Scoring in threads and processes: the same results, exact counts, and nothing lost by an error."""
 
+import gc
 import os
 import threading
 import time
@@ -122,6 +123,18 @@ def test_a_fit_in_threads_is_the_same(n_jobs):
     np.testing.assert_array_equal(proba, expected.predict_proba(X))
     assert service.n_images == found.n_queries_ + 30
     assert len(threads) >= 2
+
+
+def test_the_workers_of_a_fit_end_with_it_and_do_not_wait_for_the_garbage_collector():
+    gc.collect()
+    n_threads = threading.active_count()
+    gc.disable()
+    try:
+        with joblib.parallel_config("threading", n_jobs=2):
+            fitted(ToyService(glare=0.7))
+        assert threading.active_count() <= n_threads
+    finally:
+        gc.enable()
 
 
 def test_context_without_n_jobs():

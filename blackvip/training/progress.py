@@ -162,6 +162,8 @@ class FitProgress:
         if complete:
             self._bar.complete()
         self._bar.close()
+        # Each holds the other, and the ledger the workers, which would otherwise wait for the garbage collector.
+        self._ledger.on_queries = None
 
     def _on_queries(self, n_images: int) -> None:
         self._show()
