@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "benchmarks"))
+import long_run
 import optimizers
 import query_economy
 import reports
@@ -196,6 +197,24 @@ def test_our_step_and_one_like_the_references_have_the_same_losses(monkeypatch):
     (row,) = speed.step(SimpleNamespace(batch=2, repetitions=1))
     assert row["largest_difference_of_losses"] < 1e-4 < row["spread_of_losses"]
     assert row["candidates"] == 10
+
+
+@pytest.mark.exhaustive
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_fit_under_faults_that_is_killed_twice_is_the_same(tmp_path):
+    processes, found, expected, counts = long_run.long_run(600, 0.05, tmp_path, interval=0.02)
+    assert len(processes) == 3
+    for samples, kill_at in zip(processes, (200, 400)):
+        assert kill_at <= samples[-1].images < 500
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
+    assert sum(counts.get(name, 0) for name in long_run.FAULTS) > 0
+    assert 0 <= counts["images"] - found["n_queries"] <= 2 * long_run.N_CONCURRENT
+    samples = [one for process in processes for one in process]
+    assert 1 <= max(one.sockets for one in samples) <= long_run.N_CONCURRENT
+    assert all(one.megabytes > 0 for one in samples)
+    assert samples[-1].journal_megabytes > 0
 
 
 def test_growth_measures_a_step_without_a_service():

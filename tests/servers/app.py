@@ -263,6 +263,8 @@ async def answered(service, scope, path, headers, body, send):
     if name == "stall":
         await asyncio.sleep(float(argument or 5))
         return transport.abort()
+    if name == "slow":
+        await asyncio.sleep(float(argument or 0.5))
     if name.isdecimal():
         status = int(name)
         extra = {"retry-after": argument} if argument else {}
