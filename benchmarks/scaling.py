@@ -1,29 +1,31 @@
 """How long a fit takes, by images, classes, latency and workers: predicted from measured constants, and measured.
 
 First what it takes to ask a pool of workers. Then fits to services that do nothing but sleep: the time in which they
-wait for answers, beside what the formula of docs/scaling.md says for it. Then one worker of dask against two. Last what
-blackvip itself takes, on one core, with a service that takes no time: fits with two budgets give the processor time of
-a billed image (the slope) and of what is done once (the rest).
+wait for answers, beside what the formula of docs/scaling.md says for it. Then two workers of dask and of Ray, if it is
+installed, against one. Last what blackvip itself takes, on one core, with a service that takes no time: fits with two
+budgets give the processor time of a billed image (the slope) and of what is done once (the rest).
 
-    OMP_NUM_THREADS=1 python benchmarks/scaling.py [--repetitions 3]
+    OMP_NUM_THREADS=1 python benchmarks/scaling.py [--repetitions 3] [--parts asking waiting clusters own]
 
 Times are the least of the repetitions: other work on the machine makes them longer, never shorter.
 """
 
 import argparse
 import math
+import os
 import pathlib
 import sys
 import time
 import warnings
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from importlib.util import find_spec
 
 import joblib
 import numpy as np
 from distributed import Client, LocalCluster
 
-from blackvip import BlackVIPClassifier, PromptNotUsedWarning
+from blackvip import BlackVIPClassifier
 from blackvip.scorers import Ledger
 from blackvip.scorers.parallel.scorer import spread
 
@@ -82,11 +84,11 @@ def own_constants(repetitions, **data):
 
 
 def asking_seconds(repetitions, side, n_images=32):
-    """Seconds that a pool of two takes to be asked for images that cost nothing."""
+    """Seconds that the workers of the context take to be asked for images that cost nothing: at first, and later."""
     images = np.zeros((n_images, side, side, 3), np.uint8)
-    scorer = spread(Sleeping(), 2, None)
-    scorer(images, ["a", "b"])  # imports
-    return least(10 * repetitions, scorer, images, ["a", "b"])
+    scorer = spread(Sleeping(), None, None)
+    first = seconds(time.perf_counter, scorer, images, ["a", "b"])
+    return first, least(10 * repetitions, scorer, images, ["a", "b"])
 
 
 def scoring_seconds(repetitions, latency, n_images):
@@ -128,6 +130,23 @@ def dask(n_workers):
 
 
 @contextmanager
+def ray(n_workers):
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # it is on this machine alone, and read by the import
+    import ray
+    from ray.util.joblib import register_ray
+
+    paths = os.pathsep.join(path for path in sys.path if path)  # Ray's workers do not know those of this process
+    environment = {"env_vars": {"PYTHONPATH": paths}}
+    ray.init(num_cpus=n_workers, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    register_ray()
+    try:
+        with joblib.parallel_config("ray", n_jobs=n_workers):
+            yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
 def joblib_workers(backend, n_workers):  # its context begins when it is made, and not when it is entered
     with joblib.parallel_config(backend, n_jobs=n_workers):
         yield
@@ -136,56 +155,79 @@ def joblib_workers(backend, n_workers):  # its context begins when it is made, a
 threads, processes = partial(joblib_workers, "threading"), partial(joblib_workers, "loky")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=3)
-    repetitions = parser.parse_args().repetitions
-    warnings.simplefilter("ignore", PromptNotUsedWarning)
+def ray_if_installed(n_workers):
+    return {f"{n_workers} Ray workers": ray(n_workers)} if find_spec("ray") else {}
+
+
+def show_asking(repetitions):
+    print("asking two workers for 32 images     48 px    224 px   at first", flush=True)
+    pools = {"threads": threads(2), "loky": processes(2), "dask": dask(2), **ray_if_installed(2)}
+    for name, pool in pools.items():
+        with pool:
+            (first, small), (_, large) = (asking_seconds(repetitions, side) for side in (48, 224))
+        print(f"{name:33s}{1000 * small:7.1f} ms{1000 * large:7.1f} ms{first:9.2f} s", flush=True)
+
+
+def compare(title, repetitions, score_fn, **how):
+    """Print the time in which a fit waits in this context, beside the formula, and return it."""
     X, y = make_data()
-    print("asking two workers for 32 images     48 px    224 px", flush=True)
-    asking = {}
-    for name, pool in (("threads", threads(2)), ("loky", processes(2)), ("dask", dask(2))):
-        with pool:
-            asking[name], large = (asking_seconds(repetitions, side) for side in (48, 224))
-        print(f"{name:33s}{1000 * asking[name]:7.1f} ms{1000 * large:7.1f} ms", flush=True)
+    clf = classifier(score_fn, head=None)
+    predicted = predicted_waiting(clf.plan(X, y), **how)
+    measured = min(measured_waiting(clf, X, y) for _ in range(repetitions))
+    print(f"{title:33s}{predicted:7.2f} s{measured:9.2f} s{measured / predicted:8.2f}", flush=True)
+    return measured
 
+
+def show_waiting(repetitions):
     print(f"\nwaiting in a fit of {QUERIES} images    predicted   measured   ratio", flush=True)
-
-    def compare(title, score_fn, pool, **how):
-        clf = classifier(score_fn, head=None)
-        predicted = predicted_waiting(clf.plan(X, y), **how)
-        with pool:
-            measured = min(measured_waiting(clf, X, y) for _ in range(repetitions))
-        print(f"{title:33s}{predicted:7.2f} s{measured:9.2f} s{measured / predicted:8.2f}", flush=True)
-        return measured
-
-    compare("20 ms, alone", Sleeping(0.02), nullcontext(), asking=0, latency=0.02)
     for latency, n_workers in ((0.005, 2), (0.02, 4), (0.02, 8), (0.1, 8)):
-        how = dict(asking=asking["threads"], latency=latency, n_workers=n_workers)
-        compare(f"{1000 * latency:.0f} ms, {n_workers} threads", Sleeping(latency), threads(n_workers), **how)
-    fits, scores = {}, {}
-    for n_workers in (1, 2):
-        with dask(n_workers):
-            how = dict(asking=asking["dask"], latency=0.02, n_workers=n_workers)
-            title = f"20 ms, {n_workers} worker{'s' * (n_workers > 1)} of dask"
-            fits[n_workers] = compare(title, Sleeping(0.02), nullcontext(), **how)
-            scores[n_workers] = [scoring_seconds(5 * repetitions, 0.02, n) for n in (N_STEP, 10 * N_STEP)]
+        with threads(n_workers):
+            how = dict(asking=asking_seconds(repetitions, SIDE)[1], latency=latency, n_workers=n_workers)
+            compare(f"{1000 * latency:.0f} ms, {n_workers} threads", repetitions, Sleeping(latency), **how)
     with running() as service:
         for at_a_time in (4, 8, 32):
             service.control(latency=0.05)
             how = dict(asking=0, latency=0.05, at_a_time=at_a_time)
             scorer = scorer_of(service, n_concurrent=at_a_time)
-            compare(f"50 ms over HTTP, {at_a_time} at a time", scorer, nullcontext(), **how)
-    print("\ntwo workers of dask against one, 20 ms an image", flush=True)
-    print(f"{'waiting in a fit':33s}{fits[1] / fits[2]:7.2f}")
-    for title, one, two in zip(("the scores of 32 images", "the scores of 320 images"), scores[1], scores[2]):
-        print(f"{title:33s}{one / two:7.2f}")
+            compare(f"50 ms over HTTP, {at_a_time} at a time", repetitions, scorer, **how)
 
+
+def show_clusters(repetitions, latency=0.02):
+    """Two workers against one: the time in which a fit waits, and the scores of a step and of a prediction."""
+    print(f"\nwaiting in a fit of {QUERIES} images    predicted   measured   ratio", flush=True)
+    seconds = {}
+    pools = {"alone": nullcontext(), "1 dask worker": dask(1), "2 dask workers": dask(2), **ray_if_installed(2)}
+    for name, pool in pools.items():
+        with pool:
+            how = dict(asking=asking_seconds(repetitions, SIDE)[1], latency=latency, n_workers=1 + name.startswith("2"))
+            fit = compare(f"{1000 * latency:.0f} ms, {name}", repetitions, Sleeping(latency), **how)
+            seconds[name] = [fit, *(scoring_seconds(5 * repetitions, latency, n) for n in (N_STEP, 10 * N_STEP))]
+    print(f"\n{1000 * latency:.0f} ms an image, times as fast       a fit  32 images  320 images", flush=True)
+    for name, one in (("2 dask workers", "1 dask worker"), ("2 dask workers", "alone"), ("2 Ray workers", "alone")):
+        if name in seconds:
+            fit, few, many = np.divide(seconds[one], seconds[name])
+            print(f"{f'{name} against {one}':33s}{fit:8.2f}{few:11.2f}{many:12.2f}", flush=True)
+
+
+def show_own(repetitions):
     print("\nblackvip alone, on one core            once  for a billed image", flush=True)
     for n_images, n_classes, side in ((60, 3, 48), (60, 10, 48), (150, 50, 48), (60, 3, 112), (60, 3, 224)):
         once, per_image = own_constants(repetitions, n_images=n_images, n_classes=n_classes, side=side)
         title = f"{n_images} images of {side} px, {n_classes} classes"
         print(f"{title:33s}{once:8.2f} s{1000 * per_image:17.2f} ms", flush=True)
+
+
+PARTS = {"asking": show_asking, "waiting": show_waiting, "clusters": show_clusters, "own": show_own}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    args = parser.parse_args()
+    warnings.simplefilter("ignore", UserWarning)
+    for part in args.parts:
+        PARTS[part](args.repetitions)
 
 
 if __name__ == "__main__":
