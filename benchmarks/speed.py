@@ -4,8 +4,7 @@
     b  the share of a fit outside the service: a text reader, the ViT-B/16, and a service of 50 ms over HTTP
     c  the decoder against the same layers of torch.nn
     d  how the time outside the service grows with images, classes, candidates and the size of the images
-    e  the most memory of a fit over a folder of files
-    f  torch.compile, of the decoder and of the ViT-B/16
+    e  torch.compile, of the decoder and of the ViT-B/16
 
     OMP_NUM_THREADS=2 python benchmarks/speed.py [--parts a c] [--repetitions 5] [--json speed.jsonl]
 
@@ -20,8 +19,6 @@ import json
 import os
 import pathlib
 import platform
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -93,7 +90,7 @@ def compared(clocks, ours, theirs):
     return row
 
 
-def random_vit():
+def random_vit(device="cpu"):
     """OpenCLIP's ViT-B/16 under another name, for which open_clip knows no weights and so draws them."""
     import open_clip
 
@@ -103,7 +100,7 @@ def random_vit():
             path = pathlib.Path(folder) / f"{service}.json"
             path.write_text(json.dumps(open_clip.get_model_config(MODEL)))
             open_clip.add_model_config(path)
-    return OpenCLIPScorer(service, device="cpu")
+    return OpenCLIPScorer(service, device=device)
 
 
 def noisy_images(n, side, seed=0):
@@ -122,21 +119,23 @@ class ReferenceLike:
     """A step as the reference makes it: the encoder, the decoder and the service for one candidate after the other."""
 
     def __init__(self, coordinator, scorer, images, y):
-        self.encoder, config = network(ENCODER, False, "cpu")
-        self.encoder_mean, self.encoder_std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
-        self.decoder = torch_layers(coordinator.decoder_).train()
+        self.tower = scorer._model()
+        device = self.tower.device
+        self.encoder, config = network(ENCODER, False, str(device))
+        self.encoder_mean, self.encoder_std = (
+            torch.tensor(config[name], device=device).view(3, 1, 1) for name in ("mean", "std")
+        )
+        self.decoder = torch_layers(coordinator.decoder_).train().to(device)
         self.n_trigger = coordinator.n_trigger_
         self.order = flat_order(coordinator.decoder_)
-        self.scorer = scorer
-        self.tower = scorer._model()
         self.texts = self.tower.text_embeddings(PROMPTS, ("{}",), 64)
-        self.x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-        self.y = torch.from_numpy(y)
+        self.x = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
+        self.y = torch.from_numpy(y).to(device)
 
     @torch.no_grad()
     def losses(self, candidates):
         losses = []
-        for w in torch.from_numpy(candidates).float():
+        for w in torch.from_numpy(candidates).to(self.x.device).float():
             trigger, weights = w[: self.n_trigger], w[self.n_trigger :]
             nn.utils.vector_to_parameters(weights[self.order], self.decoder.parameters())
             z = self.encoder((self.x - self.encoder_mean) / self.encoder_std)
@@ -171,11 +170,12 @@ def objective_of(prompter, images, y, ledger):
 
 
 def step(args):
-    scorer = random_vit()
+    scorer = random_vit(args.device)
     n = args.batch
     images, y = noisy_images(n, 224), np.arange(n) % len(PROMPTS)
     image_format, opened = ImageFormat.learn(images)
-    coordinator = Coordinator(TimmEncoder(ENCODER, pretrained=False)).fit_pixels(image_format.pixels(images))
+    encoder = TimmEncoder(ENCODER, pretrained=False, device=args.device)
+    coordinator = Coordinator(encoder).fit_pixels(image_format.pixels(images))
     objective = objective_of(coordinator, opened, y, Ledger(scorer, PROMPTS))
     optimizer = SPSAGC(a=0.01, c=0.01, n_directions=5)
     rng = np.random.default_rng(0)
@@ -388,50 +388,6 @@ def step_alone(prompter, case, args):
 # e
 
 
-def memory(args):
-    for n_files in args.files:
-        with tempfile.TemporaryDirectory() as folder:
-            write_files(pathlib.Path(folder), n_files)
-            program = [sys.executable, __file__, "--fit-files", folder]
-            done = subprocess.run(program, check=True, stdout=subprocess.PIPE, text=True)
-            yield {"files": n_files, **json.loads(done.stdout.splitlines()[-1])}
-
-
-def write_files(folder, n_files):
-    """JPEGs of 224 px, about 20 kB each; there are no more than 64 images, under many names."""
-    from PIL import Image
-
-    for number, image in enumerate(noisy_images(min(n_files, 64), 224)):
-        Image.fromarray(image).save(folder / f"{number:06d}.jpg", quality=90)
-    for number in range(64, n_files):
-        os.link(folder / f"{number % 64:06d}.jpg", folder / f"{number:06d}.jpg")
-
-
-def fit_files(folder):
-    """In a process of its own: the most memory before and after a fit, and after predictions."""
-    paths = sorted(map(str, pathlib.Path(folder).iterdir()))
-    y = np.arange(len(paths)) % 2
-
-    def peak():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MiB, on Linux
-
-    before, begin = peak(), time.perf_counter()
-    clf = BlackVIPClassifier(
-        lambda images, class_prompts: images.mean(axis=(1, 2))[:, :2] / 255,
-        ["dark", "bright"], prompter="basis", a=0.01, c=0.05, max_queries=min(2 * len(paths), 8_000) + 500,
-        random_state=0, verbose=0,
-    ).fit(paths, y)  # fmt: skip
-    fitted, seconds = peak(), time.perf_counter() - begin
-    clf.predict(paths[:2_000])
-    print(json.dumps({
-        "before_mib": round(before), "fit_adds_mib": round(fitted - before),
-        "predict_adds_mib": round(peak() - fitted), "fit_wall_s": round(seconds, 1),
-    }))  # fmt: skip
-
-
-# f
-
-
 @torch.inference_mode()
 def compiled(args):
     decoder = Decoder(32)
@@ -452,7 +408,7 @@ def compiled(args):
         yield {"what": name, "compiling_s": round(compiling.wall, 1), **compared(clocks, "compiled", "eager")}
 
 
-PARTS = {"a": step, "b": shares, "c": decoders, "d": growth, "e": memory, "f": compiled}
+PARTS = {"a": step, "b": shares, "c": decoders, "d": growth, "e": compiled}
 
 
 def main():
@@ -460,18 +416,14 @@ def main():
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--batch", type=int, default=4, help="a: images of a step (default: 4)")
+    parser.add_argument("--device", default="cpu", help="a: where the networks run, such as cuda:0 (default: cpu)")
     parser.add_argument("--services", nargs="+", choices=SERVICES, default=SERVICES, help="b: which (default: all)")
     parser.add_argument("--vit-images", type=int, default=240, help="b: images that the ViT is sent (default: 240)")
     parser.add_argument(
         "--http-side", type=int, default=64, help="b: pixels, of the images sent over HTTP (default: 64)"
     )
-    parser.add_argument("--files", type=int, nargs="+", default=[1_000], help="e: numbers of files (default: 1000)")
     parser.add_argument("--json", help="append the figures to this file, a JSON object a line")
-    parser.add_argument("--fit-files", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.fit_files:
-        fit_files(args.fit_files)
-        return
     machine = (
         f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, {platform.machine()}"
     )

@@ -7,7 +7,7 @@ from scipy.special import log_softmax
 from sklearn.preprocessing import StandardScaler
 
 from blackvip import CalibratedHead, FusedHead, PersistenceError
-from blackvip.heads import LocalProbe
+from blackvip.heads import LocalProbe, regression
 from blackvip.heads.regression import regression_loss
 from blackvip.heads.stack import Stacks
 from blackvip.persistence.fields import Reading, Writing
@@ -88,6 +88,15 @@ def test_useless_scores_or_features_cost_little(seed):
     fused = FusedHead(K).fit(X, y)
     assert fused.score(Xt, yt) > alone.score(Xt[:, :K], yt) - 0.05
     assert loss(fused, Xt, yt) < loss(alone, Xt[:, :K], yt) + 0.1
+
+
+def test_with_many_classes_the_service_counts_beyond_the_directions_that_are_learned(monkeypatch):
+    monkeypatch.setattr(regression, "_MOST_WEIGHTS", 300)
+    X, y = problem(n=300, n_classes=60, in_features=0.5)
+    head = FusedHead(n_scores=60).fit(X[:120], y[:120])
+    assert np.linalg.matrix_rank(head.coef_) <= 300 // 60
+    own = (X[120:, :60].argmax(axis=1) == y[120:]).mean()
+    assert head.score(X[120:], y[120:]) >= own - 0.02
 
 
 def test_prediction_is_the_formula():

@@ -5,6 +5,7 @@ import csv
 import os
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -64,6 +65,22 @@ def test_it_goes_on_where_it_was_stopped(fitted, tmp_path, torn):
     assert path.read_bytes() == whole.read_bytes()
     with_service(fitted, service).predict_to(path, X, verbose=0)  # nothing is left to do
     assert service.n_images == 72 + bool(torn)
+
+
+def test_labels_of_any_number_of_images_are_predicted_without_keeping_their_probabilities(fitted, monkeypatch):
+    parts, score = [], BlackVIPClassifier._log_probas
+
+    def watched(self, images, rows):
+        for log_proba in score(self, images, rows):
+            assert sum(part() is not None for part in parts) <= 1
+            parts.append(weakref.ref(log_proba))
+            yield log_proba
+
+    X, _ = make_stripes(n=300, seed=1)
+    expected = fitted.classes_[fitted.predict_log_proba(X).argmax(axis=1)]
+    monkeypatch.setattr(BlackVIPClassifier, "_log_probas", watched)
+    np.testing.assert_array_equal(fitted.predict(X), expected)
+    assert len(parts) == 5
 
 
 def test_images_that_are_paths_are_named_by_them(fitted, tmp_path):

@@ -104,6 +104,24 @@ def test_many_rows_take_memory_in_proportion_to_their_inputs():
         tracemalloc.stop()
 
 
+def test_with_many_classes_inputs_count_in_the_directions_of_largest_variance(monkeypatch):
+    X, y, weights = rows_of(n_classes=12, n_inputs=40, n=90)
+    monkeypatch.setattr(regression, "_MOST_WEIGHTS", 130)
+    found = Regressions(X.T[None], y, weights, 12).fit(2.0)
+    directions = np.linalg.svd(X, full_matrices=False)[2][:10]
+    same = Regressions((X @ directions.T).T[None], y, weights, 12).fit(2.0)
+    assert found.z1.shape == (1, 1 + 10, 90)
+    np.testing.assert_allclose(found.coef, same.coef @ directions, atol=1e-4)
+    np.testing.assert_allclose(found.intercept, same.intercept, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_classes", [200, 1_000, 60_000])
+def test_the_weights_of_a_regression_are_bounded(n_classes):
+    rows = np.random.default_rng(0).normal(size=(1, 400, 20))
+    regressions = Regressions(rows, np.arange(20), np.ones((1, 20)), n_classes)
+    assert regressions._coef.size <= max(50_000, n_classes)
+
+
 def test_a_class_without_weight_is_improbable():
     X, y, weights = rows_of()
     weights[:, y == 2] = 0

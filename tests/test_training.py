@@ -27,7 +27,7 @@ from blackvip.scorers.memory import AnswerMemory
 from blackvip.scorers.scoring import score_columns_of
 from blackvip.training.batches import Batches
 from blackvip.training.features import TrainingFeatures
-from blackvip.training.objective import Objective
+from blackvip.training.objective import LastAnswers, Objective
 from blackvip.training.plan import RunBudget
 from blackvip.training.prompted_images import PromptedImages
 
@@ -170,6 +170,21 @@ def test_start_costs_what_plain_images_cost(objective):
     assert objective.candidate_losses(np.zeros((1, 14)), rows)[0] == pytest.approx(loss)
     prompted = PromptedImages(objective.features, objective.ledger, 0.8)
     np.testing.assert_array_equal(prompted.score_columns(np.zeros(14), rows), plain)
+
+
+@pytest.mark.parametrize(
+    ("n_images", "n_columns", "most"), [(50, 10, 500), (16_000, 10, 4_000), (16_000, 1_000, 1_000)]
+)
+def test_of_the_answers_of_training_the_last_few_are_kept(n_images, n_columns, most):
+    kept = LastAnswers(n_images)
+    assert [part.shape for part in kept.get(n_columns)] == [(0,), (0, n_columns)]
+    for step in range(200):
+        kept.add(np.full(32, step), np.full((32, n_columns), float(step)))
+    rows, columns = kept.get(n_columns)
+    assert len(rows) == most // 32 * 32
+    np.testing.assert_array_equal(rows, np.repeat(np.arange(200 - most // 32, 200), 32))
+    np.testing.assert_array_equal(columns[:, 0], rows)
+    assert sum(len(rows) for rows, _ in kept._steps) == len(rows)
 
 
 def test_batches_use_every_image_once_before_any_twice():

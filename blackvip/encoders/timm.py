@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from sklearn.utils._param_validation import Interval
 
 from ..persistence.fields import text
+from ..process.devices import device_of, in_passes
 from ..process.settings import loading_settings
 from .base import MODEL_NAME, Encoder
 
@@ -30,7 +31,8 @@ class TimmEncoder(Encoder):
     batch_size : int, default=32
         Images in one forward pass.
     device : str, default="cpu"
-        Device on which the network runs, as torch names it.
+        Device on which the network runs, as torch names it. "auto": a GPU if there is one, also of the machine on which
+        a saved estimator is loaded.
 
     Attributes
     ----------
@@ -61,20 +63,23 @@ class TimmEncoder(Encoder):
 
     def fit_pixels(self, pixels: torch.Tensor) -> TimmEncoder:
         self._validate_params()
-        self.n_features_out_ = _n_features(self.model_name, self.pretrained, self.device)
+        self.n_features_out_ = _n_features(self.model_name, self.pretrained, str(device_of(self.device)))
         return self
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        model, config = network(self.model_name, self.pretrained, self.device)
+        device = device_of(self.device)
+        model, config = network(self.model_name, self.pretrained, str(device))
         size = tuple(config["input_size"][-2:])
         mean, std = (torch.tensor(config[name], dtype=torch.float32).view(3, 1, 1) for name in ("mean", "std"))
-        parts = []
-        for part in pixels.split(self.batch_size):
+
+        def forward(part: torch.Tensor) -> torch.Tensor:
             part = part.float()
             if part.shape[-2:] != size:
                 part = F.interpolate(part, size=size, mode="bicubic", antialias=True).clamp(0, 1)
-            parts.append(model(((part - mean) / std).to(self.device)).cpu())
-        return torch.cat(parts).to(pixels.dtype)
+            features: torch.Tensor = model(((part - mean) / std).to(device)).cpu()
+            return features
+
+        return torch.cat(in_passes(forward, pixels, self.batch_size)).to(pixels.dtype)
 
 
 #: Weights that timm does not list, by the name of the architecture and a tag of our own.

@@ -15,6 +15,8 @@ __all__ = ["Regressions", "linear_logits", "regression_loss"]
 _MOST_FOR_NEWTON = 300
 # Products of two inputs, in all rows, that it may keep: 20 MB. With more of them it is slower than L-BFGS-B, too.
 _MOST_PRODUCTS = 5_000_000
+# Weights of the inputs of a regression. With more, inputs count only in the directions in which rows differ most.
+_MOST_WEIGHTS = 50_000
 _MOST_STEPS, _MOST_HALVINGS = 50, 30
 # Relative tolerance of the loss in Newton's method, whose last steps cost little.
 _NEWTON_FTOL = 1e-12
@@ -71,7 +73,7 @@ class Regressions:
         n_experts = len(self.experts)
         self._axes = None
         if self._count(n_inputs) > _MOST_FOR_NEWTON:
-            self._axes, z = _decorrelated(z)
+            self._axes, z = _decorrelated(z, max(1, _MOST_WEIGHTS // n_classes))
         n_products = len(z) * n_rows * (z.shape[1] + 1) * (z.shape[1] + 2) // 2
         self._is_small = self._count(z.shape[1]) <= _MOST_FOR_NEWTON and n_products <= _MOST_PRODUCTS
         self.z1 = np.concatenate([np.ones((len(z), 1, n_rows)), z], axis=1)
@@ -268,25 +270,27 @@ class Regressions:
         self._coef[fit] = of_classes[:, 1:]
 
 
-def _decorrelated(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _decorrelated(z: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Uncorrelated directions of inputs (m, n_inputs, n_rows): axes (m, n_axes, n_inputs), and the inputs along them.
 
     With a ridge penalty the weights of z are combinations of its rows, so directions that no row has are left out:
-    there are at most as many directions as rows. This is a singular value decomposition, by the smaller of the two
-    matrices of products, which takes a third of the time.
+    there are at most as many directions as rows, and at most the `most` in which rows differ most. This is a singular
+    value decomposition, by the smaller of the two matrices of products, which takes a third of the time.
     """
-    found = [_axes_of(of_fit) for of_fit in z]
+    found = [_axes_of(of_fit, most) for of_fit in z]
     n_axes = max(map(len, found))
     # Directions that a fit has in addition to its own are zero.
     axes = np.stack([np.pad(of_fit, [(0, n_axes - len(of_fit)), (0, 0)]) for of_fit in found])
     return axes, axes @ z
 
 
-def _axes_of(z: np.ndarray) -> np.ndarray:
-    """Orthonormal directions (n_axes, n_inputs) of inputs (n_inputs, n_rows)."""
+def _axes_of(z: np.ndarray, most: int) -> np.ndarray:
+    """Orthonormal directions (n_axes, n_inputs) of inputs (n_inputs, n_rows), at most the `most` largest ones."""
     is_wide = len(z) > z.shape[1]
     squares, axes = np.linalg.eigh(z.T @ z if is_wide else z @ z.T)
     kept = squares > _LEAST_SHARE * squares.max(initial=0)
+    # They come in increasing order.
+    kept[:-most] = False
     axes = axes[:, kept].T
     return axes @ z.T / np.sqrt(squares[kept, None]) if is_wide else axes
 

@@ -1,1 +1,1 @@
-"""The settings of the Python process that must change no result."""
+"""The Python process: its settings, which must change no result, and the devices of torch."""

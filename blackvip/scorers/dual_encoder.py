@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from sklearn.base import BaseEstimator
 
 from ..exceptions import ClassPromptError
+from ..process.devices import device_of, in_passes
 from ..process.settings import usual_settings
-from .local_models import HoldsModel, as_pixels, device_of, digest_of
+from .local_models import HoldsModel, as_pixels, digest_of
 
 __all__ = ["PRECISIONS", "DualEncoderScorer", "Tower"]
 
@@ -173,8 +174,8 @@ class DualEncoderScorer(HoldsModel, BaseEstimator, ABC):
             return np.empty((0, len(class_prompts)), np.float32)
         with torch.inference_mode():
             texts = tower.text_embeddings(list(class_prompts), templates, self.batch_size)
-            parts = pixels.split(min(self.batch_size, tower.most_images))
-            return torch.cat([tower.logits(part, texts, dtype) for part in parts]).cpu().numpy()
+            most = min(self.batch_size, tower.most_images)
+            return torch.cat(in_passes(lambda part: tower.logits(part, texts, dtype), pixels, most)).cpu().numpy()
 
     @usual_settings()
     def differentiable(self, class_prompts: Sequence[str]) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -23,7 +23,6 @@ __all__ = [
     "LoadedOnce",
     "as_floats",
     "as_pixels",
-    "device_of",
     "digest_of",
     "files_of",
     "loaded_models",
@@ -159,28 +158,6 @@ class HoldsModel(LeavesOutLive, ABC):
                 "Make a new scorer, or a clone of this one, to load what is there now."
             )
         return loaded[2]
-
-
-def device_of(device: str) -> torch.device:
-    """Return a torch device; for "auto" a GPU if there is one.
-
-    Raises
-    ------
-    ValueError
-        If this machine has no such device.
-    """
-    if device != "auto":
-        try:
-            return torch.empty(0, device=device).device
-        # torch without CUDA raises an AssertionError.
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(
-                f"The device {device!r} cannot be used on this machine; expected 'auto', 'cpu', or a GPU that torch "
-                f"finds, such as 'cuda:0' or 'mps'. torch says: {str(error).partition(chr(10))[0]}"
-            ) from error
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("mps:0" if torch.backends.mps.is_available() else "cpu")
 
 
 def as_pixels(images: Any) -> torch.Tensor:

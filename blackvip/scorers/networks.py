@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from ..process.devices import device_of, in_passes
 from ..process.settings import usual_settings
-from .local_models import as_floats, as_pixels, device_of, loaded_models
+from .local_models import as_floats, as_pixels, loaded_models
 from .wrappers import LeavesOutLive
 
 __all__ = ["NetworkScorer", "TorchScorer", "of_channels"]
@@ -79,8 +80,8 @@ class NetworkScorer(BaseEstimator, ABC):
         if not len(pixels):
             return np.empty((0, len(class_prompts)), np.float32)
         with torch.inference_mode():
-            parts = pixels.split(self._pass_size())
-            return np.concatenate([_checked(self._outputs(self._prepared(part)), len(part)) for part in parts])
+            outputs = lambda part: _checked(self._outputs(self._prepared(part)), len(part))
+            return np.concatenate(in_passes(outputs, pixels, self._pass_size()))
 
     def _prepared(self, pixels: torch.Tensor) -> torch.Tensor:
         pixels, size = as_floats(pixels), self._image_size()

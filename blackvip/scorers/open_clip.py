@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from ..process.devices import device_of
 from ..process.settings import loading_settings
 from .dual_encoder import PRECISIONS, DualEncoderScorer, Tower
-from .local_models import as_floats, device_of, files_of
+from .local_models import as_floats, files_of
 
 __all__ = ["OpenCLIPScorer", "resized_for_model"]
 

@@ -19,7 +19,8 @@ from .step_images import StepImages, StepReader
 __all__ = ["LastAnswers", "Objective"]
 
 _CHUNK_BYTES = 64 * 2**20  # prompts that are measured at once
-_ANSWERS_PER_IMAGE, _MOST_ANSWERS = 10, 4_000  # of the last steps, that a head is trained on
+# Answers of the last steps that a head is trained on, and their scores in all: 8 MB.
+_ANSWERS_PER_IMAGE, _MOST_ANSWERS, _MOST_SCORES = 10, 4_000, 1_000_000
 _RMS_PIXELS = 16 * 48 * 48  # on which the size of a change of the prompts is measured, as far as 8 to 64 images go
 
 
@@ -34,22 +35,22 @@ class LastAnswers:
 
     def __init__(self, n_images: int):
         self._most = min(_ANSWERS_PER_IMAGE * n_images, _MOST_ANSWERS)
-        self._steps: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=_MOST_ANSWERS)
+        self._n_kept = 0
+        self._steps: deque[tuple[np.ndarray, np.ndarray]] = deque()
 
-    def add(self, rows: np.ndarray, log_scores: np.ndarray) -> None:
-        """Keep a step's rows (n,) and score columns (n, n_columns)."""
-        self._steps.append((rows, log_scores))
+    def add(self, rows: np.ndarray, columns: np.ndarray) -> None:
+        """Keep a step's rows (n,) and score columns (n, n_columns), and drop the oldest steps that do not fit."""
+        self._steps.append((rows, columns))
+        self._n_kept += len(rows)
+        while self._n_kept > min(self._most, _MOST_SCORES // columns.shape[1]):
+            self._n_kept -= len(self._steps.popleft()[0])
 
     def get(self, n_columns: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows (n,) and score columns (n, n_columns) of the last steps, as many whole steps as fit."""
-        kept: list[tuple[np.ndarray, np.ndarray]] = []
-        for step in reversed(self._steps):
-            if sum(len(rows) for rows, _ in kept) + len(step[0]) > self._most:
-                break
-            kept.insert(0, step)
-        if not kept:
+        """Return rows (n,) and score columns (n, n_columns) of the last steps."""
+        if not self._steps:
             return np.empty(0, dtype=int), np.empty((0, n_columns))
-        return np.concatenate([rows for rows, _ in kept]), np.concatenate([scores for _, scores in kept])
+        rows, columns = zip(*self._steps)
+        return np.concatenate(rows), np.concatenate(columns)
 
 
 class Objective:
