@@ -26,8 +26,8 @@ from PIL import Image
 from blackvip import BlackVIPClassifier
 
 N_STRIPES = 10
-GRID = 2  # cells of a pattern, in a row and in a column
-NOISE = 25.0  # standard deviation of the cells of an image around those of its class
+GRID = 3  # cells of a pattern, in a row and in a column
+NOISE = 80.0  # standard deviation of the cells of an image around those of its class
 SIDE = 48  # px, of the images of patterns
 
 
@@ -138,7 +138,10 @@ def pattern_images(n_classes, shots, rng):
 
     Half of the images are negatives, so that a local probe finds the patterns hard.
     """
-    patterns = np.random.default_rng(0).uniform(0, 255, (n_classes, GRID * GRID * 3))
+    patterns = np.random.default_rng(0).uniform(0, 1, (n_classes, GRID * GRID, 3))
+    # All patterns have the whole range in each channel, which autocontrast restores.
+    patterns = (255 * (patterns - patterns.min(axis=1, keepdims=True)) / np.ptp(patterns, axis=1, keepdims=True))
+    patterns = patterns.reshape(n_classes, -1)
     y = np.tile(np.arange(n_classes), shots)
     cells = patterns[y] + rng.normal(0, NOISE, (len(y), GRID * GRID * 3))
     cells = np.where(rng.random((len(y), 1)) < 0.5, cells, 255 - cells).clip(0, 255)
