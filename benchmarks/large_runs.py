@@ -140,7 +140,7 @@ def pattern_images(n_classes, shots, rng):
     """
     patterns = np.random.default_rng(0).uniform(0, 1, (n_classes, GRID * GRID, 3))
     # All patterns have the whole range in each channel, which autocontrast restores.
-    patterns = (255 * (patterns - patterns.min(axis=1, keepdims=True)) / np.ptp(patterns, axis=1, keepdims=True))
+    patterns = 255 * (patterns - patterns.min(axis=1, keepdims=True)) / np.ptp(patterns, axis=1, keepdims=True)
     patterns = patterns.reshape(n_classes, -1)
     y = np.tile(np.arange(n_classes), shots)
     cells = patterns[y] + rng.normal(0, NOISE, (len(y), GRID * GRID * 3))
@@ -204,7 +204,7 @@ def fit(args):
     tests, y_test, _ = pattern_images(args.classes, max(1, 2_000 // args.classes), np.random.default_rng(2))
     service = PatternReader(patterns)
     clf = BlackVIPClassifier(service, max_queries=args.queries, random_state=args.seed, verbose=0)
-    names = np.array([f"pattern {number}" for number in range(args.classes)])
+    names = np.array([f"pattern {number:04d}" for number in range(args.classes)])
     y, y_test = names[y], names[y_test]
     before, wall, cpu = status_mib("VmRSS"), time.perf_counter(), time.process_time()
     Phases()

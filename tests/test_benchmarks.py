@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "benchmarks"))
+import large_runs
 import long_run
 import optimizers
 import query_economy
@@ -23,6 +24,7 @@ import speed
 import synthetic
 
 from blackvip import SPSA, compare, datasets
+from blackvip.prompters import CORRECTIONS
 
 START = np.tile([-1.2, 1.0], 6)
 
@@ -242,3 +244,30 @@ def test_runs_take_the_place_of_those_that_the_page_has(tmp_path, monkeypatch):
     assert [row["accuracy"] for row in synthetic.some(rows, shots_seed=2)] == [0.123]
     assert synthetic.chosen("clip", "biased_0.8", "bar") == 0.1  # of the family's development split
     assert synthetic.chosen("clip", "loc_1:1", "bar") == 1
+
+
+def test_files_of_a_large_run_differ_and_their_service_sees_them_in_more_contrast(tmp_path):
+    large_runs.write_files(tmp_path, 30, 64)
+    pages = np.stack([np.asarray(Image.open(path)) for path in sorted(tmp_path.iterdir())])
+    assert len({page.tobytes() for page in pages}) == 30
+    service = large_runs.StripeReader(0.1)
+    hits = lambda images: (service(images, []).argmax(axis=1) == np.arange(30) % 10).mean()
+    assert hits(pages) < 0.5 < hits(CORRECTIONS["autocontrast"](pages))
+    assert service.n_images == 60
+    assert service.cpu >= 60 * 0.1e-3
+
+
+def test_a_correction_restores_the_patterns_of_a_large_run():
+    images, y, patterns = large_runs.pattern_images(300, 1, np.random.default_rng(0))
+    service = large_runs.PatternReader(patterns)
+    plain, corrected = (service(each, []).argmax(axis=1) for each in (images, CORRECTIONS["autocontrast"](images)))
+    assert (plain == y).mean() < 0.7 < 0.9 < (corrected == y).mean()
+
+
+def test_memory_is_sampled_with_the_images_that_a_service_has_had():
+    service = SimpleNamespace(n_images=5)
+    with large_runs.Memory(service) as memory:
+        memory.sample()
+        service.n_images = 20
+    assert [n for n, _ in memory.samples] == [5, 20]
+    assert memory.after(6) == memory.samples[1][1] > 50

@@ -173,7 +173,7 @@ def test_start_costs_what_plain_images_cost(objective):
 
 
 @pytest.mark.parametrize(
-    ("n_images", "n_columns", "most"), [(50, 10, 500), (16_000, 10, 4_000), (16_000, 1_000, 1_000)]
+    ("n_images", "n_columns", "most"), [(50, 10, 500), (16_000, 10, 4_000), (16_000, 1_000, 2_000)]
 )
 def test_of_the_answers_of_training_the_last_few_are_kept(n_images, n_columns, most):
     kept = LastAnswers(n_images)

@@ -34,7 +34,8 @@ class Regressions:
     """Multinomial logistic regressions on the same rows; each has weights of its own, such as 0 for a fold's test rows.
 
     With the log probabilities q_l of experts, inputs z, and the parameters alpha, V and b, the logits are
-    sum_l alpha_l q_l + V z + b (B15). Each fit starts from the solutions of the last one.
+    sum_l alpha_l q_l + V z + b (B15). Each fit starts from the solutions of the last one. Where V would have more than
+    50,000 entries, it is restricted to the principal directions of z.
 
     Parameters
     ----------

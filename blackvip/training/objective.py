@@ -19,8 +19,8 @@ from .step_images import StepImages, StepReader
 __all__ = ["LastAnswers", "Objective"]
 
 _CHUNK_BYTES = 64 * 2**20  # prompts that are measured at once
-# Answers of the last steps that a head is trained on, and their scores in all: 8 MB.
-_ANSWERS_PER_IMAGE, _MOST_ANSWERS, _MOST_SCORES = 10, 4_000, 1_000_000
+# Answers of the last steps that a head is trained on, and their scores in all: 16 MB.
+_ANSWERS_PER_IMAGE, _MOST_ANSWERS, _MOST_SCORES = 10, 4_000, 2_000_000
 _RMS_PIXELS = 16 * 48 * 48  # on which the size of a change of the prompts is measured, as far as 8 to 64 images go
 
 
