@@ -7,6 +7,7 @@ the one before, takes a fraction of the time of one fit after another.
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg.lapack import dpotrf, dpotrs
 from scipy.optimize import minimize
 
 __all__ = ["Regressions", "linear_logits", "regression_loss"]
@@ -20,7 +21,7 @@ _MOST_WEIGHTS = 50_000
 _MOST_STEPS, _MOST_HALVINGS = 50, 30
 # Relative tolerance of the loss in Newton's method, whose last steps cost little.
 _NEWTON_FTOL = 1e-12
-# The inverse of the curvature is kept as long as each step promises less than this share of what the last one promised.
+# The curvature is kept as long as each step promises less than this share of what the last one promised.
 _FALLS_FAST = 0.1
 # Share of the slope by which a step must lower the loss at least.
 _ARMIJO = 1e-4
@@ -82,7 +83,7 @@ class Regressions:
         self.alpha = np.full((n_fits, n_experts), 1 / max(1, n_experts))
         self.intercept = np.zeros((n_fits, n_classes))
         self._coef = np.zeros((n_fits, n_classes, self.z1.shape[1] - 1))
-        self._single: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._single: tuple[np.ndarray, ...] | None = None
 
     def fit(self, strength: float, ftol: float = 1e-10) -> Regressions:
         """Minimise the penalised losses (B16), from the last solutions.
@@ -126,18 +127,20 @@ class Regressions:
         solved, failed = np.zeros(n_fits, bool), np.zeros(n_fits, bool)
         slope = np.full(n_fits, -np.inf)
 
-        def next_step(inverse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            step = self._step(x, gradient, inverse)
+        def next_step(curvature: _Curvature) -> tuple[np.ndarray, np.ndarray]:
+            step = self._step(x, gradient, curvature)
             step[failed] = 0
             return step, (gradient * step).sum(axis=1)
 
-        inverse = np.linalg.inv(self._curvature(excess, penalty))
+        curvature = _Curvature(self._second_derivatives(excess, penalty), n_experts)
         for _ in range(_MOST_STEPS):
             last = slope
-            step, slope = next_step(inverse)
+            failed |= curvature.failed
+            step, slope = next_step(curvature)
             if (slope < np.minimum(_FALLS_FAST * last, -_NEWTON_FTOL * loss)).any():
-                inverse = np.linalg.inv(self._curvature(excess, penalty))
-                step, slope = next_step(inverse)
+                curvature = _Curvature(self._second_derivatives(excess, penalty), n_experts)
+                failed |= curvature.failed
+                step, slope = next_step(curvature)
             # The constrained step may ascend where several weights become zero at once. The other regressions go on.
             failed |= slope > _NEWTON_FTOL * loss
             length = np.where(failed, 0.0, 1.0)[:, None]
@@ -162,13 +165,10 @@ class Regressions:
         self.intercept, self._coef = of_classes[:, :, 0], of_classes[:, :, 1:]
         return ~solved | failed
 
-    def _step(self, x: np.ndarray, gradient: np.ndarray, inverse: np.ndarray) -> np.ndarray:
-        """Newton's step (n_fits, n_parameters), at whose end no expert has a negative weight.
-
-        `inverse` is that of the curvature.
-        """
-        n_experts = len(self.experts)
-        newton = -(inverse @ gradient[:, :, None])[..., 0]
+    def _step(self, x: np.ndarray, gradient: np.ndarray, curvature: _Curvature) -> np.ndarray:
+        """Newton's step (n_fits, n_parameters), at whose end no expert has a negative weight."""
+        n_experts, inverse = len(self.experts), curvature.inverse_of_experts
+        newton = -curvature.solve(gradient[:, :, None])[..., 0]
         weights, step = x[:, :n_experts], newton
         held = (weights <= 0) & (gradient[:, :n_experts] > 0)
         for _ in range(n_experts + 1):
@@ -176,10 +176,10 @@ class Regressions:
                 # Weights that are held end at zero, and the quadratic model is lowest in all others: forces on the
                 # held ones, (b, n_experts), see to that.
                 both = held[:, :, None] & held[:, None]
-                among = np.where(both, inverse[:, :n_experts, :n_experts], np.eye(n_experts))
+                among = np.where(both, inverse[:, :n_experts], np.eye(n_experts))
                 missing = np.where(held, -weights - newton[:, :n_experts], 0)
                 force = np.linalg.solve(among, missing[:, :, None])
-                step = newton + (inverse[:, :, :n_experts] @ force)[..., 0]
+                step = newton + (inverse @ force)[..., 0]
             crossing = ~held & (weights + step[:, :n_experts] < 0)
             if not crossing.any():
                 break
@@ -188,37 +188,36 @@ class Regressions:
         step[:, :n_experts] = np.where(held, -weights, np.maximum(step[:, :n_experts], -weights))
         return step
 
-    def _curvature(self, excess: np.ndarray, penalty: np.ndarray) -> np.ndarray:
+    def _second_derivatives(self, excess: np.ndarray, penalty: np.ndarray) -> np.ndarray:
         """Second derivatives of the losses, from their gradient with respect to the logits, see `regression_loss`.
 
-        Sums over rows are taken in single precision: the solution depends on the gradient alone.
+        They have the shape (n_fits, n_parameters, n_parameters). Sums over rows are taken in single precision: the
+        solution depends on the gradient alone.
         """
         n_experts, n_classes, n_rows = self.experts.shape
         n_fits, n_columns = len(excess), self.z1.shape[1]
-        first, second = np.triu_indices(n_columns)
+        low, high = np.triu_indices(n_classes)
         if self._single is None:
             z1 = self.z1.astype(np.float32)
+            first, second = np.triu_indices(n_columns)
             products = np.ascontiguousarray((z1[:, first] * z1[:, second]).transpose(0, 2, 1))
-            self._single = z1, products, self.experts.astype(np.float32)
-        z1, products, experts = self._single
+            # The place of each second derivative among the sums over rows, (n_classes, n_columns, ...) twice.
+            places = _pair_numbers(n_classes)[:, None, :, None] * len(first) + _pair_numbers(n_columns)[:, None]
+            self._single = z1, products, self.experts.astype(np.float32), places
+        z1, products, experts, places = self._single
         # Probabilities, times the weights of the rows.
         weighted = excess.astype(np.float32)
         weighted[:, self.index, np.arange(n_rows)] += self.weights
         weights = self.weights[:, None].astype(np.float32)
         share = np.divide(weighted, weights, out=np.zeros_like(weighted), where=weights > 0)
-        low, high = np.triu_indices(n_classes)
         joint = weighted[:, low]
         joint *= -share[:, high]
         joint[:, low == high] += weighted
         # (b, pairs of classes, n_rows) @ (b, n_rows, pairs of columns)
-        sums = joint @ products
-        pairs = np.empty((n_fits, len(low), n_columns, n_columns))
-        pairs[:, :, first, second] = pairs[:, :, second, first] = sums
-        of_classes = np.empty((n_fits, n_classes, n_classes, n_columns, n_columns))
-        of_classes[:, low, high] = of_classes[:, high, low] = pairs
+        sums = (joint @ products).reshape(n_fits, -1)
         n_of_classes = n_classes * n_columns
         curvature = np.empty((n_fits, len(penalty), len(penalty)))
-        curvature[:, n_experts:, n_experts:] = of_classes.transpose(0, 1, 3, 2, 4).reshape(n_fits, n_of_classes, -1)
+        curvature[:, n_experts:, n_experts:] = sums.take(places.reshape(n_of_classes, -1), axis=1)
         for k, expert in enumerate(experts):
             # Deviations of the expert's log probabilities from their mean over the classes, (b, n_classes, n_rows).
             deviation = (expert - (share * expert).sum(axis=1, keepdims=True)) * weighted
@@ -269,6 +268,42 @@ class Regressions:
         of_classes = solution[n_experts:].reshape(of_classes.shape)
         self.alpha[fit], self.intercept[fit] = solution[:n_experts], of_classes[:, 0]
         self._coef[fit] = of_classes[:, 1:]
+
+
+class _Curvature:
+    """Second derivatives (n_fits, n_parameters, n_parameters) of the losses of regressions, factorised by Cholesky.
+
+    Attributes
+    ----------
+    failed : ndarray of shape (n_fits,), bool
+        Whether rounding has left no factors.
+    inverse_of_experts : ndarray of shape (n_fits, n_parameters, n_experts)
+        The columns of the inverse that belong to the weights of experts, which are the first parameters.
+    """
+
+    def __init__(self, second_derivatives: np.ndarray, n_experts: int):
+        n_fits, n_parameters, _ = second_derivatives.shape
+        # LAPACK works on columns, and a symmetric matrix is its own transpose.
+        found = [dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1) for matrix in second_derivatives]
+        self._factors = [factor for factor, _ in found]
+        self.failed = np.array([info != 0 for _, info in found], dtype=bool)
+        units = np.eye(n_parameters, n_experts)
+        self.inverse_of_experts = self.solve(np.broadcast_to(units, (n_fits, *units.shape)))
+
+    def solve(self, right: np.ndarray) -> np.ndarray:
+        """Divide right sides (n_fits, n_parameters, n_right) by the curvature; those of fits that failed become 0."""
+        solved = np.zeros(right.shape)
+        for fit in np.flatnonzero(~self.failed):
+            solved[fit], _ = dpotrs(self._factors[fit], right[fit], lower=1)
+        return solved
+
+
+def _pair_numbers(n: int) -> np.ndarray:
+    """Number the pairs of n things in the order of `numpy.triu_indices`; (i, j) and (j, i) have the same, (n, n)."""
+    low, high = np.triu_indices(n)
+    numbers = np.empty((n, n), dtype=np.intp)
+    numbers[low, high] = numbers[high, low] = np.arange(len(low))
+    return numbers
 
 
 def _decorrelated(z: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
