@@ -87,17 +87,23 @@ def fit_temperature(
         Positive; above 1 if the service is overconfident.
     """
     log_t = np.log(start)
+    shares = np.full(len(y), 1 / len(y)) if weights is None else weights / np.sum(weights)
     # The true class scores 0.
     centred = log_scores - log_scores[np.arange(len(y)), y][:, None]
+    highest = centred.max(axis=1, keepdims=True)
     for _ in range(n_steps):
-        scaled = centred * np.exp(-log_t)
-        p = np.exp(log_softmax(scaled, axis=1))
-        mean = (p * scaled).sum(axis=1)
-        variance = (p * scaled**2).sum(axis=1) - mean**2
+        factor = np.exp(-log_t)
+        scaled = centred * factor
+        p = np.exp(scaled - highest * factor)
+        p /= p.sum(axis=1, keepdims=True)
+        p *= scaled
+        of_images = p.sum(axis=1)
+        mean = shares @ of_images
+        variance = shares @ ((p * scaled).sum(axis=1) - of_images**2)
         # (B5): its derivative with respect to log_t.
-        slope = -np.average(mean, weights=weights) + 2 * _PRIOR * log_t
+        slope = -mean + 2 * _PRIOR * log_t
         # Positive everywhere, unlike the exact curvature.
-        curvature = np.average(variance, weights=weights) + abs(np.average(mean, weights=weights)) + 2 * _PRIOR
+        curvature = variance + abs(mean) + 2 * _PRIOR
         step = float(np.clip(slope / curvature, -1, 1))
         log_t -= step
         if abs(step) < _CLOSE:
