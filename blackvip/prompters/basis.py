@@ -13,11 +13,12 @@ from ..encoders.filters import filtered, gaussian
 from ..persistence.arrays import Array
 from ..persistence.fields import NONE, integer
 from ..persistence.format import expect
-from .base import Prompter, at_once
+from .base import Prompter
 
 __all__ = ["PromptBasis"]
 
 _MEASURED_PIXELS = 2**22  # pixels of training images on which the root mean square of each phi is measured
+_CACHED_PIXELS = 2**14  # pixels of images whose phi stay in a processor's cache
 
 
 class PromptBasis(Prompter, name="basis"):
@@ -82,7 +83,7 @@ class PromptBasis(Prompter, name="basis"):
         power = np.zeros(self.n_parameters_)
         power[: len(images)] = np.square(self.images_, dtype=np.float64).mean((1, 2, 3))
         some = pixels[:: math.ceil(pixels[:, 0].numel() / _MEASURED_PIXELS)]
-        for part in some.split(at_once(pixels)):
+        for part in some.split(max(1, _CACHED_PIXELS // pixels[0, 0].numel())):
             squares = self.features(part).double().square_().mean((2, 3, 4))
             power[len(images) :] += squares.sum(0).numpy() / len(some)
         # (B2)
