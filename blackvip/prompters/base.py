@@ -281,11 +281,25 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
         check_is_fitted(self, "parameters_")
         if self.prompt_scale_ == 0:
             return pixels
-        drawn = []
-        for part in pixels.split(at_once(pixels)):
-            canvas, features = self.canvas_and_features(part, torch.float64)
-            drawn.append(prompted(canvas, self.frozen_prompts(features)[None], self.prompt_scale_)[0])
-        return torch.cat(drawn)
+        parts = pixels.split(at_once(pixels))
+        return torch.cat([self.draw_features(*self.canvas_and_features(part, torch.float64)) for part in parts])
+
+    def draw_features(self, canvas: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """Draw prompts onto canvases whose features are known; see `draw`.
+
+        Parameters
+        ----------
+        canvas : tensor of shape (n, 3, height, width), float64
+            Result of `canvas`.
+        features : tensor of shape (n, ...)
+            Result of `features` for the same images.
+
+        Returns
+        -------
+        prompted : tensor of shape (n, 3, height, width)
+            RGB in [0, 1].
+        """
+        return prompted(canvas, self.frozen_prompts(features)[None], self.prompt_scale_)[0]
 
     def fit(self, X: Any, y: Any = None) -> Prompter:
         """Learn everything that is not trained, and freeze at the parameters that training would start from.

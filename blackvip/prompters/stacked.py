@@ -83,7 +83,7 @@ class Stacked(Prompter):
         return self
 
     def canvas(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.then_.canvas(self._corrected(pixels))
+        return self.then_.canvas(self._corrected(pixels).to(pixels.dtype))
 
     def original(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.then_.original(pixels)

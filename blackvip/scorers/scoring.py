@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,15 @@ from ..inputs.reading import BATCH
 from .background import prefetch
 from .ledger import Ledger
 
-__all__ = ["Drawing", "Encoding", "plain_scores_of", "score_columns_of", "score_columns_of_each", "score_images"]
+__all__ = [
+    "Drawing",
+    "Encoding",
+    "ReadsPixels",
+    "plain_scores_of",
+    "score_columns_of",
+    "score_columns_of_each",
+    "score_images",
+]
 
 Drawing = Callable[[torch.Tensor], torch.Tensor]
 Encoding = Callable[[torch.Tensor], np.ndarray]
@@ -21,6 +29,14 @@ Scoring = Callable[[Any], np.ndarray]
 
 # Limits of what a streaming score function is given at once.
 _MOST_BATCHES, _MOST_BYTES = 16, 64 * 2**20
+
+
+class ReadsPixels(Protocol):
+    """Images of one size whose pixels can be read: `Images`, or what is drawn onto them."""
+
+    size: tuple[int, int]
+
+    def pixels(self, rows: np.ndarray) -> torch.Tensor: ...
 
 
 def score_images(
@@ -64,7 +80,7 @@ def score_images(
 
 
 def _made(
-    ledger: Ledger, images: Images, batch: np.ndarray, draw: Drawing | None, encode: Encoding | None = None
+    ledger: Ledger, images: ReadsPixels, batch: np.ndarray, draw: Drawing | None, encode: Encoding | None = None
 ) -> tuple[Any, np.ndarray | None]:
     """Read and draw a batch of images for the score function, and compute their features."""
     sent, features = [], []
@@ -76,7 +92,7 @@ def _made(
     return ledger.joined(sent), np.concatenate(features) if features else None
 
 
-def score_columns_of(ledger: Ledger, images: Images, rows: np.ndarray, draw: Drawing | None = None) -> np.ndarray:
+def score_columns_of(ledger: Ledger, images: ReadsPixels, rows: np.ndarray, draw: Drawing | None = None) -> np.ndarray:
     """Send images, and return their score columns, which heads take.
 
     Parameters
@@ -84,11 +100,11 @@ def score_columns_of(ledger: Ledger, images: Images, rows: np.ndarray, draw: Dra
     ledger : Ledger
         Sends and counts the images.
     images : Images
-        The images.
+        The images, or what is drawn onto them.
     rows : ndarray of int
         Rows of the images that are sent.
     draw : callable or None, default=None
-        Draws prompts onto pixels (n, 3, height, width). None: images are sent without a prompt.
+        Draws prompts onto pixels (n, 3, height, width). None: images are sent as they are read.
 
     Returns
     -------
@@ -100,7 +116,7 @@ def score_columns_of(ledger: Ledger, images: Images, rows: np.ndarray, draw: Dra
 
 
 def score_columns_of_each(
-    ledger: Ledger, images: Images, rows: np.ndarray, drawings: Sequence[Drawing | None]
+    ledger: Ledger, images: ReadsPixels, rows: np.ndarray, drawings: Sequence[Drawing | None]
 ) -> Iterator[np.ndarray]:
     """Yield the score columns (len(rows), n_columns) of the same images with each of several drawings.
 
@@ -133,7 +149,7 @@ def plain_scores_of(ledger: Ledger, images: Images, rows: np.ndarray) -> np.ndar
     return np.concatenate([scores for _, scores, _ in score_images(ledger, images, rows, score=ledger.scores)])
 
 
-def _batches(ledger: Ledger, images: Images, rows: np.ndarray) -> Iterator[np.ndarray]:
+def _batches(ledger: Ledger, images: ReadsPixels, rows: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the rows that are sent together: those of a call, or growing batches if the score function streams.
 
     Growing batches keep a score function that makes many requests at a time supplied with images.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..inputs.images import Images
-from ..prompters.base import Prompter
+from ..prompters.base import Prompter, at_once
 from ..scorers.background import BackgroundThread
 
 __all__ = ["TrainingFeatures", "row_batches"]
@@ -74,6 +74,14 @@ class TrainingFeatures:
         if canvas is None:
             return self.prompter.canvas(self.images.pixels(rows)), features
         return canvas.index_select(0, torch.from_numpy(rows)), features
+
+    def drawn(self, frozen: Prompter, rows: np.ndarray) -> torch.Tensor:
+        """Draw the prompts of the frozen prompter onto these images, as `Prompter.draw` does, from what is kept."""
+        pixels = self.images.pixels(rows)
+        if not self.kept or not frozen.n_parameters_ or not frozen.prompt_scale_:
+            return frozen.draw(pixels)
+        parts = zip(pixels.split(at_once(pixels)), self.of(rows).split(at_once(pixels)))
+        return torch.cat([frozen.draw_features(frozen.canvas(some.double()), features) for some, features in parts])
 
     def batches(self) -> Iterator[torch.Tensor]:
         """Return the features of all images, batch by batch, in double precision."""

@@ -39,4 +39,17 @@ class PromptedImages:
 
     def score_columns(self, w: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Score images with the prompts of `w`: (len(rows), n_columns); bills len(rows) images."""
-        return score_columns_of(self.ledger, self.features.images, rows, self.freeze(w).draw)
+        return score_columns_of(self.ledger, _Drawn(self.features, self.freeze(w)), rows)
+
+
+class _Drawn:
+    """The training images with the prompts of a frozen prompter, read like images."""
+
+    def __init__(self, features: TrainingFeatures, frozen: Prompter):
+        self.features = features
+        self.frozen = frozen
+        self.size = features.images.size
+
+    def pixels(self, rows: np.ndarray) -> torch.Tensor:
+        """Draw prompts onto images: (len(rows), 3, height, width)."""
+        return self.features.drawn(self.frozen, rows)
