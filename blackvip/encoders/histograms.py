@@ -97,9 +97,9 @@ def _in_parts(pixels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def _descriptors(pixels: torch.Tensor) -> torch.Tensor:
     """Compute square roots of orientation histograms, and mean colours: (n, n_features)."""
     grey = _made_smaller(pixels.mean(dim=1, keepdim=True))
-    maps = torch.cat([_orientation_maps(grey, sigma) for sigma in _SIGMAS], dim=1)
+    maps = [_orientation_maps(grey, sigma) for sigma in _SIGMAS]
     histograms = [(_pooled(maps, grids) + _EMPTY).sqrt() for grids in (_COARSE, _FINE)]
-    return torch.cat([*histograms, _pooled(pixels, _COLOUR)], dim=1)
+    return torch.cat([*histograms, _pooled([pixels], _COLOUR)], dim=1)
 
 
 def _made_smaller(images: torch.Tensor) -> torch.Tensor:
@@ -110,9 +110,9 @@ def _made_smaller(images: torch.Tensor) -> torch.Tensor:
     return F.interpolate(images, size=(round(height * ratio), round(width * ratio)), mode="bilinear", antialias=True)
 
 
-def _pooled(maps: torch.Tensor, grids: tuple[int, ...]) -> torch.Tensor:
+def _pooled(maps: list[torch.Tensor], grids: tuple[int, ...]) -> torch.Tensor:
     """Compute means over the cells of grids; cells share pixels if there are fewer pixels than cells."""
-    return torch.cat([F.adaptive_avg_pool2d(maps, side).flatten(1) for side in grids], dim=1)
+    return torch.cat([F.adaptive_avg_pool2d(part, side).flatten(1) for side in grids for part in maps], dim=1)
 
 
 def _orientation_maps(grey: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -144,7 +144,8 @@ def _orientation_maps(grey: torch.Tensor, sigma: float) -> torch.Tensor:
     below = angle.floor()
     # The share of the magnitude that belongs to the next orientation.
     towards = angle - below
-    nearest = torch.cat([below, below + 1], dim=1).long() % _N_ORIENTATIONS
+    # A remainder, since the number of orientations is a power of two; % takes ten times as long.
+    nearest = torch.cat([below, below + 1], dim=1).long() & (_N_ORIENTATIONS - 1)
     shares = torch.cat([magnitude * (1 - towards), magnitude * towards], dim=1)
     n, _, height, width = grey.shape
-    return shares.new_zeros(n, _N_ORIENTATIONS, height, width).scatter(1, nearest, shares)
+    return shares.new_zeros(n, _N_ORIENTATIONS, height, width).scatter_(1, nearest, shares)
