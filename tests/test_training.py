@@ -110,8 +110,6 @@ def test_chunks_and_uncached_features_change_nothing(objective, monkeypatch):
 class FilesOnDisk:
     """Images that are not in memory, and the threads that read them."""
 
-    in_memory = False
-
     def __init__(self, images):
         self.images, self.size, self.reads, self.broken_after = images, images.size, [], 100
 

@@ -58,8 +58,6 @@ class Images(Sequence):  # type: ignore[type-arg]
     ----------
     size : tuple of int
         (height, width) in pixels.
-    in_memory : bool
-        Whether X is an array. Other images are read and resized each time they are needed.
     kept : ndarray of int, shape (len(images),)
         Rows of X that were kept: all, unless ``on_error="skip"`` left some out.
     """
@@ -81,7 +79,6 @@ class Images(Sequence):  # type: ignore[type-arg]
         self.kept = kept
         # Data sets of others may not be safe for threads.
         self._reading = Lock()
-        self.in_memory = isinstance(source, np.ndarray)
         self.size = (image_format.height, image_format.width)
 
     def __len__(self) -> int:

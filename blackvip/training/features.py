@@ -50,11 +50,6 @@ class TrainingFeatures:
         self._keeps_canvas = not self._on_images and sum(needed) <= _CACHE_BYTES
         self._all: Future[tuple[torch.Tensor | None, torch.Tensor]] | None = None
 
-    @property
-    def in_memory(self) -> bool:
-        """Whether a step reads and computes nothing, since canvas and features of all images are in memory."""
-        return self.kept and (self._keeps_canvas or (self._on_images and self.images.in_memory))
-
     def compute_in(self, background: BackgroundThread) -> None:
         """Begin to compute all that is kept in a thread, if anything is trained on it; errors are raised at its use."""
         if self.kept and self._all is None and self.prompter.n_parameters_:

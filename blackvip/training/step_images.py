@@ -95,11 +95,11 @@ class StepReader:
         return StepImages.of(rows, self._canvas_and_features)
 
     def prefetch(self, rows: np.ndarray | None) -> None:
-        """Begin to read the images of the next step, where that saves time.
+        """Begin to read the images of the next step, unless augmentation draws random numbers, which keep their order.
 
-        It does not where all is in memory. Augmentation draws random numbers, which must keep their order.
+        Where all is in memory, they are gathered from it, which takes as long as drawing prompts onto them.
         """
-        if rows is not None and self.augment is None and not self.features.in_memory:
+        if rows is not None and self.augment is None:
             self._ahead = rows, self._background.submit(StepImages.of, rows, self._canvas_and_features)
 
     def _canvas_and_features(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
