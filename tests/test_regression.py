@@ -94,12 +94,22 @@ def test_what_newton_does_not_solve_is_left_to_quasi_newton(monkeypatch):
     np.testing.assert_allclose(found.coef, expected.coef, atol=1e-4)
 
 
-def test_many_rows_take_memory_in_proportion_to_their_inputs():
-    X, y, weights = rows_of(n_classes=2, n_inputs=60, n=4000)
+def test_single_precision_is_as_good_as_the_tolerance_asks(monkeypatch):
+    monkeypatch.setattr(regression, "_MOST_FOR_NEWTON", 0)
+    X, y, weights = rows_of()
+    single, double = (Regressions(X.T[None], y, weights, 3).fit(1.0, ftol) for ftol in (1e-7, 1e-13))
+    np.testing.assert_allclose(single.coef, double.coef, atol=1e-2)
+    np.testing.assert_allclose(single.intercept, double.intercept, atol=1e-2)
+
+
+@pytest.mark.parametrize(("n_classes", "n_inputs"), [(2, 60), (250, 0)])
+def test_many_rows_take_memory_in_proportion_to_their_inputs(n_classes, n_inputs):
+    X, y, weights = rows_of(n_classes=n_classes, n_inputs=60, n=4000)
+    experts = np.zeros((1, n_classes, len(y)))
     tracemalloc.start()
     try:
-        Regressions(X.T[None], y, weights[:1], 2).fit(1.0)
-        assert tracemalloc.get_traced_memory()[1] < 10 * X.nbytes
+        Regressions(X.T[None, :n_inputs], y, weights[:1], n_classes, experts, 0.01).fit(1.0)
+        assert tracemalloc.get_traced_memory()[1] < 10 * (X.nbytes + experts.nbytes)
     finally:
         tracemalloc.stop()
 
