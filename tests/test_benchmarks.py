@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "benchmarks"))
+import http_service
 import large_runs
 import long_run
 import optimizers
@@ -27,6 +28,18 @@ from blackvip import SPSA, compare, datasets
 from blackvip.prompters import CORRECTIONS
 
 START = np.tile([-1.2, 1.0], 6)
+
+
+def test_all_http_libraries_send_the_same_request():
+    body = json.dumps({"inputs": "x" * 90_000}).encode()
+    told = {"accept": "*/*", "accept-encoding": "gzip", "user-agent": "blackvip", "content-type": "application/json"}
+    with http_service.running() as service:
+        service.control(quick=http_service.RANKED)
+        for connect in http_service.THREADED.values():
+            assert json.loads(connect(f"{service.url}/hf", body)()) == http_service.RANKED
+            seen = service.counts()["seen"]
+            assert seen["headers"].items() >= {**told, "content-length": str(len(body))}.items()
+            assert json.loads(seen["body"]) == json.loads(body)
 
 
 def test_a_loss_curve_has_a_loss_for_each_step_and_ends_where_a_run_goes_astray():

@@ -139,7 +139,9 @@ def test_hugging_faces_own_client_asks_alike(service):
     hub = pytest.importorskip("huggingface_hub")
     from blackvip.scorers.http.encoding import encode_image
 
-    client, file = hub.InferenceClient(model=service.url + "/hf", token="none"), encode_image(IMAGES[0])
+    # Uncompressed, as for every service on this machine.
+    client = hub.InferenceClient(model=service.url + "/hf", token="none")
+    file = encode_image(IMAGES[0], compressed=False)
     theirs = client.zero_shot_image_classification(file, candidate_labels=PROMPTS, hypothesis_template="{}")
     asked = sent(service)[2]
     ours = scorer_of(service, HuggingFaceZeroShot(), "/hf")(IMAGES[:1], PROMPTS)

@@ -2,6 +2,8 @@
 
 try:
     import httpx  # noqa: F401
+    import isal  # noqa: F401
+    import pybase64  # noqa: F401
     import tenacity  # noqa: F401
 except ImportError as error:
     raise ImportError(

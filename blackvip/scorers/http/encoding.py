@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 import struct
 import zlib
 
 import numpy as np
+import pybase64
+from isal import isal_zlib
 from PIL import Image
 
 from ...exceptions import ImageError
@@ -57,7 +58,7 @@ def to_base64(image: bytes) -> str:
     text : str
         ASCII text.
     """
-    return base64.b64encode(image).decode("ascii")
+    return pybase64.b64encode_as_string(image)
 
 
 def media_type(image: bytes) -> str:
@@ -154,9 +155,9 @@ def resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _png(image: np.ndarray, compressed: bool) -> bytes:
-    """Encode a PNG several times as fast as Pillow, in files that are no larger.
+    """Encode a PNG twenty times as fast as Pillow, in a file that is up to a ninth larger for a photo.
 
-    Every row is stored as its difference from the row above (filter type 2), and only runs are compressed.
+    Every row is stored as its difference from the row above (filter type 2).
     """
     height, width = image.shape[:2]
     rows = image.reshape(height, -1)
@@ -164,15 +165,13 @@ def _png(image: np.ndarray, compressed: bool) -> bytes:
     filtered[:, 0] = 2
     filtered[0, 1:] = rows[0]
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
-    deflate = zlib.compressobj(int(compressed), zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
-    pixels = [deflate.compress(filtered.data), deflate.flush()]
+    # Level 1 of isal takes a quarter of the time of zlib's fastest level. It has no level without compression.
+    pixels = isal_zlib.compress(filtered.data, 1) if compressed else zlib.compress(filtered.data, 0)
     # 8 bits, RGB.
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"".join([_PNG, *_chunk(b"IHDR", header), *_chunk(b"IDAT", *pixels), *_chunk(b"IEND")])
+    return b"".join([_PNG, *_chunk(b"IHDR", header), *_chunk(b"IDAT", pixels), *_chunk(b"IEND")])
 
 
-def _chunk(kind: bytes, *data: bytes) -> list[bytes]:
-    checksum = zlib.crc32(kind)
-    for piece in data:
-        checksum = zlib.crc32(piece, checksum)
-    return [struct.pack(">I", sum(map(len, data))), kind, *data, struct.pack(">I", checksum)]
+def _chunk(kind: bytes, data: bytes = b"") -> list[bytes]:
+    checksum = isal_zlib.crc32(data, isal_zlib.crc32(kind))
+    return [struct.pack(">I", len(data)), kind, data, struct.pack(">I", checksum)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import uuid
 from typing import Any, NoReturn
+
+import pybase64
 
 from ...exceptions import ServiceError
 
@@ -37,7 +38,7 @@ def to_json(value: Any) -> bytes:
     def place(item: Any) -> str:
         if not isinstance(item, bytes):
             raise TypeError(f"A request has a {type(item).__name__} in its JSON; expected JSON types or bytes.")
-        files.append(base64.b64encode(item))
+        files.append(pybase64.b64encode(item))
         return _PLACE
 
     first, *others = json.dumps(value, default=place, allow_nan=False).encode().split(_PLACE.encode())
