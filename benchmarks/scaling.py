@@ -1,11 +1,12 @@
 """How long a fit takes, by images, classes, latency and workers: predicted from measured constants, and measured.
 
 First what it takes to ask a pool of workers. Then fits to services that do nothing but sleep: the time in which they
-wait for answers, beside what the formula of docs/scaling.md says for it. Then two workers of dask and of Ray, if it is
-installed, against one. Last what blackvip itself takes, on one core, with a service that takes no time: fits with two
-budgets give the processor time of a billed image (the slope) and of what is done once (the rest).
+wait for answers, beside what the formula of docs/scaling.md says for it; and the same over HTTP. Then two workers of
+dask and of Ray, if it is installed, against one. Last what blackvip itself takes, on one core, with a service that
+takes no time: fits with two budgets give the processor time of a billed image (the slope) and of what is done once (the
+rest).
 
-    OMP_NUM_THREADS=1 python benchmarks/scaling.py [--repetitions 3] [--parts asking waiting clusters own]
+    OMP_NUM_THREADS=1 python benchmarks/scaling.py [--repetitions 3] [--parts asking waiting http clusters own]
 
 Times are the least of the repetitions: other work on the machine makes them longer, never shorter.
 """
@@ -20,6 +21,7 @@ import warnings
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.util import find_spec
+from itertools import product
 
 import joblib
 import numpy as np
@@ -83,10 +85,10 @@ def own_constants(repetitions, **data):
     return short - per_image * few.n_queries_, per_image
 
 
-def asking_seconds(repetitions, side, n_images=32):
+def asking_seconds(repetitions, side, score_fn=None):
     """Seconds that the workers of the context take to be asked for images that cost nothing: at first, and later."""
-    images = np.zeros((n_images, side, side, 3), np.uint8)
-    scorer = spread(Sleeping(), None, None)
+    images = np.zeros((N_STEP, side, side, 3), np.uint8)
+    scorer = spread(score_fn or Sleeping(), None, None)
     first = seconds(time.perf_counter, scorer, images, ["a", "b"])
     return first, least(10 * repetitions, scorer, images, ["a", "b"])
 
@@ -184,12 +186,20 @@ def show_waiting(repetitions):
         with threads(n_workers):
             how = dict(asking=asking_seconds(repetitions, SIDE)[1], latency=latency, n_workers=n_workers)
             compare(f"{1000 * latency:.0f} ms, {n_workers} threads", repetitions, Sleeping(latency), **how)
+
+
+def show_http(repetitions):
+    print("\nasking over HTTP for 32 images      48 px", flush=True)
     with running() as service:
-        for at_a_time in (4, 8, 32):
-            service.control(latency=0.05)
-            how = dict(asking=0, latency=0.05, at_a_time=at_a_time)
-            scorer = scorer_of(service, n_concurrent=at_a_time)
-            compare(f"50 ms over HTTP, {at_a_time} at a time", repetitions, scorer, **how)
+        scorers = {at_a_time: scorer_of(service, n_concurrent=at_a_time) for at_a_time in (8, 32)}
+        asking = {at_a_time: asking_seconds(repetitions, SIDE, scorer)[1] for at_a_time, scorer in scorers.items()}
+        for at_a_time, seconds_of_round in asking.items():
+            print(f"{f'{at_a_time} at a time':33s}{1000 * seconds_of_round:7.1f} ms", flush=True)
+        print(f"\nwaiting in a fit of {QUERIES} images    predicted   measured   ratio", flush=True)
+        for latency, (at_a_time, scorer) in product((0.05, 0.1), scorers.items()):
+            service.control(latency=latency)
+            how = dict(asking=asking[at_a_time], latency=latency, at_a_time=at_a_time)
+            compare(f"{1000 * latency:.0f} ms over HTTP, {at_a_time} at a time", repetitions, scorer, **how)
 
 
 def show_clusters(repetitions, latency=0.02):
@@ -217,7 +227,7 @@ def show_own(repetitions):
         print(f"{title:33s}{once:8.2f} s{1000 * per_image:17.2f} ms", flush=True)
 
 
-PARTS = {"asking": show_asking, "waiting": show_waiting, "clusters": show_clusters, "own": show_own}
+PARTS = {"asking": show_asking, "waiting": show_waiting, "http": show_http, "clusters": show_clusters, "own": show_own}
 
 
 def main():
