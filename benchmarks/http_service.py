@@ -9,7 +9,7 @@ the last answer, in which they work.
                as for one elsewhere. A round of requests before makes the connections.
     libraries  The PNG's request alone, 200 kB, from 32 threads or, with aiohttp, tasks: httpx's transport, which
                `HTTPScorer` uses, against others. They take turns; one that is not installed is left out.
-    processes  1, 2, 4 and 8 processes with 32 requests each, for a service of 400 ms that has a place for each request.
+    processes  1, 2, 4 and 8 processes with 32 requests each, for a service with a place for each request.
 
     python benchmarks/http_service.py [--parts sent libraries processes]
 """
@@ -224,7 +224,8 @@ def show_libraries(args):
 # processes
 
 
-def show_processes(args, latency=0.4, n_rounds=16):
+def show_processes(args, n_rounds=16):
+    latency = args.latency
     print(f"{latency * 1000:.0f} ms, {PLACES} requests at a time in each process, {n_rounds} rounds of them")
     print(f"{'processes':22s}{'busy places, of':>18s}{'share':>9s}{'images per second':>20s}")
     with running() as service:
@@ -257,6 +258,7 @@ def main():
     parser.add_argument("--images", type=int, default=3200, help="sent: number of images (default: 3200)")
     parser.add_argument("--repetitions", type=int, default=5, help="libraries: number of turns (default: 5)")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4, 8], help="processes: their numbers")
+    parser.add_argument("--latency", type=float, default=0.4, help="processes: seconds of a request (default: 0.4)")
     args = parser.parse_args()
     for place, part in enumerate(args.parts):
         print(end="\n" if place else "")
