@@ -159,7 +159,11 @@ def _head_note(head: Any, result: HeadResult, baselines: Mapping[str, HeadResult
     zero_shot = baselines["zero_shot"]
     own = f"the service's own answers (accuracy {zero_shot.accuracy:.3f}, log loss {zero_shot.log_loss:.3g})"
     if head == "auto" and not result.head.learns and len(baselines) > 1:
-        return f"No head classifies the training images better than {own}, so predictions are the service's own."
+        # The result has the service's own answers, to images with the prompt if it is used.
+        return (
+            "No head classifies the training images better than the service's own answers (accuracy "
+            f"{result.accuracy:.3f}), so predictions are the service's own."
+        )
     if result.head.learns and result.is_worse(zero_shot):
         return (
             f"The {result.head.title} classifies the training images worse than {own}: accuracy "
