@@ -56,6 +56,11 @@ class CalibratedHead(Head, name="calibrated", auto=Auto(rank=1)):
     n_features_in_ : int
         Number of columns of X.
 
+    Notes
+    -----
+    Of classes and inputs with more than 50,000 weights, as 224 classes and their scores have, only the principal
+    directions of the inputs have weights, as many as 50,000 allow.
+
     Examples
     --------
     >>> import numpy as np

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import minimize
+from scipy.sparse import csr_array
 from scipy.special import log_softmax
 
 from .experts import LinearExpert
@@ -76,8 +77,10 @@ class _Problem:
         self.columns = np.concatenate([classes, n_all + kept])
         self.owner = np.searchsorted(classes, prompt_classes[kept])
         self.n_classes, self.n_scores = len(classes), n_scores
-        # (n_deviations, n_classes): adds up the deviations of each class
-        self.sums = np.eye(len(classes))[self.owner]
+        # (n_classes, n_deviations): adds up the deviations of each class
+        n_deviations = len(self.owner)
+        places = self.owner, np.arange(n_deviations)
+        self.sums = csr_array((np.ones(n_deviations), places), (len(classes), n_deviations))
         self.shares, self.index = examples.shares, examples.index[examples.rows]
         chosen = examples.scores[:, self.columns]
         self.mean = np.average(chosen, axis=0, weights=self.shares)
@@ -100,8 +103,9 @@ class _Problem:
 
         def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
             common, intercept, own = parameters[0], parameters[1 : n + 1], parameters[n + 1 :]
-            # (n_rows, n_deviations) @ (n_deviations, n_classes)
-            log_proba = log_softmax(common * means + intercept + (deviations * own) @ self.sums, axis=1)
+            # (n_classes, n_deviations) @ (n_deviations, n_rows)
+            summed = (self.sums @ (deviations * own).T).T
+            log_proba = log_softmax(common * means + intercept + summed, axis=1)
             penalty = _LOOSE * (common**2 + intercept @ intercept) + strength * (own @ own)
             excess = np.exp(log_proba)
             excess[place, index] -= 1
