@@ -262,6 +262,9 @@ def test_of_many_images_a_share_of_each_class_is_judged():
     assert [np.sum(y[rows] == label) for label in range(3)] == [59, 29, 2]
     assert (np.diff(rows) > 0).all()
     np.testing.assert_array_equal(judged_rows(y, 903, rng), np.arange(903))
+    # Of many classes, there are two images of each.
+    y = np.arange(16_000) % 4_000
+    np.testing.assert_array_equal(np.bincount(y[judged_rows(y, 2_000, rng)]), np.full(4_000, 2))
 
 
 class Fixed:

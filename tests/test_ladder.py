@@ -65,6 +65,13 @@ def test_classes_take_turns_and_half_of_the_images_choose():
     assert halving_sizes(7) == []
 
 
+def test_corrections_of_many_images_are_compared_on_as_few():
+    requests = {n_images: most_requests(27, n_images, 10**6) for n_images in (128, 2_000)}
+    assert {n_images: of[-1] for n_images, of in requests.items()} == {128: 64, 2_000: 1_936}
+    assert requests[128][:-1] == requests[2_000][:-1]
+    assert sum(requests[2_000][:-1]) < 300
+
+
 def log_scores(y, quality, seed):
     """Log scores of a service that is right with a probability that rises with `quality`."""
     rng = np.random.default_rng(seed)
