@@ -100,7 +100,8 @@ def random_vit(device="cpu"):
             path = pathlib.Path(folder) / f"{service}.json"
             path.write_text(json.dumps(open_clip.get_model_config(MODEL)))
             open_clip.add_model_config(path)
-    return OpenCLIPScorer(service, device=device)
+    # On a GPU, "auto" would be half precision, which the other loop does not use.
+    return OpenCLIPScorer(service, device=device, precision="fp32")
 
 
 def noisy_images(n, side, seed=0):
