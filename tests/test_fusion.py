@@ -46,8 +46,8 @@ def test_the_stack_is_what_a_generic_optimiser_finds(n_scores, n_experts):
         z, intercept, coef = scaler.transform(scores), intercept + coef @ scaler.mean_, coef * scaler.scale_
     # The order of the parameters: the experts, then the intercept and the weights of each class.
     found = np.concatenate([of_experts, np.column_stack([intercept, coef]).ravel()])
-    of_class = [0.01, *n_scores * [0.5 * max(1, n_scores / K)]]
-    penalty = np.array([*n_experts * [0.01], *K * of_class])
+    of_class = [1.0, *n_scores * [0.5 * max(1, n_scores / K)]]
+    penalty = np.array([*n_experts * [1.0], *K * of_class])
     z1 = np.concatenate([np.ones((1, len(z))), z.T])[None]
 
     def loss(parameters):
@@ -109,6 +109,8 @@ def test_prediction_is_the_formula():
     ):
         logits = block @ head.block_coef_[:, columns].T + intercept
         expected += alpha * np.maximum(log_softmax(logits, axis=1), -15)
+    logits = X[:, K:] @ head.discriminant_.coef.T + head.discriminant_.intercept
+    expected += head.discriminant_.alpha * np.maximum(log_softmax(logits, axis=1), -15)
     np.testing.assert_allclose(head.predict_log_proba(X), log_softmax(expected, axis=1), atol=1e-12)
     np.testing.assert_array_equal(head.block_sizes_, [4, 2])
     apart = np.concatenate([head.predict_log_proba(row[None]) for row in X[:20]])

@@ -103,12 +103,12 @@ def test_auto_takes_a_head_where_it_helps_and_none_where_it_does_not():
     assert choose_head("auto", permuted, y, ALL).accuracy > 0.9
     assert isinstance(choose_head("fused", permuted, y, ALL).head, FusedHead)
     assert isinstance(choose_head(None, permuted, y, ALL).head, ServiceHead)
-    few, y_few = scores_with(3.0, n=20, n_classes=10, seed=1)  # two shots do not teach a head ten classes
+    few, y_few = scores_with(5.0, n=20, n_classes=10, seed=1)  # two shots do not teach a head ten classes
     tempered = choose_head("auto", 2 * few, y_few, ALL)
     assert isinstance(tempered.head, TemperedHead)
     assert tempered.head.temperature_ == fit_temperature(2 * few, y_few)
     np.testing.assert_array_equal(tempered.held_out.argmax(axis=1), few.argmax(axis=1))
-    assert choose_head("tempered", 20 * few, y_few, ALL).log_loss < choose_head(None, 20 * few, y_few, ALL).log_loss
+    assert choose_head("tempered", few / 20, y_few, ALL).log_loss < choose_head(None, few / 20, y_few, ALL).log_loss
     assert isinstance(choose_head("calibrated", 2 * few, y_few, ALL).head, CalibratedHead)
     own = CalibratedHead(Cs=(1.0,))
     assert choose_head(own, scores, y, ALL).head is not own
@@ -127,7 +127,7 @@ def test_auto_fuses_where_features_help_and_calibrates_where_they_are_noise(seed
         fused, chosen = (choose_head(head, scores, y, ALL, features) for head in ("fused", "auto"))
         assert isinstance(chosen.head, kind)
         gain = calibrated.log_loss - fused.log_loss
-        assert gain > 0.3 if separation else gain < -0.02  # not by chance
+        assert gain > 0.3 if separation else gain < -0.01  # not by chance
         assert chosen.log_loss == min(fused.log_loss, calibrated.log_loss)
         assert fused.head.block_sizes_.tolist() == list(BLOCKS)
         assert (len(fused.head.alpha_), fused.head.n_features_in_) == (2, 3 + 7)
@@ -372,6 +372,8 @@ def test_a_head_is_worse_by_accuracy_or_by_log_loss_beyond_a_standard_error():
     good = results(80, 0.5)
     assert results(70, 0.5).is_worse(good)
     assert results(70, 0.4).is_worse(good)  # sure of itself, but often wrong
+    assert not results(78, 0.4).is_worse(good)  # two images, but a lower log loss
+    assert results(78, 0.5).is_worse(good)
     assert not results(79, 0.5).is_worse(good)  # one image, whose standard error is one image
     assert results(80, 0.6 + noise).is_worse(good)
     assert not results(80, 0.505 + noise - noise.mean()).is_worse(good)

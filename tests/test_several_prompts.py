@@ -180,7 +180,7 @@ def test_the_head_weights_the_prompts(fitted):
 
 
 def test_equally_good_prompts_keep_their_mean():
-    X, y = noisy_images(48, seed=1)
+    X, y = noisy_images(48, seed=2)
     clf = make_classifier(Noisy((1.0, 1.0, 1.0)), max_queries=96).fit(X, y)
     assert clf.baselines_["fused_zero_shot"].head.n_deviations == 0
 

@@ -1,4 +1,4 @@
-"""Predictions that cost what they are worth: the local ensemble, cascades and second views."""
+"""Predictions that cost what they are worth: the local probe, cascades and second views."""
 
 import csv
 import warnings
@@ -14,8 +14,8 @@ from blackvip import BlackVIPClassifier
 from blackvip.exceptions import HeadNotHelpfulWarning
 from blackvip.heads import LocalProbe
 from blackvip.heads.cascade import confidence, cost_curve, fit_threshold
+from blackvip.heads.discriminant import fit_discriminant, linear_discriminant
 from blackvip.heads.judging import HeadResult, judge
-from blackvip.heads.local import LocalEnsemble, linear_discriminant
 from blackvip.heads.scored import LabelledScores
 from blackvip.heads.stages import choose_stages
 from blackvip.heads.views import mix_views
@@ -53,15 +53,29 @@ def test_linear_discriminant_is_that_of_scikit_learn(d):
         np.testing.assert_allclose(one, other, atol=1e-8)
 
 
-def test_local_ensemble_is_cross_validated_and_asks_no_service():
+def test_the_discriminant_is_cross_validated_and_takes_two_images_of_each_class():
+    X, y = features(d=40)
+    _, held_out = fit_discriminant(X, y, np.ones(90), 5)
+    assert (held_out.argmax(axis=1) == y).mean() > 0.9
+    # Its probabilities are as sure as the held-out ones are right.
+    confident = np.exp(held_out.max(axis=1)).mean()
+    assert abs(confident - (held_out.argmax(axis=1) == y).mean()) < 0.1
+    _, held_out = fit_discriminant(X, np.random.default_rng(1).permutation(y), np.ones(90), 5)
+    assert np.exp(held_out.max(axis=1)).mean() < 0.6
+    few = np.concatenate([np.flatnonzero(y == label)[:2] for label in range(3)])
+    discriminant, held_out = fit_discriminant(X[few], y[few], np.ones(6), 2)
+    assert np.isfinite(held_out).all()
+    assert (discriminant.log_proba(X).argmax(axis=1) == y).mean() > 0.6
+
+
+def test_the_local_probe_has_a_discriminant_and_is_cross_validated():
     X, y = features(d=40)
     data = LabelledScores(np.full((90, 3), np.nan), X, (30, 10), y, np.ones(90), np.zeros(90, bool))
-    ensemble = judge(LocalEnsemble(), data)
-    noise = judge(LocalEnsemble(), replace(data, y=np.random.default_rng(1).permutation(y), shared={}))
-    assert ensemble.log_loss < judge(LocalProbe(), data).log_loss
-    assert noise.accuracy < 0.5 < ensemble.accuracy
-    assert ensemble.head.fit_held_out(X, y).shape == (90, 3)
-    np.testing.assert_allclose(np.exp(ensemble.head.predict_log_proba(X)).sum(axis=1), 1)
+    probe = judge(LocalProbe(), data)
+    noise = judge(LocalProbe(), replace(data, y=np.random.default_rng(1).permutation(y), shared={}))
+    assert noise.accuracy < 0.5 < probe.accuracy
+    assert probe.head.discriminant_.alpha > 0
+    assert probe.log_loss < noise.log_loss - 0.3
 
 
 def test_a_cascade_sends_few_images_and_loses_next_to_nothing():

@@ -1,4 +1,4 @@
-"""Experts on score columns: linear classifiers whose log probabilities the fused head weighs beside its probes."""
+"""Experts: linear classifiers on features or score columns, whose log probabilities the fused head weighs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEAST_LOG_PROBA = -15.0
 
 @dataclass
 class LinearExpert(Saveable):
-    """Linear classifier on score columns, and its weight in the stack of the fused head.
+    """Linear classifier on features or score columns, and its weight in the stack of the fused head.
 
     Attributes
     ----------

@@ -1,11 +1,11 @@
 """The fused head: class probabilities from the service's log scores and from local features of the image together.
 
-The service and a local probe fail on different images, so a stack of both is right more often than either. It is
-trained on scores that are already paid for.
+They fail on different images, so a stack of both is right more often. It is trained on scores that are paid for.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -22,10 +22,9 @@ from ..persistence.format import expect
 from ..persistence.objects import Object
 from .base import Auto, Head
 from .calibrated import CalibratedHead
-from .experts import LEAST_LOG_PROBA, LinearExpert
+from .experts import LinearExpert
 from .probes import PROBE_C, PROBE_FOLDS, Probes, fit_probes
 from .prompt_weights import fit_prompt_weights
-from .regression import linear_logits
 from .scored import LabelledScores
 from .stack import Examples, StackWeights, choose_strength
 from .vector_probe import fit_vector_probe
@@ -77,6 +76,8 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         Number of features in each block.
     classes_ : ndarray of shape (n_classes,)
         The labels.
+    discriminant_ : LinearExpert or None
+        Linear discriminant of all features. None without features.
     coef_ : ndarray of shape (n_classes, n_scores)
         Weights that apply to the log scores before standardisation.
     intercept_ : ndarray of shape (n_classes,)
@@ -92,15 +93,15 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
 
     Notes
     -----
-    Each block l has a probe, a multinomial logistic regression with log probabilities q_l, which are raised to at
-    least -15. With log scores s, the service's own log probabilities are log_softmax(s), and with
-    u = coef_ s + intercept_ (B15)::
+    Each block l has a probe, a multinomial logistic regression with log probabilities q_l, and all blocks together
+    have one more, a linear discriminant (B27). They are raised to at least -15. With log scores s, the service's own
+    log probabilities are log_softmax(s), and with u = coef_ s + intercept_ (B15)::
 
         log p = log_softmax(sum_l alpha_l q_l + tau log_softmax(s) + u)
 
     The stack is trained on held-out log probabilities of the probes. Its ridge penalty is `strength_` / 2 for the
     weights of the standardised log scores, times n_scores / n_classes if there are more scores than classes, and
-    0.01 / 2 for everything else (B16). An image of weight two counts as two images.
+    1 / 2 for everything else (B16). An image of weight two counts as two images.
 
     Examples
     --------
@@ -143,6 +144,7 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         "block_sizes_": Array(("n_blocks",), "int64", low=1),
         "coef_": Array(("n_classes", "n_scores")),
         "intercept_": Array(("n_classes",)),
+        "discriminant_": OneOf(NONE, Object(LinearExpert)),
         "n_features_in_": integer(1),
         "prompt_expert_": OneOf(NONE, Object(LinearExpert)),
         "strength_": number(),
@@ -161,6 +163,7 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         expect(n_class_scores >= 0, "a head has more prompt_classes than scores")
         expect(self.tau_ == 0 or self.classes_[-1] < n_class_scores, "a head has a tau_, but no scores of its classes")
         sizes = {
+            "discriminant_": n_features or None,
             "prompt_expert_": None if self.prompt_classes is None else n_scores,
             "vector_expert_": self.vector_size or None,
         }
@@ -214,18 +217,7 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         return 0 if self.prompt_classes is None else len(self.prompt_classes)
 
     def with_deviations(self, prompt_classes: tuple[int, ...]) -> list[Head]:
-        """Make a copy that weights the prompts of each class, and one in which they also count for other classes.
-
-        Parameters
-        ----------
-        prompt_classes : tuple of int
-            Class index of each prompt whose deviation is a score column.
-
-        Returns
-        -------
-        heads : list of FusedHead
-            The second one is left out where it would have too many weights.
-        """
+        # The second one, in which prompts also count for other classes, is left out if it has too many weights.
         n_scores = self.n_scores + len(prompt_classes) if self.n_scores is not None else None
         twins = [
             clone(self).set_params(n_scores=n_scores, prompt_classes=prompt_classes, across_classes=across)
@@ -324,14 +316,13 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=np.float64)
         scores, vectors = self._scores_and_vectors(self._columns(X))
-        weights, experts = list(self.alpha_), []
         coefs = np.split(self.block_coef_, np.cumsum(self.block_sizes_)[:-1], axis=1)
-        for block, coef, intercept in zip(self._blocks(X), coefs, self.block_intercept_):
-            experts.append(np.maximum(log_softmax(linear_logits(block, coef, intercept), axis=1), LEAST_LOG_PROBA))
-        for expert, inputs in ((self.prompt_expert_, scores), (self.vector_expert_, vectors)):
-            if expert is not None:
-                weights.append(expert.alpha)
-                experts.append(expert.log_proba(inputs))
+        probes = map(LinearExpert, coefs, self.block_intercept_, self.alpha_)
+        features = X[:, X.shape[1] - self.block_sizes_.sum() :]
+        fitted = [*zip(probes, self._blocks(X)), (self.discriminant_, features)]
+        fitted += [(self.prompt_expert_, scores), (self.vector_expert_, vectors)]
+        weights = [expert.alpha for expert, _ in fitted if expert is not None]
+        experts = [expert.log_proba(inputs) for expert, inputs in fitted if expert is not None]
         if self.tau_:
             weights.append(self.tau_)
             experts.append(log_softmax(self._of_classes(scores), axis=1)[:, self.classes_])
@@ -405,22 +396,23 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
 
     def _fit_stack(self, examples: Examples, probes: Probes) -> np.ndarray:
         """Set the fitted attributes; return the held-out log probabilities of the images (n_images, n_classes)."""
-        n_scores, n_images = examples.scores.shape[1], len(examples.index)
+        n_scores = examples.scores.shape[1]
         # Without scores all strengths are the same.
         strengths = sorted(self.strengths) if n_scores else self.strengths[:1]
         self.strength_, held_out = choose_strength(examples, strengths, self._n_folds(examples))
-        of_experts, self.coef_, self.intercept_ = examples.stacks([np.arange(n_images)]).fit(self.strength_)[0]
+        of_experts, self.coef_, self.intercept_ = examples.stacks([examples.rows]).fit(self.strength_)[0]
         self.block_coef_, self.block_intercept_ = probes.coef, probes.intercept
-        self.alpha_, others = np.split(of_experts, [len(probes.held_out)])
+        # Other heads may have the same one, with another weight.
+        self.discriminant_ = probes.discriminant and replace(probes.discriminant)
+        self.alpha_, others = np.split(of_experts, [len(self.block_sizes_)])
         others = others.tolist()
-        for expert in (self.prompt_expert_, self.vector_expert_):
+        for expert in (self.discriminant_, self.prompt_expert_, self.vector_expert_):
             if expert is not None:
                 expert.alpha = others.pop(0)
         if self.prompt_expert_ is not None:
             # Columns that the stack does not use have weights of zero.
             self.coef_ = np.pad(self.coef_, [(0, 0), (0, self.prompt_expert_.coef.shape[1] - n_scores)])
-        has_tau = self._has_scores_of_classes(n_scores - examples.n_deviations)
-        self.tau_ = others.pop() if has_tau else 0.0
+        self.tau_ = others.pop() if others else 0.0
         return held_out
 
     def _has_scores_of_classes(self, n_scores: int) -> bool:

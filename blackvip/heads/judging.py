@@ -80,13 +80,14 @@ class HeadResult(Saveable):
         Returns
         -------
         is_worse : bool
-            Whether this head gets fewer images right, by more than a standard error of the difference; or gets no more
-            right and has a higher log loss, by more than a standard error (B17).
+            Whether this head gets fewer images right or has a higher log loss, by more than a standard error of the
+            difference, and is no better in the other one of both; or gets fewer right by more than two (B17).
         """
         rows = np.arange(len(self.losses)) if rows is None else rows
-        excess = (self.losses - other.losses)[rows]
-        no_better = self.weights[rows] @ self._missed(other, rows) >= 0
-        return self.is_less_accurate(other, rows) or bool(no_better and is_clear(excess, self.weights[rows]))
+        weights, missed, excess = self.weights[rows], self._missed(other, rows), (self.losses - other.losses)[rows]
+        is_less_accurate = is_clear(missed, weights) and weights @ excess >= 0
+        has_higher_loss = is_clear(excess, weights) and weights @ missed >= 0
+        return bool(is_less_accurate or has_higher_loss or is_clear(missed, weights, n_errors=2.0))
 
     def is_less_accurate(self, other: HeadResult, rows: np.ndarray | None = None) -> bool:
         """Return whether this head gets fewer images right than another, by more than a standard error."""
@@ -98,8 +99,8 @@ class HeadResult(Saveable):
         return other.hits[rows].astype(float) - self.hits[rows]
 
 
-def is_clear(differences: np.ndarray, weights: np.ndarray | None = None) -> bool:
-    """Return whether a weighted mean is above 0 by more than its standard error.
+def is_clear(differences: np.ndarray, weights: np.ndarray | None = None, n_errors: float = 1.0) -> bool:
+    """Return whether a weighted mean is above 0 by more than its standard error, or a multiple of it.
 
     Parameters
     ----------
@@ -107,6 +108,8 @@ def is_clear(differences: np.ndarray, weights: np.ndarray | None = None) -> bool
         Differences, image by image.
     weights : ndarray of shape (n,) or None, default=None
         Weights of the images. None: 1 for each.
+    n_errors : float, default=1.0
+        Number of standard errors.
 
     Returns
     -------
@@ -116,7 +119,7 @@ def is_clear(differences: np.ndarray, weights: np.ndarray | None = None) -> bool
     n = len(differences)
     # A single image, whose standard error is as large as itself, is never clear.
     deviation = differences.std(ddof=1) if n > 1 else np.inf
-    return bool(n and np.average(differences, weights=weights) > (1 + 1e-9) * deviation / np.sqrt(n))
+    return bool(n and np.average(differences, weights=weights) > (1 + 1e-9) * n_errors * deviation / np.sqrt(n))
 
 
 def judge(head: Head, data: LabelledScores) -> HeadResult:

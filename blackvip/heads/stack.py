@@ -16,7 +16,7 @@ from .scaling import scaling_of
 
 __all__ = ["Examples", "StackWeights", "Stacks", "choose_strength", "lowest_loss"]
 
-_LOOSE = 0.01  # ridge penalty of the intercepts and of the weights of the experts
+_LOOSE = 1.0  # ridge penalty of the intercepts and of the weights of the experts: right for some hundred images
 _OF_DEVIATIONS = 3.0  # ridge penalty of the weights of deviations, relative to that of other scores
 _ROUGH = 1e-7  # relative tolerance for stacks that only compare strengths; folds differ by far more
 

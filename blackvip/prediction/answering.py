@@ -11,8 +11,6 @@ import torch
 from ..encoders.base import Encoder
 from ..heads.base import Head
 from ..heads.decision import Decision, WithoutPrompt
-from ..heads.judging import judge
-from ..heads.local import LocalEnsemble
 from ..heads.scored import ScoredImages
 from ..heads.stages import Stages, choose_stages
 from ..inputs.images import Images
@@ -56,10 +54,6 @@ class AnswersImages(ReachesService):
     def _choose_stages(self, decision: Decision, without: WithoutPrompt, scored: ScoredImages) -> Stages:
         """Choose the stages at the end of a fit, from answers that are paid for."""
         local = without.baselines.get("local_probe")
-        if self.cascade and local is not None:
-            plain = scored.without_prompt()
-            plain.shared = without.shared
-            local = judge(LocalEnsemble(), plain)
         second = without.chosen if self.max_views > 1 and decision.prompt_used else None
         return choose_stages(decision.result, local, second, scored.y, self.cascade)
 
