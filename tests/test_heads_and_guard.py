@@ -415,7 +415,7 @@ def test_it_is_said_if_no_head_helps_or_the_one_that_was_asked_for_does_not():
     )
     assert "No head classifies the training images better than the service's own answers (accuracy 0.9" in notes["auto"]
     # With a prompt, these answers are those to images with it.
-    prompted = 4.0 * np.eye(10)[np.where(np.arange(60) < 2, y + 1, y)] + rng.normal(size=(60, 10))
+    prompted = 8.0 * np.eye(10)[y] + rng.normal(size=(60, 10))
     better = scored_images(plain, prompted, y, scored.features, (16,))
     decision = decide(fit_without_prompt(better, "auto"), better, None, "auto", True)
     assert decision.prompt_used
