@@ -87,6 +87,8 @@ def test_a_cascade_sends_few_images_and_loses_next_to_nothing():
     combined = np.where(is_cheap, test_cheap.hits, test_dear.hits).mean()
     assert test_dear.accuracy - 0.01 < combined
     assert fit_threshold(dear, cheap) == 0  # what costs more is not better
+    # Equal counts, but one head is surer: it may be better.
+    assert fit_threshold(replace(cheap, hits=dear.hits), dear) > 0
     useless = HeadResult.of(LocalProbe(), np.full((400, K), -np.log(K)), np.arange(400) % K, np.ones(400))
     assert (confidence(useless.held_out) > fit_threshold(useless, dear)).sum() == 0
 

@@ -10,7 +10,7 @@ from .judging import HeadResult
 
 __all__ = ["CostPoint", "confidence", "cost_curve", "cost_of", "fit_threshold"]
 
-_TOLERANCE = 0.15  # standard errors of the difference in accuracy that a cascade may lose, by its own estimate
+_TOLERANCE = 0.0025  # of accuracy that a cascade may lose, by its own estimate
 _N_POINTS = 11  # of the curve between two stages
 
 
@@ -53,19 +53,19 @@ def fit_threshold(cheap: HeadResult, dear: HeadResult) -> float:
     Notes
     -----
     The mistakes that the expensive answers would repair are spread over the images in proportion to 1 - p, where p is
-    the cheap answer's confidence (B28). As many images as possible are answered cheaply, the most confident first, as
-    long as their share of these mistakes is at most 0.15 standard errors of the difference in accuracy. Counting the
+    the cheap answer's confidence (B28). Their number is the larger one of what is counted and of what the difference
+    of the confidences promises: a count of few images may miss a gain. As many images as possible are answered cheaply,
+    the most confident first, as long as these mistakes among them are at most 0.25 % of all images. Counting the
     mistakes above each threshold would be noisier, and choosing the largest share among such counts too optimistic.
     """
     weights, n = cheap.weights, len(cheap.hits)
-    gain = dear.hits.astype(float) - cheap.hits
-    total = weights @ gain
+    sure = confidence(cheap.held_out)
+    gains = dear.hits.astype(float) - cheap.hits, confidence(dear.held_out) - sure
+    total = max(weights @ gain for gain in gains)
     if total <= 0:
         return 0.0
-    sure = confidence(cheap.held_out)
     doubt = weights * (1 - sure)
-    deviation = gain.std(ddof=1) if n > 1 else 0.0
-    allowed = _TOLERANCE * deviation / np.sqrt(n) * weights.sum()
+    allowed = _TOLERANCE * weights.sum()
     order = np.argsort(-sure, kind="stable")
     # (B28)
     lost = total * doubt[order].cumsum() / max(doubt.sum(), np.finfo(float).tiny)
