@@ -293,10 +293,10 @@ def memory_shares(args):
     from blackvip.demo import load_forms, text_reader
 
     X, y, *_ = load_forms("box")
-    for most in (1_000, 4_000):
+    for prompter, most in (("basis", 4_000), ("auto", 1_000)):
         service, seconds = FromMemory(text_reader()), []
         for _ in range(args.repetitions + 1):
-            clf = BlackVIPClassifier(service, "{}", max_queries=most, random_state=0, verbose=0)
+            clf = BlackVIPClassifier(service, "{}", prompter=prompter, max_queries=most, random_state=0, verbose=0)
             service.seconds = 0.0
             with Clock() as whole:
                 clf.fit(X, y)
