@@ -220,6 +220,21 @@ def test_auto_compares_on_the_held_out_images_alone():
     np.testing.assert_array_equal(of_all, choose_head("auto", few, y, better).losses)
 
 
+def test_own_answers_to_images_that_a_prompt_was_trained_on_choose_no_head():
+    y = np.arange(60) % 3
+    data = replace(labelled(8 * np.eye(3)[y] + np.random.default_rng(0).normal(size=(60, 3)), y), prompted=True)
+    of_training = np.arange(12), data.columns[:12]
+    found = [
+        decision.choose_head("auto", replace(data, **known)).head
+        for known in (
+            {"last_answers": (np.empty(0, int), data.columns[:0])},  # of a correction
+            {"last_answers": of_training},
+            {"last_answers": of_training, "held_out": y == 0},
+        )
+    ]
+    assert list(map(type, found)) == [TemperedHead, FusedHead, TemperedHead]
+
+
 def test_a_class_of_one_image_gets_no_head_of_its_own_accord():
     scores, y = scores_with(2.0, n=13)  # one class has five images, the others four
     y = np.where(np.arange(13) == 12, 3, y)

@@ -219,15 +219,18 @@ def _best(data: LabelledScores, result_of: Callable[[type[Head]], HeadResult]) -
 
     A head that learns wins a doubtful case against the service's own answers: with few images it is the better one more
     often (docs/method.md). The service's answers to images with a prompt flatter those that the prompt was trained on,
-    so heads are then compared on the others, if there are any.
+    so heads are then compared on the others. If there are none, a head that learns wins in any case.
     """
     if data.counts.min() < _MIN_IMAGES:
         return result_of(ServiceHead)
     results = [result_of(kind) for kind in Head.candidates if kind.can_fit(data.counts)]
     held_out = np.flatnonzero(data.held_out)
     rows = held_out if data.prompted and len(held_out) > 1 else None
+    results.sort(key=lambda result: not result.head.learns)
+    if data.is_trained_on and rows is None:
+        results = [result for result in results if result.head.learns] or results
     best = None
-    for result in sorted(results, key=lambda result: not result.head.learns):
+    for result in results:
         if best is None or best.is_worse(result, None if result.head.learns else rows):
             best = result
     assert best is not None  # TemperedHead is always a candidate

@@ -18,7 +18,7 @@ _LEAST_SPREAD = 1e-3  # of the images around the means of their classes, relativ
 def fit_discriminant(
     X: np.ndarray, index: np.ndarray, weights: np.ndarray, n_folds: int
 ) -> tuple[LinearExpert, np.ndarray]:
-    """Fit a linear discriminant, at the temperature that suits its held-out log probabilities.
+    """Fit a linear discriminant (B27), at the temperature that suits its held-out log probabilities.
 
     Parameters
     ----------

@@ -94,7 +94,7 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
     Notes
     -----
     Each block l has a probe, a multinomial logistic regression with log probabilities q_l, and all blocks together
-    have one more, a linear discriminant (B27). They are raised to at least -15. With log scores s, the service's own
+    have one more, a linear discriminant. They are raised to at least -15. With log scores s, the service's own
     log probabilities are log_softmax(s), and with u = coef_ s + intercept_ (B15)::
 
         log p = log_softmax(sum_l alpha_l q_l + tau log_softmax(s) + u)

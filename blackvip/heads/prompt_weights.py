@@ -27,7 +27,7 @@ _ROUGH = 1e-7  # relative tolerance of fits that only compare strengths; folds d
 def fit_prompt_weights(
     examples: Examples, classes: np.ndarray, prompt_classes: Sequence[int], n_folds: int
 ) -> tuple[LinearExpert, np.ndarray]:
-    """Fit prompt weights (B26), with the ridge penalty that has the lowest cross-validated log loss.
+    """Fit prompt weights, with the ridge penalty that has the lowest cross-validated log loss.
 
     Parameters
     ----------

@@ -63,6 +63,11 @@ class LabelledScores:
     vector_size: int = 0
 
     @property
+    def is_trained_on(self) -> bool:
+        """Whether the scores are those of images with a prompt that was trained, on all that are not held out."""
+        return self.prompted and self.last_answers is not None and len(self.last_answers[0]) > 0
+
+    @property
     def n_classes(self) -> int:
         """Number of classes, including those without images."""
         return self.columns.shape[1] - len(self.prompt_classes) - self.vector_size
