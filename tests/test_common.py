@@ -31,11 +31,10 @@ from blackvip import (
 from blackvip.heads import LocalProbe
 
 #: Checks that fail, each with its reason, by the class of the estimator.
+_OTHER_FOLDS = "it is cross-validated: copies of an image may be in different folds, but one of weight two is in one"
 EXPECTED_FAILURES = {
-    "LocalProbe": {
-        "check_sample_weight_equivalence_on_dense_data": "the probes are cross-validated: copies of an image may be in "
-        "different folds, but an image of weight two is in one",
-    },
+    "CalibratedHead": {"check_sample_weight_equivalence_on_dense_data": _OTHER_FOLDS},
+    "LocalProbe": {"check_sample_weight_equivalence_on_dense_data": _OTHER_FOLDS},
     "BlackVIPClassifier": {
         "check_fit_score_takes_y": "fit spends the budget, and partial_fit goes on within the same one: it asks for a "
         "larger one instead of billing what nobody has allowed",
