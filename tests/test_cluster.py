@@ -11,6 +11,7 @@ import joblib
 import numpy as np
 import pytest
 from conftest import ToyService, make_stripes
+from joblib.pool import PicklingPool
 from killing import N_AT_ONCE, BilledService
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
@@ -110,8 +111,11 @@ def shared_ray():
             runtime_env={"env_vars": {"PYTHONPATH": paths}},
         )
         register_ray()
+        bases = PicklingPool.__bases__
         yield
         ray.shutdown()
+        # Ray's backend replaces the base of the pools of joblib's own backend "multiprocessing".
+        PicklingPool.__bases__ = bases
 
 
 @pytest.fixture

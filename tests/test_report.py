@@ -183,7 +183,9 @@ class TestContent:
         y, right = np.repeat("a", 40), np.arange(40)
         shares = dict(zip(clf.baselines_, (10, 20, 24, 22))) | {"prompt": 30, "classifier": 38}
         text = recommendation(clf, Results(y, y, y, {name: right < n for name, n in shares.items()}))
-        assert text.startswith("Use this classifier: it sends images with the prompter PromptBasis, and needs no trained")
+        assert text.startswith(
+            "Use this classifier: it sends images with the prompter PromptBasis, and needs no trained"
+        )
         assert (
             "Accuracy 0.950 instead of 0.250, at one image per prediction. The local probe bills nothing, and reach"
             in text
