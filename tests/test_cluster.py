@@ -1,5 +1,6 @@
 """Real clusters: two workers of dask and of Ray, one of which is killed in the middle of a fit."""
 
+import builtins
 import contextlib
 import os
 import signal
@@ -99,6 +100,9 @@ def shared_ray():
     """Two workers of Ray. Each fit has processes of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")  # it is on this machine alone, and read when Ray is imported
+        # Ray replaces both, and they are restored: `print`, and the base of joblib's backend "multiprocessing".
+        patch.setattr(builtins, "print", builtins.print)
+        bases = PicklingPool.__bases__
         ray = pytest.importorskip("ray", reason="Ray is not installed; pip install blackvip[distributed]")
         from ray.util.joblib import register_ray
 
@@ -111,10 +115,8 @@ def shared_ray():
             runtime_env={"env_vars": {"PYTHONPATH": paths}},
         )
         register_ray()
-        bases = PicklingPool.__bases__
         yield
         ray.shutdown()
-        # Ray's backend replaces the base of the pools of joblib's own backend "multiprocessing".
         PicklingPool.__bases__ = bases
 
 
@@ -124,7 +126,7 @@ def ray_workers(shared_ray):
         yield
 
 
-@pytest.fixture(params=[pytest.param("loky", marks=pytest.mark.exhaustive), "ray"])
+@pytest.fixture(params=["loky", "ray"])
 def two_processes(request):
     if request.param == "ray":
         request.getfixturevalue("shared_ray")
@@ -243,6 +245,7 @@ def test_workers_that_die_are_an_error(own_cluster):
         classifier(DiesInWorkers()).fit(*STRIPES)
 
 
+@pytest.mark.exhaustive
 def test_a_worker_whose_end_is_an_error_is_killed(two_processes, service, expected, tmp_path):
     """The fit resumes, and pays again at most for the parts that the two workers had."""
     clf = classifier(service, checkpoint=tmp_path / "run.journal")

@@ -132,6 +132,10 @@ def test_the_workers_of_a_fit_end_with_it_and_do_not_wait_for_the_garbage_collec
     try:
         with joblib.parallel_config("threading", n_jobs=2):
             fitted(ToyService(glare=0.7))
+        # They end soon after the fit.
+        deadline = time.monotonic() + 20
+        while threading.active_count() > n_threads and time.monotonic() < deadline:
+            time.sleep(0.05)
         assert threading.active_count() <= n_threads
     finally:
         gc.enable()
