@@ -37,7 +37,7 @@ FAULTS = {"reset": 0.003, "torn": 0.003, "429 0.2": 0.005, "503 0.2": 0.005, "sl
 
 
 class Sample(NamedTuple):
-    """What a process held at a moment, and how many images the service had answered then."""
+    """Memory, sockets and journal of a process at a moment, and the images that the service had answered by then."""
 
     seconds: float
     images: int

@@ -1,4 +1,4 @@
-"""What a service's vectors are worth: the default without and with them, and what scikit-learn makes of them alone.
+"""Compare the default without and with a service's vectors, and scikit-learn's regression on the vectors alone.
 
     python benchmarks/vectors.py [--tasks fashion clipart] [--seeds 0 1 2] [--split test]
 

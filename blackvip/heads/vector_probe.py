@@ -48,7 +48,7 @@ def fit_vector_probe(examples: Examples, vectors: np.ndarray, n_folds: int) -> t
     weights = np.stack([*(np.where(test, 0, shares) for test in tests), shares])
     n_classes = int(index.max()) + 1
     regressions = Regressions(z.T[None], index[rows], weights, n_classes)
-    found: dict[float, tuple[np.ndarray, LinearExpert]] = {}
+    found: dict[float, tuple[LinearExpert, np.ndarray]] = {}
 
     def held_out(strength: float) -> np.ndarray:
         regressions.fit(strength, _ROUGH)
@@ -58,9 +58,8 @@ def fit_vector_probe(examples: Examples, vectors: np.ndarray, n_folds: int) -> t
         log_proba = np.empty((len(rows), n_classes))
         for test, expert in zip(tests, of_folds):
             log_proba[test] = expert.log_proba(vectors[test])
-        found[strength] = log_proba, of_all
+        found[strength] = of_all, log_proba
         return log_proba[: len(index)]
 
     strength, _ = lowest_loss(_STRENGTHS, held_out, index, examples.weights)
-    log_proba, probe = found[strength]
-    return probe, log_proba
+    return found[strength]

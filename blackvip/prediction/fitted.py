@@ -136,26 +136,11 @@ class PromptedClassifier(
         log_proba : ndarray of shape (n_images, n_classes)
             Columns are in the order of `classes_`.
         """
+        return np.concatenate(list(self._log_proba_parts(X)))
+
+    def _log_proba_parts(self, X: Any) -> Iterator[np.ndarray]:
         images = self._open_images(X)
-        return np.concatenate(list(self._log_probas(images, np.arange(len(images)))))
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Predict class labels; it bills as many images as `predict_log_proba`.
-
-        Parameters
-        ----------
-        X : images, in any form that `fit` takes
-            Images of the training images' size, unless `fit` had to resize.
-
-        Returns
-        -------
-        y : ndarray of shape (n_images,)
-            The most probable class of each image.
-        """
-        images = self._open_images(X)
-        # The probabilities of 100,000 images in 1,000 classes would take 800 MB.
-        best = [log_proba.argmax(axis=1) for log_proba in self._log_probas(images, np.arange(len(images)))]
-        return self.classes_[np.concatenate(best)]
+        return self._log_probas(images, np.arange(len(images)))
 
     @validate_params(
         {"overwrite": ["boolean"], "verbose": [Options(Integral, {0, 1, 2}), "boolean"]},

@@ -108,8 +108,10 @@ class ReachesService(SharesScoreFunction):
 
     def _check_vector_size(self) -> None:
         """Raise a `ValueError` if the score function's vectors are not those of the fit."""
-        size = 0 if self.score_fn is None else declared(self.score_fn, "vector_size", 0)
-        if size != self.vector_size_ and self.score_fn is not None:
+        if self.score_fn is None:  # `_ledger` says so
+            return
+        size = declared(self.score_fn, "vector_size", 0)
+        if size != self.vector_size_:
             raise ValueError(
                 f"The score function declares vectors of {size} numbers (vector_size); expected {self.vector_size_}, "
                 "as in fit. Give it the same model and the same vector_size, or fit again."

@@ -104,7 +104,7 @@ def score_columns_of(ledger: Ledger, images: ReadsPixels, rows: np.ndarray, draw
     rows : ndarray of int
         Rows of the images that are sent.
     draw : callable or None, default=None
-        Draws prompts onto pixels (n, 3, height, width). None: images are sent as they are read.
+        Draws prompts onto pixels (n, 3, height, width). None: images are sent without prompts.
 
     Returns
     -------
