@@ -21,19 +21,24 @@ def gratings(angles, side=48, wavelength=12):
     return torch.stack(waves)[:, None].expand(-1, 3, -1, -1) / 4 + 0.5
 
 
+def whole_image(pixels):
+    """Histograms (n, 8) of whole images, at the first scale."""
+    return _descriptors(pixels)[:, :COARSE].reshape(len(pixels), 2, 8, 5)[:, 0, :, 0].square()
+
+
 def textures(n=12, height=20, width=20, seed=0):
     return torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("octant", range(8))
 def test_histograms_peak_where_brightness_rises_and_falls(octant):
-    histograms = _descriptors(gratings([octant * np.pi / 4]))[0, :8].square()  # of the whole image, at the first scale
+    [histograms] = whole_image(gratings([octant * np.pi / 4]))
     assert set(histograms.argsort()[-2:].tolist()) == {octant, (octant + 4) % 8}
     assert histograms.topk(2).values.sum() > 0.9 * histograms.sum()
 
 
 def test_a_direction_between_two_orientations_is_shared_by_both():
-    histograms = _descriptors(gratings([np.pi / 8]))[0, :8].square()
+    [histograms] = whole_image(gratings([np.pi / 8]))
     assert set(histograms.argsort()[-4:].tolist()) == {0, 1, 4, 5}
     assert histograms[0] == pytest.approx(histograms[1].item(), rel=0.1)
 
@@ -43,11 +48,11 @@ def test_gradients_ignore_brightness_and_almost_ignore_contrast():
     whole = COARSE + FINE
     same, weak, faint = (_descriptors(pixels) for pixels in (images + 0.1, images / 2 + 0.25, images / 1000))
     given = _descriptors(images)
-    torch.testing.assert_close(same[:, :whole], given[:, :whole], atol=1e-9, rtol=0)
+    torch.testing.assert_close(same[:, :whole], given[:, :whole], atol=1e-3, rtol=0)
     torch.testing.assert_close(weak[:, :whole], given[:, :whole], atol=0.2, rtol=0)
     assert weak[:, :COARSE].max() > 0.8 * given[:, :COARSE].max()
     assert faint[:, :whole].max() < 0.2 * given[:, :whole].max()  # noise on an even ground
-    torch.testing.assert_close(same[:, whole:], given[:, whole:] + 0.1, atol=1e-9, rtol=0)
+    torch.testing.assert_close(same[:, whole:], given[:, whole:] + 0.1, atol=1e-3, rtol=0)
 
 
 def test_cells_are_where_they_are_in_the_image():
@@ -58,7 +63,7 @@ def test_cells_are_where_they_are_in_the_image():
     encoder.mean_, encoder.scale_ = 0.0, 1.0
     features = encoder.features(pixels)[0].numpy()
     coarse, fine, colour = np.split(features, [COARSE, COARSE + FINE])
-    cells = np.square(fine[: 16 * 16].reshape(2, 8, 4, 4)[0, 0])
+    cells = np.square(fine.reshape(2, 8, 16 + 49)[0, 0, :16].reshape(4, 4))
     assert cells[3, 0] == cells[2:, :2].max()
     green = colour.reshape(-1)[3:15].reshape(3, 2, 2)[1]
     assert np.argmax(green) == 1
@@ -90,13 +95,19 @@ def test_a_feature_that_was_constant_by_chance_weighs_as_much_as_others():
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (5, 3), (64, 64), (65, 200), (300, 130)])
 def test_features_depend_on_the_image_alone_whatever_its_size(size):
-    pixels = textures(5, *size)
+    pixels = textures(19, *size)
     encoder = GradientEncoder().fit_pixels(pixels)
-    together = encoder.features(pixels)
-    assert together.dtype == torch.float64
-    assert together.isfinite().all()
-    apart = torch.cat([encoder.features(image[None]) for image in pixels])
-    torch.testing.assert_close(apart, together, atol=1e-9, rtol=0)
+    n_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        together = encoder.features(pixels)
+        torch.set_num_threads(1)
+        assert together.dtype == torch.float64
+        assert together.isfinite().all()
+        for n in (1, 7, 19):
+            assert torch.equal(torch.cat([encoder.features(part) for part in pixels.split(n)]), together)
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def test_large_images_are_seen_at_64_pixels():

@@ -363,7 +363,7 @@ class AReSClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction):
                 outputs[rows] = outputs_of_rows.detach().double().numpy()
                 loss = F.cross_entropy(outputs_of_rows @ mapping, target[rows])
                 (slope,) = torch.autograd.grad(loss, [program])
-                # Where there is no gradient of brightness, its orientation has no slope.
+                # An encoder may have no slope at some pixels, such as a norm at zero.
                 program.grad = torch.nan_to_num(slope, 0.0, 0.0, 0.0)
                 optimizer.step()
                 losses.append(loss.item() * len(rows))

@@ -93,11 +93,13 @@ class Encoder(ImageTransformer, ABC):
         Returns
         -------
         features : tensor of shape (n, ...)
-            One entry per image. A frozen encoder computes in the precision of the pixels.
+            One entry per image; those of a frozen encoder have the type of the pixels.
         """
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Compute the features of images in double precision, without a graph for gradients.
+        """Compute the features of images without a graph for gradients; no image changes those of another.
+
+        By default `encode` computes them in double precision.
 
         Parameters
         ----------

@@ -1,8 +1,15 @@
-"""Histograms of gradient orientations: image features that need no weights, download or training."""
+"""Histograms of gradient orientations: image features that need no weights, download or training.
+
+Features are computed in single precision, and the features of an image depend neither on the other images of a batch
+nor on the number of threads, to the bit. A pixel's numbers are made of those around it by additions, subtractions,
+multiplications and divisions in an order that nothing changes. Before they are summed over cells, they are rounded to
+multiples of 2^-12, so the sums are exact, in whatever order a library adds.
+"""
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -11,18 +18,20 @@ import torch.nn.functional as F
 from ..persistence.arrays import Array
 from ..persistence.format import expect
 from .base import Encoder
-from .filters import filtered, gaussian
 
 __all__ = ["GradientEncoder"]
 
 _SIDE = 64  # px: larger images are shrunk until their shorter side has this length
-_SIGMAS = (1.0, 2.0)  # px: scales of the Gaussian derivatives
+_WINDOWS = (17, 9)  # px, in an image and in one of half its size: squares over which magnitudes are averaged
 _N_ORIENTATIONS = 8
-_WINDOW = 17  # px: side of the square over which gradient magnitudes are averaged
-_FAINT = 0.02  # is added to that average, so that noise on an even background stays small
+_SLOPE = 128  # response of the gradient filter where brightness rises by 1 per pixel
+_SMOOTH = 16  # response of the filter that makes images smaller where brightness is 1
+_FAINT = 0.02  # is added to the average magnitude, so that noise on an even background stays small
 _EMPTY = 1e-6  # is added to a histogram before its square root, whose slope at 0 would amplify rounding errors
 _COARSE, _FINE, _COLOUR = (1, 2), (4, 7), (1, 2, 4)  # sides of the grids
-_AT_ONCE = 16  # images whose maps fit into a processor's cache
+_ROUNDING = 3 * 2.0**10  # single precision has multiples of 2^-12 there
+_AT_ONCE = 2**16  # pixels of images whose maps fit into a processor's cache
+_CHANNELS_AT_ONCE = 2**19  # numbers in the channels of images in full size that do
 _MIN_SPREAD = 0.01  # smallest divisor of a feature
 _MIN_SHARE = 0.1  # smallest divisor, as a share of the root mean square spread in the feature's block
 
@@ -48,11 +57,12 @@ class GradientEncoder(Encoder, name="gradients"):
 
     Notes
     -----
-    Gradients are Gaussian derivatives of the mean of the channels, at scales of 1 and 2 px. Images whose shorter side
-    exceeds 64 px are shrunk first. The magnitude of a gradient is divided by the mean magnitude around it, so features
-    depend little on contrast, and not at all on brightness. Each magnitude is shared by the two nearest of eight
-    orientations. The means over cells are square-rooted. Finally each feature is standardised and divided by the square
-    root of its block's size, so a block of a training image has a norm near 1.
+    The mean of the channels is shrunk until its shorter side has at most 64 px. Gradients are those of a 5 x 5 Sobel
+    filter, in this size and in half of it. A gradient is the sum of two vectors in the two nearest of eight
+    orientations; their lengths are its shares, and add up to its magnitude. Shares are divided by the mean magnitude
+    around them, so features depend little on contrast, and not at all on brightness. The means over cells are
+    square-rooted. Finally each feature is standardised and divided by the square root of its block's size, so a block
+    of a training image has a norm near 1.
     """
 
     saved_attributes = {"mean_": Array(("n_features",)), "scale_": Array(("n_features",), low=1e-3)}
@@ -66,11 +76,12 @@ class GradientEncoder(Encoder, name="gradients"):
     @property
     def block_sizes_(self) -> tuple[int, ...]:
         """Number of features in each block: coarse, fine and colour."""
-        per_cell = len(_SIGMAS) * _N_ORIENTATIONS
+        per_cell = len(_WINDOWS) * _N_ORIENTATIONS
         return per_cell * _n_cells(_COARSE), per_cell * _n_cells(_FINE), 3 * _n_cells(_COLOUR)
 
     def fit_pixels(self, pixels: torch.Tensor) -> GradientEncoder:
-        features = _in_parts(pixels, torch.float64).numpy()
+        with torch.no_grad():
+            features = _descriptors(pixels).numpy()
         self.mean_ = features.mean(axis=0)
         blocks = np.split(features.std(axis=0), np.cumsum(self.block_sizes_)[:-1])
         floors = [max(_MIN_SPREAD, _MIN_SHARE * math.sqrt(np.square(spread).mean())) for spread in blocks]
@@ -79,73 +90,187 @@ class GradientEncoder(Encoder, name="gradients"):
         return self
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        features = _in_parts(pixels, pixels.dtype)
+        return self._standardized(_descriptors(pixels)).to(pixels.dtype)
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return self._standardized(_descriptors(pixels))
+
+    def _standardized(self, features: torch.Tensor) -> torch.Tensor:
         sizes = np.repeat(self.block_sizes_, self.block_sizes_)
         mean, scale = torch.as_tensor(self.mean_), torch.as_tensor(self.scale_ * np.sqrt(sizes))
-        return (features - mean.to(features)) / scale.to(features)  # (B14)
+        return (features - mean) / scale  # (B14)
 
 
 def _n_cells(grids: tuple[int, ...]) -> int:
     return sum(side**2 for side in grids)
 
 
-def _in_parts(pixels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Compute features (n, n_features) before they are standardised, for a few images at a time."""
-    return torch.cat([_descriptors(part.to(dtype)) for part in pixels.split(_AT_ONCE)])
-
-
 def _descriptors(pixels: torch.Tensor) -> torch.Tensor:
-    """Compute square roots of orientation histograms, and mean colours: (n, n_features)."""
-    grey = _made_smaller(pixels.mean(dim=1, keepdim=True))
-    maps = [_orientation_maps(grey, sigma) for sigma in _SIGMAS]
-    histograms = [(_pooled(maps, grids) + _EMPTY).sqrt() for grids in (_COARSE, _FINE)]
-    return torch.cat([*histograms, _pooled([pixels], _COLOUR)], dim=1)
+    """Compute features before they are standardised: (n, n_features), float64."""
+    parts = pixels.split(max(1, _CHANNELS_AT_ONCE // pixels[:1].numel()))
+    greys, colours = zip(*(_grey_and_colours(part.float()) for part in parts))
+    grey = torch.cat(greys)
+    histograms = [_histograms(part) for part in grey.split(max(1, _AT_ONCE // grey[:1].numel()))]
+    return torch.cat([torch.cat(histograms), torch.cat(colours)], dim=1)
 
 
-def _made_smaller(images: torch.Tensor) -> torch.Tensor:
-    height, width = images.shape[-2:]
+def _grey_and_colours(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute the sum of the channels (n, height, width), at most 64 px, and mean colours (n, n_features), float64."""
+    red, green, blue = pixels.unbind(1)
+    grey = red + green + blue
+    height, width = grey.shape[1:]
     ratio = _SIDE / min(height, width)
-    if ratio >= 1:
-        return images
-    return F.interpolate(images, size=(round(height * ratio), round(width * ratio)), mode="bilinear", antialias=True)
+    if ratio < 1:
+        size = round(height * ratio), round(width * ratio)
+        grey = F.interpolate(grey[:, None], size=size, mode="bilinear", antialias=True)[:, 0]
+    # By grid, then by channel.
+    colours = [means.flatten(1) for means in _pooled(_rounded(pixels), _COLOUR)]
+    return grey, torch.cat(colours, dim=1)
 
 
-def _pooled(maps: list[torch.Tensor], grids: tuple[int, ...]) -> torch.Tensor:
-    """Compute means over the cells of grids; cells share pixels if there are fewer pixels than cells."""
-    return torch.cat([F.adaptive_avg_pool2d(part, side).flatten(1) for side in grids for part in maps], dim=1)
-
-
-def _orientation_maps(grey: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Compute the relative gradient magnitude in each orientation; the first orientation points to the right.
+def _histograms(grey: torch.Tensor) -> torch.Tensor:
+    """Compute square roots of orientation histograms, float64.
 
     Parameters
     ----------
-    grey : tensor of shape (n, 1, height, width)
-        Mean of the channels.
-    sigma : float
-        Standard deviation of the Gaussian, in pixels.
+    grey : tensor of shape (n, height, width)
+        Sum of the channels.
 
     Returns
     -------
-    maps : tensor of shape (n, 8, height, width)
-        Magnitudes relative to their surroundings.
+    histograms : tensor of shape (n, n_features)
+        By block, then by scale, orientation and cell. The first orientation points to the right, the next ones
+        clockwise.
     """
-    smooth = gaussian(sigma)
-    at = torch.arange(len(smooth)) - len(smooth) // 2
-    slope = at * smooth
-    # The derivative is 1 where brightness rises by 1 per pixel.
-    slope /= (at * slope).sum()
-    to_right = filtered(grey, rows=smooth, columns=slope)
-    down = filtered(grey, rows=slope, columns=smooth)
-    magnitude = (to_right.square() + down.square()).sqrt()
-    even = torch.full((_WINDOW,), 1 / _WINDOW, dtype=torch.float64)
-    magnitude = magnitude / (filtered(magnitude, rows=even, columns=even) + _FAINT)  # (B14)
-    angle = torch.atan2(down, to_right) * (_N_ORIENTATIONS / (2 * math.pi))
-    below = angle.floor()
-    # The share of the magnitude that belongs to the next orientation.
-    towards = angle - below
-    # A remainder, since the number of orientations is a power of two; % takes ten times as long.
-    nearest = torch.cat([below, below + 1], dim=1).long() & (_N_ORIENTATIONS - 1)
-    shares = torch.cat([magnitude * (1 - towards), magnitude * towards], dim=1)
-    n, _, height, width = grey.shape
-    return shares.new_zeros(n, _N_ORIENTATIONS, height, width).scatter_(1, nearest, shares)
+    faint = 3 * _SLOPE * _FAINT
+    lengths = torch.tensor([1, math.sqrt(2)] * (_N_ORIENTATIONS // 2), dtype=torch.float64)[:, None]
+    scales = []
+    for window in _WINDOWS:
+        to_right, down, smaller = _gradients(grey)
+        shares = _shares(*_relative(to_right, down, window, faint))
+        means = torch.cat([means.flatten(2) for means in _pooled(shares, _COARSE + _FINE)], dim=2)
+        scales.append((means * lengths + _EMPTY).sqrt())
+        # In a smaller image, brightness rises twice as much per pixel.
+        grey, faint = smaller, 2 * _SMOOTH * faint
+    # (n, scales, orientations, cells)
+    blocks = torch.stack(scales, dim=1).split([_n_cells(_COARSE), _n_cells(_FINE)], dim=3)
+    return torch.cat([block.flatten(1) for block in blocks], dim=1)
+
+
+def _gradients(grey: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Filter images (n, height, width): gradients to the right and down, and images of half the size.
+
+    Beyond the border, the nearest pixel counts. Filters are sums and differences of neighbours, and are not divided by
+    `_SLOPE` and `_SMOOTH`.
+    """
+    smooth = _smoothed(_smoothed(_padded(grey, 2), 1), 2)
+    along_columns, along_rows = _smoothed(smooth, 1), _smoothed(smooth, 2)
+    to_right = along_columns[:, :, 2:] - along_columns[:, :, :-2]
+    down = along_rows[:, 2:] - along_rows[:, :-2]
+    return to_right, down, smooth[:, 1:-1:2, 1:-1:2]
+
+
+def _relative(
+    to_right: torch.Tensor, down: torch.Tensor, window: int, faint: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Divide gradients (n, height, width) by the mean magnitude in a window around them, and round them."""
+    across, along = to_right.abs(), down.abs()
+    # The sum of the shares.
+    magnitude = torch.maximum(across, along) + torch.minimum(across, along) * (math.sqrt(2) - 1)
+    sums = _window_sums(_window_sums(_padded(magnitude, window // 2), 1, window), 2, window)
+    factor = window**2 / (sums + window**2 * faint)  # (B14)
+    return _rounded(to_right * factor), _rounded(down * factor)
+
+
+def _shares(to_right: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    """Split gradients (n, height, width) into multiples of (1, 0), (1, 1), (0, 1), (-1, 1), ...: (n, 8, height, width).
+
+    At most two are not 0, those of the vectors to either side of the gradient.
+    """
+    right, below = to_right.clamp(min=0), down.clamp(min=0)
+    left, above = right - to_right, below - down
+    across, along = right + left, below + above
+    shares = [
+        (right - along).clamp_(min=0),
+        torch.minimum(right, below),
+        (below - across).clamp_(min=0),
+        torch.minimum(left, below),
+        (left - along).clamp_(min=0),
+        torch.minimum(left, above),
+        (above - across).clamp_(min=0),
+        torch.minimum(right, above),
+    ]
+    return torch.stack(shares, dim=1)
+
+
+def _padded(images: torch.Tensor, reach: int) -> torch.Tensor:
+    """Repeat the border of images (n, height, width)."""
+    return F.pad(images[:, None], (reach,) * 4, mode="replicate")[:, 0]
+
+
+def _smoothed(images: torch.Tensor, dim: int) -> torch.Tensor:
+    """Filter with (1, 2, 1) along a dimension, which gets shorter by 2."""
+    for _ in range(2):
+        n = images.shape[dim] - 1
+        images = images.narrow(dim, 0, n) + images.narrow(dim, 1, n)
+    return images
+
+
+def _window_sums(images: torch.Tensor, dim: int, window: int) -> torch.Tensor:
+    """Sum `window` neighbours along a dimension; the window is a power of two, and one more."""
+    sums, reach = images, 1
+    while reach < window - 1:
+        n = sums.shape[dim] - reach
+        sums = sums.narrow(dim, 0, n) + sums.narrow(dim, reach, n)
+        reach *= 2
+    n = images.shape[dim] - window + 1
+    return sums.narrow(dim, 0, n) + images.narrow(dim, window - 1, n)
+
+
+def _rounded(numbers: torch.Tensor) -> torch.Tensor:
+    """Round numbers between -1,000 and 1,000 to multiples of 2^-12; gradients pass as if it changed nothing."""
+    return (numbers + _ROUNDING).sub_(_ROUNDING)
+
+
+def _pooled(maps: torch.Tensor, grids: tuple[int, ...]) -> list[torch.Tensor]:
+    """Compute means over the cells of grids; cells share pixels if there are fewer pixels than cells.
+
+    Parameters
+    ----------
+    maps : tensor of shape (n, c, height, width), float32
+        Multiples of 2^-12. Their sums over columns are exact below 4,096.
+    grids : tuple of int
+        Sides of the grids.
+
+    Returns
+    -------
+    means : list of tensor of shape (n, c, side, side), float64
+        One for each grid.
+    """
+    height, width = maps.shape[2:]
+    # Sums over all pairs of a cell of rows and one of columns, (n, c, cells, cells): few of them are needed.
+    sums = (_cells(height, grids, torch.float32) @ maps).double() @ _cells(width, grids, torch.float64).T
+    means, end = [], 0
+    for side in grids:
+        cells = slice(end, end + side)
+        means.append(sums[:, :, cells, cells] / _n_pixels(height, width, side))
+        end += side
+    return means
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # gradients pass through the matrix later, even if it was first needed without a graph
+def _cells(side: int, grids: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Return the matrix (cells, side), of 0 and 1, that sums the pixels of a line in each cell of all grids."""
+    pixel = torch.arange(side)
+    cells = [(pixel >= cell * side // n) & (pixel < -(-(cell + 1) * side // n)) for n in grids for cell in range(n)]
+    return torch.stack(cells).to(dtype)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _n_pixels(height: int, width: int, side: int) -> torch.Tensor:
+    """Count the pixels in each cell of a grid: (side, side), float64."""
+    along, across = (_cells(length, (side,), torch.float64).sum(dim=1) for length in (height, width))
+    return torch.outer(along, across)
