@@ -26,6 +26,7 @@ from blackvip import (  # fmt: skip
     load,
 )
 from blackvip.exceptions import PersistenceError, PromptNotUsedWarning
+from blackvip.inputs.images import to_uint8
 from blackvip.prompters import CORRECTIONS, Learned, make_prompter
 
 SETTINGS = {"random_state": 0, "verbose": 0}
@@ -189,6 +190,31 @@ def test_a_correction_equals_its_formula(name):
     images = photos(n=1 if name in ("bilateral", "non-local-means") else 5)
     expected, tolerance = EXPECTED[name]
     np.testing.assert_allclose(corrected(name, images).astype(float), expected(images), atol=tolerance)
+
+
+def test_autocontrast_is_pillows():
+    rng = np.random.default_rng(0)
+    images = [
+        rng.integers(low, 256, (2, *size, 3)) for low in (0, 200, 255) for size in [(1, 1), (3, 5), (10, 10), (40, 60)]
+    ]
+    images += [
+        rng.normal(100, 5, (2, 30, 30, 3)).clip(0, 255),
+        np.full((1, 20, 20, 3), 7),
+        rng.integers(0, 2, (2, 20, 20, 3)),
+    ]
+    for batch in images:
+        batch = batch.astype(np.uint8)
+        expected = [np.asarray(ImageOps.autocontrast(Image.fromarray(image), cutoff=1)) for image in batch]
+        np.testing.assert_array_equal(CORRECTIONS["autocontrast"](batch), expected)
+
+
+def test_drawing_is_correcting():
+    images = np.random.default_rng(0).integers(0, 256, (70, 9, 8, 3)).astype(np.uint8)
+    correction = Correction("gamma-2").fit(images)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    np.testing.assert_array_equal(to_uint8(correction.draw(pixels)), CORRECTIONS["gamma-2"](images))
+    half = correction.freeze(np.zeros(0), prompt_scale=0.5).draw(pixels)
+    np.testing.assert_allclose(half, (pixels + correction.freeze(np.zeros(0)).draw(pixels)) / 2, atol=1e-6)
 
 
 def test_sharpen_moves_pixels_away_from_their_surroundings():

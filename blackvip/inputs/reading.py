@@ -23,9 +23,12 @@ from .images import ImageFormat, Images
 from .labels import labels_of
 from .sources import OpenedImages, open_images
 
-__all__ = ["BATCH", "ImageTransformer", "ReadsImages", "as_output", "most_to_fit", "pixel_batches"]
+__all__ = ["BATCH", "ImageTransformer", "ReadsImages", "as_output", "most_to_fit", "pixel_batches", "portions"]
 
-BATCH = 64  #: Images that are held as pixels, and sent, at once.
+BATCH = 64  #: The most images that are held as pixels at once.
+# As float32. What is made of more pixels does not fit into a cache; and the C library returns memory of 32 MB to the
+# system at once, which takes longer than the work on it.
+_PORTION_BYTES = 4 * 2**20
 _MOST_IMAGES, _MOST_BYTES = 2_000, 512 * 2**20  # images that an encoder or a prompter is fitted to, as float32
 
 
@@ -147,10 +150,28 @@ class ReadsImages(Saveable, saveable=False):
                 setattr(self, name, getattr(fitted, name))
 
 
+def portions(n_images: int, size: tuple[int, int]) -> list[slice]:
+    """Split images into portions that are held as pixels at once.
+
+    Parameters
+    ----------
+    n_images : int
+        Number of images.
+    size : tuple of int
+        Their (height, width), in pixels.
+
+    Returns
+    -------
+    portions : list of slice
+        Each has at most 64 images, and as many as take 4 MiB as float32, but at least one.
+    """
+    n = min(BATCH, _PORTION_BYTES // (size[0] * size[1] * 3 * 4) or 1)
+    return [slice(first, first + n) for first in range(0, n_images, n)]
+
+
 def pixel_batches(image_format: ImageFormat, images: Images) -> Iterator[torch.Tensor]:
     """Iterate over the pixels (n, 3, height, width) of all images in batches."""
-    for first in range(0, len(images), BATCH):
-        yield image_format.pixels(images[first : first + BATCH])
+    return (image_format.pixels(images[rows]) for rows in portions(len(images), images.size))
 
 
 class ImageTransformer(ReadsImages, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, saveable=False):

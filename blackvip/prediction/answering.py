@@ -14,7 +14,7 @@ from ..heads.decision import Decision, WithoutPrompt
 from ..heads.scored import ScoredImages
 from ..heads.stages import Stages, choose_stages
 from ..inputs.images import Images
-from ..inputs.reading import BATCH
+from ..inputs.reading import BATCH, portions
 from ..persistence.fields import Field
 from ..persistence.objects import Object
 from ..prompters.base import Prompter
@@ -89,8 +89,8 @@ class AnswersImages(ReachesService):
     def _answered(self, ledger: Ledger, images: Images, rows: np.ndarray) -> np.ndarray:
         """Compute log probabilities (len(rows), n_classes) of images, stage by stage."""
         n_classes = len(self.classes_)
-        batches = np.split(rows, range(BATCH, len(rows), BATCH))
-        features = np.concatenate([self._encode(images.pixels(batch)) for batch in batches])
+        parts = (rows[part] for part in portions(len(rows), images.size))
+        features = np.concatenate([self._encode(images.pixels(part)) for part in parts])
 
         def sent(head: Head, chosen: np.ndarray, draw: Drawing | None = None) -> np.ndarray:
             columns = score_columns_of(ledger, images, rows[chosen], draw)

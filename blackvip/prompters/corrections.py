@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.validation import check_is_fitted
 
 from ..inputs.images import to_uint8
 from ..persistence.arrays import PLAIN
 from ..persistence.fields import NONE, Scalar
 from ..persistence.format import expect
 from . import image_filters as filters
-from .base import Prompter
+from .base import Prompter, at_once
 
 __all__ = ["AS_IT_IS", "CORRECTIONS", "Correction", "Learned"]
 
@@ -175,6 +176,14 @@ class Correction(Prompter):
     @property
     def frozen_state(self) -> list[Any]:
         return [*super().frozen_state, self.correction, self.learned_]
+
+    def draw(self, pixels: torch.Tensor) -> torch.Tensor:
+        check_is_fitted(self, "parameters_")
+        if self.prompt_scale_ != 1:
+            return super().draw(pixels)
+        # x + T(x) - x is T(x).
+        corrected = [self._corrected(to_uint8(part)) for part in pixels.split(at_once(pixels))]
+        return torch.cat([torch.from_numpy(part).permute(0, 3, 1, 2).float().div_(255) for part in corrected])
 
     def initial_parameters(self, rng: np.random.Generator) -> np.ndarray:
         return np.zeros(0)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..inputs.images import Images
-from ..inputs.reading import BATCH
+from ..inputs.reading import BATCH, portions
 from .background import prefetch
 from .ledger import Ledger
 
@@ -84,8 +84,8 @@ def _made(
 ) -> tuple[Any, np.ndarray | None]:
     """Read and draw a batch of images for the score function, and compute their features."""
     sent, features = [], []
-    for part in np.split(batch, range(BATCH, len(batch), BATCH)):
-        pixels = images.pixels(part)
+    for part in portions(len(batch), images.size):
+        pixels = images.pixels(batch[part])
         sent.append(ledger.as_sent(pixels if draw is None else draw(pixels)))
         if encode is not None:
             features.append(encode(pixels))
