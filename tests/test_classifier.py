@@ -174,7 +174,7 @@ def test_a_fused_head_of_ones_own_knows_scores_from_features(stripes):
     clf = make_classifier(ToyService(), **CHEAP, head=FusedHead(C=3.0), local_encoder="pca").fit(*stripes)
     assert clf.head_.C == 3
     assert clf.head_.coef_.shape == (2, 2)
-    assert clf.head_.block_coef_.shape == (2, clf.probe_encoder_.n_features_out_)
+    assert clf.head_.probes_[0].coef.shape == (2, clf.probe_encoder_.n_features_out_)
 
 
 def test_predictions_of_a_fused_head_do_not_depend_on_the_batch(stripes):

@@ -8,6 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from blackvip import CalibratedHead, FusedHead, PersistenceError
 from blackvip.heads import LocalProbe, regression
+from blackvip.heads.discriminant import fit_discriminant
 from blackvip.heads.regression import regression_loss
 from blackvip.heads.stack import Stacks
 from blackvip.persistence.fields import Reading, Writing
@@ -67,7 +68,7 @@ def test_both_are_better_than_either():
     (X, y), (Xt, yt) = (problem(n=n, in_scores=1.5, in_features=1.2) for n in (160, 4000))
     fused = FusedHead(K).fit(X, y)
     assert fused.tau_ > 0
-    assert (fused.alpha_ > 0).all()
+    assert fused.probes_[0].alpha > 0
     scores, features = CalibratedHead().fit(X[:, :K], y), FusedHead(0).fit(X[:, K:], y)
     assert fused.score(Xt, yt) > scores.score(Xt[:, :K], yt) + 0.02
     assert fused.score(Xt, yt) > features.score(Xt[:, K:], yt) + 0.02
@@ -104,19 +105,17 @@ def test_prediction_is_the_formula():
     head = FusedHead(K, (4, 2)).fit(X, y)
     scores, first, second = np.split(X, [K, K + 4], axis=1)
     expected = head.tau_ * log_softmax(scores, axis=1) + scores @ head.coef_.T + head.intercept_
-    for alpha, block, columns, intercept in zip(
-        head.alpha_, (first, second), (slice(4), slice(4, 6)), head.block_intercept_
-    ):
-        logits = block @ head.block_coef_[:, columns].T + intercept
-        expected += alpha * np.maximum(log_softmax(logits, axis=1), -15)
-    logits = X[:, K:] @ head.discriminant_.coef.T + head.discriminant_.intercept
-    expected += head.discriminant_.alpha * np.maximum(log_softmax(logits, axis=1), -15)
+    for probe, block in zip(head.probes_, (first, first, second, second), strict=True):
+        logits = block @ probe.coef.T + probe.intercept
+        expected += probe.alpha * np.maximum(log_softmax(logits, axis=1), -15)
     np.testing.assert_allclose(head.predict_log_proba(X), log_softmax(expected, axis=1), atol=1e-12)
     np.testing.assert_array_equal(head.block_sizes_, [4, 2])
     apart = np.concatenate([head.predict_log_proba(row[None]) for row in X[:20]])
     np.testing.assert_allclose(apart, head.predict_log_proba(X[:20]), atol=1e-9)
-    probe = CalibratedHead(Cs=(30.0,), standardize=False).fit(first, y)
-    np.testing.assert_array_equal(head.block_coef_[:, :4], probe.coef_)
+    regression = CalibratedHead(Cs=(30.0,), standardize=False).fit(first, y)
+    np.testing.assert_array_equal(head.probes_[0].coef, regression.coef_)
+    discriminant, _ = fit_discriminant(second, y, np.ones(len(y)), 5)
+    np.testing.assert_array_equal(head.probes_[3].coef, discriminant.coef)
 
 
 def test_held_out_log_probabilities_are_of_stacks_that_have_not_seen_the_image():
@@ -149,8 +148,8 @@ def test_weights_reach_the_probes_and_the_choice():
     X, y = problem(n=200)
     weights = np.random.default_rng(0).uniform(0.1, 2, size=200)
     head = FusedHead(K).fit(X, y, weights)
-    probe = CalibratedHead(Cs=(30.0,), standardize=False).fit(X[:, K:], y, weights)
-    np.testing.assert_array_equal(head.block_coef_, probe.coef_)
+    regression = CalibratedHead(Cs=(30.0,), standardize=False).fit(X[:, K:], y, weights)
+    np.testing.assert_array_equal(head.probes_[0].coef, regression.coef_)
     wrong = np.where(np.arange(200) < 100, y, (y + 1) % K)  # half of the labels are another rule's
     for chosen in (np.arange(200) < 100, np.arange(200) >= 100):
         weighted = FusedHead(K).fit(X, wrong, np.where(chosen, 1.0, 1e-6))
@@ -162,7 +161,7 @@ def test_two_classes():
     X, y = problem(n_classes=2, n=80)
     head = FusedHead(2).fit(X, np.array(["no", "yes"])[y])
     assert head.coef_.shape == (2, 2)
-    assert head.block_coef_.shape == (2, 6)
+    assert [probe.coef.shape for probe in head.probes_] == [(2, 6), (2, 6)]
     assert head.tau_ == 0  # columns of texts' scores are not known
     assert head.score(X, np.array(["no", "yes"])[y]) > 0.9
     assert FusedHead(2).fit(X, y).tau_ > 0
@@ -195,7 +194,7 @@ def test_columns():
     X, y = problem(n=80)
     assert FusedHead().fit(X, y).coef_.shape == (K, 10)
     assert FusedHead(block_sizes=(2, 3)).fit(X, y).coef_.shape == (K, 5)
-    assert FusedHead(0, (4, 6)).fit(X, y).block_coef_.shape == (K, 10)
+    assert [probe.coef.shape[1] for probe in FusedHead(0, (4, 6)).fit(X, y).probes_] == [4, 4, 6, 6]
     for wrong in (FusedHead(11), FusedHead(4, (5,)), FusedHead(None, (11,)), FusedHead(4, (6, 0))):
         with pytest.raises(ValueError, match="X has 10 columns, but n_scores="):
             wrong.fit(X, y)
@@ -215,7 +214,11 @@ def test_a_loaded_head_is_the_saved_one(head):
     np.testing.assert_array_equal(same.predict_log_proba(X), head.predict_log_proba(X))
     file.tensors["head.block_sizes_"] = file.tensors["head.block_sizes_"] + 1
     if len(head.block_sizes_):
-        with pytest.raises(PersistenceError, match="block_sizes_"):
+        with pytest.raises(PersistenceError, match="n_features_in_ does not fit"):
+            field.unpack(packed, Reading(file.tensors), "head")
+        file.tensors["head.block_sizes_"] = file.tensors["head.block_sizes_"] - 1
+        packed["fitted"]["probes_"].pop()
+        with pytest.raises(PersistenceError, match="probes_ has the shapes"):
             field.unpack(packed, Reading(file.tensors), "head")
 
 

@@ -8,8 +8,12 @@ import blackvip
 from blackvip import Coordinator, GradientEncoder, PCAEncoder
 from blackvip.encoders import make_encoder
 from blackvip.encoders.histograms import _descriptors
+from blackvip.encoders.orientation_pairs import orientation_pairs
 
-COARSE, FINE, COLOUR = GradientEncoder().block_sizes_
+HISTOGRAMS, COLOUR, PAIRS = GradientEncoder().block_sizes_
+COARSE = 80  # of the histograms
+FINE = HISTOGRAMS - COARSE
+CELLS = HISTOGRAMS + COLOUR
 
 
 def gratings(angles, side=48, wavelength=12):
@@ -52,7 +56,11 @@ def test_gradients_ignore_brightness_and_almost_ignore_contrast():
     torch.testing.assert_close(weak[:, :whole], given[:, :whole], atol=0.2, rtol=0)
     assert weak[:, :COARSE].max() > 0.8 * given[:, :COARSE].max()
     assert faint[:, :whole].max() < 0.2 * given[:, :whole].max()  # noise on an even ground
-    torch.testing.assert_close(same[:, whole:], given[:, whole:] + 0.1, atol=1e-3, rtol=0)
+    torch.testing.assert_close(same[:, whole:CELLS], given[:, whole:CELLS] + 0.1, atol=1e-3, rtol=0)
+    same, weak, faint, given = (features[:, CELLS:] for features in (same, weak, faint, given))
+    torch.testing.assert_close(same, given, atol=1e-2, rtol=0)
+    torch.testing.assert_close(weak, given, atol=0.2, rtol=0)
+    assert faint.max() < 0.2 * given.max()
 
 
 def test_cells_are_where_they_are_in_the_image():
@@ -62,21 +70,49 @@ def test_cells_are_where_they_are_in_the_image():
     encoder = GradientEncoder()
     encoder.mean_, encoder.scale_ = 0.0, 1.0
     features = encoder.features(pixels)[0].numpy()
-    coarse, fine, colour = np.split(features, [COARSE, COARSE + FINE])
+    _, fine, colour, _ = np.split(features, [COARSE, COARSE + FINE, CELLS])
     cells = np.square(fine.reshape(2, 8, 16 + 49)[0, 0, :16].reshape(4, 4))
     assert cells[3, 0] == cells[2:, :2].max()
     green = colour.reshape(-1)[3:15].reshape(3, 2, 2)[1]
     assert np.argmax(green) == 1
 
 
+def test_pairs_are_mean_products_of_magnitudes_at_an_offset():
+    maps = torch.rand(2, 8, 11, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    offsets = [(r * down, r * right) for r in (1, 2, 4) for down, right in ((0, 1), (1, 0), (1, 1), (1, -1))]
+    lengths = torch.linspace(1, 2, 8, dtype=torch.float64)[:, None]
+    expected = np.zeros((2, len(offsets) * 64))
+    for i, image in enumerate((maps * lengths[..., None]).numpy()):
+        of_pairs = np.zeros((8, len(offsets), 8))
+        for number, (down, right) in enumerate(offsets):
+            for y, x in np.ndindex(11, 9):
+                if y + down < 11 and 0 <= x + right < 9:
+                    of_pairs[:, number] += np.outer(image[:, y, x], image[:, y + down, x + right])
+        expected[i] = of_pairs.ravel() / of_pairs.mean()
+    np.testing.assert_allclose(orientation_pairs(maps, lengths), expected, rtol=0.01)
+    assert not orientation_pairs(torch.zeros(1, 8, 5, 5), lengths).any()
+
+
+def test_pairs_do_not_depend_on_the_place():
+    digit = gratings([0.4], side=16, wavelength=8)
+    pages = torch.full((3, 3, 64, 64), 0.5, dtype=torch.float64)
+    for page, (top, left) in zip(pages, [(8, 8), (32, 28), (31, 26)]):
+        page[:, top : top + 16, left : left + 16] = digit[0]
+    first, moved, by_odd_steps = _descriptors(pages)
+    torch.testing.assert_close(moved[CELLS:], first[CELLS:], atol=1e-6, rtol=0)
+    assert (
+        np.corrcoef(by_odd_steps[CELLS:], first[CELLS:])[0, 1] > 0.9 > np.corrcoef(moved[:CELLS], first[:CELLS])[0, 1]
+    )
+
+
 def test_blocks_of_training_images_are_standardised_to_norm_one():
     pixels = textures(40)
     encoder = GradientEncoder().fit_pixels(pixels)
     features = encoder.features(pixels)
-    assert features.shape == (40, encoder.n_features_out_) == (40, COARSE + FINE + COLOUR)
+    assert features.shape == (40, encoder.n_features_out_) == (40, CELLS + PAIRS)
     np.testing.assert_allclose(features.mean(dim=0), 0, atol=1e-12)
-    for block in features.split(encoder.block_sizes_, dim=1):
-        np.testing.assert_allclose(block.norm(dim=1).square().mean(), 1, atol=0.1)
+    for part in features.split([COARSE, FINE, COLOUR, PAIRS], dim=1):
+        np.testing.assert_allclose(part.norm(dim=1).square().mean(), 1, atol=0.1)
 
 
 @pytest.mark.parametrize("pixels", [torch.full((6, 3, 9, 9), 0.3), textures(6, 9, 9)[:1]])

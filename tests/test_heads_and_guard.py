@@ -130,7 +130,7 @@ def test_auto_fuses_where_features_help_and_calibrates_where_they_are_noise(seed
         assert gain > 0.3 if separation else gain < -0.01  # not by chance
         assert chosen.log_loss == min(fused.log_loss, calibrated.log_loss)
         assert fused.head.block_sizes_.tolist() == list(BLOCKS)
-        assert (len(fused.head.alpha_), fused.head.n_features_in_) == (2, 3 + 7)
+        assert (len(fused.head.probes_), fused.head.n_features_in_) == (4, 3 + 7)
 
 
 def test_heads_that_are_known_are_not_fitted_again(monkeypatch):

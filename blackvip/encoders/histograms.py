@@ -1,9 +1,9 @@
-"""Histograms of gradient orientations: image features that need no weights, download or training.
+"""Histograms and pairs of gradient orientations: image features that need no weights, download or training.
 
 Features are computed in single precision, and the features of an image depend neither on the other images of a batch
 nor on the number of threads, to the bit. A pixel's numbers are made of those around it by additions, subtractions,
 multiplications and divisions in an order that nothing changes. Before they are summed over cells, they are rounded to
-multiples of 2^-12, so the sums are exact, in whatever order a library adds.
+multiples of 2^-12, so the sums over cells are exact, in whatever order a library adds; so are those of pairs.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from ..persistence.arrays import Array
 from ..persistence.format import expect
 from .base import Encoder
+from .orientation_pairs import N_PAIRS, orientation_pairs
 
 __all__ = ["GradientEncoder"]
 
@@ -33,17 +34,18 @@ _ROUNDING = 3 * 2.0**10  # single precision has multiples of 2^-12 there
 _AT_ONCE = 2**16  # pixels of images whose maps fit into a processor's cache
 _CHANNELS_AT_ONCE = 2**19  # numbers in the channels of images in full size that do
 _MIN_SPREAD = 0.01  # smallest divisor of a feature
-_MIN_SHARE = 0.1  # smallest divisor, as a share of the root mean square spread in the feature's block
+_MIN_SHARE = 0.1  # smallest divisor, as a share of the root mean square spread in the feature's part
 
 
 class GradientEncoder(Encoder, name="gradients"):
-    """Histograms of gradient orientations and mean colours: features of an image that need no training.
+    """Histograms and pairs of gradient orientations, and mean colours: image features that need no training.
 
     There are three blocks of features, in this order:
 
-    - "coarse": histograms of gradient orientations over grids of 1 x 1 and 2 x 2 cells,
-    - "fine": the same over grids of 4 x 4 and 7 x 7 cells,
-    - "colour": the mean of each channel over grids of 1 x 1, 2 x 2 and 4 x 4 cells.
+    - histograms of gradient orientations over coarse grids, of 1 x 1 and 2 x 2 cells, and over fine ones, of 4 x 4 and
+      7 x 7 cells: what is where,
+    - the mean of each channel over grids of 1 x 1, 2 x 2 and 4 x 4 cells,
+    - how often two orientations occur at certain offsets from each other: what there is, wherever it is.
 
     Attributes
     ----------
@@ -51,7 +53,7 @@ class GradientEncoder(Encoder, name="gradients"):
         Mean of each feature over the training images.
     scale_ : ndarray of shape (n_features_out_,)
         Standard deviation of each feature over the training images, and at least a tenth of the typical one in its
-        block.
+        part, of which the first block has two.
     n_features_out_ : int
         Number of features.
 
@@ -60,8 +62,9 @@ class GradientEncoder(Encoder, name="gradients"):
     The mean of the channels is shrunk until its shorter side has at most 64 px. Gradients are those of a 5 x 5 Sobel
     filter, in this size and in half of it. A gradient is the sum of two vectors in the two nearest of eight
     orientations; their lengths are its shares, and add up to its magnitude. Shares are divided by the mean magnitude
-    around them, so features depend little on contrast, and not at all on brightness. The means over cells are
-    square-rooted. Finally each feature is standardised and divided by the square root of its block's size, so a block
+    around them, so features depend little on contrast, and not at all on brightness. Pairs are 2, 4 and 8 px apart in
+    the first size and twice as far in the second, see `orientation_pairs`. The means over cells and the shares of pairs
+    are square-rooted. Finally each feature is standardised and divided by the square root of its part's size, so a part
     of a training image has a norm near 1.
     """
 
@@ -75,17 +78,24 @@ class GradientEncoder(Encoder, name="gradients"):
 
     @property
     def block_sizes_(self) -> tuple[int, ...]:
-        """Number of features in each block: coarse, fine and colour."""
+        """Number of features in each block: histograms, colours, pairs."""
+        coarse, fine, colours, pairs = self._part_sizes
+        return coarse + fine, colours, pairs
+
+    @property
+    def _part_sizes(self) -> tuple[int, ...]:
+        """Number of features in each part: histograms over coarse and over fine grids, colours, pairs."""
         per_cell = len(_WINDOWS) * _N_ORIENTATIONS
-        return per_cell * _n_cells(_COARSE), per_cell * _n_cells(_FINE), 3 * _n_cells(_COLOUR)
+        cells = per_cell * _n_cells(_COARSE), per_cell * _n_cells(_FINE), 3 * _n_cells(_COLOUR)
+        return *cells, len(_WINDOWS) * N_PAIRS
 
     def fit_pixels(self, pixels: torch.Tensor) -> GradientEncoder:
         with torch.no_grad():
             features = _descriptors(pixels).numpy()
         self.mean_ = features.mean(axis=0)
-        blocks = np.split(features.std(axis=0), np.cumsum(self.block_sizes_)[:-1])
-        floors = [max(_MIN_SPREAD, _MIN_SHARE * math.sqrt(np.square(spread).mean())) for spread in blocks]
-        self.scale_ = np.concatenate([np.maximum(spread, floor) for spread, floor in zip(blocks, floors)])
+        parts = np.split(features.std(axis=0), np.cumsum(self._part_sizes)[:-1])
+        floors = [max(_MIN_SPREAD, _MIN_SHARE * math.sqrt(np.square(spread).mean())) for spread in parts]
+        self.scale_ = np.concatenate([np.maximum(spread, floor) for spread, floor in zip(parts, floors)])
         self.n_features_out_ = len(self.mean_)
         return self
 
@@ -97,7 +107,7 @@ class GradientEncoder(Encoder, name="gradients"):
             return self._standardized(_descriptors(pixels))
 
     def _standardized(self, features: torch.Tensor) -> torch.Tensor:
-        sizes = np.repeat(self.block_sizes_, self.block_sizes_)
+        sizes = np.repeat(self._part_sizes, self._part_sizes)
         mean, scale = torch.as_tensor(self.mean_), torch.as_tensor(self.scale_ * np.sqrt(sizes))
         return (features - mean) / scale  # (B14)
 
@@ -111,8 +121,9 @@ def _descriptors(pixels: torch.Tensor) -> torch.Tensor:
     parts = pixels.split(max(1, _CHANNELS_AT_ONCE // pixels[:1].numel()))
     greys, colours = zip(*(_grey_and_colours(part.float()) for part in parts))
     grey = torch.cat(greys)
-    histograms = [_histograms(part) for part in grey.split(max(1, _AT_ONCE // grey[:1].numel()))]
-    return torch.cat([torch.cat(histograms), torch.cat(colours)], dim=1)
+    found = [_histograms_and_pairs(part) for part in grey.split(max(1, _AT_ONCE // grey[:1].numel()))]
+    histograms, pairs = map(torch.cat, zip(*found))
+    return torch.cat([histograms, torch.cat(colours), pairs], dim=1)
 
 
 def _grey_and_colours(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -129,8 +140,8 @@ def _grey_and_colours(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
     return grey, torch.cat(colours, dim=1)
 
 
-def _histograms(grey: torch.Tensor) -> torch.Tensor:
-    """Compute square roots of orientation histograms, float64.
+def _histograms_and_pairs(grey: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute square roots of orientation histograms, and of pairs of orientations, float64.
 
     Parameters
     ----------
@@ -140,22 +151,30 @@ def _histograms(grey: torch.Tensor) -> torch.Tensor:
     Returns
     -------
     histograms : tensor of shape (n, n_features)
-        By block, then by scale, orientation and cell. The first orientation points to the right, the next ones
-        clockwise.
+        Over coarse, then over fine grids; by scale, orientation and cell. The first orientation points to the right,
+        the next ones clockwise.
+    pairs : tensor of shape (n, n_pairs)
+        By scale.
     """
     faint = 3 * _SLOPE * _FAINT
     lengths = torch.tensor([1, math.sqrt(2)] * (_N_ORIENTATIONS // 2), dtype=torch.float64)[:, None]
-    scales = []
+    scales, pairs = [], []
     for window in _WINDOWS:
         to_right, down, smaller = _gradients(grey)
         shares = _shares(*_relative(to_right, down, window, faint))
         means = torch.cat([means.flatten(2) for means in _pooled(shares, _COARSE + _FINE)], dim=2)
         scales.append((means * lengths + _EMPTY).sqrt())
+        pairs.append((orientation_pairs(_halved(shares), lengths) + _EMPTY).sqrt())
         # In a smaller image, brightness rises twice as much per pixel.
         grey, faint = smaller, 2 * _SMOOTH * faint
     # (n, scales, orientations, cells)
-    blocks = torch.stack(scales, dim=1).split([_n_cells(_COARSE), _n_cells(_FINE)], dim=3)
-    return torch.cat([block.flatten(1) for block in blocks], dim=1)
+    parts = torch.stack(scales, dim=1).split([_n_cells(_COARSE), _n_cells(_FINE)], dim=3)
+    return torch.cat([part.flatten(1) for part in parts], dim=1), torch.cat(pairs, dim=1)
+
+
+def _halved(maps: torch.Tensor) -> torch.Tensor:
+    """Shrink maps (n, c, height, width) of multiples of 2^-12 to means of 2 x 2 pixels, multiples of 2^-14, float64."""
+    return F.avg_pool2d(maps.double(), 2, ceil_mode=True)
 
 
 def _gradients(grey: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

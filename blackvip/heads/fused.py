@@ -23,7 +23,7 @@ from ..persistence.objects import Object
 from .base import Auto, Head
 from .calibrated import CalibratedHead
 from .experts import LinearExpert
-from .probes import PROBE_C, PROBE_FOLDS, Probes, fit_probes
+from .probes import N_PROBES, PROBE_C, PROBE_FOLDS, Probes, fit_probes
 from .prompt_weights import fit_prompt_weights
 from .scored import LabelledScores
 from .stack import Examples, StackWeights, choose_strength
@@ -66,24 +66,18 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
 
     Attributes
     ----------
-    alpha_ : ndarray of shape (n_blocks,)
-        Non-negative weight of each probe's log probabilities.
-    block_coef_ : ndarray of shape (n_classes, n_features)
-        Weights of the probes. Each block has its columns.
-    block_intercept_ : ndarray of shape (n_blocks, n_classes)
-        Intercepts of the probes.
     block_sizes_ : ndarray of shape (n_blocks,)
         Number of features in each block.
     classes_ : ndarray of shape (n_classes,)
         The labels.
-    discriminant_ : LinearExpert or None
-        Linear discriminant of all features. None without features.
     coef_ : ndarray of shape (n_classes, n_scores)
         Weights that apply to the log scores before standardisation.
     intercept_ : ndarray of shape (n_classes,)
         Intercepts.
     n_features_in_ : int
         Number of columns of X.
+    probes_ : list of LinearExpert
+        The probes of each block: a multinomial logistic regression, and a linear discriminant.
     prompt_expert_, vector_expert_ : LinearExpert or None
         Weighted prompts, and the probe on the vector. None without `prompt_classes`, and without `vector_size`.
     strength_ : float
@@ -93,9 +87,8 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
 
     Notes
     -----
-    Each block l has a probe, a multinomial logistic regression with log probabilities q_l, and all blocks together
-    have one more, a linear discriminant. They are raised to at least -15. With log scores s, the service's own
-    log probabilities are log_softmax(s), and with u = coef_ s + intercept_ (B15)::
+    Probe l has log probabilities q_l, which are raised to at least -15, and a non-negative weight alpha_l. With log
+    scores s, the service's own log probabilities are log_softmax(s), and with u = coef_ s + intercept_ (B15)::
 
         log p = log_softmax(sum_l alpha_l q_l + tau log_softmax(s) + u)
 
@@ -138,14 +131,11 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         "prompt_classes": OneOf(NONE, ListOf(integer(0))),
     }
     saved_attributes = {
-        "alpha_": Array(("n_blocks",), low=0),
-        "block_coef_": Array(("n_classes", "n_features")),
-        "block_intercept_": Array(("n_blocks", "n_classes")),
         "block_sizes_": Array(("n_blocks",), "int64", low=1),
         "coef_": Array(("n_classes", "n_scores")),
         "intercept_": Array(("n_classes",)),
-        "discriminant_": OneOf(NONE, Object(LinearExpert)),
         "n_features_in_": integer(1),
+        "probes_": ListOf(Object(LinearExpert)),
         "prompt_expert_": OneOf(NONE, Object(LinearExpert)),
         "strength_": number(),
         "tau_": number(low=0),
@@ -154,24 +144,23 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
 
     def _finish_loading(self) -> None:
         super()._finish_loading()
-        n_scores, n_features = self.coef_.shape[1], self.block_coef_.shape[1]
-        # The sum is one of floats, since sizes that a file makes up may overflow an integer.
-        expect(float(self.block_sizes_.sum(dtype=float)) == n_features, "block_sizes_ do not fit block_coef_")
-        n_inputs = n_scores + self.vector_size + n_features
+        n_scores, sizes = self.coef_.shape[1], self.block_sizes_.tolist()
+        n_inputs = n_scores + self.vector_size + sum(sizes)
         expect(self.n_features_in_ == n_inputs, "a head's n_features_in_ does not fit its coefficients")
         n_class_scores = n_scores - self.n_deviations
         expect(n_class_scores >= 0, "a head has more prompt_classes than scores")
         expect(self.tau_ == 0 or self.classes_[-1] < n_class_scores, "a head has a tau_, but no scores of its classes")
-        sizes = {
-            "discriminant_": n_features or None,
-            "prompt_expert_": None if self.prompt_classes is None else n_scores,
-            "vector_expert_": self.vector_size or None,
+        n_of_prompts = None if self.prompt_classes is None else n_scores
+        expected = {
+            "probes_": [size for size in sizes for _ in range(N_PROBES)],
+            "prompt_expert_": [n_of_prompts],
+            "vector_expert_": [self.vector_size or None],
         }
-        for name, size in sizes.items():
-            expert = getattr(self, name)
-            shape = None if expert is None else expert.coef.shape
-            expected = None if size is None else (len(self.classes_), size)
-            expect(shape == expected, f"a head's {name} has the shape {shape}; expected {expected}")
+        for name, n_inputs_of in expected.items():
+            found = getattr(self, name)
+            shapes = [expert and expert.coef.shape for expert in (found if isinstance(found, list) else [found])]
+            shapes_of = [size and (len(self.classes_), size) for size in n_inputs_of]
+            expect(shapes == shapes_of, f"a head's {name} has the shapes {shapes}; expected {shapes_of}")
 
     def check_layout(self, n_classes: int, n_scores: int, block_sizes: tuple[int, ...]) -> None:
         own = tuple(self.block_sizes_.tolist())
@@ -316,11 +305,8 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=np.float64)
         scores, vectors = self._scores_and_vectors(self._columns(X))
-        coefs = np.split(self.block_coef_, np.cumsum(self.block_sizes_)[:-1], axis=1)
-        probes = map(LinearExpert, coefs, self.block_intercept_, self.alpha_)
-        features = X[:, X.shape[1] - self.block_sizes_.sum() :]
-        fitted = [*zip(probes, self._blocks(X)), (self.discriminant_, features)]
-        fitted += [(self.prompt_expert_, scores), (self.vector_expert_, vectors)]
+        blocks = [block for block in self._blocks(X) for _ in range(N_PROBES)]
+        fitted = [*zip(self.probes_, blocks), (self.prompt_expert_, scores), (self.vector_expert_, vectors)]
         weights = [expert.alpha for expert, _ in fitted if expert is not None]
         experts = [expert.log_proba(inputs) for expert, inputs in fitted if expert is not None]
         if self.tau_:
@@ -401,18 +387,16 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         strengths = sorted(self.strengths) if n_scores else self.strengths[:1]
         self.strength_, held_out = choose_strength(examples, strengths, self._n_folds(examples))
         of_experts, self.coef_, self.intercept_ = examples.stacks([examples.rows]).fit(self.strength_)[0]
-        self.block_coef_, self.block_intercept_ = probes.coef, probes.intercept
-        # Other heads may have the same one, with another weight.
-        self.discriminant_ = probes.discriminant and replace(probes.discriminant)
-        self.alpha_, others = np.split(of_experts, [len(self.block_sizes_)])
-        others = others.tolist()
-        for expert in (self.discriminant_, self.prompt_expert_, self.vector_expert_):
+        # Other heads may have the same probes, with other weights.
+        self.probes_ = [replace(probe) for probe in probes.experts]
+        weights = of_experts.tolist()
+        for expert in (*self.probes_, self.prompt_expert_, self.vector_expert_):
             if expert is not None:
-                expert.alpha = others.pop(0)
+                expert.alpha = weights.pop(0)
         if self.prompt_expert_ is not None:
             # Columns that the stack does not use have weights of zero.
             self.coef_ = np.pad(self.coef_, [(0, 0), (0, self.prompt_expert_.coef.shape[1] - n_scores)])
-        self.tau_ = others.pop() if others else 0.0
+        self.tau_ = weights.pop() if weights else 0.0
         return held_out
 
     def _has_scores_of_classes(self, n_scores: int) -> bool:

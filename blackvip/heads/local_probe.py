@@ -25,7 +25,7 @@ class LocalProbe(FusedHead):
 
     Attributes
     ----------
-    alpha_, block_coef_, block_intercept_, block_sizes_, classes_, intercept_, n_features_in_
+    block_sizes_, classes_, intercept_, n_features_in_, probes_
         As in `FusedHead`, whose further attributes are empty or have no effect.
 
     See Also

@@ -11,7 +11,9 @@ from .calibrated import CalibratedHead
 from .discriminant import fit_discriminant
 from .experts import LEAST_LOG_PROBA, LinearExpert
 
-__all__ = ["PROBE_C", "PROBE_FOLDS", "Probes", "fit_probes"]
+__all__ = ["N_PROBES", "PROBE_C", "PROBE_FOLDS", "Probes", "fit_probes"]
+
+N_PROBES = 2  #: Number of probes on each block.
 
 #: Default inverse regularisation strength, and the most folds.
 PROBE_C, PROBE_FOLDS = 30.0, 5
@@ -19,32 +21,26 @@ PROBE_C, PROBE_FOLDS = 30.0, 5
 
 @dataclass
 class Probes:
-    """Multinomial logistic regressions, one on each block of features, and a linear discriminant of all of them.
+    """Two linear classifiers on each block of features: a multinomial logistic regression and a linear discriminant.
 
     They fail on different images: the discriminant only needs means and one covariance.
 
     Attributes
     ----------
-    coef : ndarray of shape (n_classes, n_features)
-        Weights. Each block has its columns.
-    intercept : ndarray of shape (n_blocks, n_classes)
-    discriminant : LinearExpert or None
-        None without features.
-    held_out : ndarray of shape (n_experts, n_images, n_classes)
-        Cross-validated log probabilities of the training images, at least -15: those of the regressions, and then of
-        the discriminant.
+    experts : list of LinearExpert
+        The regression and the discriminant of the first block, those of the second one, and so on.
+    held_out : ndarray of shape (2 * n_blocks, n_images, n_classes)
+        Their cross-validated log probabilities of the training images, at least -15.
     """
 
-    coef: np.ndarray
-    intercept: np.ndarray
-    discriminant: LinearExpert | None
+    experts: list[LinearExpert]
     held_out: np.ndarray
 
 
 def fit_probes(
     blocks: Sequence[np.ndarray], index: np.ndarray, weights: np.ndarray, C: float = PROBE_C, n_folds: int = PROBE_FOLDS
 ) -> Probes:
-    """Fit a probe to each block of features, and a discriminant to all.
+    """Fit a regression and a discriminant to each block of features.
 
     Parameters
     ----------
@@ -59,20 +55,12 @@ def fit_probes(
     n_folds : int, default=5
         Maximum number of folds.
     """
-    probes, held_out = [], []
+    most = min(n_folds, np.bincount(index).min())
+    experts, held_out = [], []
     for block in blocks:
-        probe = CalibratedHead(Cs=(C,), n_folds=n_folds, standardize=False)
-        held_out.append(np.maximum(probe.fit_held_out(block, index, weights), LEAST_LOG_PROBA))
-        probes.append(probe)
-    discriminant = None
-    if probes:
-        most = min(n_folds, np.bincount(index).min())
-        discriminant, of_discriminant = fit_discriminant(np.hstack(blocks), index, weights, most)
+        regression = CalibratedHead(Cs=(C,), n_folds=n_folds, standardize=False)
+        held_out.append(np.maximum(regression.fit_held_out(block, index, weights), LEAST_LOG_PROBA))
+        discriminant, of_discriminant = fit_discriminant(block, index, weights, most)
         held_out.append(of_discriminant)
-    n_classes = len(np.unique(index))
-    return Probes(
-        np.hstack([np.empty((n_classes, 0)), *(probe.coef_ for probe in probes)]),
-        np.array([probe.intercept_ for probe in probes]).reshape(-1, n_classes),
-        discriminant,
-        np.array(held_out).reshape(-1, len(index), n_classes),
-    )
+        experts += [LinearExpert(regression.coef_, regression.intercept_), discriminant]
+    return Probes(experts, np.array(held_out).reshape(-1, len(index), len(np.unique(index))))
