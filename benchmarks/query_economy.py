@@ -1,7 +1,7 @@
 """Accuracy against billed images: baselines, image corrections, the default, the paper's profile.
 
     python benchmarks/query_economy.py [--tasks ocr6-box clipart-fog ...] [--queries 500 1000 4000 16000]
-        [--methods baselines corrections default paper cma-es white-box] [--shots 5 10 16] [--seeds 0 1 2]
+        [--methods baselines corrections default paper cma-es white-box cascade views] [--shots 5 10 16] [--seeds 0 1 2]
         [--split test|development] [--jobs 1]
 
 Each run is appended to docs/query_economy.jsonl as it ends, and is not made again: the script can be stopped and goes
@@ -37,6 +37,8 @@ METHODS = {
     "paper": presets.cvpr2023(),
     "cma-es": {"prompter": "basis", "optimizer": CMAES(sigma=0.3), "batch_size": 40},
     "white-box": {},
+    "cascade": {"cascade": True},
+    "views": {"max_views": 2},
 }
 # Methods that are measured once, with budgets that depend on the number of training images alone. The one of the
 # corrections pays for all comparisons of corrections (27 of them on 4 images, 13 on 8 ...), but for no trained prompt.
@@ -68,6 +70,7 @@ def adapt(task, method, queries, shots, seed, split):
         "billed": clf.n_queries_,
         "own_answers": float((clf.classes_[scores.argmax(axis=1)] == y_test).mean()),
         "accuracy": clf.score(X_test, y_test),
+        "per_prediction": round(clf.n_queries_predict_ / len(y_test), 3),
         "prompter": repr(clf.prompter_) if clf.prompt_used_ else None,
         "ended": clf.termination_reason_,
         "seconds": round(seconds, 1),
@@ -175,6 +178,7 @@ def tables(rows):
                 cells = [titles[name], str(shots), runs[0]["method"], budget, *outcome(runs), gain(runs, baselines)]
                 of_methods.append(cells)
     plain = ["plain service", "calibrated", "local probe", "fused", "chosen by cross-validation"]
+    titles_of_methods = ["method", "budget", "billed", "seeds", "own answers", "per prediction", "accuracy", "gain"]
     return [
         "## Baselines",
         "",
@@ -182,14 +186,14 @@ def tables(rows):
         "",
         "## With a prompt",
         "",
-        *table(["task", "shots", "method", "budget", "billed", "seeds", "own answers", "accuracy", "gain"], of_methods),
+        *table(["task", "shots", *titles_of_methods], of_methods),
     ]
 
 
 def outcome(runs):
-    """Billed images, number of seeds, the service's own answers and the accuracy of some runs, as text."""
+    """Billed images, number of seeds, own answers, images per prediction and accuracy of some runs, as text."""
     billed = cell(list(by_seed(runs, "billed").values()), digits=0)
-    figures = [cell(list(by_seed(runs, field).values())) for field in ("own_answers", "accuracy")]
+    figures = [cell(list(by_seed(runs, field).values())) for field in ("own_answers", "per_prediction", "accuracy")]
     return [billed, str(len(runs)), *figures]
 
 

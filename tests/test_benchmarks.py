@@ -151,12 +151,13 @@ def test_every_task_is_a_line_of_the_tables_and_of_the_picture(tmp_path):
             baselines = {**dict.fromkeys(query_economy.BASELINES, 0.4), "fused_zero_shot": accuracy - 0.1}
             rows.append({**key, **baselines, "method": "baselines", "queries": 0, "chosen": "fused_zero_shot"})
             rows.append({**key, "method": "corrections", "queries": 0, "accuracy": accuracy})
-            rows += [{**key, "method": "default", "queries": n, "accuracy": accuracy + n / 1e5} for n in (4000, 16000)]
+            default = {**key, "method": "default", "per_prediction": 1.0}
+            rows += [{**default, "queries": n, "accuracy": accuracy + n / 1e5} for n in (4000, 16000)]
             rows.append({**key, "method": "paper", "queries": 4000, "refused": "max_queries=4000 is too small"})
     text = "\n".join(query_economy.tables(rows))
     assert "| `small-fog` | 16 | 0.400 (0.400-0.400) |" in text
     line = "| clip art in fog, EfficientNet-Lite0 | 16 | default | 4,000 | 160 (160-160) | 2 | 0.500 (0.500-0.500) |"
-    assert f"{line} 0.740 (0.640-0.840) | +0.140 |" in text
+    assert f"{line} 1.000 (1.000-1.000) | 0.740 (0.640-0.840) | +0.140 |" in text
     assert "paper" not in text
     for name, title in services.titles().items():
         assert text.count(f"| {title} |") == 4
