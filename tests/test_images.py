@@ -12,6 +12,7 @@ from torchvision import transforms
 
 from blackvip import PCAEncoder
 from blackvip.exceptions import ImageError, ImagesAssumedWarning, ImagesResizedWarning, ImagesSkippedWarning
+from blackvip.inputs import sources
 from blackvip.inputs.images import ImageFormat, to_uint8
 from blackvip.inputs.sources import holds_flattened_rows
 
@@ -273,7 +274,19 @@ def test_prediction_always_raises(arrays, files):
         image_format.open(files)
 
 
-def test_files_that_fail_later_are_named(arrays, files):
+def test_pixels_are_kept_up_to_a_limit(arrays, files, monkeypatch):
+    monkeypatch.setattr(sources, "_KEPT_BYTES", 2 * arrays[0].nbytes)
+    image_format, _ = ImageFormat.learn(files)
+    images = image_format.open(files)
+    for file in files[:3]:
+        file.unlink()
+    np.testing.assert_array_equal(images[[0, 1, 3]], arrays[[0, 1, 3]])
+    with pytest.raises(ImageError, match="Image 2 .* cannot be read"):
+        images[2:3]
+
+
+def test_files_that_fail_later_are_named(arrays, files, monkeypatch):
+    monkeypatch.setattr(sources, "_KEPT_BYTES", 0)
     _, images = ImageFormat.learn(files)
     files[2].unlink()
     with pytest.raises(ImageError, match=r"Image 2 \(.*2\.png\) cannot be read: there is no such file"):
@@ -310,16 +323,17 @@ def test_no_images_is_an_error(arrays):
         ImageFormat.learn(arrays[:, :0])
 
 
-def test_fifty_of_three_hundred_files_take_the_memory_of_fifty(tmp_path):
+def test_fifty_of_three_hundred_files_take_the_memory_of_fifty(tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    monkeypatch.setattr(sources, "_KEPT_BYTES", 10 * pixels.nbytes)
     files = [tmp_path / f"{i}.jpg" for i in range(300)]
     for file in files:
         Image.fromarray(pixels).save(file)
     tracemalloc.start()
     _, images = ImageFormat.learn(files)
-    assert tracemalloc.get_traced_memory()[1] < 5 * pixels.nbytes
+    assert tracemalloc.get_traced_memory()[1] < 15 * pixels.nbytes
     images[100:150]
-    assert tracemalloc.get_traced_memory()[1] < 56 * pixels.nbytes
+    assert tracemalloc.get_traced_memory()[1] < 66 * pixels.nbytes
     tracemalloc.stop()
 
 

@@ -19,6 +19,7 @@ from torchvision.datasets import FakeData, ImageFolder
 
 from blackvip import BlackVIPClassifier
 from blackvip.exceptions import ImageError
+from blackvip.inputs import sources
 from blackvip.inputs.images import ImageFormat, to_uint8
 from blackvip.inputs.sources import ItemSource, holds_flattened_rows, open_source, select
 
@@ -229,7 +230,9 @@ def test_images_in_other_numbers_share_their_range(arrays):
     assert image_format.high == max(image.max() for image in X)
 
 
-def test_only_what_is_asked_for_is_read():
+def test_only_what_is_asked_for_is_read(monkeypatch):
+    monkeypatch.setattr(sources, "_KEPT_BYTES", 0)
+
     class Pixels(np.ndarray):
         """An array that can be counted."""
 

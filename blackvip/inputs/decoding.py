@@ -15,7 +15,7 @@ from numbers import Number
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from ..exceptions import ImageError
 from .encoded import content_of, is_buffer, is_file, is_row_of_bytes, path_in, shortened
@@ -29,6 +29,7 @@ __all__ = [
     "is_missing",
     "is_row_of_numbers",
     "is_tensor",
+    "path_in_folder",
     "path_of",
     "reason_of",
     "refuse_masked",
@@ -125,6 +126,17 @@ def path_of(item: Any) -> str | None:
         return path_in(item) and os.fsdecode(item)
     except ImageError:
         return os.fsdecode(item)
+
+
+def path_in_folder(items: Any, row: int) -> str | None:
+    """Return the path of a row of torchvision's ImageFolder, or of a subset of it, if an item cannot be read."""
+    try:
+        while hasattr(items, "indices") and hasattr(items, "dataset"):
+            items, row = items.dataset, int(items.indices[row])
+        return path_of(items.samples[row])
+    except Exception:
+        # Other data sets do not tell their paths.
+        return None
 
 
 def reason_of(error: Exception) -> str:
@@ -295,7 +307,10 @@ def _pil_pixels(image: Image.Image) -> np.ndarray:
     if image.format == "EPS":
         raise ImageError("it is an EPS file, a program that would be executed; convert it to PNG first")
     sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
-    image = ImageOps.exif_transpose(image)
+    # The orientation may stand behind the pixels of a file.
+    image.load()
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
         grey = _eight_bits(np.asarray(image)) if sixteen_bits else _checked_numbers(np.asarray(image), image.mode)
         return np.broadcast_to(grey[..., None], (*grey.shape, 3))
@@ -304,7 +319,7 @@ def _pil_pixels(image: Image.Image) -> np.ndarray:
         lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return np.asarray(ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB"))
     if not image.has_transparency_data:
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     return _on_white(np.asarray((image.convert("LA") if image.mode == "La" else image).convert("RGBA")))
 
 

@@ -43,6 +43,7 @@ from .decoding import (
     is_missing,
     is_row_of_numbers,
     is_tensor,
+    path_in_folder,
     path_of,
     reason_of,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "select",
 ]
 
+_KEPT_BYTES = 128 * 2**20  # of pixels that are not read twice
 _SHORTEST_ROW = 33  # rows with fewer numbers may be a table of other things than pixels
 
 _EXPECTED = (
@@ -70,6 +72,8 @@ _EXPECTED = (
 class ItemSource:
     """Images that are read one at a time, when they are needed.
 
+    Those that are read first are kept, up to 128 MiB of pixels, and not read again.
+
     Parameters
     ----------
     items : object with a length, indexed by row
@@ -78,6 +82,8 @@ class ItemSource:
 
     def __init__(self, items: Any):
         self._items = items
+        self._kept: dict[int, np.ndarray] = {}
+        self._bytes_left = _KEPT_BYTES
 
     def __len__(self) -> int:
         return len(self._items)
@@ -93,14 +99,21 @@ class ItemSource:
         row, item = int(row), None
         if not 0 <= row < len(self):
             raise IndexError(f"There is no image {row} among {len(self)}.")
+        if row in self._kept:
+            return self._kept[row]
         try:
             item = self._items[row]
-            return decoded(item)
+            pixels = decoded(item)
         except Exception as error:
             # Pillow and its plugins raise nearly any exception for a damaged file.
-            path = path_of(item) or _path_in_folder(self._items, row)
+            path = path_of(item) or path_in_folder(self._items, row)
             name = f"{row} ({shortened(path)})" if path else str(row)
             raise ImageError(f"Image {name} cannot be read: {reason_of(error)}.") from error
+        if pixels.nbytes <= self._bytes_left:
+            # A view would keep all that it is a part of.
+            self._kept[row] = pixels.copy()
+            self._bytes_left -= pixels.nbytes
+        return pixels
 
     def name(self, row: int) -> str:
         """Return the path of an image in a list or column of paths, else the number of its row."""
@@ -427,14 +440,3 @@ def _holds_items(column: Any) -> bool:
         return False
     items: Iterable[Any] = (item.as_py() for item in column) if _is_from(column, "pyarrow") else column
     return not is_row_of_numbers(next((item for item in items if not is_missing(item)), None))
-
-
-def _path_in_folder(items: Any, row: int) -> str | None:
-    """Return the path of a row of torchvision's ImageFolder, or of a subset of it, if an item cannot be read."""
-    try:
-        while hasattr(items, "indices") and hasattr(items, "dataset"):
-            items, row = items.dataset, int(items.indices[row])
-        return path_of(items.samples[row])
-    except Exception:
-        # Other data sets do not tell their paths.
-        return None
