@@ -415,7 +415,8 @@ def to_uint8(pixels: torch.Tensor) -> np.ndarray:
     images : ndarray of shape (n, height, width, 3), uint8
         RGB.
     """
-    images = pixels.mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    # NumPy converts to uint8 several times as fast as torch.
+    images = pixels.mul(255).round_().permute(0, 2, 3, 1).numpy().astype(np.uint8)
     if images.flags.c_contiguous:
         return images
     # Plane by plane is faster than a permuted copy.
