@@ -33,7 +33,7 @@ from .training.augmentation import AUGMENTATIONS, augmentation
 from .training.callbacks import CallbackSupportMixin
 from .training.corrections import fitted_corrections
 from .training.costs import PlansCosts
-from .training.features import TrainingFeatures, row_batches
+from .training.features import TrainingFeatures
 from .training.ladder import FIRST_RUNG, ClimbsLadder
 from .training.monitoring import Monitor
 from .training.objective import Objective
@@ -385,23 +385,23 @@ shape (n, n_features); or sequence of images, paths or encoded files
 
         # The prompter and the local encoder are fitted once, to a sample of the images.
         if continues:
-            prompter, probe, w = self.prompter_, self.probe_encoder_, self.prompter_.parameters_
+            prompter, probe, w, known = self.prompter_, self.probe_encoder_, self.prompter_.parameters_, None
             optimizer.continue_from(self.optimizer_)
             if optimizer.started and not np.array_equal(optimizer.w, w):
                 optimizer.restart_from(w)
         else:
             pixels = self._sample(data, streams)
             prompter = make_prompter(FIRST_RUNG if settings.climbs else self.prompter).fit_pixels(pixels)
-            probe = make_frozen_encoder(self.local_encoder).fit_pixels(pixels)
-            w = prompter.initial_parameters(streams.start)
+            probe = make_frozen_encoder(self.local_encoder)
+            w, known = prompter.initial_parameters(streams.start), probe.fit_features(pixels)
 
         # Prompted images -> scores -> losses.
         memory = AnswerMemory(recalls=settings.climbs).of_service(self.score_fn)
-        known = self.score_format_ if continues else None
-        ledger = self._ledger(settings.budget, known, self.score_fn, replay, memory)
-        features = TrainingFeatures(prompter, data.images)
-        objective = self._objective(features, data, ledger, memory, streams)
+        score_format = self.score_format_ if continues else None
+        ledger = self._ledger(settings.budget, score_format, self.score_fn, replay, memory)
+        objective = self._objective(TrainingFeatures(prompter, data.images), data, ledger, memory, streams)
         run = prepare(objective, data, probe, optimizer, w, settings, streams)
+        run.known_features = known
         if settings.climbs:
             run.corrections = fitted_corrections(pixels, self.prompt_scale)  # one that fails is refused before billing
         return run
@@ -418,7 +418,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         judged, ledger, blocks = run.judged_rows, run.objective.ledger, tuple(run.probe.block_sizes_)
         with ledger, Monitor(self, run) as monitor, BackgroundThread() as background:
             # Local features and probes on them are computed in a thread while the service answers.
-            local = background.submit(run.probe.encode_batches, map(data.images.pixels, row_batches(judged)))
+            local = background.submit(run.local_features, data.images)
             run.objective.features.compute_in(background)
             early = background.submit(fit_local_probe, local, blocks, data.y[judged], data.weights[judged])
             try:

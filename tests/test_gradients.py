@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from conftest import ToyService, make_stripes
 
 import blackvip
-from blackvip import Coordinator, GradientEncoder, PCAEncoder
+from blackvip import BlackVIPClassifier, Coordinator, GradientEncoder, PCAEncoder
 from blackvip.encoders import make_encoder
 from blackvip.encoders.histograms import _descriptors
 from blackvip.encoders.orientation_pairs import orientation_pairs
@@ -144,6 +145,32 @@ def test_features_depend_on_the_image_alone_whatever_its_size(size):
             assert torch.equal(torch.cat([encoder.features(part) for part in pixels.split(n)]), together)
     finally:
         torch.set_num_threads(n_threads)
+
+
+def test_fitting_computes_the_features_of_its_images():
+    pixels = textures(5)
+    encoder = GradientEncoder()
+    known = encoder.fit_features(pixels)
+    np.testing.assert_array_equal(known, encoder.encode_batches(pixels.split(2)))
+
+
+def test_a_fit_computes_local_features_once():
+    class Counted(GradientEncoder):
+        def fit_features(self, pixels):
+            seen.append(len(pixels))
+            return super().fit_features(pixels)
+
+        def features(self, pixels):
+            seen.append(len(pixels))
+            return super().features(pixels)
+
+    seen = []
+    X, y = make_stripes(40)
+    clf = BlackVIPClassifier(ToyService(), max_queries=200, local_encoder=Counted(), random_state=0, verbose=0)
+    clf.fit(X, y)
+    assert seen == [len(X)]
+    plain = BlackVIPClassifier(ToyService(), max_queries=200, random_state=0, verbose=0).fit(X, y)
+    np.testing.assert_array_equal(clf.predict_proba(X), plain.predict_proba(X))
 
 
 def test_large_images_are_seen_at_64_pixels():

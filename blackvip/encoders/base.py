@@ -81,6 +81,22 @@ class Encoder(ImageTransformer, ABC):
             The fitted encoder.
         """
 
+    def fit_features(self, pixels: torch.Tensor) -> np.ndarray | None:
+        """Learn from training images, and return their features if that needs them anyway.
+
+        Parameters
+        ----------
+        pixels : tensor of shape (n, 3, height, width)
+            A sample of the training images, RGB in [0, 1].
+
+        Returns
+        -------
+        features : ndarray of shape (n, n_features), float64, or None
+            What `encode_batches` returns for these images. None: they have not been computed.
+        """
+        self.fit_pixels(pixels)
+        return None
+
     @abstractmethod
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Compute the features of images by operations of torch that gradients can pass.

@@ -90,14 +90,20 @@ class GradientEncoder(Encoder, name="gradients"):
         return *cells, len(_WINDOWS) * N_PAIRS
 
     def fit_pixels(self, pixels: torch.Tensor) -> GradientEncoder:
+        self.fit_features(pixels)
+        return self
+
+    def fit_features(self, pixels: torch.Tensor) -> np.ndarray:
         with torch.no_grad():
-            features = _descriptors(pixels).numpy()
+            descriptors = _descriptors(pixels)
+        features = descriptors.numpy()
         self.mean_ = features.mean(axis=0)
         parts = np.split(features.std(axis=0), np.cumsum(self._part_sizes)[:-1])
         floors = [max(_MIN_SPREAD, _MIN_SHARE * math.sqrt(np.square(spread).mean())) for spread in parts]
         self.scale_ = np.concatenate([np.maximum(spread, floor) for spread, floor in zip(parts, floors)])
         self.n_features_out_ = len(self.mean_)
-        return self
+        standardized: np.ndarray = self._standardized(descriptors).numpy()
+        return standardized
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         return self._standardized(_descriptors(pixels)).to(pixels.dtype)

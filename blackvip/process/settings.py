@@ -30,9 +30,10 @@ __all__ = [
 T = TypeVar("T")
 
 _METHODS = (
-    *("fit", "fit_pixels", "fit_scored", "partial_fit", "fit_transform", "transform", "inverse_transform", "draw"),
-    *("predict", "predict_proba", "predict_log_proba", "predict_log_proba_of", "decision_function", "score"),
-    *("plan", "predict_to", "score_baselines", "compare_prompt", "encode", "encode_batches", "ask", "tell"),
+    *("fit", "fit_pixels", "fit_features", "fit_scored", "fit_transform", "partial_fit", "transform"),
+    *("inverse_transform", "draw", "encode", "encode_batches", "ask", "tell", "plan", "decision_function", "score"),
+    *("predict", "predict_proba", "predict_log_proba", "predict_log_proba_of", "predict_to"),
+    *("score_baselines", "compare_prompt"),
 )
 _CPU = torch.device("cpu")
 # The caller's default device; None outside of `usual_settings`.

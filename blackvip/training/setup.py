@@ -12,11 +12,13 @@ from sklearn.utils import check_random_state
 
 from ..encoders import Encoder
 from ..exceptions import BudgetError
+from ..inputs.images import Images
 from ..inputs.training_set import TrainingSet
 from ..optimizers import Optimizer
 from ..prompters.base import Prompter
 from ..scorers.replay import Replay
 from .batches import Batches
+from .features import row_batches
 from .objective import Objective
 from .plan import RunBudget
 from .prompted_images import PromptedImages
@@ -161,6 +163,8 @@ class Run:
         Settings of the run.
     corrections : dict of str to Prompter
         Fitted, if the run is the lowest rung of a ladder.
+    known_features : ndarray of shape (n_sample, n_features) or None
+        Local features of the images that the local encoder was fitted to, if they are known.
     """
 
     objective: Objective
@@ -175,6 +179,13 @@ class Run:
     streams: Streams
     settings: RunSettings
     corrections: dict[str, Prompter] = field(default_factory=dict)
+    known_features: np.ndarray | None = None
+
+    def local_features(self, images: Images) -> np.ndarray:
+        """Return the local features (n_judged, n_features) of the judged ones among the training images."""
+        if self.known_features is not None and len(self.known_features) == len(images):
+            return self.known_features[self.judged_rows]
+        return self.probe.encode_batches(map(images.pixels, row_batches(self.judged_rows)))
 
 
 def rows_to_judge(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
