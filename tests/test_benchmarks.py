@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "benchmarks"))
+import class_counts
 import http_service
 import large_runs
 import long_run
@@ -53,6 +54,14 @@ def test_a_loss_curve_has_a_loss_for_each_step_and_ends_where_a_run_goes_astray(
     astray = list(optimizers.loss_curve(SPSA(10.0, 0.05, n_directions=5), function, START, 0.0, 1000, 0))
     assert astray[-1] == np.inf
     assert len(astray) < 100
+
+
+def test_more_classes_than_characters_are_refused(monkeypatch, capsys):
+    assert len(set(class_counts.CHARACTERS)) == 95
+    monkeypatch.setattr(sys, "argv", ["class_counts.py", "--classes", "10", "100"])
+    with pytest.raises(SystemExit):
+        class_counts.main()
+    assert "--classes has [10, 100]; expected numbers from 2 to 95" in capsys.readouterr().err
 
 
 def test_step_sizes_are_chosen_on_other_seeds_than_those_that_are_shown():
