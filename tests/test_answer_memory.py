@@ -13,7 +13,6 @@ from sklearn.base import clone
 import blackvip
 from blackvip import BlackVIPClassifier
 from blackvip.scorers import SharedBudget
-from blackvip.scorers import memory as memory_module
 
 
 @pytest.fixture
@@ -92,7 +91,7 @@ def test_pickles_and_deep_copies_start_anew(fitted):
 def test_memory_is_bounded_and_forgets_the_oldest(fitted, monkeypatch):
     X, _ = make_stripes(n=40)
     entry = 8 * 2 + 250
-    monkeypatch.setattr(memory_module, "_MOST_BYTES", 20 * entry)
+    monkeypatch.setattr(fitted._memory._scores, "most_bytes", 20 * entry)
     assert billed(fitted, lambda: fitted.predict(X)) == 40
     assert fitted._memory.n_known == 20
     assert billed(fitted, lambda: fitted.predict(X[20:])) == 0

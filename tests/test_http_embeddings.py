@@ -4,6 +4,7 @@ import base64
 import copy
 import json
 import pickle
+import threading
 import urllib.request
 
 import numpy as np
@@ -356,6 +357,43 @@ def test_an_image_that_is_refused_has_no_vector_and_an_error_keeps_the_others(se
     with pytest.raises(ServiceError, match="400 Bad Request"):
         cached(np.concatenate([images[:2][refused], images[2:]]), PROMPTS)
     assert cached.n_images_ == 2
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_threads_that_have_the_same_new_images_pay_once_even_if_one_fails(service, fails):
+    images = make_images(5)
+    cached = cache_of(service)
+    expected = embedding_scorer(service, "jina")(images, PROMPTS)
+    cached.score_fn.prepared(PROMPTS)
+    service.control(latency=0.2, script=["400"] * fails)
+    begin, scores, errors = threading.Barrier(4), [], []
+
+    def score(rows):
+        begin.wait()
+        try:
+            scores.append((rows, cached(images[rows], PROMPTS)))
+        except ServiceError as error:
+            errors.append(error)
+
+    all_rows = [np.arange(5), np.arange(5), np.arange(5)[::-1], np.array([0, 1, 2, 3, 4, 0])]
+    threads = [threading.Thread(target=score, args=(rows,)) for rows in all_rows]
+    [*map(threading.Thread.start, threads), *map(threading.Thread.join, threads)]
+    assert len(errors) == fails
+    assert len(scores) == 4 - fails
+    for rows, found in scores:
+        assert np.array_equal(found, expected[rows])
+    assert service.counts()["images"] == cached.n_images_ == 5
+
+
+def test_a_cache_that_is_left_early_lets_others_send_the_rest(service):
+    images = make_images(5)
+    cached = cache_of(service).set_params(score_fn__n_concurrent=1)
+    some = cached.answers(images, PROMPTS)
+    next(some)
+    some.close()
+    assert 1 <= cached.n_images_ < 5
+    assert np.isfinite(cached(images, PROMPTS)).all()
+    assert cached.n_images_ == 5
 
 
 def test_a_cache_needs_vectors(service):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,11 +11,12 @@ import numpy as np
 
 from .contract import ScoreFunction
 from .replay import ContentKeys, JournalHit
+from .shared_answers import SharedAnswers
 
 __all__ = ["AnswerMemory"]
 
-# Bytes of scores that are remembered, and what each entry takes in addition.
-_MOST_BYTES, _ENTRY_BYTES = 64 * 2**20, 250
+# Bytes of scores that are remembered.
+_MOST_BYTES = 64 * 2**20
 _KEY_BYTES = 32
 
 
@@ -42,11 +42,9 @@ class AnswerMemory:
     def __init__(self, recalls: bool = True) -> None:
         self.recalls = recalls
         self.n_queries = self.n_asked = 0
-        self._lock = threading.Condition()
-        self._on_the_way: set[bytes] = set()
+        self._lock = threading.Lock()
         self._score_fn: Any = None
-        self._scores: OrderedDict[bytes, np.ndarray] = OrderedDict()
-        self._n_bytes = 0
+        self._scores = SharedAnswers(_MOST_BYTES)
         self._paused = False
 
     def __reduce__(self) -> Any:
@@ -57,7 +55,7 @@ class AnswerMemory:
         """Return this memory, without the answers of any other score function."""
         with self._lock:
             if self._score_fn is not score_fn:
-                self._score_fn, self._n_bytes = score_fn, 0
+                self._score_fn = score_fn
                 self._scores.clear()
         return self
 
@@ -105,10 +103,7 @@ class AnswerMemory:
         keys = ContentKeys(None, class_prompts).of(images)
         if not self.recalls:
             return _nothing_known(keys, n_scores)
-        with self._lock:
-            self._lock.wait_for(lambda: self._on_the_way.isdisjoint(keys))
-            found = [self._scores.get(key) for key in keys]
-            self._on_the_way.update(key for key, scores in zip(keys, found) if scores is None)
+        found = self._scores.find_or_claim(keys)
         known = np.array([scores is not None for scores in found], dtype=bool)
         scores = np.full((len(keys), n_scores), np.nan)
         for row in np.flatnonzero(known):
@@ -131,23 +126,12 @@ class AnswerMemory:
         """
         with self._lock:
             self.n_asked += len(keys)
-            if self._paused:
-                return
-            for key, row in zip((key[:_KEY_BYTES] for key in keys), scores):
-                if key not in self._scores:
-                    self._n_bytes += row.nbytes + _ENTRY_BYTES
-                self._scores[key] = row.copy()
-                self._on_the_way.discard(key)
-            while self._n_bytes > _MOST_BYTES:
-                _, forgotten = self._scores.popitem(last=False)
-                self._n_bytes -= forgotten.nbytes + _ENTRY_BYTES
-            self._lock.notify_all()
+        if not self._paused:
+            self._scores.keep((key[:_KEY_BYTES] for key in keys), scores)
 
     def release(self, keys: Sequence[bytes]) -> None:
         """Let other threads send the images of these keys that have no answer."""
-        with self._lock:
-            self._on_the_way.difference_update(keys)
-            self._lock.notify_all()
+        self._scores.release(keys)
 
 
 def _nothing_known(keys: Sequence[bytes], n_scores: int) -> JournalHit:

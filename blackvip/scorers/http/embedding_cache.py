@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator
 from ..answers import Metered, Scored, collected, report_not_sent, scores_of
 from ..identity import service_identity
 from ..replay import ContentKeys
+from ..shared_answers import SharedAnswers
 from ..wrappers import ForwardsAttributes, LeavesOutLive
 from .scorer import HTTPScorer
 
@@ -25,8 +26,9 @@ class EmbeddingCache(LeavesOutLive, ForwardsAttributes, BaseEstimator):
     """Cache of image vectors: a score function with which other class prompts for known images cost nothing.
 
     Scores are those of `Embeddings`. An image is sent when it comes for the first time, and each list of class prompts
-    is embedded once. Threads that send the same new image at the same time each pay for it. Images whose vectors are
-    known do not count as sent, neither in ``n_queries_`` nor in a `SharedBudget` around the cache.
+    is embedded once. If several threads have the same new image at the same time, one sends it and the others wait for
+    its vector. Images whose vectors are known do not count as sent, neither in ``n_queries_`` nor in a `SharedBudget`
+    around the cache.
 
     Parameters
     ----------
@@ -73,6 +75,9 @@ class EmbeddingCache(LeavesOutLive, ForwardsAttributes, BaseEstimator):
     def answers(self, images: np.ndarray, class_prompts: list[str]) -> Iterator[Scored]:
         """Yield scores as they arrive: first those of known vectors, then the others, with equal images sent once.
 
+        It first waits for the vectors of images that other threads have sent. If such a thread fails, this one sends
+        what is missing.
+
         Parameters
         ----------
         images : ndarray of shape (n, height, width, 3), uint8
@@ -99,24 +104,33 @@ class EmbeddingCache(LeavesOutLive, ForwardsAttributes, BaseEstimator):
         vectors = self._kept()
         adapter: Any = self.score_fn.prepared(class_prompts)
         keys = ContentKeys(service_identity(self.score_fn), []).of(images)
-        known = np.array([row for row, key in enumerate(keys) if key in vectors], int)
-        report_not_sent(len(known))
-        if len(known):
-            yield known, adapter.similarities(np.stack([vectors[keys[row]] for row in known]))
+        found = vectors.find_or_claim(keys)
         rows_of: dict[bytes, list[int]] = {}
-        for row in np.setdiff1d(np.arange(len(images)), known).tolist():
+        for row in [row for row, vector in enumerate(found) if vector is None]:
             rows_of.setdefault(keys[row], []).append(row)
-        if not rows_of:
-            return
+        try:
+            known = np.array([row for row, vector in enumerate(found) if vector is not None], int)
+            report_not_sent(len(known))
+            if len(known):
+                yield known, adapter.similarities(np.stack([vector for vector in found if vector is not None]))
+            if rows_of:
+                yield from self._sent(images, class_prompts, rows_of, adapter, vectors)
+        finally:
+            vectors.release(rows_of)
+
+    def _sent(
+        self, images: np.ndarray, class_prompts: list[str], rows_of: dict[bytes, list[int]], adapter: Any, vectors: Any
+    ) -> Iterator[Scored]:
+        """Send images, given by the rows of each key, and yield the scores of all of their rows as they arrive."""
         unknown, alike = list(rows_of), list(rows_of.values())
-        report_not_sent(len(images) - len(known) - len(unknown))
+        report_not_sent(sum(map(len, alike)) - len(unknown))
         pieces = Metered(scores_of(self.score_fn, images[[rows[0] for rows in alike]], class_prompts))
         try:
             for answered, piece in pieces:
                 scores = np.full((len(answered), len(class_prompts) + (self.vector_size or 0)), np.nan)
                 # Of refused images, there are empty dicts.
                 if isinstance(piece, np.ndarray):
-                    vectors.update(zip([unknown[index] for index in answered], piece.astype(np.float32)))
+                    vectors.keep([unknown[index] for index in answered], piece.astype(np.float32))
                     scores = adapter.similarities(piece)
                 rows = np.concatenate([alike[index] for index in answered])
                 yield rows, scores.repeat([len(alike[index]) for index in answered], axis=0)
@@ -132,11 +146,11 @@ class EmbeddingCache(LeavesOutLive, ForwardsAttributes, BaseEstimator):
         """Forget all vectors."""
         self._kept().clear()
 
-    def _kept(self) -> dict[bytes, np.ndarray]:
+    def _kept(self) -> SharedAnswers:
         """Return the vectors (n_dimensions,), float32, by the images' keys."""
         with _MAKING:
             if not hasattr(self, "_vectors"):
-                self._vectors: dict[bytes, np.ndarray] = {}
+                self._vectors = SharedAnswers()
             return self._vectors
 
     def __copy__(self) -> Self:
