@@ -112,19 +112,23 @@ def read_scores(scores: Any, n_images: int, class_prompts: Sequence[str] = ()) -
     """
     if isinstance(scores, NamedScores):
         return NamedScores(list(scores.names), scores.values.copy())
+    # The usual forms first, which take a tenth of the time of looking for the others.
+    if isinstance(scores, (list, tuple)) and len(scores) and not hasattr(scores, "_fields"):
+        return _from_list(scores, n_images, class_prompts)
+    if isinstance(scores, np.ndarray) and scores.dtype.kind in "biuf":
+        return as_numbers(scores)
     _refuse_unfinished(scores)
     table = _columns(scores, class_prompts)
-    # A column of pyarrow, whose rows may be structs.
-    if table is None and has_all(scores, "to_pylist"):
-        scores = scores.to_pylist()
     if table is not None:
         return _from_columns(table, n_images)
-    if isinstance(scores, Mapping) and _pairs_in([scores]) is None:
-        if _names_and_scores(scores) is None:
-            return _from_columns(list(scores.items()), n_images)
-        scores = [scores]
-    elif isinstance(scores, Mapping):
-        scores = [scores]
+    # A column of pyarrow, whose rows may be structs.
+    if has_all(scores, "to_pylist"):
+        return read_scores(scores.to_pylist(), n_images, class_prompts)
+    if isinstance(scores, Mapping):
+        is_row = _pairs_in([scores]) is not None or _names_and_scores(scores) is not None
+        return (
+            _from_list([scores], n_images, class_prompts) if is_row else _from_columns(list(scores.items()), n_images)
+        )
     named = _index_names(scores)
     if named is not None and n_images == 1:
         return _from_rows([_row(scores)])
@@ -136,9 +140,7 @@ def read_scores(scores: Any, n_images: int, class_prompts: Sequence[str] = ()) -
     if _is_series(scores) or (isinstance(scores, np.ndarray) and scores.dtype == object and scores.ndim == 1):
         items = list(scores)
         if any(not np.isscalar(item) and item is not None for item in items):
-            scores = items
-    if isinstance(scores, (list, tuple)) and len(scores) and not hasattr(scores, "_fields"):
-        return _from_list(scores, n_images, class_prompts)
+            return _from_list(items, n_images, class_prompts)
     return as_numbers(scores)
 
 
@@ -263,11 +265,11 @@ def _labelled_columns(scores: Any, class_prompts: Sequence[str]) -> list[tuple[A
 
 def _row(row: Any) -> dict[str, Any] | None:
     """Return the names and scores of one image; None if they have no names."""
-    if isinstance(row, np.void) and row.dtype.names:
-        return _unique(list(zip(row.dtype.names, row.item())))
     if isinstance(row, Mapping):
         pairs = _pairs_in([row])
         return _unique(pairs or _names_and_scores(row) or list(row.items()))
+    if isinstance(row, np.void) and row.dtype.names:
+        return _unique(list(zip(row.dtype.names, row.item())))
     if has_all(row, "_asdict", "_fields"):
         return _unique(list(row._asdict().items()))
     names = _index_names(row)
