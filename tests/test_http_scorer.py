@@ -176,7 +176,8 @@ def test_an_adapter_without_methods_says_so(service):
         scorer_of(service, Adapter())(make_images(1), PROMPTS)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (5, 3), (224, 224)])
+# 771 rows of 28 pixels, each after a byte for its filter, fill a block of 65,535 bytes.
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (224, 224), (771, 28), (772, 28)])
 @pytest.mark.parametrize("compressed", [True, False])
 def test_png_keeps_every_pixel(size, compressed):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
