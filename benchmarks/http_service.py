@@ -7,7 +7,7 @@ the last answer, in which they work.
     sent       3,200 noisy images of 224 x 224 pixels are scored, one in each request, as PNG, JPEG and, without
                encoding, pixels. PNG is not compressed for a service on the same machine; the second row compresses it
                as for one elsewhere. A round of requests before makes the connections.
-    libraries  The PNG's request alone, 200 kB, from 32 threads or, with aiohttp, tasks: httpx's transport, which
+    libraries  The PNG's request alone, 200 kB, from 32 threads or, with aiohttp, tasks: a connection of httpcore, which
                `HTTPScorer` uses, against others. They take turns; one that is not installed is left out.
     processes  1, 2, 4 and 8 processes with 32 requests each, for a service with a place for each request.
 
@@ -127,13 +127,20 @@ def over_urllib3(url, body):
 
 
 def over_httpcore(url, body):
-    parts = urlsplit(url)
-    pool = httpcore.ConnectionPool(max_connections=1)
-    headers = {**HEADERS, "host": parts.netloc, "content-length": str(len(body))}
-    extensions = {"timeout": httpx.Timeout(TIMEOUT).as_dict()}
+    return sending_with_httpcore(url, body, httpcore.ConnectionPool(max_connections=1))
+
+
+def over_httpcore_connection(url, body):
+    return sending_with_httpcore(url, body, httpcore.HTTPConnection(httpcore.URL(url).origin))
+
+
+def sending_with_httpcore(url, body, pool_or_connection):
+    headers = {**HEADERS, "host": urlsplit(url).netloc, "content-length": str(len(body))}
+    target, extensions = httpcore.URL(url), {"timeout": httpx.Timeout(TIMEOUT).as_dict()}
 
     def send():
-        with pool.stream("POST", url, headers=headers, content=body, extensions=extensions) as answer:
+        request = httpcore.Request("POST", target, headers=headers, content=body, extensions=extensions)
+        with closing(pool_or_connection.handle_request(request)) as answer:
             return b"".join(answer.iter_stream())
 
     return send
@@ -157,9 +164,10 @@ def over_httpx_client(url, body):
 
 
 THREADED = {
+    "httpcore, a connection": over_httpcore_connection,
+    "httpcore, a pool": over_httpcore,
     "httpx, its transport": over_httpx_transport,
     "httpx.Client": over_httpx_client,
-    "httpcore": over_httpcore,
     "urllib3": over_urllib3,
     "http.client": over_http_client,
 }

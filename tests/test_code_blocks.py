@@ -16,7 +16,8 @@ import runpy
 import shlex
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 
 import pytest
 from conftest import ToyService, make_stripes
@@ -131,10 +132,12 @@ def paper(request):
 
 def services(request):
     """The hosts named by the page are services on this machine."""
-    httpx = pytest.importorskip("httpx")
+    pytest.importorskip("httpx")
     pytest.importorskip("uvicorn")
     from servers.running import running
     from servers.vendors import KEY, running_vendors
+
+    from blackvip.scorers.http.client import Client
 
     stack = contextlib.ExitStack()
     request.addfinalizer(stack.close)
@@ -144,14 +147,14 @@ def services(request):
     monkeypatch = request.getfixturevalue("monkeypatch")
     monkeypatch.setenv("HF_TOKEN", "hf-of-the-test")
     monkeypatch.setenv("GOOGLE_KEY", KEY)
-    send = httpx.HTTPTransport.handle_request
+    send = Client.send
 
-    def to_loopback(transport, asked):
-        assert asked.url.scheme == "https"
-        asked.url = httpx.URL(hosts[asked.url.host] + asked.url.path.rstrip("/"))
-        return send(transport, asked)
+    def to_loopback(client, message, timeout):
+        url = urlsplit(message.url)
+        assert url.scheme == "https"
+        return send(client, replace(message, url=hosts[url.netloc] + url.path.rstrip("/")), timeout)
 
-    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", to_loopback)
+    monkeypatch.setattr(Client, "send", to_loopback)
     return names()
 
 

@@ -2,7 +2,9 @@
 
 import gc
 import pickle
+import threading
 import tracemalloc
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -164,6 +166,42 @@ def test_a_service_that_is_not_there(service):
         ServiceError, match=r"The service at localhost:1 cannot be reached .* Gave up after [3-9] attempts"
     ):
         scorer(make_images(1), PROMPTS)
+
+
+def test_a_connection_that_the_service_has_closed_is_replaced_and_an_open_one_is_kept():
+    connections, closed = set(), threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            connections.add(self.client_address)
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            body = b'{"scores": [[1, 2, 3]]}'
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            # The answer does not announce it.
+            self.close_connection = closes
+
+        def log_message(self, *args):
+            pass
+
+    class Server(ThreadingHTTPServer):
+        def shutdown_request(self, request):
+            super().shutdown_request(request)
+            closed.set()
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        scorer = HTTPScorer(f"http://127.0.0.1:{server.server_port}", Own(), n_concurrent=1, images_per_request=1)
+        for closes, n_connections in ((False, 1), (True, 1), (False, 2)):
+            assert scorer(make_images(1), PROMPTS).tolist() == [[1, 2, 3]]
+            assert not closes or closed.wait(10)
+            assert len(connections) == n_connections
+        assert scorer.n_retries_ == 0
+        server.shutdown()
 
 
 def test_attempts_end_and_the_last_error_is_raised(service):

@@ -1,6 +1,7 @@
 """Score functions for services over HTTP. They need ``pip install "blackvip[http]"``."""
 
 try:
+    import httpcore  # noqa: F401
     import httpx  # noqa: F401
     import isal  # noqa: F401
     import pybase64  # noqa: F401
