@@ -124,12 +124,16 @@ def _n_cells(grids: tuple[int, ...]) -> int:
 
 def _descriptors(pixels: torch.Tensor) -> torch.Tensor:
     """Compute features before they are standardised: (n, n_features), float64."""
-    parts = pixels.split(max(1, _CHANNELS_AT_ONCE // pixels[:1].numel()))
+    parts = _equal_parts(pixels, _CHANNELS_AT_ONCE)
     greys, colours = zip(*(_grey_and_colours(part.float()) for part in parts))
-    grey = torch.cat(greys)
-    found = [_histograms_and_pairs(part) for part in grey.split(max(1, _AT_ONCE // grey[:1].numel()))]
+    found = [_histograms_and_pairs(grey) for grey in _equal_parts(torch.cat(greys), _AT_ONCE)]
     histograms, pairs = map(torch.cat, zip(*found))
     return torch.cat([histograms, torch.cat(colours), pairs], dim=1)
+
+
+def _equal_parts(images: torch.Tensor, most: int) -> tuple[torch.Tensor, ...]:
+    """Split images into parts of about the same size, of `most` numbers if an image has no more."""
+    return images.chunk(max(1, -(-images.numel() // most)))
 
 
 def _grey_and_colours(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

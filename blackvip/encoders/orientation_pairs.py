@@ -47,4 +47,4 @@ def orientation_pairs(maps: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor
     products = maps.flatten(2) @ torch.stack(others, dim=1).flatten(1, 2).flatten(2).mT
     of_lengths = lengths * lengths.T.repeat(1, len(offsets))
     pairs = (products * of_lengths).flatten(1) / (height * width)
-    return pairs / (pairs.mean(dim=1, keepdim=True) + _FAINT)
+    return pairs / (pairs.mean(dim=1, keepdim=True) + _FAINT)  # (B31), without the square root
