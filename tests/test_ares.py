@@ -141,8 +141,8 @@ def test_encoders_without_a_slope_are_refused(service, stripes):
     ("encoder", "step", "tolerance"),
     [
         (PCAEncoder(20), 1e-6, 0.01),
-        # Both compute in single precision.
-        (GradientEncoder(), 1e-4, 0.05),
+        # Both compute in single precision, and are not smooth.
+        (GradientEncoder(), 1e-3, 0.2),
         (TimmEncoder("test_resnet.r160_in1k", pretrained=False), 1e-3, 0.15),
     ],
 )
@@ -152,13 +152,14 @@ def test_features_with_a_slope_are_those_of_the_encoder(encoder, step, tolerance
     encoder.fit_pixels(pixels)
     features = encoder.encode(pixels.clone().requires_grad_())
     np.testing.assert_allclose(features.detach().double(), encoder.features(pixels), atol=2e-5)
-    # The slope is the difference quotient in some direction.
-    x, direction = pixels[:1].double().requires_grad_(), torch.randn(1, 3, 20, 20, generator=random).double()
+    # The slope is the difference quotient in some directions.
+    x, directions = pixels[:1].double().requires_grad_(), torch.randn(20, 3, 20, 20, generator=random).double()
     weights = torch.randn(features.shape[1], generator=random).double()
     (slope,) = torch.autograd.grad(encoder.encode(x)[0] @ weights, [x])
-    ahead, behind = (encoder.encode(x.detach() + sign * step * direction)[0] @ weights for sign in (1, -1))
-    quotient = (ahead - behind).item() / (2 * step)
-    assert (slope * direction).sum().item() == pytest.approx(quotient, rel=tolerance, abs=1e-3)
+    ahead, behind = (encoder.encode(x.detach() + sign * step * directions) @ weights for sign in (1, -1))
+    quotients = (ahead - behind) / (2 * step)
+    slopes = (slope * directions).sum(dim=(1, 2, 3))
+    assert torch.linalg.norm(slopes - quotients) < tolerance * torch.linalg.norm(quotients)
 
 
 @pytest.mark.parametrize("size", [(1, 30), (9, 5), (70, 130)])

@@ -353,7 +353,7 @@ def test_encoded_files_in_any_container(tmp_path):
     for rows in (np.frombuffer(data * 2, np.uint8).reshape(2, -1), np.frombuffer(data * 2, np.uint8).reshape(2, -1, 1)):
         np.testing.assert_array_equal(sent(rows), [pixels] * 2)
     with pytest.raises(ImageError, match="Image 16 cannot be read: .*closed"):
-        source[16]
+        ItemSource(items)[16]
 
 
 @pytest.mark.parametrize(

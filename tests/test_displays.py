@@ -62,7 +62,14 @@ def test_data():
 @pytest.fixture(scope="module")
 def clf(service, data):
     clf = BlackVIPClassifier(
-        service, "{}", prompter="basis", max_queries=1500, validation_fraction=0.25, random_state=0, verbose=0
+        service,
+        "{}",
+        prompter="basis",
+        max_queries=1500,
+        validation_fraction=0.25,
+        head=None,  # heads need no prompt here
+        random_state=0,
+        verbose=0,
     )
     clf.fit(*data)
     assert clf.prompt_used_
