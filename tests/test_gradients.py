@@ -166,10 +166,12 @@ def test_a_fit_computes_local_features_once():
 
     seen = []
     X, y = make_stripes(40)
-    clf = BlackVIPClassifier(ToyService(), max_queries=200, local_encoder=Counted(), random_state=0, verbose=0)
+    clf = BlackVIPClassifier(
+        ToyService(), ["left", "right"], max_queries=200, local_encoder=Counted(), random_state=0, verbose=0
+    )
     clf.fit(X, y)
     assert seen == [len(X)]
-    plain = BlackVIPClassifier(ToyService(), max_queries=200, random_state=0, verbose=0).fit(X, y)
+    plain = BlackVIPClassifier(ToyService(), ["left", "right"], max_queries=200, random_state=0, verbose=0).fit(X, y)
     np.testing.assert_array_equal(clf.predict_proba(X), plain.predict_proba(X))
 
 
