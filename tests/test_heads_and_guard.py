@@ -96,6 +96,25 @@ def test_a_score_that_is_always_rounded_to_zero_is_no_cause_for_a_warning():
     assert np.isfinite(head.coef_).all()
 
 
+@pytest.mark.parametrize("tiny", [0.0, 5e-324, 1e-290, 1e-100])
+@pytest.mark.parametrize("largest", [1.0, 1e60, 1e300])
+def test_images_of_negligible_weight_are_left_out(tiny, largest):
+    scores, y = scores_with(2.0)
+    weights = np.where(np.random.default_rng(0).random(len(y)) < 0.5, largest, tiny)
+    heavy = weights == largest
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        head, alone = CalibratedHead(), CalibratedHead()
+        held_out = head.fit_held_out(scores, y, weights)
+        expected = alone.fit_held_out(scores[heavy], y[heavy], weights[heavy])
+    assert head.C_ == alone.C_
+    np.testing.assert_allclose(head.coef_, alone.coef_, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(held_out[heavy], expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(held_out[~heavy], alone.predict_log_proba(scores[~heavy]), rtol=1e-6, atol=1e-9)
+    with pytest.raises(ValueError, match="Only images of 1 class have a weight above zero; expected at least two"):
+        CalibratedHead().fit(scores, y, np.where(y == 0, largest, tiny))
+
+
 def test_auto_takes_a_head_where_it_helps_and_none_where_it_does_not():
     scores, y = scores_with(4.0)
     permuted = scores[:, [1, 2, 0]]

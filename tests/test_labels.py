@@ -225,6 +225,8 @@ def test_weights():
         assert training_weights(weight, None, y).tolist() == [1, 2]
     for huge in (1e308, 1e-320):
         assert training_weights([huge, huge], None, y).tolist() == [1, 1]
+    assert training_weights([2, 1e-31], None, y).tolist() == [2, 0]
+    assert training_weights([2e40, 1e40], None, y).tolist() == [1, 0.5]
     assert training_weights(None, {"cafe\u0301": 3}, y).tolist() == [3, 1]
     assert training_weights(None, {Pet.CAT: 3, Pet.DOG: 2}, np.array(["cat", "dog"])).tolist() == [3, 2]
     assert training_weights(None, {0: 3, 1: 2}, np.array([False, True])).tolist() == [3, 2]

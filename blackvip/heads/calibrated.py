@@ -135,7 +135,7 @@ class CalibratedHead(Head, name="calibrated", auto=Auto(rank=1)):
         -------
         log_proba : ndarray of shape (n_images, n_classes)
             Each row comes from a head that was not fitted to that image, unless a class has only one. In the order of
-            `classes_`.
+            `classes_`. Images without weight belong to no fold, and are predicted by the head itself.
         """
         y = check_labels(y)
         X, y = validate_data(self, X, y)
@@ -145,6 +145,8 @@ class CalibratedHead(Head, name="calibrated", auto=Auto(rank=1)):
         self.classes_, index = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y has 1 class, {self.classes_.tolist()[0]!r}; expected at least two classes.")
+        if len(np.unique(index[weights > 0])) < 2:
+            raise ValueError("Only images of 1 class have a weight above zero; expected at least two classes.")
         self.C_, held_out, (self.coef_, self.intercept_) = self._choose(X, index, weights)
         return held_out
 
@@ -166,8 +168,10 @@ class CalibratedHead(Head, name="calibrated", auto=Auto(rank=1)):
 
     def _choose(self, X: np.ndarray, index: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray, _Found]:
         """Choose the best strength; return it with its held-out log probabilities (n_images, n_classes) and its fit."""
-        n_folds = min(self.n_folds, np.bincount(index).min())
-        folds = stratified_folds(index, n_folds) if n_folds > 1 else []
+        rows = np.flatnonzero(weights)
+        n_folds = min(self.n_folds, np.unique(index[rows], return_counts=True)[1].min())
+        folds = stratified_folds(index[rows], n_folds) if n_folds > 1 else []
+        folds = [(rows[train], rows[test]) for train, test in folds]
         # The last one is fitted to all images.
         regressions = _Regressions(X, index, np.stack([*weights_of_folds(weights, folds), weights]), self.standardize)
         if not folds:
@@ -178,6 +182,7 @@ class CalibratedHead(Head, name="calibrated", auto=Auto(rank=1)):
         for C in self.Cs:
             *of_folds, of_all = regressions.fit(C)
             held_out = np.empty((len(X), len(self.classes_)))
+            held_out[weights == 0] = _log_proba(X[weights == 0], *of_all)
             for found, (_, test) in zip(of_folds, folds):
                 held_out[test] = _log_proba(X[test], *found)
             tried[C] = held_out, of_all

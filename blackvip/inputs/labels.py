@@ -27,8 +27,8 @@ __all__ = [
     "training_weights",
 ]
 
-# Weights between this and its inverse are not scaled.
-_LEAST_WEIGHT = 1e-100
+# Largest weights between this and its inverse are not scaled. Weights below this share of the largest count as zero.
+_LEAST_WEIGHT = 1e-30
 _TYPES = {"b": "booleans", **dict.fromkeys("iuf", "numbers")}
 
 
@@ -220,7 +220,8 @@ def training_weights(sample_weight: Any, class_weight: Any, y: np.ndarray) -> np
     Returns
     -------
     weights : ndarray of shape (n,), float64
-        Weights of the images, at least 0. Huge and tiny weights are scaled to a maximum of 1.
+        Weights of the images, at least 0. Huge and tiny weights are scaled to a maximum of 1, and those below 1e-30 of
+        the largest are 0.
 
     Raises
     ------
@@ -241,8 +242,10 @@ def training_weights(sample_weight: Any, class_weight: Any, y: np.ndarray) -> np
         )
     if not weights.any():
         raise ValueError("All weights are zero; expected a sample weight greater than zero for at least two classes.")
-    # Sums of huge weights overflow, and products of tiny ones vanish.
-    return weights if _LEAST_WEIGHT < weights.max() < 1 / _LEAST_WEIGHT else weights / weights.max()
+    # Sums of huge weights overflow, also in single precision, and products of tiny ones vanish.
+    largest = weights.max()
+    weights = np.where(weights < _LEAST_WEIGHT * largest, 0.0, weights)
+    return weights if _LEAST_WEIGHT < largest < 1 / _LEAST_WEIGHT else weights / largest
 
 
 def _weight_values(sample_weight: Any) -> Any:
