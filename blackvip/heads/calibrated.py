@@ -21,7 +21,7 @@ from ..persistence.format import expect
 from .base import Auto, Head, ServiceHead, log_loss
 from .folds import stratified_folds, weights_of_folds
 from .regression import Regressions, linear_logits
-from .scaling import scaling_of
+from .scaling import no_scaling, scaling_of
 
 __all__ = ["CalibratedHead"]
 
@@ -195,20 +195,17 @@ class _Regressions:
 
     def __init__(self, X: np.ndarray, index: np.ndarray, weights: np.ndarray, standardize: bool):
         self.n_classes = int(index.max()) + 1
-        self.mean, self.scale = np.zeros((1, X.shape[1])), np.ones((1, X.shape[1]))
-        if standardize:
-            self.mean, self.scale = scaling_of(X, weights)
-        z = (X.T - self.mean[:, :, None]) / self.scale[:, :, None]
-        self.regressions = Regressions(z, index, weights, self.n_classes)
+        self.scaling = scaling_of(X, weights) if standardize else no_scaling(X.shape[1])
+        self.regressions = Regressions(self.scaling.apply(X), index, weights, self.n_classes)
 
     def fit(self, C: float) -> list[_Found]:
         """Fit weights (n_classes, n_features) and intercepts (n_classes,) that apply to X before standardisation."""
         # With two classes, scikit-learn's penalty is that of the weights of the log odds, not of both classes.
         found = self.regressions.fit((2 if self.n_classes == 2 else 1) / C, _FTOL)
-        coef, intercept = found.coef / self.scale[:, None], found.intercept
+        coef, intercept = self.scaling.undo(found.coef, found.intercept)
         if self.n_classes == 2:
             coef, intercept = coef - coef[:, :1], intercept - intercept[:, :1]
-        return list(zip(coef, intercept - (coef @ self.mean[:, :, None])[..., 0]))
+        return list(zip(coef, intercept))
 
 
 def _log_proba(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:

@@ -157,13 +157,14 @@ class Stacks:
         self, experts: np.ndarray, scores: np.ndarray, index: np.ndarray, weights: np.ndarray, n_deviations: int = 0
     ):
         n_classes, n_scores = experts.shape[2], scores.shape[1]
-        self.mean, self.scale = scaling_of(scores, weights)
+        scaling = scaling_of(scores, weights)
         # A ridge penalty that is so many times stronger is the same as a larger scale.
         is_deviation = np.arange(n_scores) >= n_scores - n_deviations
-        self.scale = self.scale * np.where(is_deviation, np.sqrt(_OF_DEVIATIONS), 1.0)
+        self.scaling = scaling._replace(scale=scaling.scale * np.where(is_deviation, np.sqrt(_OF_DEVIATIONS), 1.0))
         self.penalty = max(1.0, (n_scores - n_deviations) / n_classes)
-        z = (scores.T - self.mean[:, :, None]) / self.scale[:, :, None]
-        self.regressions = Regressions(z, index, weights, n_classes, experts.transpose(0, 2, 1), _LOOSE)
+        self.regressions = Regressions(
+            self.scaling.apply(scores), index, weights, n_classes, experts.transpose(0, 2, 1), _LOOSE
+        )
 
     def fit(self, strength: float, ftol: float = 1e-10) -> list[StackWeights]:
         """Minimise the loss of each stack.
@@ -176,7 +177,4 @@ class Stacks:
             See `Regressions.fit`.
         """
         found = self.regressions.fit(strength * self.penalty, ftol)
-        # (n_stacks, n_classes, n_scores)
-        coef = found.coef / self.scale[:, None]
-        intercept = found.intercept - (coef @ self.mean[:, :, None])[..., 0]
-        return list(map(StackWeights, found.alpha, coef, intercept))
+        return list(map(StackWeights, found.alpha, *self.scaling.undo(found.coef, found.intercept)))
