@@ -33,8 +33,8 @@ def test_demo_on_the_real_reader(prompter, queries, least, tmp_path):
     assert (figures["surface"], figures["prompter"], figures["seed"]) == ("strike", prompter, 0)
     assert least < figures["billed_images"] <= queries
     assert figures["zero_shot"] == pytest.approx(0.844, abs=0.004)  # METHOD.md's trial; it sent floats
-    assert 0.7 < figures["local_probe"] < 0.85
-    assert figures["fused_zero_shot"] == pytest.approx(figures["calibrated_zero_shot"], abs=0.02)
+    assert 0.92 < figures["local_probe"] < 0.96
+    assert figures["fused_zero_shot"] > max(figures["calibrated_zero_shot"], figures["local_probe"]) + 0.01
     assert figures["calibrated_zero_shot"] == pytest.approx(0.93, abs=0.015)
     assert figures["blackvip_prompt"] >= figures["zero_shot"] - 0.01
     assert figures["blackvip"] >= figures["calibrated_zero_shot"] - 0.02
