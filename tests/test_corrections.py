@@ -28,6 +28,7 @@ from blackvip import (  # fmt: skip
 from blackvip.exceptions import PersistenceError, PromptNotUsedWarning
 from blackvip.inputs.images import to_uint8
 from blackvip.prompters import CORRECTIONS, Learned, make_prompter
+from blackvip.prompters.image_filters import each
 
 SETTINGS = {"random_state": 0, "verbose": 0}
 LEARNED = [name for name, correct in CORRECTIONS.items() if hasattr(correct, "learn")]
@@ -206,6 +207,12 @@ def test_autocontrast_is_pillows():
         batch = batch.astype(np.uint8)
         expected = [np.asarray(ImageOps.autocontrast(Image.fromarray(image), cutoff=1)) for image in batch]
         np.testing.assert_array_equal(CORRECTIONS["autocontrast"](batch), expected)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 1), (4, 4)])
+def test_a_correction_of_single_images_keeps_their_size(size):
+    with pytest.raises(ValueError, match="reshape"):
+        each(lambda image: image.resize(size))(np.zeros((2, 9, 9, 3), np.uint8))
 
 
 def test_drawing_is_correcting():

@@ -75,10 +75,8 @@ def each(correct: Callable[[Image.Image], Image.Image]) -> Correct:
     """
 
     def corrected(images: np.ndarray) -> np.ndarray:
-        found = np.empty_like(images, order="C")
-        for image, result in zip(images, found):
-            result[:] = np.asarray(correct(Image.fromarray(image)))
-        return found
+        found = [np.asarray(correct(Image.fromarray(image))) for image in images]
+        return np.array(found, dtype=np.uint8).reshape(images.shape)
 
     return corrected
 
