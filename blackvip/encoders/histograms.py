@@ -18,13 +18,12 @@ import torch.nn.functional as F
 from ..persistence.arrays import Array
 from ..persistence.format import expect
 from .base import Encoder
-from .orientation_pairs import N_PAIRS, orientation_pairs
+from .orientation_pairs import N_ORIENTATIONS, N_PAIRS, orientation_pairs
 
 __all__ = ["GradientEncoder"]
 
 _SIDE = 64  # px: larger images are shrunk until their shorter side has this length
 _WINDOWS = (17, 9)  # px, in an image and in one of half its size: squares over which magnitudes are averaged
-_N_ORIENTATIONS = 8
 _SLOPE = 128  # response of the gradient filter where brightness rises by 1 per pixel
 _SMOOTH = 16  # response of the filter that makes images smaller where brightness is 1
 _FAINT = 0.02  # is added to the average magnitude, so that noise on an even background stays small
@@ -85,7 +84,7 @@ class GradientEncoder(Encoder, name="gradients"):
     @property
     def _part_sizes(self) -> tuple[int, ...]:
         """Number of features in each part: histograms over coarse and over fine grids, colours, pairs."""
-        per_cell = len(_WINDOWS) * _N_ORIENTATIONS
+        per_cell = len(_WINDOWS) * N_ORIENTATIONS
         cells = per_cell * _n_cells(_COARSE), per_cell * _n_cells(_FINE), 3 * _n_cells(_COLOUR)
         return *cells, len(_WINDOWS) * N_PAIRS
 
@@ -132,7 +131,7 @@ def _descriptors(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _equal_parts(images: torch.Tensor, most: int) -> tuple[torch.Tensor, ...]:
-    """Split images into parts of about the same size, of `most` numbers if an image has no more."""
+    """Split images into parts of about the same size: of some `most` numbers or fewer, or of one image."""
     return images.chunk(max(1, -(-images.numel() // most)))
 
 
@@ -167,7 +166,7 @@ def _histograms_and_pairs(grey: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
         By scale.
     """
     faint = 3 * _SLOPE * _FAINT
-    lengths = torch.tensor([1, math.sqrt(2)] * (_N_ORIENTATIONS // 2), dtype=torch.float64)[:, None]
+    lengths = torch.tensor([1, math.sqrt(2)] * (N_ORIENTATIONS // 2), dtype=torch.float64)[:, None]
     scales, pairs = [], []
     for window in _WINDOWS:
         to_right, down, smaller = _gradients(grey)

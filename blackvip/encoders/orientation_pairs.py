@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-__all__ = ["N_PAIRS", "orientation_pairs"]
+__all__ = ["N_ORIENTATIONS", "N_PAIRS", "orientation_pairs"]
+
+N_ORIENTATIONS = 8  #: Number of orientations of gradients.
 
 _DISTANCES = (1, 2, 4)  # pixels of a map between the two gradients of a pair
 _DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))  # (down, right); the opposite ones have the same pairs
-_N_ORIENTATIONS = 8
 _FAINT = 1e-4  # is added to the mean over all pairs, so that those of an even image stay small
 
 #: Number of kinds of pairs in one map.
-N_PAIRS = len(_DISTANCES) * len(_DIRECTIONS) * _N_ORIENTATIONS**2
+N_PAIRS = len(_DISTANCES) * len(_DIRECTIONS) * N_ORIENTATIONS**2
 
 
 def orientation_pairs(maps: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

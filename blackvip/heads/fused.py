@@ -151,16 +151,15 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         expect(n_class_scores >= 0, "a head has more prompt_classes than scores")
         expect(self.tau_ == 0 or self.classes_[-1] < n_class_scores, "a head has a tau_, but no scores of its classes")
         n_of_prompts = None if self.prompt_classes is None else n_scores
-        expected = {
-            "probes_": [size for size in sizes for _ in range(N_PROBES)],
-            "prompt_expert_": [n_of_prompts],
-            "vector_expert_": [self.vector_size or None],
+        experts: dict[str, tuple[list[LinearExpert | None], list[int | None]]] = {
+            "probes_": ([*self.probes_], [size for size in sizes for _ in range(N_PROBES)]),
+            "prompt_expert_": ([self.prompt_expert_], [n_of_prompts]),
+            "vector_expert_": ([self.vector_expert_], [self.vector_size or None]),
         }
-        for name, n_inputs_of in expected.items():
-            found = getattr(self, name)
-            shapes = [expert and expert.coef.shape for expert in (found if isinstance(found, list) else [found])]
-            shapes_of = [size and (len(self.classes_), size) for size in n_inputs_of]
-            expect(shapes == shapes_of, f"a head's {name} has the shapes {shapes}; expected {shapes_of}")
+        for name, (found, n_inputs_of) in experts.items():
+            shapes = [expert and expert.coef.shape for expert in found]
+            expected = [size and (len(self.classes_), size) for size in n_inputs_of]
+            expect(shapes == expected, f"a head's {name} has the shapes {shapes}; expected {expected}")
 
     def check_layout(self, n_classes: int, n_scores: int, block_sizes: tuple[int, ...]) -> None:
         own = tuple(self.block_sizes_.tolist())

@@ -36,7 +36,7 @@ class Scaling(NamedTuple):
 
 
 def no_scaling(n_scores: int) -> Scaling:
-    """Return the scaling, common to all regressions, that leaves scores as they are."""
+    """Make one scaling for all regressions, which changes nothing."""
     return Scaling(np.zeros((1, n_scores)), np.ones((1, n_scores)))
 
 
