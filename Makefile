@@ -14,8 +14,8 @@ VLLM_READY := $(VLLM)/.ready
 # files are begun in the order of tests/conftest.py.
 PYTEST = OMP_NUM_THREADS=1 $(1) -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo demo-paper demo-photos test test-fast test-exhaustive test-lowest test-vllm vllm lint docs dist benchmarks \
-	clean
+.PHONY: demo demo-paper demo-photos test test-fast test-exhaustive test-lowest test-vllm vllm mlserver lowest \
+	lint docs dist benchmarks clean
 
 # One thread each: on images as small as these, two spend their time waiting for each other.
 demo: $(READY)
@@ -34,7 +34,7 @@ test: $(READY) $(MLSERVER_READY)
 test-fast: $(READY)
 	$(call PYTEST,$(RUN)) -m "not slow" $(ARGS)
 
-# Thousands of damaged files, dozens of kills, the longest programs.
+# Many damaged files and kills, the longest programs.
 test-exhaustive: $(READY)
 	$(call PYTEST,$(RUN)) -m exhaustive $(ARGS)
 
@@ -88,7 +88,11 @@ $(LOWEST_READY): setup.cfg pyproject.toml tools/lowest.py
 		$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]' $$pins
 	@touch $(LOWEST_READY)
 
-$(MLSERVER_READY):
+lowest: $(LOWEST_READY)
+
+mlserver: $(MLSERVER_READY)
+
+$(MLSERVER_READY): | $(VENV)
 	$(PYTHON) -m venv $(MLSERVER)
 	$(MLSERVER)/bin/python -m pip install --quiet --disable-pip-version-check mlserver pillow || \
 		{ echo "MLServer cannot be installed here; its tests are skipped."; rm -rf $(MLSERVER)/bin; }

@@ -8,6 +8,7 @@ os.environ["SCIPY_ARRAY_API"] = "1"  # or scikit-learn skips its check of array 
 import numpy as np
 import pytest
 import torch
+from programs import Programs
 from servers.running import running
 
 #: Files whose slow tests share nothing, so that each can go to another process. Tests of all others stay together,
@@ -41,6 +42,14 @@ def remote():
     """The service of servers/app.py, for the tests of services over HTTP; they reset it by its `control`."""
     with running() as service:
         yield service
+
+
+@pytest.fixture(scope="session")
+def programs():
+    """Programs in processes of their own, which need not import blackvip."""
+    started = Programs()
+    yield started
+    started.close()
 
 
 class ToyService:

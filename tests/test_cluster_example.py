@@ -2,8 +2,6 @@
 
 import pathlib
 import re
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
@@ -12,10 +10,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.mark.slow
-def test_cluster_example():
+def test_cluster_example(programs):
     pytest.importorskip("distributed")
-    command = [sys.executable, str(ROOT / "examples" / "cluster.py"), "--milliseconds", "2", "--queries", "250"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    run = programs.run(ROOT / "examples" / "cluster.py", "--milliseconds", 2, "--queries", 250)
     assert run.returncode == 0, run.stderr
     assert run.stdout.endswith("the same prompt: True; the same search: True\n")
     loads = Counter(re.findall(r"loaded in process (\d+)", run.stdout))  # processes print into one another's lines

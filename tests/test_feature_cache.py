@@ -1,8 +1,5 @@
 """The feature cache: what goes through an encoder, and what comes out, with a real network and real searches."""
 
-import subprocess
-import sys
-
 import joblib
 import numpy as np
 import pytest
@@ -121,7 +118,7 @@ def test_memory_is_bounded_and_what_was_asked_for_last_stays(passes):
     assert feature_cache._in_memory.n_bytes == 0
 
 
-def test_a_file_outlasts_the_process_and_serves_several(passes, tmp_path):
+def test_a_file_outlasts_the_process_and_serves_several(passes, tmp_path, programs):
     pixels = some_pixels(3, side=160)
     np.save(tmp_path / "pixels.npy", pixels.numpy())
     program = f"""
@@ -134,7 +131,8 @@ np.save(folder + "/first.npy", cached.features(pixels[:2]).numpy())
 """
     cached = CachedEncoder(NETWORK, tmp_path / "features").fit_pixels(pixels)
     cached.features(pixels[:1])  # the file is open here, while the other process adds to it
-    subprocess.run([sys.executable, "-c", program], check=True)
+    done = programs.run("-c", program)
+    assert done.returncode == 0, done.stderr
     features = cached.features(pixels)
     assert len(passes) == 2  # the first here and the third; the second was encoded there
     np.testing.assert_array_equal(features[:2].numpy(), np.load(tmp_path / "first.npy"))

@@ -3,8 +3,6 @@
 import json
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
@@ -16,10 +14,11 @@ KEYS = {
 }  # fmt: skip
 
 
-def run_demo(tmp_path, *arguments):
+def run_demo(programs, tmp_path, *arguments):
     picture = tmp_path / "picture.png"
-    command = [sys.executable, ROOT / "examples" / "form_digits.py", "--json", "--picture", picture, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    script = ROOT / "examples" / "form_digits.py"
+    done = programs.run(script, "--json", "--picture", picture, *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     with Image.open(picture) as image:
         assert min(image.size) > 300
     return json.loads(done.stdout.splitlines()[-1]), done
@@ -27,8 +26,10 @@ def run_demo(tmp_path, *arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("prompter", "queries", "least"), [("auto", 600, 480), ("coordinator", 2_500, 1_500)])
-def test_demo_on_the_real_reader(prompter, queries, least, tmp_path):
-    figures, done = run_demo(tmp_path, "--prompter", prompter, "--surface", "strike", "--queries", str(queries))
+def test_demo_on_the_real_reader(prompter, queries, least, programs, tmp_path):
+    figures, done = run_demo(
+        programs, tmp_path, "--prompter", prompter, "--surface", "strike", "--queries", str(queries)
+    )
     assert set(figures) == KEYS
     assert (figures["surface"], figures["prompter"], figures["seed"]) == ("strike", prompter, 0)
     assert least < figures["billed_images"] <= queries

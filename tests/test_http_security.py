@@ -6,7 +6,6 @@ import logging
 import pickle
 import ssl
 import subprocess
-import sys
 import threading
 import traceback
 from functools import partial
@@ -240,9 +239,12 @@ def test_a_proxy_of_the_environment_is_used_but_not_for_this_machine(service, mo
     assert service.counts()["seen"]["headers"]["host"] == service.url.removeprefix("http://")
 
 
-def test_without_httpx_the_package_works_and_names_what_is_missing():
-    code = "import sys; sys.modules['httpx'] = None; import blackvip; import blackvip.scorers.http"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+def test_without_httpx_the_package_works_and_names_what_is_missing(programs):
+    code = (
+        "import sys, blackvip; print('httpx' in sys.modules); sys.modules['httpx'] = None; import blackvip.scorers.http"
+    )
+    run = programs.run("-c", code)
+    assert run.stdout.strip() == "False"
     assert "Services over HTTP need the package httpx" in run.stderr
     assert "blackvip[http]" in run.stderr
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import types
 
@@ -202,14 +201,12 @@ print("ended", flush=True)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a signal to a process")
-def test_a_script_stops_and_its_next_run_pays_for_no_answer_twice(tmp_path):
+def test_a_script_stops_and_its_next_run_pays_for_no_answer_twice(tmp_path, programs):
     script = SCRIPT.format(tests=os.path.dirname(__file__), journal=str(tmp_path / "journal"), verbose=2)
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    lines = [process.stdout.readline() for _ in range(5)]
-    process.send_signal(signal.SIGINT)
-    rest, error = process.communicate(timeout=60)
+    with programs.start("-c", script) as process:
+        lines = [process.stdout.readline() for _ in range(5)]
+        os.kill(process.pid, signal.SIGINT)
+        rest, error = process.communicate()
     assert process.returncode == -signal.SIGINT
     assert "ended" not in rest
     assert "swallowed" not in rest
@@ -217,7 +214,7 @@ def test_a_script_stops_and_its_next_run_pays_for_no_answer_twice(tmp_path):
     sent = sum(map(int, "".join(lines).split())) + sum(map(int, rest.split()))
     assert os.listdir(tmp_path) == ["journal"]  # closed, without a write-ahead log
 
-    again = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    again = programs.run("-c", script)
     assert again.returncode == 0
     assert again.stdout.split()[-1] == "ended"
     # The images of the call that was interrupted got no answer.

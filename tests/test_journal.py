@@ -298,16 +298,13 @@ time.sleep(600)
 """
 
 
-def test_a_journal_of_another_process_is_refused_until_that_is_killed(path):
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
-    try:
+def test_a_journal_of_another_process_is_refused_until_that_is_killed(path, programs):
+    with programs.start("-c", HOLD, path) as holder:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(JournalError, match=f"is in use by process {holder.pid}"):
             Journal(path, IDENTITY)
-    finally:
-        holder.kill()
+        os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
-        holder.stdout.close()
     with Journal(path, IDENTITY) as journal:
         add(journal, 1)
 
@@ -410,7 +407,7 @@ def test_parent_and_children_go_on_with_a_shared_journal(path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_child_that_ends_normally_leaves_its_parents_journal_alone(path):
+def test_a_child_that_ends_normally_leaves_its_parents_journal_alone(path, programs):
     code = """
 import os, sys
 from blackvip.journal.journal import Journal
@@ -423,7 +420,7 @@ os.kill(os.getpid(), 9)
     with Journal(path, IDENTITY) as journal:
         add(journal, 1)
     code = code.replace("if not", 'journal.add([b"x" * 32], __import__("numpy").ones((1, 3)))\nif not')
-    subprocess.run([sys.executable, "-c", code, str(path)])
+    assert programs.run("-c", code, path).returncode == -signal.SIGKILL
     assert wal_of(path).stat().st_size > 0  # the child did not take the file for its own
     with Journal(path, IDENTITY) as journal:
         assert journal.n_answers == 2

@@ -7,7 +7,6 @@ import pathlib
 import pickle
 import re
 import stat
-import subprocess
 import sys
 
 import joblib
@@ -397,16 +396,16 @@ def test_two_classes_of_this_package_may_not_share_a_name():
 # Pickles
 
 
-def test_in_another_process(tmp_path):
-    """Each way to read a file has its process: a fork of one that has imported torch and read nothing."""
+def test_in_another_process(tmp_path, programs):
+    """Each way to read a file has its process."""
     clf = fitted(prompter="coordinator")
     np.savez(tmp_path / "expected.npz", X=X, proba=clf.predict_proba(X))
     (tmp_path / "pickled").write_bytes(pickle.dumps(clf))
     joblib.dump(clf, tmp_path / "dumped")
     clf.save(tmp_path / "saved")
     code = """
-import os, sys, pickle, joblib, numpy as np, blackvip
-folder, tests = sys.argv[1:]
+import sys, pickle, joblib, numpy as np, blackvip
+folder, tests, name = sys.argv[1:]
 sys.path.insert(0, tests)
 import conftest
 expected = np.load(folder + "/expected.npz")
@@ -415,15 +414,12 @@ ways = {
     "dumped": joblib.load,
     "saved": lambda file: blackvip.load(file, conftest.ToyService()),
 }
-for name, read in ways.items():
-    process = os.fork()
-    if not process:
-        proba = read(f"{folder}/{name}").predict_proba(expected["X"])
-        np.testing.assert_allclose(proba, expected["proba"], atol=1e-9, err_msg=name)
-        sys.exit()
-    assert os.waitpid(process, 0)[1] == 0, name
+proba = ways[name](f"{folder}/{name}").predict_proba(expected["X"])
+np.testing.assert_allclose(proba, expected["proba"], atol=1e-9)
 """
-    subprocess.run([sys.executable, "-c", code, str(tmp_path), str(HERE)], check=True)
+    for way in ("pickled", "dumped", "saved"):
+        done = programs.run("-c", code, tmp_path, HERE, way)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_fitted_classifier_holds_no_tensor_of_any_device():
@@ -616,7 +612,7 @@ def test_neither_large_files_nor_pipes_are_read(tmp_path, monkeypatch):
             blackvip.load(tmp_path / "pipe")
 
 
-def test_loading_executes_and_imports_nothing(saved, tmp_path):
+def test_loading_executes_and_imports_nothing(saved, tmp_path, programs):
     data, _ = saved
     (tmp_path / "good").write_bytes(data)
     evil = lambda h, d: d["object"].update(kind="evil_module.Evil")
@@ -652,7 +648,8 @@ read_all()
 watching = False
 assert not events, events
 """
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    done = programs.run("-c", code, tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def mutated(data, rng):

@@ -3,8 +3,6 @@
 import copy
 import csv
 import os
-import subprocess
-import sys
 import weakref
 
 import numpy as np
@@ -143,16 +141,15 @@ def test_any_head_has_a_fingerprint(tmp_path):
     np.testing.assert_array_equal(pd.read_csv(tmp_path / "p.csv")["label"], clf.predict(X))
 
 
-def test_two_processes_do_not_write_one_table(fitted, tmp_path):
+def test_two_processes_do_not_write_one_table(fitted, tmp_path, programs):
     path = tmp_path / "p.csv"
     holding = (
         "import sys; from blackvip.journal.predictions import PredictionsFile\n"
         f"with PredictionsFile({str(path)!r}, [], ['a', 'b'], 'm'): print('held', flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen([sys.executable, "-c", holding], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout.readline() == b"held\n"
-            with pytest.raises(BlackVIPError, match="is in use by another process"):
-                with_service(fitted, ToyService()).predict_to(path, make_stripes(n=4)[0], verbose=0)
-        finally:
-            process.communicate(b"", timeout=60)
+    with programs.start("-c", holding) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(BlackVIPError, match="is in use by another process"):
+            with_service(fitted, ToyService()).predict_to(path, make_stripes(n=4)[0], verbose=0)
+        process.communicate()
+    assert process.returncode == 0

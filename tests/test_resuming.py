@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import sqlite3
-import subprocess
 import sys
 from contextlib import closing
 
@@ -524,10 +523,10 @@ def test_a_key_is_in_no_file(data, journal, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "waitid"), reason="needs fork and waitid")
 @pytest.mark.parametrize("how", ["calls", "answers", pytest.param("http", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("kind", ["fit", "predict"])
-def test_kills_change_nothing_and_cost_no_more_than_what_was_in_flight(kind, how, tmp_path):
+def test_kills_change_nothing_and_cost_no_more_than_what_was_in_flight(kind, how, programs, tmp_path):
     n_kills, seed = 50 if how == "http" else 20, str(np.random.randint(10**6))
-    command = [sys.executable, str(TESTS / "killing.py"), str(tmp_path), f"{kind}_{how}", str(n_kills), seed]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=900, env={**os.environ})
+    command = [TESTS / "killing.py", tmp_path, f"{kind}_{how}", n_kills, seed]
+    ended = programs.run(*command)
     assert ended.returncode == 0, ended.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     assert sum(len(chain["kills"]) for chain in report["chains"]) == n_kills

@@ -3,8 +3,6 @@
 import copy
 import os
 import pickle
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -176,7 +174,7 @@ def test_a_pickled_budget_whose_file_is_gone_says_so_when_it_is_used(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_what_a_killed_process_had_set_aside_stays_so_and_the_temporary_file_goes(service, tmp_path):
+def test_what_a_killed_process_had_set_aside_stays_so_and_the_temporary_file_goes(service, tmp_path, programs):
     code = """
 import os, signal, sys
 from blackvip.scorers import SharedBudget
@@ -191,8 +189,7 @@ if not os.fork():
 os.wait()
 print(temporary.remaining, temporary.path)
 """
-    command = [sys.executable, "-c", code, tmp_path / "budget"]
-    remaining, path = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    remaining, path = programs.run("-c", code, tmp_path / "budget").stdout.split()
     assert remaining == "100"
     assert not os.path.exists(path)
     budget = SharedBudget(service, 100, tmp_path / "budget")
