@@ -14,6 +14,7 @@ import pytest
 from conftest import ToyService, make_stripes
 from joblib.pool import PicklingPool
 from killing import N_AT_ONCE, BilledService
+from servers.dask_workers import two_dask_workers
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
@@ -58,27 +59,10 @@ class FailsToUnpack(ToyService):
         raise ModuleNotFoundError("No module named 'client'")
 
 
-@contextlib.contextmanager
-def two_workers():
-    """A client of a cluster, both of whose workers are there."""
-    distributed = pytest.importorskip("distributed")
-    cluster = distributed.LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        silence_logs=50,
-    )
-    with cluster, distributed.Client(cluster) as client:
-        client.wait_for_workers(2, timeout=120)
-        yield client
-
-
 @pytest.fixture(scope="module")
 def shared_cluster():
     """A cluster for the tests that kill no worker. It is not the backend of joblib outside of them."""
-    with two_workers() as client:
+    with two_dask_workers() as client:
         yield client
 
 
@@ -91,7 +75,7 @@ def cluster(shared_cluster):
 @pytest.fixture
 def own_cluster():
     """A cluster for one test that kills workers: dask does not start one anew that is killed while it starts."""
-    with two_workers() as client, joblib.parallel_config(backend="dask"):
+    with two_dask_workers() as client, joblib.parallel_config(backend="dask"):
         yield client
 
 

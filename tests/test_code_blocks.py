@@ -106,12 +106,11 @@ def faults(request):
 def clusters(request):
     """The scheduler named by the page has two workers on this machine."""
     distributed = pytest.importorskip("distributed")
-    workers = distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-    )
-    request.addfinalizer(workers.close)
-    client = distributed.Client(workers)
-    request.addfinalizer(client.close)
+    from servers.dask_workers import two_dask_workers
+
+    stack = contextlib.ExitStack()
+    request.addfinalizer(stack.close)
+    client = stack.enter_context(two_dask_workers())
     monkeypatch = request.getfixturevalue("monkeypatch")
     monkeypatch.setattr(distributed, "Client", lambda address: client)
     known = names()
