@@ -524,8 +524,8 @@ def test_a_key_is_in_no_file(data, journal, monkeypatch):
 @pytest.mark.parametrize("how", ["calls", "answers", pytest.param("http", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("kind", ["fit", "predict"])
 def test_kills_change_nothing_and_cost_no_more_than_what_was_in_flight(kind, how, programs, tmp_path):
-    n_kills, seed = 50 if how == "http" else 20, str(np.random.randint(10**6))
-    command = [TESTS / "killing.py", tmp_path, f"{kind}_{how}", n_kills, seed]
+    n_kills = 12
+    command = [TESTS / "killing.py", tmp_path, f"{kind}_{how}", n_kills, 0]
     ended = programs.run(*command)
     assert ended.returncode == 0, ended.stderr
     report = json.loads((tmp_path / "report.json").read_text())
