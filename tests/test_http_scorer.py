@@ -2,10 +2,12 @@
 
 import base64
 import io
+import itertools
 import json
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 
@@ -20,7 +22,7 @@ from sklearn.base import clone
 from blackvip import BlackVIPClassifier
 from blackvip.exceptions import ImageError
 from blackvip.scorers import Ledger
-from blackvip.scorers.http import Adapter, HTTPScorer, KServe, ServiceError, media_type
+from blackvip.scorers.http import Adapter, HTTPScorer, KServe, ServiceError, concurrency, media_type
 from blackvip.scorers.http.encoding import allowed_size, encode_image, to_tensor
 from blackvip.scorers.identity import service_identity
 
@@ -108,21 +110,41 @@ def test_closed_early_nothing_else_is_sent(service):
 
 
 def test_ctrl_c_keeps_what_is_under_way(service):
-    service.control(latency=0.2)
-    images, got = make_images(40), []
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    signal_thread = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
-    signal_thread.start()
+    interrupted, numbers = threading.Event(), itertools.count()
+    images, got, main = make_images(40), [], threading.get_ident()
+
+    class Held(Own):
+        """All answers but the first four are held until Ctrl-C has come."""
+
+        images_per_request = 1
+
+        def scores(self, answer, class_prompts):
+            assert next(numbers) < 4 or interrupted.wait(60)
+            return super().scores(answer, class_prompts)
+
+    def interrupt(number, frame):
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    def press():
+        # The four are read, and others are waited for.
+        while len(got) < 4 or sys._current_frames()[main].f_code is not concurrency._wait.__code__:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    presser = threading.Thread(target=press)
+    presser.start()
     try:
         with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-            for rows, _ in scorer_of(service, n_concurrent=4).answers(images, PROMPTS):
+            for rows, _ in scorer_of(service, Held(), n_concurrent=4).answers(images, PROMPTS):
                 got += rows.tolist()
     finally:
-        signal_thread.join()
+        presser.join()
         signal.signal(signal.SIGINT, before)
     counts = service.counts()
     assert counts["images"] == counts["requests"] == len(got)  # all that was sent is kept
-    assert 0 < len(got) < 40
+    assert 4 < len(got) < 40
 
 
 def test_clones_pickles_and_joblib_files_hold_parameters_alone(service, tmp_path):

@@ -714,10 +714,10 @@ def restructured(data, rng):
 @pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_ten_thousand_mutations(saved, tmp_path):
+def test_mutations_are_refused_or_harmless(saved, tmp_path):
     data, _ = saved
     rng = np.random.default_rng(0)
-    for _ in range(5_000):
+    for _ in range(600):  # each kind of change a hundred times at least
         changed = mutated(data, rng)
         if changed != data:
             with pytest.raises(PersistenceError):
@@ -725,7 +725,7 @@ def test_ten_thousand_mutations(saved, tmp_path):
     for parameters in ({"prompter": "basis"}, {"prompter": "coordinator"}):
         fitted(**parameters).save(tmp_path / "clf")
         data, n_loaded = (tmp_path / "clf").read_bytes(), 0
-        for _ in range(2_500):
+        for _ in range(400):
             try:
                 clf = load_bytes(restructured(data, rng), tmp_path)
             except PersistenceError:
@@ -734,7 +734,7 @@ def test_ten_thousand_mutations(saved, tmp_path):
             proba = clf.predict_proba(X)
             assert proba.shape == (len(X), 2)
             np.testing.assert_allclose(proba.sum(axis=1), 1)
-        assert 0 < n_loaded < 2_000
+        assert 0 < n_loaded < 320
 
 
 def test_every_byte_is_under_the_checksum(saved, tmp_path):

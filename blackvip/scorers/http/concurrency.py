@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from .client import Client
@@ -93,13 +93,20 @@ def gather(
         Maximal number of pieces that are started and not yet processed.
     """
     waiting = deque(pieces)
-    delivered: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    # An interrupt between the end of a queue's `get` and the use of what it returned would lose that. So what threads
+    # deliver is in a deque, and the queue only wakes the reader.
+    delivered: deque[Any] = deque()
+    arrived: queue.SimpleQueue[None] = queue.SimpleQueue()
     cancelled = threading.Event()
     turns = threading.Semaphore(n_open)
 
     def begin() -> None:
         while not (cancelled.is_set() or turns.acquire(timeout=_POLL)):
             pass
+
+    def put(event: Any) -> None:
+        delivered.append(event)
+        arrived.put(None)
 
     def work() -> None:
         try:
@@ -108,15 +115,15 @@ def gather(
                     piece = waiting.popleft()
                 except IndexError:
                     break
-                request(piece, cancelled, lambda answer: delivered.put((answer, None)), begin)
-                delivered.put(_DONE)
+                request(piece, cancelled, lambda answer: put((answer, None)), begin)
+                put(_DONE)
         except CancelledError:
             pass
         except BaseException as error:
             cancelled.set()
-            delivered.put((None, error))
+            put((None, error))
         finally:
-            delivered.put(None)
+            put(None)
 
     n_working = 0
     first_error: BaseException | None = None
@@ -126,13 +133,14 @@ def gather(
             n_working += 1
         while n_working:
             try:
-                events = _available(delivered)
+                _wait(delivered, arrived)
             except KeyboardInterrupt as interrupt:
                 if isinstance(first_error, KeyboardInterrupt):
                     raise
                 first_error = interrupt
                 cancelled.set()
                 continue
+            events = [delivered.popleft() for _ in range(len(delivered))]
             n_working -= events.count(None)
             n_done = events.count(_DONE)
             told = [event for event in events if event not in (None, _DONE)]
@@ -150,17 +158,9 @@ def gather(
         first_error = None
 
 
-def _available(events: queue.SimpleQueue[Any]) -> list[Any]:
-    """Wait for one event, and return all that are in the queue."""
-    while True:
-        try:
+def _wait(delivered: deque[Any], arrived: queue.SimpleQueue[None]) -> None:
+    """Wait until something is delivered; an interrupt takes nothing away."""
+    while not delivered:
+        with suppress(queue.Empty):
             # Windows does not interrupt a wait without a timeout.
-            taken = [events.get(timeout=1.0)]
-            break
-        except queue.Empty:
-            continue
-    while True:
-        try:
-            taken.append(events.get_nowait())
-        except queue.Empty:
-            return taken
+            arrived.get(timeout=1.0)
