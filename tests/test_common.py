@@ -2,6 +2,7 @@
 
 import pytest
 from conftest import RowReader
+from sklearn.base import clone
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -48,7 +49,7 @@ CLASSIFIER = BlackVIPClassifier(
 )
 ESTIMATORS = [
     CLASSIFIER,
-    BlackVIPPrompter(CLASSIFIER),
+    BlackVIPPrompter(clone(CLASSIFIER).set_params(max_queries=400)),
     CalibratedHead(),
     FusedHead(),
     LocalProbe(),

@@ -25,7 +25,7 @@ def run_demo(programs, tmp_path, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("prompter", "queries", "least"), [("auto", 600, 480), ("coordinator", 2_500, 1_500)])
+@pytest.mark.parametrize(("prompter", "queries", "least"), [("auto", 600, 480), ("coordinator", 1_200, 900)])
 def test_demo_on_the_real_reader(prompter, queries, least, programs, tmp_path):
     figures, done = run_demo(
         programs, tmp_path, "--prompter", prompter, "--surface", "strike", "--queries", str(queries)

@@ -160,9 +160,9 @@ def test_what_there_is_not(make, message):
     [
         (presets.cvpr2023("loc_1:4"), ToyService, 600, 0.3),
         (presets.cvpr2023("loc_1:4", optimizer="spsa"), ToyService, 600, 0.99),  # slow: a = 0.02 without momentum
-        (presets.cvpr2023(encoder="scratch"), ToyService, 200, 0.3),
-        (presets.cvpr2023(encoder="scratch", optimizer="spsa"), ToyService, 200, 0.5),
-        (presets.cvpr2023("loc_1:4", encoder=TimmEncoder("test_vit", pretrained=False)), ToyService, 400, 0.8),
+        (presets.cvpr2023(encoder="scratch"), ToyService, 100, 0.3),
+        (presets.cvpr2023(encoder="scratch", optimizer="spsa"), ToyService, 100, 0.5),
+        (presets.cvpr2023("loc_1:4", encoder=TimmEncoder("test_vit", pretrained=False)), ToyService, 200, 0.8),
         (presets.blackvip_se(), ToyService, 600, 0.85),
         (presets.vp(), ToyService, 200, 0.7),
         (presets.vp(optimizer="spsa"), ToyService, 200, 0.5),
