@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import signal
-import sys
 import threading
 import time
 
@@ -111,7 +110,7 @@ def test_closed_early_nothing_else_is_sent(service):
 
 def test_ctrl_c_keeps_what_is_under_way(service):
     interrupted, numbers = threading.Event(), itertools.count()
-    images, got, main = make_images(40), [], threading.get_ident()
+    images, got = make_images(40), []
 
     class Held(Own):
         """All answers but the first four are held until Ctrl-C has come."""
@@ -123,14 +122,14 @@ def test_ctrl_c_keeps_what_is_under_way(service):
             return super().scores(answer, class_prompts)
 
     def interrupt(number, frame):
-        interrupted.set()
-        raise KeyboardInterrupt
+        # The four are read, and others are waited for: at another moment, the loop below would be interrupted.
+        if len(got) == 4 and frame.f_code is concurrency._wait.__code__:
+            interrupted.set()
+            raise KeyboardInterrupt
 
     def press():
-        # The four are read, and others are waited for.
-        while len(got) < 4 or sys._current_frames()[main].f_code is not concurrency._wait.__code__:
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+        while not interrupted.wait(0.05):
+            os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, interrupt)
     presser = threading.Thread(target=press)
@@ -140,6 +139,7 @@ def test_ctrl_c_keeps_what_is_under_way(service):
             for rows, _ in scorer_of(service, Held(), n_concurrent=4).answers(images, PROMPTS):
                 got += rows.tolist()
     finally:
+        interrupted.set()
         presser.join()
         signal.signal(signal.SIGINT, before)
     counts = service.counts()

@@ -356,11 +356,6 @@ def test_processes(tmp_path):
         np.testing.assert_array_equal(
             spread(take_tensors, None, None)(tensors, PROMPTS), take_tensors(tensors, PROMPTS)
         )
-        failing = Ledger(spread(FailsInWorker(), None, 5), PROMPTS)
-        with pytest.raises(RuntimeError, match="Refused: the key is not valid") as caught:
-            failing.log_scores(IMAGES)
-        assert "in __call__" in "".join(caught.value.__notes__)
-        assert failing.n_queries == 10  # the parts that were begun
         assert_same_fit(fitted(ToyService(glare=0.7), images_per_call=4), fitted(ToyService(glare=0.7), n_jobs=1))
 
 
@@ -382,3 +377,14 @@ def test_a_search_in_processes_loads_once_for_each(tmp_path):
         found = GridSearchCV(clf, grid, cv=2, refit=False).fit(X, y)
     np.testing.assert_array_equal(found.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"])
     assert 1 <= len(lines_of(log)) == len(set(lines_of(log)))  # joblib may put a new process in an old one's place
+
+
+@pytest.mark.slow
+def test_an_error_in_a_process_says_where_it_was():
+    """It is the last of these tests, since joblib ends its processes after an error."""
+    with joblib.parallel_config("loky", n_jobs=2):
+        failing = Ledger(spread(FailsInWorker(), None, 5), PROMPTS)
+        with pytest.raises(RuntimeError, match="Refused: the key is not valid") as caught:
+            failing.log_scores(IMAGES)
+        assert "in __call__" in "".join(caught.value.__notes__)
+        assert failing.n_queries == 10  # the parts that were begun
