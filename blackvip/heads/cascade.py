@@ -53,15 +53,15 @@ def fit_threshold(cheap: HeadResult, dear: HeadResult) -> float:
     Notes
     -----
     The mistakes that the expensive answers would repair are spread over the images in proportion to 1 - p, where p is
-    the cheap answer's confidence (B28). Their number is the larger one of what is counted and of what the difference
-    of the confidences promises: a count of few images may miss a gain. As many images as possible are answered cheaply,
-    the most confident first, as long as these mistakes among them are at most 0.25 % of all images. Counting the
-    mistakes above each threshold would be noisier, and choosing the largest share among such counts too optimistic.
+    the cheap answer's confidence (B28). Their number is the mean of what is counted and of what the difference of the
+    confidences promises: each alone is noisy with few images. As many images as possible are answered cheaply, the most
+    confident first, as long as these mistakes among them are at most 0.25 % of all images. Counting the mistakes above
+    each threshold would be noisier, and choosing the largest share among such counts too optimistic.
     """
     weights, n = cheap.weights, len(cheap.hits)
     sure = confidence(cheap.held_out)
     gains = dear.hits.astype(float) - cheap.hits, confidence(dear.held_out) - sure
-    total = max(weights @ gain for gain in gains)
+    total = float(np.mean([weights @ gain for gain in gains]))
     if total <= 0:
         return 0.0
     doubt = weights * (1 - sure)
