@@ -94,6 +94,19 @@ def test_a_cascade_sends_few_images_and_loses_next_to_nothing():
     assert (confidence(useless.held_out) > fit_threshold(useless, dear)).sum() == 0
 
 
+def test_the_threshold_is_where_the_expected_loss_reaches_a_quarter_percent():
+    cheap, dear = result(2.0), result(4.0, seed=1)
+    sure = np.exp(cheap.held_out.max(axis=1))
+    counted = np.sum(dear.hits) - np.sum(cheap.hits)
+    promised = np.exp(dear.held_out.max(axis=1)).sum() - sure.sum()
+    is_cheap = sure > fit_threshold(cheap, dear)
+    lost = lambda rows: (counted + promised) / 2 * (1 - sure[rows]).sum() / (1 - sure).sum()
+    order = np.argsort(-sure)
+    n_cheap = is_cheap.sum()
+    assert is_cheap[order[:n_cheap]].all()
+    assert lost(order[:n_cheap]) <= 0.0025 * 400 < lost(order[: n_cheap + 1])
+
+
 def test_cost_curve_goes_from_all_cheap_to_all_dear():
     cheap, dear = result(1.0), result(3.0, seed=1)
     curve = cost_curve(cheap, dear, (0, 1), answers(1.0)[1])
