@@ -200,14 +200,15 @@ def outcome(runs):
 def dots_of(rows, name):
     """Mean accuracies of the dots in a task's line of the picture, by their names, over the seeds that all have."""
     of_task = some(rows, task=name, shots=PICTURE_SHOTS)
-    seeds = [
-        {row["seed"] for row in some(of_task, method=method)} for method in ("baselines", "corrections", "default")
-    ]
-    of_task = [row for row in of_task if all(row["seed"] in known for known in seeds if known)]
-    mean = lambda runs, field: np.mean([*by_seed(runs, field).values()] or [np.nan])
     baselines, corrections = (some(of_task, method=method) for method in ("baselines", "corrections"))
     budgets = [row["queries"] for row in some(of_task, method="default") if row["queries"] <= PICTURE_BUDGET]
     default = some(of_task, method="default", queries=max(budgets, default=None))
+    known = [{row["seed"] for row in runs} for runs in (baselines, corrections, default) if runs]
+
+    def mean(runs, field):
+        values = [value for seed, value in by_seed(runs, field).items() if all(seed in seeds for seeds in known)]
+        return np.mean(values or [np.nan])
+
     return {
         "plain service": mean(baselines, "zero_shot"),
         "best baseline": max(mean(baselines, field) for field in BASELINES),

@@ -403,7 +403,7 @@ def test_texts_can_be_read_on_white():
 
 def test_nothing_is_loaded_before_something_is_drawn(programs):
     found = programs.run("-c", "import sys, blackvip; print('matplotlib' in sys.modules)")
-    assert found.stdout.strip() == "False", found.stderr
+    assert (found.returncode, found.stdout.strip()) == (0, "False"), found.stderr
 
 
 def test_an_installation_without_matplotlib_says_what_to_do(programs):

@@ -189,7 +189,9 @@ if not os.fork():
 os.wait()
 print(temporary.remaining, temporary.path)
 """
-    remaining, path = programs.run("-c", code, tmp_path / "budget").stdout.split()
+    done = programs.run("-c", code, tmp_path / "budget")
+    assert done.returncode == 0, done.stderr
+    remaining, path = done.stdout.split()
     assert remaining == "100"
     assert not os.path.exists(path)
     budget = SharedBudget(service, 100, tmp_path / "budget")
