@@ -17,6 +17,7 @@ import json
 import pathlib
 import time
 import warnings
+from functools import partial
 
 import numpy as np
 import services
@@ -53,7 +54,9 @@ def adapt(task, method, queries, shots, seed, split):
     X, y, X_test, y_test = task.load(seed, split, shots)
     budget = ONCE[method](len(y)) if method in ONCE else queries
     parameters = {"random_state": seed, "verbose": 0, **METHODS[method], "max_queries": budget}
-    clf = BlackVIPClassifier(task.score_fn, task.class_prompts, **parameters)
+    # The wrapper does not declare that images may be enlarged, which is no correction.
+    score_fn = partial(task.score_fn) if method in ONCE else task.score_fn
+    clf = BlackVIPClassifier(score_fn, task.class_prompts, **parameters)
     begin = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptNotUsedWarning)

@@ -293,6 +293,12 @@ def _at_96_pixels(images: np.ndarray) -> np.ndarray:
     return large[:, 0].round().to(torch.uint8)[..., None].expand(-1, -1, -1, 3).numpy()
 
 
+def any_size(read: Callable) -> Callable:
+    """The same score function, which declares that it takes images of any size, as a convolutional network does."""
+    read.takes_any_size = True
+    return read
+
+
 def fashion_task() -> Task:
     """EfficientNet-Lite0 on garments: of its thousand labels each garment has the sum of those nearest in words."""
 
@@ -301,7 +307,7 @@ def fashion_task() -> Task:
         train, test = _rows(labels, seed, split, 5000, 500)
         return _at_96_pixels(images[train]), labels[train], _at_96_pixels(images[test]), labels[test]
 
-    return Task("fashion", label_reader(GARMENTS.values()), list(GARMENTS), draw)
+    return Task("fashion", any_size(label_reader(GARMENTS.values())), list(GARMENTS), draw)
 
 
 # The same service, and clip art
@@ -394,5 +400,5 @@ def clipart_task(name: str) -> Task:
         )
 
     classes = [folder.split("/")[1] for folder in PICTURES]
-    service = label_reader(map(label_numbers, PICTURES.values()))
+    service = any_size(label_reader(map(label_numbers, PICTURES.values())))
     return Task(name, service, classes, draw)

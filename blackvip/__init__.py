@@ -41,6 +41,7 @@ from .persistence import load
 from .prompters.basis import PromptBasis
 from .prompters.coordinator import Coordinator
 from .prompters.corrections import Correction
+from .prompters.enlarged import Enlarged
 from .prompters.frames import PaddingFrame, ReprogrammingFrame
 from .prompters.stacked import Stacked
 from .scorers import CachedScorer, SharedBudget
@@ -73,6 +74,7 @@ __all__ = [
     "DatasetError",
     "DatasetIncompleteWarning",
     "EncodedClassPrompts",
+    "Enlarged",
     "FitInterruptedWarning",
     "FusedHead",
     "GainDisplay",

@@ -5,6 +5,7 @@ from .basis import PromptBasis
 from .by_name import make_prompter
 from .coordinator import Coordinator
 from .corrections import CORRECTIONS, Correction, Learned
+from .enlarged import Enlarged
 from .frames import PaddingFrame, ReprogrammingFrame
 from .stacked import Stacked
 
@@ -12,6 +13,7 @@ __all__ = [
     "CORRECTIONS",
     "Coordinator",
     "Correction",
+    "Enlarged",
     "Learned",
     "PaddingFrame",
     "PromptBasis",

@@ -148,9 +148,13 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
         Returns
         -------
         canvas : tensor of shape (n, 3, height, width)
-            RGB in [0, 1]. It does not depend on the parameters.
+            RGB in [0, 1]. It does not depend on the parameters, and has the size of `drawn_size`.
         """
         return pixels
+
+    def drawn_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the (height, width) of prompted images from that of the images: by default the same, in pixels."""
+        return size
 
     def original(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the pictures without a prompt that displays compare with prompted images: by default the canvas.
@@ -358,7 +362,8 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
 
     @property
     def _n_features_out(self) -> int:
-        return self.image_format_.height * self.image_format_.width * 3
+        height, width = self.drawn_size((self.image_format_.height, self.image_format_.width))
+        return height * width * 3
 
 
 def at_once(pixels: torch.Tensor) -> int:

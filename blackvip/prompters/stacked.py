@@ -82,11 +82,14 @@ class Stacked(Prompter):
         self.n_parameters_ = self.then_.n_parameters_
         return self
 
+    def drawn_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        return self.then_.drawn_size(self.first_.drawn_size(size))
+
     def canvas(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.then_.canvas(self._corrected(pixels).to(pixels.dtype))
 
     def original(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.then_.original(pixels)
+        return self.then_.original(self.first_.original(pixels))
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.then_.features(self._corrected(pixels))

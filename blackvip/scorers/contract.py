@@ -23,6 +23,8 @@ only if the class of the score function defines them, so that mocks and proxies 
   without an answer has NaN there, too.
 - ``model_``: name of the model that answered last. The journal of a fit keeps it, and `fit` warns if another one
   answers when it resumes.
+- ``takes_any_size = True``: it takes images of any size, and what it sees depends on their size. The ladder then also
+  tries to send them enlarged. Otherwise, all images have the size of those that were passed to `fit`.
 - ``takes_tensors = True``: images come as a float32 torch tensor (n, 3, height, width) with values in [0, 1], on the
   device where they were computed, without rounding to 8 bits.
 - ``tensor_device``: a torch device. The prompts of a training step are drawn there, so that its images need not be

@@ -158,6 +158,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "score_type": (_score_type, "'logits' or 'probabilities'"),
     "price_per_image": (_rate, "a finite number of at least 0, or None"),
     "model_": (_name_or_none, "the name of a model"),
+    "takes_any_size": (_flag, "True or False"),
     "takes_tensors": (_flag, "True or False"),
     "tensor_device": (_device, "a torch device of this machine, such as 'cuda:0'"),
     "streams": (_flag, "True or False"),

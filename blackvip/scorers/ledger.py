@@ -67,6 +67,8 @@ class Ledger:
         Images that a killed process sent without getting an answer are not included.
     price_per_image : float or None
         Price that the score function declares, in any currency.
+    takes_any_size : bool
+        Whether images may have another size than those that were passed to `fit`.
     takes_tensors : bool
         Whether the score function takes float tensors instead of 8-bit images.
     device : torch.device
@@ -97,6 +99,7 @@ class Ledger:
         self.streams: bool = declared(score_fn, "streams", method_of(score_fn, "answers") is not None)
         self.reader = reader or ScoreReader.of(score_fn)
         self.price_per_image: float | None = declared(score_fn, "price_per_image")
+        self.takes_any_size: bool = declared(score_fn, "takes_any_size", False)
         self.takes_tensors: bool = declared(score_fn, "takes_tensors", False)
         self.device = torch.device(declared(score_fn, "tensor_device", "cpu") if self.takes_tensors else "cpu")
         self.on_queries = on_queries

@@ -63,6 +63,11 @@ class ForwardsAttributes:
         return declared(self.score_fn, "model_")
 
     @property
+    def takes_any_size(self) -> bool:
+        """Whether images may have any size, as the score function inside declares."""
+        return declared(self.score_fn, "takes_any_size", False)
+
+    @property
     def takes_tensors(self) -> bool:
         """Whether images are float tensors, as the score function inside declares."""
         return declared(self.score_fn, "takes_tensors", False)

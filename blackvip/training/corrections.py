@@ -13,7 +13,15 @@ from ..losses import cross_entropy, fit_temperature
 from ..prompters.base import Prompter
 from ..prompters.corrections import AS_IT_IS, CORRECTIONS, Correction
 
-__all__ = ["Choice", "choose_correction", "fitted_corrections", "halving_sizes", "in_turn_of_classes", "most_requests"]
+__all__ = [
+    "Choice",
+    "capped_losses",
+    "choose_correction",
+    "fitted_corrections",
+    "halving_sizes",
+    "in_turn_of_classes",
+    "most_requests",
+]
 
 _FIRST, _MOST = 4, 64  # images on which all corrections are compared, and on which the last ones are
 _FOR_TEMPERATURE = 3  # corrections, to whose scores together the temperature is fitted: few images alone mislead it
@@ -136,14 +144,14 @@ def choose_correction(
     if not n_seen or not alive or len(others) > budget:
         return Choice(None, losses)
     best, gain = alive[0], np.empty(0)
-    without = _losses(plain[others], y[others], fit_temperature(plain[chosen_by], y[chosen_by]))
+    without = capped_losses(plain[others], y[others], fit_temperature(plain[chosen_by], y[chosen_by]))
     temperature = fit_temperature(scores[best], y[chosen_by])
     for part in np.split(others, [_CHECKED]):
         if len(part):
             if len(gain) and begin is not None:
                 begin(best)
             [scored] = score([best], part)
-            corrected = _losses(scored, y[part], temperature)
+            corrected = capped_losses(scored, y[part], temperature)
             gain = np.concatenate([gain, without[len(gain) : len(gain) + len(part)] - corrected])
             if np.average(gain, weights=weights[others[: len(gain)]]) <= 0:
                 return Choice(None, losses)
@@ -178,7 +186,7 @@ def _n_kept(n: int) -> int:
     return max(1, n // 2)
 
 
-def _losses(log_scores: np.ndarray, y: np.ndarray, temperature: float) -> np.ndarray:
+def capped_losses(log_scores: np.ndarray, y: np.ndarray, temperature: float) -> np.ndarray:
     """Compute losses (n_images,) at a temperature; at most that of a guess."""
     return np.minimum(cross_entropy(log_scores / temperature, y), np.log(log_scores.shape[1]))
 
@@ -186,9 +194,9 @@ def _losses(log_scores: np.ndarray, y: np.ndarray, temperature: float) -> np.nda
 def _compared(scores: dict[str, np.ndarray], y: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     """Compute losses (n_images,) of several sets of log scores, at the temperature that suits the best of them."""
     own = {
-        name: np.average(_losses(log_scores, y, fit_temperature(log_scores, y)), weights=weights)
+        name: np.average(capped_losses(log_scores, y, fit_temperature(log_scores, y)), weights=weights)
         for name, log_scores in scores.items()
     }
     best = sorted(own, key=own.__getitem__)[:_FOR_TEMPERATURE]
     temperature = fit_temperature(np.concatenate([scores[name] for name in best]), np.tile(y, len(best)))
-    return {name: _losses(log_scores, y, temperature) for name, log_scores in scores.items()}
+    return {name: capped_losses(log_scores, y, temperature) for name, log_scores in scores.items()}

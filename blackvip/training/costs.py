@@ -20,6 +20,7 @@ from ..scorers.recognition import recognise
 from .corrections import most_requests
 from .ladder import training_budgets
 from .setup import Run, generator_of
+from .sizes import enlargements, n_images_for_size
 
 __all__ = ["Cost", "CostPlan", "PlansCosts", "cost_plan", "duration"]
 
@@ -29,11 +30,15 @@ _MEASURED_IMAGES = 8
 _TITLES = {
     "baselines": "baselines",
     "corrections": "corrections",
+    "sizes": "larger images",
     "gains": "step size",
     "steps": "training steps",
     "checks": "checks",
     "final": "final scores",
 }
+
+
+_OF_LADDER = ("corrections", "sizes")
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,8 @@ class CostPlan(Table):
         Description of the measured scores, with their range; empty without a measurement. `fit` sees more of them.
     corrections : Cost
         Choosing an image correction, on the ladder of ``prompter="auto"``. The number of calls is an estimate.
+    sizes : Cost
+        Choosing the size of the images, where the score function declares that it takes any.
     rungs : tuple of Cost
         Each further rung of the ladder, with a trained prompt and its final scores; `gains`, `steps`, `checks` and
         `final` are of a fit without a ladder.
@@ -110,6 +117,7 @@ class CostPlan(Table):
     measured: Cost = field(default=Cost(0, 0))
     scores: str = ""
     corrections: Cost = field(default=Cost(0, 0))
+    sizes: Cost = field(default=Cost(0, 0))
     rungs: tuple[Cost, ...] = ()
 
     @property
@@ -119,8 +127,9 @@ class CostPlan(Table):
 
     def _parts(self) -> list[tuple[str, Cost]]:
         """List the parts of the fit."""
-        climbs = self.corrections.images or self.rungs
-        names = ("baselines", "corrections") if climbs else (name for name in _TITLES if name != "corrections")
+        of_ladder = _OF_LADDER if self.sizes.images else _OF_LADDER[:1]
+        climbs = self.corrections.images or self.sizes.images or self.rungs
+        names = ("baselines", *of_ladder) if climbs else (name for name in _TITLES if name not in _OF_LADDER)
         trained = [(f"trained prompt {k}", cost) for k, cost in enumerate(self.rungs, 1)]
         return [*((_TITLES[name], getattr(self, name)) for name in names), *trained]
 
@@ -188,6 +197,10 @@ def cost_plan(
     if run.settings.climbs:
         left = run.settings.max_queries - n_judged
         corrections = cost(most_requests(len(CORRECTIONS) - 1, n_judged, left))
+        left -= corrections.images
+        n_sizes = len(enlargements(run.objective.features.images.size)) if run.objective.ledger.takes_any_size else 0
+        n_of_sizes = n_images_for_size(n_sizes, n_judged)
+        sizes = cost([n_of_sizes] if n_of_sizes <= left else [])
         return CostPlan(
             baselines=cost([n_judged]),
             gains=cost([]),
@@ -195,7 +208,8 @@ def cost_plan(
             checks=cost([]),
             final=cost([]),
             corrections=corrections,
-            rungs=tuple(cost([images]) for images in training_budgets(left - corrections.images, n_judged)),
+            sizes=sizes,
+            rungs=tuple(cost([images]) for images in training_budgets(left - sizes.images, n_judged)),
             predict=cost([n_predict]),
         )
     return CostPlan(

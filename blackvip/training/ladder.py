@@ -1,4 +1,4 @@
-"""The ladder of ``prompter="auto"``: image corrections first, then a trained prompt on the best of them.
+"""The ladder of ``prompter="auto"``: image corrections, larger images, then a trained prompt on the best of them.
 
 Every rung must earn its images: it is used only if it is better than the rung below, pair by pair on the same images,
 and the next one is climbed only then. All rungs share one memory of answers, so that no image is paid for twice.
@@ -7,21 +7,24 @@ and the next one is climbed only then. All rungs share one memory of answers, so
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from functools import cache
+from functools import cache, reduce
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..exceptions import BudgetError
-from ..heads.judging import is_clear
+from ..heads.judging import HeadResult, is_clear
 from ..inputs.images import ImageFormat
 from ..inputs.reading import most_to_fit
 from ..inputs.training_set import TrainingSet
 from ..optimizers import make_optimizer
+from ..prompters import make_prompter
+from ..prompters.base import Prompter
 from ..prompters.corrections import AS_IT_IS
+from ..prompters.enlarged import Enlarged
 from ..prompters.stacked import Stacked
 from ..scorers.background import BackgroundThread
 from ..scorers.scoring import score_columns_of_each
@@ -29,6 +32,7 @@ from .corrections import Choice, choose_correction
 from .features import TrainingFeatures
 from .outcomes import Outcome, Outcomes
 from .setup import Run, RunSettings, Streams, prepare
+from .sizes import choose_size, enlargements, n_images_for_size
 
 __all__ = ["FIRST_RUNG", "ClimbsLadder", "Ladder", "training_budgets"]
 
@@ -40,6 +44,11 @@ _TRAINED = "basis"  # the prompter of the upper rungs
 _FIRST_BUDGET = 500  # images that train on the first rung with a trained prompt; each further rung has twice as many
 _LEAST_BUDGET = 250  # images below which training is noise
 _CEILING = 0.02  # log loss in nats, cross-validated, below which nothing more is to be gained
+
+#: The prompters of a rung, each of which draws on the output of the one before.
+Drawn = tuple[str | Prompter, ...]
+#: From score columns (n, n_classes) of several prompters, by name, for some of the judged images.
+Score = Callable[[list[str], np.ndarray], Iterator[np.ndarray]]
 
 
 def training_budgets(images: int, n_judged: int) -> Iterator[int]:
@@ -64,8 +73,11 @@ class Ladder:
     choose : callable
         ``choose()`` returns the `Choice` of a correction and the score columns of all judged images with it, or None.
         It bills images.
+    enlarge : callable
+        ``enlarge(drawn)`` returns a prompter that enlarges what these prompters have drawn, and the score columns of
+        all judged images with it, or None. It bills images.
     rung : callable
-        ``rung(names, w, images)`` prepares a run that may bill so many images, and starts at `w`; None: where the
+        ``rung(drawn, w, images)`` prepares a run that may bill so many images, and starts at `w`; None: where the
         prompter starts. It bills nothing itself.
     remaining : callable
         ``remaining()`` returns the images that are left.
@@ -82,11 +94,13 @@ class Ladder:
         self,
         outcomes: Outcomes,
         choose: Callable[[], tuple[Choice, np.ndarray | None]],
-        rung: Callable[[tuple[str, ...], np.ndarray | None, int], Run],
+        enlarge: Callable[[Drawn], tuple[Enlarged, np.ndarray] | None],
+        rung: Callable[[Drawn, np.ndarray | None, int], Run],
         remaining: Callable[[], int],
     ):
         self.outcomes = outcomes
         self.choose = choose
+        self.enlarge = enlarge
         self.rung = rung
         self.remaining = remaining
 
@@ -119,24 +133,23 @@ class Ladder:
         """
         if self._at_ceiling:
             return "ceiling"
-        (correction, compared), columns = self.choose()
-        if correction is None or columns is None:
-            return "no_gain" if compared else "budget"
-        outcome = self._try(correction, self.rung((correction,), None, n_judged), columns)
-        if outcome.result.error is not None:
-            return outcome.result.termination_reason
-        if outcome is not self.best or not self._sees_more(outcome):
-            return "no_gain"
+        drawn, reason = self._correct(n_judged)
+        if self.best.result.error is None:
+            drawn = self._enlarge(drawn, n_judged)
+        if self.best.result.error is not None:
+            return self.best.result.termination_reason
+        if reason is not None:
+            return reason
         w = None
         for images in training_budgets(self.remaining(), n_judged):
             reason = self._reason_to_stop()
             if reason is not None:
                 return reason
             try:
-                run = self.rung((correction, _TRAINED), w, images)
+                run = self.rung((*drawn, _TRAINED), w, images)
             except BudgetError:
                 return "budget"
-            outcome = self._try(_TRAINED, run)
+            outcome = self._try(_TRAINED, run, _is_clearly_better)
             if outcome.result.termination_reason != "budget":
                 return outcome.result.termination_reason
             if outcome is not self.best:
@@ -144,22 +157,46 @@ class Ladder:
             w = outcome.result.w
         return "budget"
 
-    def _try(self, name: str, run: Run, columns: np.ndarray | None = None) -> Outcome:
-        """Train a run, and make it the best one if it is clearly better.
+    def _correct(self, n_judged: int) -> tuple[Drawn, str | None]:
+        """Try the best correction; return it if it is used, and why no prompt need be trained on it, or None."""
+        (correction, compared), columns = self.choose()
+        if correction is None or columns is None:
+            return (), "no_gain" if compared else "budget"
+        # It has helped the service's own answers clearly.
+        outcome = self._try(correction, self.rung((correction,), None, n_judged), _is_no_worse, columns)
+        if outcome is not self.best:
+            return (), "no_gain"
+        return (correction,), None if self._sees_more(outcome) else "no_gain"
 
-        A correction, whose score columns are known, has helped the service's own answers clearly. So it becomes the
-        best one unless its head is clearly worse.
-        """
+    def _enlarge(self, drawn: Drawn, n_judged: int) -> Drawn:
+        """Try to enlarge what is drawn, which loses nothing of it; return what is drawn then."""
+        found = self.enlarge(drawn)
+        if found is None:
+            return drawn
+        enlarged, columns = found
+        larger = (*drawn, enlarged)
+        outcome = self._try(enlarged.title, self.rung(larger, None, n_judged), _is_better_on_average, columns)
+        return larger if outcome is self.best else drawn
+
+    def _try(
+        self,
+        name: str,
+        run: Run,
+        helps: Callable[[HeadResult, HeadResult], bool],
+        columns: np.ndarray | None = None,
+    ) -> Outcome:
+        """Train a run, unless its score columns are known, and make it the best one if it helps."""
         if columns is None:
             outcome = self.outcomes.trained(run, self.best.log_scores)
         else:
             outcome = self.outcomes.known(run, columns)
-        before, after = self.best.decision.result, outcome.decision.result
-        helps = before.is_worse(after) if columns is None else not after.is_worse(before)
-        if not self.outcomes.guard or (outcome.decision.prompt_used and helps):
+        is_better = outcome.decision.prompt_used and helps(self.best.decision.result, outcome.decision.result)
+        if not self.outcomes.guard or is_better:
             self.best = outcome
         self._note(name, outcome)
-        self.best.result.take_error_of(outcome.result)
+        if outcome.result.error is not None:
+            self.best.result.take_error_of(outcome.result)
+            self.best.result.termination_reason = outcome.result.termination_reason
         return outcome
 
     def _sees_more(self, outcome: Outcome) -> bool:
@@ -188,6 +225,18 @@ class Ladder:
         n_queries = outcome.run.objective.ledger.n_queries
         self.outcomes.rungs.append({"prompter": name, "n_queries": n_queries, **figures, "helps": used})
         logger.info("ladder: %s, accuracy %.3f, log loss %.3g, service alone %.3f, %s", name, *figures.values(), used)
+
+
+def _is_clearly_better(before: HeadResult, after: HeadResult) -> bool:
+    return before.is_worse(after)
+
+
+def _is_no_worse(before: HeadResult, after: HeadResult) -> bool:
+    return not after.is_worse(before)
+
+
+def _is_better_on_average(before: HeadResult, after: HeadResult) -> bool:
+    return after.log_loss < before.log_loss and not after.is_worse(before)
 
 
 class ClimbsLadder:
@@ -223,50 +272,71 @@ class ClimbsLadder:
         ledger, memory = first.objective.ledger, first.objective.memory
         judged, streams = first.judged_rows, first.streams
 
-        def fitted(names: tuple[str, ...]) -> TrainingFeatures:
-            """Fit the prompter that is trained on a correction, or take the correction alone."""
-            if len(names) == 1:
-                made = first.corrections[names[0]]
+        def left() -> int:
+            # Answers from a cache cost nothing, but must not change what is trained.
+            return self.max_queries - memory.n_asked
+
+        sizes = enlargements(data.images.size) if ledger.takes_any_size else []
+
+        def fitted(drawn: Drawn) -> TrainingFeatures:
+            """Fit prompters that draw one after another, or take a correction alone."""
+            if len(drawn) == 1 and drawn[0] in first.corrections:
+                made = first.corrections[drawn[0]]
             else:
-                made = Stacked(*names).fit_pixels(self._sample(data, Streams.of(streams.seed)))
+                made = make_prompter(reduce(Stacked, drawn)).fit_pixels(self._sample(data, Streams.of(streams.seed)))
             features = TrainingFeatures(made, data.images)
             features.compute_in(background)
             return features
 
         @cache
-        def features_of(*names: str) -> Future[TrainingFeatures]:
-            """Begin to fit a prompter in a thread; the rungs that train it share what it computes."""
-            return background.submit(fitted, names)
+        def features_of(*drawn: str | Prompter) -> Future[TrainingFeatures]:
+            """Begin to fit prompters in a thread; the rungs that train them share what it computes."""
+            return background.submit(fitted, drawn)
 
-        def choose() -> tuple[Choice, np.ndarray | None]:
-            outcomes.monitor.begin_stage("corrections")
-            known: dict[str | None, np.ndarray] = {}
+        def scoring(prompters: Mapping[str, Prompter]) -> tuple[Score, dict[str, np.ndarray]]:
+            """Return a function that scores judged images, and the score columns of all that it has scored."""
+            known: dict[str, np.ndarray] = {}
 
             def score(names: list[str], rows: np.ndarray) -> Iterator[np.ndarray]:
-                drawings = [first.corrections[name].draw for name in names]
+                drawings = [prompters[name].draw for name in names]
                 found = score_columns_of_each(ledger, data.images, judged[rows], drawings)
                 for name, scored in zip(names, found, strict=True):
                     columns = known.setdefault(name, np.empty((len(judged), ledger.n_columns)))
                     columns[rows] = scored
                     yield scored[:, : ledger.n_classes]
 
-            left = self.max_queries - memory.n_asked
+            return score, known
+
+        def choose() -> tuple[Choice, np.ndarray | None]:
+            outcomes.monitor.begin_stage("corrections")
+            score, known = scoring(first.corrections)
             plain, y = outcomes.scored.plain, data.y[judged]
             # What would be trained on a promising correction is fitted while the service answers.
-            begin = lambda name: features_of(name, _TRAINED)
+            begin = None if sizes else lambda name: features_of(name, _TRAINED)
             names, weights = [*first.corrections], data.weights[judged]
-            choice = choose_correction(names, score, plain, y, weights, streams.corrections, left, begin)
-            return choice, known.get(choice.name)
+            choice = choose_correction(names, score, plain, y, weights, streams.corrections, left(), begin)
+            return choice, None if choice.name is None else known.get(choice.name)
 
-        def rung(names: tuple[str, ...], w: np.ndarray | None, images: int) -> Run:
+        def enlarge(drawn: Drawn) -> tuple[Enlarged, np.ndarray] | None:
+            if not sizes or n_images_for_size(len(sizes), len(judged)) > left():
+                return None
+            outcomes.monitor.begin_stage("sizes")
+            by_name = {size.title: size for size in sizes}
+            made = {name: features_of(*drawn, size).result().prompter for name, size in by_name.items()}
+            for prompter in made.values():
+                prompter.freeze(np.zeros(0), None, self.prompt_scale)
+            score, known = scoring(made)
+            name = choose_size([*made], score, data.y[judged], data.weights[judged], streams.corrections)
+            return by_name[name], known[name]
+
+        def rung(drawn: Drawn, w: np.ndarray | None, images: int) -> Run:
             nonlocal streams
             streams = streams.above()
-            features = features_of(*names).result()
+            features = features_of(*drawn).result()
             objective = self._objective(features, data, ledger, memory, streams)
             optimizer = make_optimizer(self.optimizer, a=self.a, c=self.c)
             w = features.prompter.initial_parameters(streams.start) if w is None else w
             settings = self._settings(images, knows_start=True)
             return prepare(objective, data, first.probe, optimizer, w, settings, streams)
 
-        # Answers from a cache cost nothing, but must not change what is trained.
-        return Ladder(outcomes, choose, rung, lambda: self.max_queries - memory.n_asked)
+        return Ladder(outcomes, choose, enlarge, rung, left)

@@ -83,6 +83,8 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
     min_size, max_size : int or None, default=None
         Smallest and largest height and width that the service takes, in pixels. Other images are resized and keep their
         aspect ratio. None: the adapter's limits.
+    takes_any_size : bool, default=False
+        Whether fits may try to send images enlarged, because the service reads small images as they are.
     verify : bool or str, default=True
         True: the service needs a certificate from an authority that this machine trusts. A path: a file with the
         authorities to trust. False is refused unless the service runs on this machine.
@@ -142,6 +144,7 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         "jpeg_quality": [Interval(Integral, 1, 100, closed="both")],
         "min_size": [Interval(Integral, 1, None, closed="left"), None],
         "max_size": [Interval(Integral, 1, None, closed="left"), None],
+        "takes_any_size": ["boolean"],
         "verify": [Options(bool, {True, False}), str],
         "price_per_image": [Interval(Real, 0, None, closed="left"), None],
         "price_per_million_tokens": [Real, tuple, list, None],
@@ -166,6 +169,7 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         jpeg_quality: int = 95,
         min_size: int | None = None,
         max_size: int | None = None,
+        takes_any_size: bool = False,
         verify: bool | str = True,
         price_per_image: float | None = None,
         price_per_million_tokens: float | tuple[float, float] | None = None,
@@ -186,6 +190,7 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         self.jpeg_quality = jpeg_quality
         self.min_size = min_size
         self.max_size = max_size
+        self.takes_any_size = takes_any_size
         self.verify = verify
         self.price_per_image = price_per_image
         self.price_per_million_tokens = price_per_million_tokens
