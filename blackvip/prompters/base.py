@@ -153,7 +153,18 @@ class Prompter(SaveableEstimator, ImageTransformer, ABC):
         return pixels
 
     def drawn_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the (height, width) of prompted images from that of the images: by default the same, in pixels."""
+        """Return the size of prompted images: by default that of the images.
+
+        Parameters
+        ----------
+        size : (int, int)
+            (height, width) of the images, in pixels.
+
+        Returns
+        -------
+        size : (int, int)
+            (height, width) of the prompted images, in pixels.
+        """
         return size
 
     def original(self, pixels: torch.Tensor) -> torch.Tensor:

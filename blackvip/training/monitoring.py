@@ -68,7 +68,7 @@ class Monitor:
         self.run = run
 
     def begin_stage(self, stage: str) -> None:
-        """Tell what comes now: "baselines", "corrections", "training" or "heads"."""
+        """Tell what comes now: "baselines", "corrections", "sizes", "training" or "heads"."""
         self._bar.on_stage(stage)
 
     def begin_step(self) -> None:
