@@ -186,10 +186,12 @@ def test_a_local_probe_is_a_fused_head_without_scores():
 
 def test_heads_share_the_probes_of_the_same_features():
     data = labelled(*scores_with(1.0))
-    fit_baselines(data)
-    assert len(data.shared) == 1
-    judge(FusedHead(C=3.0), data)
+    baselines = fit_baselines(data)
+    # The probes, and the result of the local probe, which uses no scores.
     assert len(data.shared) == 2
+    assert judge(LocalProbe(), data) is baselines["local_probe"]
+    judge(FusedHead(C=3.0), data)
+    assert len(data.shared) == 3
 
 
 def test_a_classifier_is_cross_validated_and_a_class_without_images_is_improbable():
