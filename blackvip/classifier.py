@@ -385,15 +385,20 @@ shape (n, n_features); or sequence of images, paths or encoded files
 
         # The prompter and the local encoder are fitted once, to a sample of the images.
         if continues:
-            prompter, probe, w, known = self.prompter_, self.probe_encoder_, self.prompter_.parameters_, None
+            prompter, probe, w = self.prompter_, self.probe_encoder_, self.prompter_.parameters_
+            known, corrections = None, {}
             optimizer.continue_from(self.optimizer_)
             if optimizer.started and not np.array_equal(optimizer.w, w):
                 optimizer.restart_from(w)
         else:
             pixels = self._sample(data, streams)
-            prompter = make_prompter(FIRST_RUNG if settings.climbs else self.prompter).fit_pixels(pixels)
             probe = make_frozen_encoder(self.local_encoder)
-            w, known = prompter.initial_parameters(streams.start), probe.fit_features(pixels)
+            with BackgroundThread() as background:
+                features = background.submit(probe.fit_features, pixels)
+                prompter = make_prompter(FIRST_RUNG if settings.climbs else self.prompter).fit_pixels(pixels)
+                # A correction that fails is refused before anything is billed.
+                corrections = fitted_corrections(pixels, self.prompt_scale) if settings.climbs else {}
+            w, known = prompter.initial_parameters(streams.start), features.result()
 
         # Prompted images -> scores -> losses.
         memory = AnswerMemory(recalls=settings.climbs).of_service(self.score_fn)
@@ -401,9 +406,7 @@ shape (n, n_features); or sequence of images, paths or encoded files
         ledger = self._ledger(settings.budget, score_format, self.score_fn, replay, memory)
         objective = self._objective(TrainingFeatures(prompter, data.images), data, ledger, memory, streams)
         run = prepare(objective, data, probe, optimizer, w, settings, streams)
-        run.known_features = known
-        if settings.climbs:
-            run.corrections = fitted_corrections(pixels, self.prompt_scale)  # one that fails is refused before billing
+        run.known_features, run.corrections = known, corrections
         return run
 
     def _objective(
@@ -420,12 +423,13 @@ shape (n, n_features); or sequence of images, paths or encoded files
             # Local features and probes on them are computed in a thread while the service answers.
             local = background.submit(run.local_features, data.images)
             run.objective.features.compute_in(background)
-            early = background.submit(fit_local_probe, local, blocks, data.y[judged], data.weights[judged])
+            labels = data.y[judged], data.weights[judged]
+            early = background.submit(fit_local_probe, local, blocks, *labels, len(data.classes))
             try:
                 # Zero-shot: one image each.
-                answers = data.y[judged], data.weights[judged], self._plain_columns(ledger, data, judged)
                 scored = ScoredImages.before_training(
-                    *answers,
+                    *labels,
+                    self._plain_columns(ledger, data, judged),
                     *(self._prompt_groups.prompt_classes, ledger.reader.vector_size),
                     features=local.result(),
                     held_out=run.validation.is_held_out,

@@ -129,12 +129,26 @@ class Temperature:
     def __init__(self, fixed: float | None = None, loss: str = "cross-entropy"):
         self.fixed = fixed
         self._loss = LOSSES[loss]
-        self.value = 1.0 if fixed is None else fixed
+        self._value = 1.0 if fixed is None else fixed
         self._log_scores: list[np.ndarray] = []
         self._y: list[np.ndarray] = []
+        self._is_current = True
+
+    @property
+    def value(self) -> float:
+        """The temperature."""
+        self.update()
+        return self._value
+
+    def update(self) -> None:
+        """Fit the temperature to what was learned last, unless that is done: before it is needed, to save time then."""
+        if not self._is_current:
+            log_scores, y = np.concatenate(self._log_scores), np.concatenate(self._y)
+            self._value = fit_temperature(log_scores, y, self._value, _NEWTON_STEPS)
+            self._is_current = True
 
     def losses(self, log_scores: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Compute losses at the current temperature, and then update it.
+        """Compute losses at the current temperature, and then learn from the scores.
 
         Parameters
         ----------
@@ -153,16 +167,16 @@ class Temperature:
         return losses
 
     def learn(self, log_scores: np.ndarray, y: np.ndarray) -> None:
-        """Update the temperature with the log scores (n_images, n_classes) of images of the classes y (n_images,)."""
+        """Learn from the log scores (n_images, n_classes) of images of the classes y (n_images,), see `update`."""
         if self.fixed is not None or not len(y):
             return
+        # Each fit starts from the one before.
+        self.update()
         self._log_scores.append(log_scores)
         self._y.append(y)
         while len(self._y) > 1 and sum(map(len, self._y[1:])) >= _WINDOW:
             del self._log_scores[0], self._y[0]
-        self.value = fit_temperature(
-            np.concatenate(self._log_scores), np.concatenate(self._y), self.value, _NEWTON_STEPS
-        )
+        self._is_current = False
 
     def best_losses(self, log_scores: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Compute losses at the temperature that is best for these log scores alone, without an update.

@@ -50,10 +50,10 @@ def test_calibrated_head_is_logistic_regression_and_judged_out_of_fold(standardi
     held_out = head.fit_held_out(scores, y)
     model = make_pipeline(StandardScaler() if standardize else None, LogisticRegression(C=0.3, tol=1e-9, max_iter=1000))
     expected = model.fit(scores, y).predict_log_proba(scores)
-    np.testing.assert_allclose(head.predict_log_proba(scores), expected, atol=1e-4)
+    np.testing.assert_allclose(head.predict_log_proba(scores), expected, rtol=1e-4, atol=1e-4)
     train, test = next(StratifiedKFold(5, shuffle=True, random_state=0).split(scores, y))
     expected = model.fit(scores[train], y[train]).predict_log_proba(scores[test])
-    np.testing.assert_allclose(held_out[test], expected, atol=1e-4)
+    np.testing.assert_allclose(held_out[test], expected, rtol=1e-4, atol=1e-4)
 
 
 BLOCKS = (4, 3)  # features of a local encoder
@@ -186,10 +186,12 @@ def test_a_local_probe_is_a_fused_head_without_scores():
 
 def test_heads_share_the_probes_of_the_same_features():
     data = labelled(*scores_with(1.0))
-    fit_baselines(data)
-    assert len(data.shared) == 1
-    judge(FusedHead(C=3.0), data)
+    baselines = fit_baselines(data)
+    # The probes, and the result of the local probe, which uses no scores.
     assert len(data.shared) == 2
+    assert judge(LocalProbe(), data) is baselines["local_probe"]
+    judge(FusedHead(C=3.0), data)
+    assert len(data.shared) == 3
 
 
 def test_a_classifier_is_cross_validated_and_a_class_without_images_is_improbable():

@@ -18,10 +18,11 @@ from ..inputs.labels import check_labels, training_weights
 from ..persistence.arrays import Array
 from ..persistence.fields import ListOf, integer, number
 from ..persistence.format import expect
-from .base import Auto, Head, ServiceHead, log_loss
+from .base import Auto, Head, ServiceHead
 from .folds import stratified_folds, weights_of_folds
 from .regression import Regressions, linear_logits
 from .scaling import no_scaling, scaling_of
+from .stack import lowest_loss
 
 __all__ = ["CalibratedHead"]
 
@@ -172,22 +173,22 @@ class CalibratedHead(Head, name="calibrated", auto=Auto(rank=1)):
         n_folds = min(self.n_folds, np.unique(index[rows], return_counts=True)[1].min())
         folds = stratified_folds(index[rows], n_folds) if n_folds > 1 else []
         folds = [(rows[train], rows[test]) for train, test in folds]
-        # The last one is fitted to all images.
-        regressions = _Regressions(X, index, np.stack([*weights_of_folds(weights, folds), weights]), self.standardize)
-        if not folds:
-            C = self.Cs[len(self.Cs) // 2]
-            [found] = regressions.fit(C)
-            return C, _log_proba(X, *found), found
-        tried = {}
-        for C in self.Cs:
-            *of_folds, of_all = regressions.fit(C)
-            held_out = np.empty((len(X), len(self.classes_)))
-            held_out[weights == 0] = _log_proba(X[weights == 0], *of_all)
-            for found, (_, test) in zip(of_folds, folds):
-                held_out[test] = _log_proba(X[test], *found)
-            tried[C] = held_out, of_all
-        best = min(tried, key=lambda C: np.average(log_loss(tried[C][0], index), weights=weights))
-        return best, *tried[best]
+        # The first one is fitted to all images, once the strength is known.
+        regressions = _Regressions(X, index, np.stack([weights, *weights_of_folds(weights, folds)]), self.standardize)
+
+        def of_folds(C: float) -> np.ndarray:
+            log_proba = np.zeros((len(X), len(self.classes_)))
+            for found, (_, test) in zip(regressions.fit(C, slice(1, None)), folds):
+                log_proba[test] = _log_proba(X[test], *found)
+            return log_proba
+
+        C, held_out = self.Cs[len(self.Cs) // 2], np.empty((len(X), len(self.classes_)))
+        if folds:
+            C, held_out = lowest_loss(sorted(self.Cs), of_folds, index, weights)
+        [found] = regressions.fit(C, slice(1))
+        alone = weights == 0 if folds else slice(None)
+        held_out[alone] = _log_proba(X[alone], *found)
+        return C, held_out, found
 
 
 class _Regressions:
@@ -198,14 +199,14 @@ class _Regressions:
         self.scaling = scaling_of(X, weights) if standardize else no_scaling(X.shape[1])
         self.regressions = Regressions(self.scaling.apply(X), index, weights, self.n_classes)
 
-    def fit(self, C: float) -> list[_Found]:
+    def fit(self, C: float, which: slice) -> list[_Found]:
         """Fit weights (n_classes, n_features) and intercepts (n_classes,) that apply to X before standardisation."""
         # With two classes, scikit-learn's penalty is that of the weights of the log odds, not of both classes.
-        found = self.regressions.fit((2 if self.n_classes == 2 else 1) / C, _FTOL)
+        found = self.regressions.fit((2 if self.n_classes == 2 else 1) / C, _FTOL, which)
         coef, intercept = self.scaling.undo(found.coef, found.intercept)
         if self.n_classes == 2:
             coef, intercept = coef - coef[:, :1], intercept - intercept[:, :1]
-        return list(zip(coef, intercept))
+        return list(zip(coef, intercept))[which]
 
 
 def _log_proba(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:

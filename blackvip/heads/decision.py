@@ -73,7 +73,7 @@ class Decision(NamedTuple):
 
 
 def fit_local_probe(
-    features: Future[np.ndarray], block_sizes: tuple[int, ...], y: np.ndarray, weights: np.ndarray
+    features: Future[np.ndarray], block_sizes: tuple[int, ...], y: np.ndarray, weights: np.ndarray, n_classes: int
 ) -> dict[Hashable, Any]:
     """Fit what heads need of local features alone, which can be done before the service has answered.
 
@@ -86,13 +86,16 @@ def fit_local_probe(
     y : ndarray of shape (n_images,)
         Class indices.
     weights : ndarray of shape (n_images,)
+        Weights of the images.
+    n_classes : int
+        Number of classes, including those without images.
 
     Returns
     -------
     shared : dict
         See `LabelledScores.once`.
     """
-    no_scores, held_out = np.empty((len(y), y.max() + 1)), np.zeros(len(y), bool)
+    no_scores, held_out = np.empty((len(y), n_classes)), np.zeros(len(y), bool)
     data = LabelledScores(no_scores, features.result(), block_sizes, y, weights, held_out)
     if LocalProbe.can_fit(data.counts):
         judge(LocalProbe(), data)

@@ -26,7 +26,7 @@ from .experts import LinearExpert
 from .probes import N_PROBES, PROBE_C, PROBE_FOLDS, Probes, fit_probes
 from .prompt_weights import fit_prompt_weights
 from .scored import LabelledScores
-from .stack import Examples, StackWeights, choose_strength
+from .stack import Examples, StackWeights, fit_stack
 from .vector_probe import fit_vector_probe
 
 __all__ = ["FusedHead"]
@@ -384,8 +384,8 @@ class FusedHead(Head, name="fused", auto=Auto(rank=0)):
         n_scores = examples.scores.shape[1]
         # Without scores all strengths are the same.
         strengths = sorted(self.strengths) if n_scores else self.strengths[:1]
-        self.strength_, held_out = choose_strength(examples, strengths, self._n_folds(examples))
-        of_experts, self.coef_, self.intercept_ = examples.stacks([examples.rows]).fit(self.strength_)[0]
+        self.strength_, held_out, found = fit_stack(examples, strengths, self._n_folds(examples))
+        of_experts, self.coef_, self.intercept_ = found
         # Other heads may have the same probes, with other weights.
         self.probes_ = [replace(probe) for probe in probes.experts]
         weights = of_experts.tolist()

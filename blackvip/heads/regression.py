@@ -1,7 +1,7 @@
 """Multinomial logistic regression, of which all heads are made: several at once, on the same rows with other weights.
 
-The folds of a cross-validation are such regressions. Solving them together, and each strength from the solution for
-the one before, takes a fraction of the time of one fit after another.
+The folds of a cross-validation are such regressions. Solving them together, all from a rough solution of one of them,
+and each strength from the solution for the one before, takes a fraction of the time of one fit after another.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _MOST_PRODUCTS = 5_000_000
 # Weights of the inputs of a regression. With more, inputs count only in the directions in which rows differ most.
 _MOST_WEIGHTS = 50_000
 _MOST_STEPS, _MOST_HALVINGS = 50, 30
-# Relative tolerance of the loss in Newton's method, whose last steps cost little.
-_NEWTON_FTOL = 1e-12
+# Relative tolerance of the loss in the regression that all others start from; they differ from it by more.
+_START_FTOL = 1e-2
 # Relative tolerance of the loss from which on L-BFGS-B computes products in single precision, in half the time.
 _SINGLE_FTOL = 1e-7
 # The curvature is kept as long as each step promises less than this share of what the last one promised.
@@ -38,8 +38,9 @@ class Regressions:
     """Multinomial logistic regressions on the same rows; each has weights of its own, such as 0 for a fold's test rows.
 
     With the log probabilities q_l of experts, inputs z, and the parameters alpha, V and b, the logits are
-    sum_l alpha_l q_l + V z + b (B15). Each fit starts from the solutions of the last one. Where V would have more than
-    50,000 entries, it is restricted to the principal directions of z.
+    sum_l alpha_l q_l + V z + b (B15). Each fit starts from the solutions of the last one, and the first fit starts from
+    a rough solution of the first regression. Where V would have more than 50,000 entries, it is restricted to the
+    principal directions of z.
 
     Parameters
     ----------
@@ -88,8 +89,9 @@ class Regressions:
         self.intercept = np.zeros((n_fits, n_classes))
         self._coef = np.zeros((n_fits, n_classes, self.z1.shape[1] - 1))
         self._single: tuple[np.ndarray, ...] | None = None
+        self._is_started = n_fits == 1
 
-    def fit(self, strength: float, ftol: float = 1e-10) -> Regressions:
+    def fit(self, strength: float, ftol: float = 1e-10, which: slice = slice(None)) -> Regressions:
         """Minimise the penalised losses (B16), from the last solutions.
 
         Parameters
@@ -97,12 +99,35 @@ class Regressions:
         strength : float
             Ridge penalty of the weights of the inputs.
         ftol : float, default=1e-10
-            A regression with many parameters ends when a step lowers the loss by less than this share of it.
+            A regression is solved when a step lowers the loss by less than this share of it.
+        which : slice, default=slice(None)
+            The regressions to fit. By default all.
         """
-        unsolved = self._newton(strength) if self._is_small else np.ones(len(self.weights), bool)
-        for fit in np.flatnonzero(unsolved).tolist():
-            self._quasi_newton(fit, strength, ftol)
+        if not self._is_started:
+            self._solve(slice(1), strength, _START_FTOL)
+            self._start_from_first()
+            self._is_started = True
+        self._solve(which, strength, ftol)
         return self
+
+    def _start_from_first(self) -> None:
+        """Take over the solution of the first regression for all of them."""
+        self.alpha[:], self.intercept[:], self._coef[:] = self.alpha[0], self.intercept[0], self._coef[0]
+        if self._axes is not None:
+            # Each regression may have directions of its own.
+            self._coef[:] = self._coef[0] @ self._axes[0] @ self._axes.transpose(0, 2, 1)
+
+    def _solve(self, which: slice, strength: float, ftol: float) -> None:
+        """Fit some of the regressions, see `fit`."""
+        numbers = np.arange(len(self.weights))[which]
+        unsolved = self._newton(which, strength, ftol) if self._is_small else np.ones(len(numbers), bool)
+        for fit in numbers[unsolved].tolist():
+            self._quasi_newton(fit, strength, ftol)
+
+    @staticmethod
+    def _of(which: slice, inputs: np.ndarray) -> np.ndarray:
+        """Select the inputs (m, ...) of some regressions; those of all of them (1, ...) stay."""
+        return inputs[which] if len(inputs) > 1 else inputs
 
     def _count(self, n_inputs: int) -> int:
         """Number of parameters of a regression with this many inputs."""
@@ -120,13 +145,14 @@ class Regressions:
         of_class = np.concatenate([[self.loose], np.full(n_inputs, strength)])
         return np.concatenate([np.full(n_experts, self.loose), np.tile(of_class, n_classes)])
 
-    def _newton(self, strength: float) -> np.ndarray:
-        """Newton's method for all regressions together; tells which of them it has not solved, (n_fits,)."""
-        n_fits, n_experts = self.alpha.shape
+    def _newton(self, which: slice, strength: float, ftol: float) -> np.ndarray:
+        """Newton's method for some regressions together; tells which of them it has not solved, (n_fits,)."""
+        n_fits, n_experts = self.alpha[which].shape
         penalty = self._penalty(strength, self._coef.shape[2])
-        of_classes = np.concatenate([self.intercept[:, :, None], self._coef], axis=2)
-        x = np.concatenate([self.alpha, of_classes.reshape(n_fits, -1)], axis=1)
-        evaluate = lambda x: regression_loss(x, self.experts, self.z1, self.index, self.weights, penalty)
+        of_classes = np.concatenate([self.intercept[which, :, None], self._coef[which]], axis=2)
+        x = np.concatenate([self.alpha[which], of_classes.reshape(n_fits, -1)], axis=1)
+        z1, weights = self._of(which, self.z1), self.weights[which]
+        evaluate = lambda x: regression_loss(x, self.experts, z1, self.index, weights, penalty)
         loss, gradient, excess = evaluate(x)
         solved, failed = np.zeros(n_fits, bool), np.zeros(n_fits, bool)
         slope = np.full(n_fits, -np.inf)
@@ -136,19 +162,19 @@ class Regressions:
             step[failed] = 0
             return step, (gradient * step).sum(axis=1)
 
-        curvature = _Curvature(self._second_derivatives(excess, penalty), n_experts)
+        curvature = _Curvature(self._second_derivatives(which, excess, penalty), n_experts)
         for _ in range(_MOST_STEPS):
             last = slope
             failed |= curvature.failed
             step, slope = next_step(curvature)
-            if (slope < np.minimum(_FALLS_FAST * last, -_NEWTON_FTOL * loss)).any():
-                curvature = _Curvature(self._second_derivatives(excess, penalty), n_experts)
+            if (slope < np.minimum(_FALLS_FAST * last, -ftol * loss)).any():
+                curvature = _Curvature(self._second_derivatives(which, excess, penalty), n_experts)
                 failed |= curvature.failed
                 step, slope = next_step(curvature)
             # The constrained step may ascend where several weights become zero at once. The other regressions go on.
-            failed |= slope > _NEWTON_FTOL * loss
+            failed |= slope > ftol * loss
             length = np.where(failed, 0.0, 1.0)[:, None]
-            solved = ~failed & (np.abs(slope) <= _NEWTON_FTOL * loss)
+            solved = ~failed & (np.abs(slope) <= ftol * loss)
             for _ in range(_MOST_HALVINGS):
                 found = evaluate(x + length * step)
                 # Rounding may hide what a last step gains.
@@ -164,9 +190,9 @@ class Regressions:
             loss, gradient, excess = found
             if (solved | failed).all():
                 break
-        self.alpha = x[:, :n_experts]
+        self.alpha[which] = x[:, :n_experts]
         of_classes = x[:, n_experts:].reshape(of_classes.shape)
-        self.intercept, self._coef = of_classes[:, :, 0], of_classes[:, :, 1:]
+        self.intercept[which], self._coef[which] = of_classes[:, :, 0], of_classes[:, :, 1:]
         return ~solved | failed
 
     def _step(self, x: np.ndarray, gradient: np.ndarray, curvature: _Curvature) -> np.ndarray:
@@ -192,7 +218,7 @@ class Regressions:
         step[:, :n_experts] = np.where(held, -weights, np.maximum(step[:, :n_experts], -weights))
         return step
 
-    def _second_derivatives(self, excess: np.ndarray, penalty: np.ndarray) -> np.ndarray:
+    def _second_derivatives(self, which: slice, excess: np.ndarray, penalty: np.ndarray) -> np.ndarray:
         """Second derivatives of the losses, from their gradient with respect to the logits, see `regression_loss`.
 
         They have the shape (n_fits, n_parameters, n_parameters). Sums over rows are taken in single precision: the
@@ -208,11 +234,12 @@ class Regressions:
             # The place of each second derivative among the sums over rows, (n_classes, n_columns, ...) twice.
             places = _pair_numbers(n_classes)[:, None, :, None] * len(first) + _pair_numbers(n_columns)[:, None]
             self._single = z1, products, self.experts.astype(np.float32), places
-        z1, products, experts, places = self._single
+        z1, products = (self._of(which, inputs) for inputs in self._single[:2])
+        experts, places = self._single[2:]
         # Probabilities, times the weights of the rows.
         weighted = excess.astype(np.float32)
-        weighted[:, self.index, np.arange(n_rows)] += self.weights
-        weights = self.weights[:, None].astype(np.float32)
+        weighted[:, self.index, np.arange(n_rows)] += self.weights[which]
+        weights = self.weights[which, None].astype(np.float32)
         share = np.divide(weighted, weights, out=np.zeros_like(weighted), where=weights > 0)
         joint = weighted[:, low]
         joint *= -share[:, high]

@@ -14,7 +14,7 @@ from .folds import stratified_folds
 from .regression import Regressions, linear_logits
 from .scaling import scaling_of
 
-__all__ = ["Examples", "StackWeights", "Stacks", "choose_strength", "lowest_loss"]
+__all__ = ["Examples", "StackWeights", "Stacks", "fit_stack", "lowest_loss"]
 
 _LOOSE = 1.0  # ridge penalty of the intercepts and of the weights of the experts: right for some hundred images
 _OF_DEVIATIONS = 3.0  # ridge penalty of the weights of deviations, relative to that of other scores
@@ -81,8 +81,8 @@ class Examples:
         return Stacks(self.experts, self.scores, self.index[self.rows], weights, self.n_deviations)
 
 
-def choose_strength(examples: Examples, strengths: Sequence[float], n_folds: int) -> tuple[float, np.ndarray]:
-    """Choose the regularisation strength by cross-validation over the images.
+def fit_stack(examples: Examples, strengths: Sequence[float], n_folds: int) -> tuple[float, np.ndarray, StackWeights]:
+    """Fit a stack, with the regularisation strength that has the lowest cross-validated log loss.
 
     Parameters
     ----------
@@ -91,26 +91,31 @@ def choose_strength(examples: Examples, strengths: Sequence[float], n_folds: int
     strengths : sequence of float
         Increasing strengths.
     n_folds : int
-        Number of folds.
+        Number of folds, over the images.
 
     Returns
     -------
     strength : float
-        The one with the lowest log loss.
-    log_proba : ndarray of shape (n_images, n_classes)
-        Its held-out log probabilities.
+        The chosen strength.
+    held_out : ndarray of shape (n_images, n_classes)
+        Log probabilities of each image, from a stack that was not fitted to it.
+    weights : StackWeights
+        Fitted to all rows.
     """
     experts, scores, index = examples.experts, examples.scores, examples.index
     folds = stratified_folds(index, n_folds)
-    stacks = examples.stacks([train for train, _ in folds])
+    # The first one is fitted to all rows, once the strength is known.
+    stacks = examples.stacks([examples.rows, *(train for train, _ in folds)])
 
     def held_out(strength: float) -> np.ndarray:
         log_proba = np.empty((len(index), experts.shape[2]))
-        for found, (_, test) in zip(stacks.fit(strength, _ROUGH), folds):
+        for found, (_, test) in zip(stacks.fit(strength, _ROUGH, slice(1, None)), folds):
             log_proba[test] = found.log_proba(experts[:, test], scores[test])
         return log_proba
 
-    return lowest_loss(strengths, held_out, index, examples.weights)
+    strength, log_proba = lowest_loss(strengths, held_out, index, examples.weights)
+    [weights] = stacks.fit(strength, which=slice(1))
+    return strength, log_proba, weights
 
 
 def lowest_loss(
@@ -166,7 +171,7 @@ class Stacks:
             self.scaling.apply(scores), index, weights, n_classes, experts.transpose(0, 2, 1), _LOOSE
         )
 
-    def fit(self, strength: float, ftol: float = 1e-10) -> list[StackWeights]:
+    def fit(self, strength: float, ftol: float = 1e-10, which: slice = slice(None)) -> list[StackWeights]:
         """Minimise the loss of each stack.
 
         Parameters
@@ -175,6 +180,8 @@ class Stacks:
             Ridge penalty of the weights of the standardised log scores.
         ftol : float, default=1e-10
             See `Regressions.fit`.
+        which : slice, default=slice(None)
+            The stacks to fit.
         """
-        found = self.regressions.fit(strength * self.penalty, ftol)
-        return list(map(StackWeights, found.alpha, *self.scaling.undo(found.coef, found.intercept)))
+        found = self.regressions.fit(strength * self.penalty, ftol, which)
+        return list(map(StackWeights, found.alpha, *self.scaling.undo(found.coef, found.intercept)))[which]

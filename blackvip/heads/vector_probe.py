@@ -44,22 +44,25 @@ def fit_vector_probe(examples: Examples, vectors: np.ndarray, n_folds: int) -> t
     scale = float(np.sqrt(np.average(np.square(vectors - mean).sum(axis=1), weights=shares))) or 1.0
     z = (vectors - mean) / scale
     tests = [np.isin(rows, test) for _, test in stratified_folds(index, n_folds)]
-    # The last one is fitted to all rows.
-    weights = np.stack([*(np.where(test, 0, shares) for test in tests), shares])
+    # The first one is fitted to all rows, once the strength is known.
+    weights = np.stack([shares, *(np.where(test, 0, shares) for test in tests)])
     n_classes = int(index.max()) + 1
     regressions = Regressions(z.T[None], index[rows], weights, n_classes)
-    found: dict[float, tuple[LinearExpert, np.ndarray]] = {}
+    found: dict[float, np.ndarray] = {}
 
-    def held_out(strength: float) -> np.ndarray:
-        regressions.fit(strength, _ROUGH)
+    def experts(strength: float, which: slice) -> list[LinearExpert]:
+        regressions.fit(strength, _ROUGH, which)
         # (n_fits, n_classes, vector_size)
         coef = regressions.coef / scale
-        *of_folds, of_all = map(LinearExpert, coef, regressions.intercept - coef @ mean)
+        return list(map(LinearExpert, coef, regressions.intercept - coef @ mean))[which]
+
+    def held_out(strength: float) -> np.ndarray:
         log_proba = np.empty((len(rows), n_classes))
-        for test, expert in zip(tests, of_folds):
+        for test, expert in zip(tests, experts(strength, slice(1, None))):
             log_proba[test] = expert.log_proba(vectors[test])
-        found[strength] = of_all, log_proba
+        found[strength] = log_proba
         return log_proba[: len(index)]
 
     strength, _ = lowest_loss(_STRENGTHS, held_out, index, examples.weights)
-    return found[strength]
+    [probe] = experts(strength, slice(1))
+    return probe, found[strength]

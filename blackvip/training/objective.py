@@ -126,9 +126,14 @@ class Objective:
         rows = np.broadcast_to(rows, (len(candidates), rows.shape[-1]))
         # eq. 1: prompted images of all candidates, one candidate after the other, (p * n, h, w, 3)
         sent = self._drawn(candidates, self.reader.read(rows))
+        # While the service answers.
         self.reader.prefetch(next_rows)
-        with self.memory.paused():
-            columns = self.ledger.score_columns(sent)
+        updated = self.reader.background.submit(self.temperature.update)
+        try:
+            with self.memory.paused():
+                columns = self.ledger.score_columns(sent)
+        finally:
+            updated.result()
         log_scores = columns[:, : self.ledger.n_classes]
 
         # eq. 2: the loss of the scores at the service's temperature

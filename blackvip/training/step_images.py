@@ -73,6 +73,11 @@ class StepReader:
         Makes other views of pixels (n, 3, height, width). Features are then computed anew in each step.
     device : torch.device
         Device on which prompts are drawn.
+
+    Attributes
+    ----------
+    background : BackgroundThread
+        The thread.
     """
 
     def __init__(
@@ -84,7 +89,7 @@ class StepReader:
         self.features = features
         self.augment = augment
         self.device = device
-        self._background = BackgroundThread()
+        self.background = BackgroundThread()
         self._ahead: tuple[np.ndarray, Future[StepImages]] | None = None
 
     def read(self, rows: np.ndarray) -> StepImages:
@@ -100,7 +105,7 @@ class StepReader:
         Where all is in memory, they are gathered from it, which takes as long as drawing prompts onto them.
         """
         if rows is not None and self.augment is None:
-            self._ahead = rows, self._background.submit(StepImages.of, rows, self._canvas_and_features)
+            self._ahead = rows, self.background.submit(StepImages.of, rows, self._canvas_and_features)
 
     def _canvas_and_features(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         if self.augment is None:
