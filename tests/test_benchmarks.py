@@ -183,11 +183,12 @@ def test_every_task_is_a_line_of_the_tables_and_of_the_picture(tmp_path):
 def test_clip_art_is_damaged_by_seed_and_no_shot_is_tested(monkeypatch):
     monkeypatch.setattr(services, "_N_POOL", 20)
     monkeypatch.setattr(services, "PICTURES", {"animals/birds": "7-24", "plants/flowers": "985-986"})
-    monkeypatch.setattr(services, "label_reader", lambda classes: [list(labels) for labels in classes])
+    monkeypatch.setattr(services, "label_reader", lambda classes: SimpleNamespace(labels=list(map(list, classes))))
     monkeypatch.setattr(services, "clipart", services.cache(services.clipart.__wrapped__))
     task = services.clipart_task("clipart-fog")
     assert task.class_prompts == ["birds", "flowers"]
-    assert task.score_fn == [list(range(7, 25)), [985, 986]]
+    assert task.score_fn.labels == [list(range(7, 25)), [985, 986]]
+    assert task.score_fn.takes_any_size
     X, y, X_test, y_test = task.load(0, "test")
     assert X.shape == (32, 128, 128, 3)
     assert (X.std(axis=(1, 2, 3)) < 0.26 * 128).all()  # at least three quarters of each are fog
