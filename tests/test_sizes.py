@@ -12,6 +12,7 @@ from scipy.special import log_softmax
 import blackvip
 from blackvip import BlackVIPClassifier, Enlarged, Stacked
 from blackvip.displays import report
+from blackvip.encoders import Encoder
 from blackvip.prompters import Correction
 from blackvip.scorers.cached import CachedScorer
 from blackvip.scorers.http import HTTPScorer, HuggingFaceZeroShot
@@ -43,13 +44,24 @@ class Blurry(ToyService):
         return 0.3 * scores + noise @ np.random.default_rng(0).normal(size=(noise.shape[1], 3)) % 5
 
 
+class Brightness(Encoder):
+    """Features that do not tell stripes apart."""
+
+    def fit_pixels(self, pixels):
+        self.n_features_out_ = 1
+        return self
+
+    def encode(self, pixels):
+        return pixels.mean(dim=(1, 2, 3))[:, None]
+
+
 class Fixed(Blurry):
     takes_any_size = False
 
 
 def auto(service, **parameters):
-    defaults = {"max_queries": 1000, "random_state": 0, "verbose": 0, "local_encoder": "pca", "head": "calibrated"}
-    return BlackVIPClassifier(service, "{}", **{**defaults, **parameters})
+    defaults = {"max_queries": 1000, "random_state": 0, "verbose": 0, "head": "calibrated"}
+    return BlackVIPClassifier(service, "{}", **{**defaults, "local_encoder": Brightness(), **parameters})
 
 
 def sides(service):
@@ -148,6 +160,13 @@ def test_a_service_that_does_not_say_so_gets_images_of_one_size(data):
     clf = auto(service).fit(*data)
     assert sides(service) == [SIDE]
     assert clf.plan(*data).sizes.images == 0
+
+
+def test_larger_images_are_not_tried_where_a_local_head_is_as_good(data):
+    service = Blurry()
+    clf = auto(service, local_encoder="pca").fit(*data)
+    assert clf.baselines_["local_probe"].accuracy >= clf.result_.accuracy
+    assert sides(service) == [SIDE]
 
 
 def test_larger_images_are_not_used_where_they_do_not_help(data):

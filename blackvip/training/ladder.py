@@ -134,7 +134,7 @@ class Ladder:
         if self._at_ceiling:
             return "ceiling"
         drawn, reason = self._correct(n_judged)
-        if self.best.result.error is None:
+        if self.best.result.error is None and self._may_see_too_little:
             drawn = self._enlarge(drawn, n_judged)
         if self.best.result.error is not None:
             return self.best.result.termination_reason
@@ -208,15 +208,28 @@ class Ladder:
     def _at_ceiling(self) -> bool:
         return self.best.decision.result.log_loss <= _CEILING
 
+    @property
+    def _adds_nothing(self) -> bool:
+        """Whether the best head gets no more images right than one that does without the service."""
+        probe = self._local_probe
+        return probe is not None and not probe.is_less_accurate(self.best.decision.result)
+
+    @property
+    def _may_see_too_little(self) -> bool:
+        """Whether larger images may pay: not where a local head needs no service, and knows far more than it does."""
+        probe, own = self._local_probe, self.outcomes.without.result().baselines["zero_shot"]
+        return probe is None or not (self._adds_nothing and own.is_less_accurate(probe))
+
+    @property
+    def _local_probe(self) -> HeadResult | None:
+        return self.outcomes.without.result().baselines.get("local_probe")
+
     def _reason_to_stop(self) -> str | None:
         """Return why a trained prompt would not pay: there is nothing to gain, or nothing to train it with."""
         if self._at_ceiling:
             return "ceiling"
-        probe = self.outcomes.without.result().baselines.get("local_probe")
-        # A service that gets no more images right than a head without it has nothing to say about prompts.
-        if probe is not None and not probe.is_less_accurate(self.best.decision.result):
-            return "no_gain"
-        return None
+        # A service that adds nothing has nothing to say about prompts.
+        return "no_gain" if self._adds_nothing else None
 
     def _note(self, name: str, outcome: Outcome) -> None:
         """Note what was tried, what it has led to, and whether it is the best so far."""
