@@ -268,7 +268,8 @@ def draw_picture(rows, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="*", default=list(services.tasks()))
+    published = [name for name in services.tasks() if name not in services.OTHER_CONDITIONS]
+    parser.add_argument("--tasks", nargs="*", default=published)
     parser.add_argument("--methods", nargs="+", default=list(METHODS)[:4], choices=METHODS)
     parser.add_argument("--queries", nargs="+", type=int, default=[500, 1_000, 4_000, 16_000])
     parser.add_argument(

@@ -48,6 +48,7 @@ CONDITIONS = {
     "clipart-dark": "clip art in the dark",
     "clipart-cast": "clip art in coloured light",
 }
+OTHER_CONDITIONS = {f"other-{name}": f"other {images}" for name, images in CONDITIONS.items()}
 FASHION = pathlib.Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist
 GARMENTS = {  # of Fashion-MNIST, and the ImageNet labels that come nearest in words
     "t-shirt": (610,),  # jersey, T-shirt
@@ -80,6 +81,18 @@ PICTURES = {  # folders of at least sixty pictures, and the ImageNet labels that
         "612 625 627-628 654 656 660-661 665 670-671 675 690 705 717 734 751 757 779-780 802-803 812 814 817 820 829 "
         "833 847 864 866-867 870-871 874 880 895 914"
     ),
+}
+
+OTHER_PICTURES = {  # other folders, on which choices can be made without a look at those above
+    "animals/birds": "7-24 80-100 127-146",
+    "animals/bugs": "69-79 300-326",
+    "buildings": "410 425 437 449 483 497-498 500 580 624 660 663 668 698 706 727 743 762 832 853 858 915",
+    "computer/hardware": "487 508 527 590 592 620 622 664 673 681 713 742 782 810",
+    "food/beverages": "440-441 503-505 550 572 653 737 849 898-899 901 907 966-969",
+    "plants": "738 883 984-990",
+    "tools": "473 477 491 499 507 512 587 596 606 623 677 695 726 731 740 758 783-784 792 813 845 882",
+    "office": "409 418 446 526 528 549 563 605 662 696 700 707 709-710 749 767 769 771 778 892 921",
+    "transportation/boating": "472 484 510 536 554 576 625 628 693 724 780 814 833 871 914",
 }
 
 Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # X, y, X_test, y_test
@@ -125,7 +138,7 @@ def tasks() -> dict[str, Callable[[], Task]]:
     for damage in DAMAGES:
         found[f"small-{damage}"] = functools.partial(damage_task, damage)
     found["fashion"] = fashion_task
-    for name in CONDITIONS:
+    for name in (*CONDITIONS, *OTHER_CONDITIONS):
         found[name] = functools.partial(clipart_task, name)
     return found
 
@@ -137,7 +150,7 @@ def titles() -> dict[str, str]:
         **{f"{reader}-{surface}": f"{images}, {title}" for (reader, title), (surface, images) in forms},
         **{f"small-{damage}": f"{images}, small reader" for damage, images in DAMAGES.items()},
         "fashion": "garments, EfficientNet-Lite0",
-        **{name: f"{images}, EfficientNet-Lite0" for name, images in CONDITIONS.items()},
+        **{name: f"{images}, EfficientNet-Lite0" for name, images in (CONDITIONS | OTHER_CONDITIONS).items()},
     }
 
 
@@ -348,14 +361,16 @@ def _series(path: pathlib.Path) -> tuple[int, str]:
 
 
 @cache
-def clipart() -> tuple[np.ndarray, np.ndarray]:
+def clipart(other: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """All pictures (n, 128, 128, 3) and their classes; the first 30 of each class come first, and are never tested.
+
+    With `other`, they are those of the other folders.
 
     A picture that is in a folder twice counts once, and one in the folders of two classes not at all.
     """
     pools, others = [], []
     of_class: list[dict[bytes, np.ndarray]] = []
-    for folder in PICTURES:
+    for folder in OTHER_PICTURES if other else PICTURES:
         drawn = (_on_white(path) for path in sorted((CLIPART / folder).rglob("*.png"), key=_series))
         of_class.append({picture.tobytes(): picture for picture in drawn if picture is not None})
     n_classes = Counter(key for found in of_class for key in found)
@@ -384,12 +399,19 @@ def damaged_pictures(images: np.ndarray, damage: str, seed: int) -> np.ndarray:
 
 
 def clipart_task(name: str) -> Task:
-    """EfficientNet-Lite0 on clip art: each class has the sum of all labels that belong to it by their meaning."""
+    """EfficientNet-Lite0 on clip art: each class has the sum of all labels that belong to it by their meaning.
+
+    All pictures of the other folders are for development.
+    """
+    other = name in OTHER_CONDITIONS
+    folders = OTHER_PICTURES if other else PICTURES
 
     def draw(seed: int, split: str) -> Split:
-        images, labels = clipart()
-        damage = name.removeprefix("clipart").removeprefix("-")
-        n_pool = _N_POOL * len(PICTURES)
+        images, labels = clipart(other)
+        damage = name.removeprefix("other-").removeprefix("clipart").removeprefix("-")
+        n_pool = len(labels) if other else _N_POOL * len(PICTURES)
+        if other and split == "test":
+            raise ValueError(f"The pictures of {name} are for development; use --split development.")
         train, test = _rows(labels, seed, split, n_pool, len(labels))
         first, second = (1 + seed, 99) if split == "test" else (300 + seed, 700 + seed)
         return (
@@ -399,6 +421,6 @@ def clipart_task(name: str) -> Task:
             labels[test],
         )
 
-    classes = [folder.split("/")[1] for folder in PICTURES]
-    service = any_size(label_reader(map(label_numbers, PICTURES.values())))
+    classes = [folder.split("/")[-1] for folder in folders]
+    service = any_size(label_reader(map(label_numbers, folders.values())))
     return Task(name, service, classes, draw)

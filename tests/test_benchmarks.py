@@ -201,6 +201,21 @@ def test_clip_art_is_damaged_by_seed_and_no_shot_is_tested(monkeypatch):
     assert len(keys[1]) == len(y_test) == len(services.clipart()[0]) - 40
 
 
+def test_pictures_of_other_folders_are_for_development_alone(monkeypatch):
+    monkeypatch.setattr(services, "OTHER_PICTURES", {"animals/bugs": "300-326", "tools": "587"})
+    monkeypatch.setattr(services, "label_reader", lambda classes: SimpleNamespace(labels=list(map(list, classes))))
+    monkeypatch.setattr(services, "clipart", services.cache(services.clipart.__wrapped__))
+    task = services.tasks()["other-clipart-dark"]()
+    assert (task.class_prompts, task.score_fn.labels) == (["bugs", "tools"], [list(range(300, 327)), [587]])
+    X, y, X_test, y_test = task.load(0, "development")
+    assert np.bincount(y).tolist() == [16, 16]
+    assert len(y) + len(y_test) == len(services.clipart(True)[0])
+    assert not {image.tobytes() for image in X} & {image.tobytes() for image in X_test}
+    assert max(X.max(), X_test.max()) <= 26  # a tenth of the light at most
+    with pytest.raises(ValueError, match="--split development"):
+        task.load(0, "test")
+
+
 @pytest.mark.slow
 def test_the_small_clip_reads_plain_digits_by_their_class_prompts(tmp_path, monkeypatch):
     # Half as many steps, of half as many images, are too few for steps of the full length.

@@ -134,6 +134,8 @@ def train(run: Run, monitor: Monitor | None = None) -> TrainingResult:
     # A stranger's score function may raise anything, and what is paid for must not be lost.
     except Exception as error:
         result.termination_reason, result.error = "error", error
+    finally:
+        run.objective.reader.background.shutdown()
     if validation.best_w is not None:
         result.w = validation.best_w
     return result
