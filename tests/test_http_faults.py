@@ -362,7 +362,7 @@ def test_a_fit_under_faults_is_the_same_bit_for_bit(service):
     fitted, counts = [], []
     for wanted in ({}, rates):
         service.control(rates=wanted, seed=2)
-        scorer = scorer_of(service, n_concurrent=32, timeout=1)
+        scorer = scorer_of(service, n_concurrent=32, timeout=3)
         clf = BlackVIPClassifier(scorer, "{}", prompter="basis", max_queries=900, random_state=0, score_type="logits")
         fitted.append(clf.fit(X, y))
         counts.append(service.counts())
