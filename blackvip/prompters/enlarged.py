@@ -20,7 +20,7 @@ __all__ = ["Enlarged"]
 class Enlarged(Prompter, name="enlarged"):
     """Prompter that enlarges images and draws nothing; the service must take images of another size.
 
-    There is nothing to train, so a fit bills two images per training image: as they are and enlarged. It can be
+    There is nothing to train, so a fit bills two images per training image: unmodified and enlarged. It can be
     combined, as in ``Stacked("autocontrast", Enlarged(2))``.
 
     Parameters

@@ -84,7 +84,7 @@ class HTTPScorer(LeavesOutLive, BaseEstimator):
         Smallest and largest height and width that the service takes, in pixels. Other images are resized and keep their
         aspect ratio. None: the adapter's limits.
     takes_any_size : bool, default=False
-        Whether fits may try to send images enlarged, because the service reads small images as they are.
+        Whether fits may try to send images enlarged, because the service does not resize small ones.
     verify : bool or str, default=True
         True: the service needs a certificate from an authority that this machine trusts. A path: a file with the
         authorities to trust. False is refused unless the service runs on this machine.
