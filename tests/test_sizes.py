@@ -19,9 +19,6 @@ from blackvip.scorers.http import HTTPScorer, HuggingFaceZeroShot
 from blackvip.scorers.identity import service_identity
 from blackvip.training.sizes import choose_size, enlargements, n_images_for_size
 
-pytest.importorskip("matplotlib")
-pytest.importorskip("jinja2")
-
 SIDE = 12
 LABELS = np.array(["a", "b", "c"])
 NEEDED = {"autocontrast", "invert", "gamma-2", "none"}
@@ -151,6 +148,8 @@ def test_a_service_that_reads_small_images_badly_gets_larger_ones(data, tmp_path
         np.testing.assert_array_equal(again.predict_proba(X), proba)
     assert pickle.loads(pickle.dumps(clf.prompter_)).transform(X).shape == clf.prompter_.transform(X).shape
     assert clf.compare_prompt(X, LABELS[y]).prompted.shape == (30, 3)
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
     report(clf, tmp_path / "report.html", X, LABELS[y])
     assert "enlarged" in (tmp_path / "report.html").read_text()
 

@@ -20,7 +20,7 @@ from sklearn.utils._param_validation import Interval
 from ..inputs.class_names import class_names
 from ..inputs.class_prompts import make_class_prompts
 from ..inputs.estimators import PredictsFromLogProba, SharesScoreFunction
-from ..inputs.images import to_uint8
+from ..inputs.images import from_uint8, to_uint8
 from ..inputs.labels import class_indices
 from ..inputs.reading import ReadsImages, pixel_batches
 from ..prompters.base import Prompter, prompted
@@ -266,7 +266,7 @@ class WhiteBoxClassifier(ReadsImages, PredictsFromLogProba, SharesScoreFunction)
         network = differentiable(self.score_fn, self.class_prompts_)
         parts = []
         for pixels in pixel_batches(self.image_format_, images):
-            sent = torch.from_numpy(to_uint8(self.coordinator_.draw(pixels))).permute(0, 3, 1, 2).float() / 255
+            sent = from_uint8(to_uint8(self.coordinator_.draw(pixels)))
             with torch.no_grad():
                 parts.append(network(sent).float().cpu())
         return torch.cat(parts).double().log_softmax(dim=1).numpy()

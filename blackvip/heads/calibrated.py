@@ -28,7 +28,7 @@ __all__ = ["CalibratedHead"]
 
 #: Weights (n_classes, n_features) and intercepts (n_classes,) of a regression.
 _Found = tuple[np.ndarray, np.ndarray]
-_FTOL = 1e-7  # relative tolerance of the loss: folds differ by far more
+_FTOL = 1e-10  # relative tolerance of the loss
 
 
 class CalibratedHead(Head, name="calibrated", auto=Auto(rank=1)):

@@ -25,7 +25,7 @@ from .resizing import RULES, resized
 from .sources import ItemSource, open_images, open_source
 from .survey import Survey, digest_of
 
-__all__ = ["ImageFormat", "Images", "to_uint8"]
+__all__ = ["ImageFormat", "Images", "from_uint8", "to_uint8"]
 
 logger = logging.getLogger("blackvip")
 
@@ -424,3 +424,21 @@ def to_uint8(pixels: torch.Tensor) -> np.ndarray:
     for channel in range(3):
         interleaved[..., channel] = images[..., channel]
     return interleaved
+
+
+def from_uint8(images: np.ndarray, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Convert images that a service receives to pixels.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n, height, width, 3), uint8
+        RGB.
+    dtype : torch.dtype, default=torch.float32
+        Type of the pixels.
+
+    Returns
+    -------
+    pixels : tensor of shape (n, 3, height, width)
+        RGB in [0, 1], with the channels last in memory.
+    """
+    return torch.from_numpy(images).permute(0, 3, 1, 2).to(dtype).div_(255)

@@ -10,12 +10,13 @@ import torch
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ..inputs.images import to_uint8
+from ..inputs.images import from_uint8, to_uint8
 from ..persistence.arrays import PLAIN
-from ..persistence.fields import NONE, Scalar
+from ..persistence.fields import Scalar
 from ..persistence.format import expect
 from . import image_filters as filters
-from .base import Prompter, at_once
+from .base import at_once
+from .without_parameters import WithoutParameters
 
 __all__ = ["AS_IT_IS", "CORRECTIONS", "Correction", "Learned"]
 
@@ -77,7 +78,7 @@ CORRECTIONS: dict[str, filters.Correct | Learned] = {
 }
 
 
-class Correction(Prompter):
+class Correction(WithoutParameters):
     """Prompt without parameters: the change T(x) - x that a well-known image correction T makes.
 
     There is nothing to train, so a fit bills two images per training image: without and with the correction.
@@ -126,12 +127,11 @@ class Correction(Prompter):
     """
 
     _parameter_constraints = {"correction": [StrOptions(CORRECTIONS.keys())]}
-    n_parameters_ = 0
 
     saved_parameters = {
         "correction": Scalar(lambda name: name in CORRECTIONS, "a correction that is known here; import it first")
     }
-    saved_attributes = {"learned_": PLAIN, "statistics_": NONE}
+    saved_attributes = {"learned_": PLAIN}
 
     def __init__(self, correction: str = "autocontrast"):
         self.correction = correction
@@ -170,8 +170,7 @@ class Correction(Prompter):
         prompts : tensor of shape (n, 3, height, width)
             T(x) - x, where T(x) is computed from x rounded to 8 bits.
         """
-        corrected = self._corrected(to_uint8(pixels))
-        return torch.from_numpy(corrected).permute(0, 3, 1, 2).to(pixels.dtype).div_(255).sub_(pixels)
+        return from_uint8(self._corrected(to_uint8(pixels)), pixels.dtype).sub_(pixels)
 
     @property
     def frozen_state(self) -> list[Any]:
@@ -182,16 +181,7 @@ class Correction(Prompter):
         if self.prompt_scale_ != 1:
             return super().draw(pixels)
         # x + T(x) - x is T(x).
-        corrected = [self._corrected(to_uint8(part)) for part in pixels.split(at_once(pixels))]
-        return torch.cat([torch.from_numpy(part).permute(0, 3, 1, 2).float().div_(255) for part in corrected])
-
-    def initial_parameters(self, rng: np.random.Generator) -> np.ndarray:
-        return np.zeros(0)
-
-    def prompts(
-        self, candidates: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        return features[:, None].to(candidates.dtype).expand(-1, candidates.shape[1], -1, -1, -1, -1)
+        return torch.cat([from_uint8(self._corrected(to_uint8(part))) for part in pixels.split(at_once(pixels))])
 
     def _corrected(self, images: np.ndarray) -> np.ndarray:
         """Correct images (n, height, width, 3), uint8, and check the result."""

@@ -9,15 +9,14 @@ import torch
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
-from ..inputs.images import to_uint8
+from ..inputs.images import from_uint8, to_uint8
 from ..inputs.resizing import resized
-from ..persistence.fields import NONE
-from .base import Prompter
+from .without_parameters import WithoutParameters
 
 __all__ = ["Enlarged"]
 
 
-class Enlarged(Prompter, name="enlarged"):
+class Enlarged(WithoutParameters, name="enlarged"):
     """Prompter that enlarges images and draws nothing; the service must take images of another size.
 
     There is nothing to train, so a fit bills two images per training image: unmodified and enlarged. It can be
@@ -43,9 +42,6 @@ class Enlarged(Prompter, name="enlarged"):
     """
 
     _parameter_constraints = {"factor": [Interval(Real, 1, None, closed="left")]}
-    n_parameters_ = 0
-
-    saved_attributes = {"statistics_": NONE}
 
     def __init__(self, factor: float = 1.5):
         self.factor = factor
@@ -67,7 +63,7 @@ class Enlarged(Prompter, name="enlarged"):
         # One by one, so that an image does not depend on the others.
         images = [resized(image, size, "stretch", 0, 255) for image in to_uint8(pixels)]
         stacked = np.stack(images) if images else np.empty((0, *size, 3), np.uint8)
-        return torch.from_numpy(stacked).permute(0, 3, 1, 2).to(pixels.dtype).div_(255)
+        return from_uint8(stacked, pixels.dtype)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return prompts of zeros, which need no memory.
@@ -92,11 +88,3 @@ class Enlarged(Prompter, name="enlarged"):
     @property
     def frozen_state(self) -> list[object]:
         return [*super().frozen_state, self.factor]
-
-    def initial_parameters(self, rng: np.random.Generator) -> np.ndarray:
-        return np.zeros(0)
-
-    def prompts(
-        self, candidates: torch.Tensor, features: torch.Tensor, statistics: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        return features[:, None].to(candidates.dtype).expand(-1, candidates.shape[1], -1, -1, -1, -1)

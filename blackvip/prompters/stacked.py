@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..inputs.images import to_uint8
+from ..inputs.images import from_uint8, to_uint8
 from ..inputs.reading import ReadsImages
 from ..persistence.format import expect
 from ..persistence.objects import Object
@@ -140,5 +140,4 @@ class Stacked(Prompter):
 
     def _corrected(self, pixels: torch.Tensor) -> torch.Tensor:
         """Correct images with `first_`, and round to 8 bits: (n, 3, height, width), float32, in [0, 1]."""
-        sent: Any = to_uint8(self.first_.draw(pixels))
-        return torch.from_numpy(sent).permute(0, 3, 1, 2).float().div_(255).contiguous()
+        return from_uint8(to_uint8(self.first_.draw(pixels))).contiguous()

@@ -20,7 +20,7 @@ from ..scorers.recognition import recognise
 from .corrections import most_requests
 from .ladder import training_budgets
 from .setup import Run, generator_of
-from .sizes import enlargements, n_images_for_size
+from .sizes import n_images_for_size, sizes_to_try
 
 __all__ = ["Cost", "CostPlan", "PlansCosts", "cost_plan", "duration"]
 
@@ -198,8 +198,8 @@ def cost_plan(
         left = run.settings.max_queries - n_judged
         corrections = cost(most_requests(len(CORRECTIONS) - 1, n_judged, left))
         left -= corrections.images
-        n_sizes = len(enlargements(run.objective.features.images.size)) if run.objective.ledger.takes_any_size else 0
-        n_of_sizes = n_images_for_size(n_sizes, n_judged)
+        tried = sizes_to_try(run.objective.ledger, run.objective.features.images.size)
+        n_of_sizes = n_images_for_size(len(tried), n_judged)
         sizes = cost([n_of_sizes] if n_of_sizes <= left else [])
         return CostPlan(
             baselines=cost([n_judged]),

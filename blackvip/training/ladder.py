@@ -32,7 +32,7 @@ from .corrections import Choice, choose_correction
 from .features import TrainingFeatures
 from .outcomes import Outcome, Outcomes
 from .setup import Run, RunSettings, Streams, prepare
-from .sizes import choose_size, enlargements, n_images_for_size
+from .sizes import choose_size, n_images_for_size, sizes_to_try
 
 __all__ = ["FIRST_RUNG", "ClimbsLadder", "Ladder", "training_budgets"]
 
@@ -196,7 +196,6 @@ class Ladder:
         self._note(name, outcome)
         if outcome.result.error is not None:
             self.best.result.take_error_of(outcome.result)
-            self.best.result.termination_reason = outcome.result.termination_reason
         return outcome
 
     def _sees_more(self, outcome: Outcome) -> bool:
@@ -289,7 +288,7 @@ class ClimbsLadder:
             # Answers from a cache cost nothing, but must not change what is trained.
             return self.max_queries - memory.n_asked
 
-        sizes = enlargements(data.images.size) if ledger.takes_any_size else []
+        sizes = sizes_to_try(ledger, data.images.size)
 
         def fitted(drawn: Drawn) -> TrainingFeatures:
             """Fit prompters that draw one after another, or take a correction alone."""

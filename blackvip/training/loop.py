@@ -62,8 +62,9 @@ class TrainingResult:
         self.termination_reason, self.error = "interrupted", error
 
     def take_error_of(self, other: TrainingResult) -> None:
-        """Take the error that ended another run of the same fit."""
+        """Take the error that ended another run of the same fit, and the reason for its end."""
         self.error, self.raises_interrupt = other.error, other.raises_interrupt
+        self.termination_reason = other.termination_reason
 
     def ends_with_error(self, resumes: bool) -> bool:
         """Return whether `fit` will raise the error: any but Ctrl-C, which is raised in a script that can resume."""

@@ -8,9 +8,10 @@ import numpy as np
 
 from ..losses import fit_temperature
 from ..prompters.enlarged import Enlarged
+from ..scorers.ledger import Ledger
 from .corrections import capped_losses, in_turn_of_classes
 
-__all__ = ["choose_size", "enlargements", "n_images_for_size"]
+__all__ = ["choose_size", "enlargements", "n_images_for_size", "sizes_to_try"]
 
 _FACTORS = 1.5, 2.0
 _LARGEST = 512  # px: longer sides than this are no longer small for any network
@@ -21,6 +22,11 @@ def enlargements(size: tuple[int, int]) -> list[Enlarged]:
     """Return the prompters that enlarge images of this (height, width), in pixels, and leave them small enough."""
     prompters = [Enlarged(factor) for factor in _FACTORS]
     return [prompter for prompter in prompters if max(prompter.drawn_size(size)) <= _LARGEST]
+
+
+def sizes_to_try(ledger: Ledger, size: tuple[int, int]) -> list[Enlarged]:
+    """Return the `enlargements` of images of this (height, width), if the score function takes images of any size."""
+    return enlargements(size) if ledger.takes_any_size else []
 
 
 def n_images_for_size(n_sizes: int, n_images: int) -> int:
