@@ -102,7 +102,7 @@ def test_a_journal_changes_nothing_and_answers_a_second_fit_alone(data, journal)
         {
             "prompter": "coordinator",
             "optimizer": SPSAGC(n_directions=1),
-            "max_queries": 700,
+            "max_queries": 400,
             "a": 0.06,
             "c": 0.1,
             "batch_size": 4,
@@ -412,9 +412,10 @@ def test_a_shared_budget_pays_for_what_is_left_alone(data, journal):
 
 @pytest.mark.slow
 def test_a_search_goes_on_in_its_folder(data, tmp_path):
-    expected = GridSearchCV(make_classifier(blinded()), {"c": [0.05, 0.2]}, cv=2).fit(*data)
+    clf = make_classifier(blinded(), max_queries=200)
+    expected = GridSearchCV(clf, {"c": [0.05, 0.2]}, cv=2).fit(*data)
     folder = f"{tmp_path}/journals/"
-    search = GridSearchCV(make_classifier(None, checkpoint=folder), {"c": [0.05, 0.2]}, cv=2, error_score="raise")
+    search = GridSearchCV(clone(clf).set_params(checkpoint=folder), {"c": [0.05, 0.2]}, cv=2, error_score="raise")
     services = []
     for _ in range(20):
         services.append(blinded())
@@ -440,12 +441,13 @@ def test_a_search_goes_on_in_its_folder(data, tmp_path):
 
 @pytest.mark.slow
 def test_a_search_in_two_processes_shares_its_folder(data, tmp_path):
-    expected = cross_val_score(make_classifier(blinded()), *data, cv=3)
+    clf = make_classifier(blinded(), max_queries=200)
+    expected = cross_val_score(clf, *data, cv=3)
+    clf.set_params(checkpoint=tmp_path)
     for _ in range(2):
-        scores = cross_val_score(make_classifier(blinded(), checkpoint=tmp_path), *data, cv=3, n_jobs=2)
-        np.testing.assert_array_equal(scores, expected)
+        np.testing.assert_array_equal(cross_val_score(clf, *data, cv=3, n_jobs=2), expected)
     service = blinded()
-    cross_val_score(make_classifier(service, checkpoint=tmp_path), *data, cv=3)
+    cross_val_score(clf.set_params(score_fn=service), *data, cv=3)
     assert service.n_images == 0
 
 
@@ -524,7 +526,7 @@ def test_a_key_is_in_no_file(data, journal, monkeypatch):
 @pytest.mark.parametrize("how", ["calls", "answers", pytest.param("http", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("kind", ["fit", "predict"])
 def test_kills_change_nothing_and_cost_no_more_than_what_was_in_flight(kind, how, programs, tmp_path):
-    n_kills = 12
+    n_kills = 8
     command = [TESTS / "killing.py", tmp_path, f"{kind}_{how}", n_kills, 0]
     ended = programs.run(*command)
     assert ended.returncode == 0, ended.stderr
