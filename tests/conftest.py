@@ -1,6 +1,8 @@
 """Toy services and data: real computations that take microseconds."""
 
+import multiprocessing
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small fits: threads that wait for one another cost more than they save
 os.environ["SCIPY_ARRAY_API"] = "1"  # or scikit-learn skips its check of array API input; read when SciPy is imported
@@ -8,8 +10,15 @@ os.environ["SCIPY_ARRAY_API"] = "1"  # or scikit-learn skips its check of array 
 import numpy as np
 import pytest
 import torch
+from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.backend.context import get_start_method, set_start_method
 from programs import Programs
 from servers.running import running
+
+if sys.platform != "win32":
+    # joblib's processes are forks of one that has imported blackvip, which would take each of them seconds.
+    set_start_method("forkserver")
+    multiprocessing.set_forkserver_preload(["blackvip", "distributed"])
 
 #: Files whose slow tests share nothing, so that each can go to another process. Tests of all others stay together,
 #: since they share servers, readers and fitted classifiers.
@@ -50,6 +59,17 @@ def programs():
     started = Programs()
     yield started
     started.close()
+
+
+@pytest.fixture
+def new_processes():
+    """joblib's processes as its users have them: each imports blackvip by itself."""
+    before = get_start_method()
+    get_reusable_executor().shutdown()
+    set_start_method("loky", force=True)
+    yield
+    get_reusable_executor().shutdown()
+    set_start_method(before, force=True)
 
 
 class ToyService:

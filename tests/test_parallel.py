@@ -342,7 +342,7 @@ def test_a_parcel_is_unpacked_once_and_sent_where_it_lacks(tmp_path):
 
 
 @pytest.mark.slow
-def test_processes(tmp_path):
+def test_processes(new_processes, tmp_path):
     log, gain = tmp_path / "loads", np.arange(1, 4)
     ballast = os.urandom(2**17)  # too much to be sent with each part
     with joblib.parallel_config("loky", n_jobs=2):
