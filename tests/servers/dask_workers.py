@@ -6,14 +6,21 @@ import pytest
 
 
 @contextmanager
-def two_dask_workers():
-    """A client of the cluster, both of whose workers are there."""
-    distributed = pytest.importorskip("distributed")
+def workers_are_forks():
+    """Workers of a local cluster are forks of one process that has imported blackvip, which takes seconds."""
     from dask import config
     from distributed.utils import get_mp_context
 
     with config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
         get_mp_context().set_forkserver_preload(["distributed", "blackvip"])
+        yield
+
+
+@contextmanager
+def two_dask_workers():
+    """A client of the cluster, both of whose workers are there."""
+    distributed = pytest.importorskip("distributed")
+    with workers_are_forks():
         cluster = distributed.LocalCluster(
             n_workers=2,
             threads_per_worker=1,
