@@ -191,7 +191,7 @@ def test_a_new_encoder(tmp_path):
     assert type(make_encoder("thumbnail")) is Thumbnail
     X, y = make_stripes(n=24)
     service = ToyService(glare=0.7)
-    settings = {**SETTINGS, "prompter": Coordinator("thumbnail"), "local_encoder": Thumbnail(), "max_queries": 2_000}
+    settings = {**SETTINGS, "prompter": Coordinator("thumbnail"), "local_encoder": Thumbnail(), "max_queries": 500}
     clf = BlackVIPClassifier(service, "{}", **settings).fit(X, y)
     assert clf.probe_encoder_.n_features_out_ == clf.coordinator_.encoder_.n_features_out_ == 4
     check_part(clf, {"local_encoder__side": [1, 3]}, service, tmp_path)
@@ -274,13 +274,14 @@ def test_a_new_http_service(tmp_path, monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             scorer = HTTPScorer(f"http://127.0.0.1:{server.server_port}/v1", Shop(), key="SHOP_KEY")
-            clf = BlackVIPClassifier(scorer, "{}", head="calibrated", **SETTINGS).fit(X, y)
-            assert clf.n_queries_ == service.n_images <= 400
+            settings = {**SETTINGS, "max_queries": 160}
+            clf = BlackVIPClassifier(scorer, "{}", head="calibrated", **settings).fit(X, y)
+            assert clf.n_queries_ == service.n_images <= 160
             assert clf.score(X, y) > 0.9
 
             # It works in a grid search, and parameters of the adapter can be searched.
             grid = {"score_fn__adapter__language": ["en", "de"]}
-            search = GridSearchCV(clone(clf).set_params(max_queries=200), grid, cv=2, error_score="raise").fit(X, y)
+            search = GridSearchCV(clone(clf).set_params(max_queries=80), grid, cv=2, error_score="raise").fit(X, y)
             assert search.best_score_ > 0.8
 
             # Files hold no score function; a loaded classifier predicts the same when it is given one.
@@ -289,13 +290,13 @@ def test_a_new_http_service(tmp_path, monkeypatch):
             np.testing.assert_array_equal(same.predict_proba(X), clf.predict_proba(X))
 
             # It resumes from a checkpoint: no answer is billed twice, and the result is the same.
-            service.n_images, limit[0] = 0, 150
+            service.n_images, limit[0] = 0, 100
             stopped = clone(clf).set_params(checkpoint=tmp_path / "fit.journal")
             with pytest.raises(ServiceError, match="401"):
                 stopped.fit(X, y)
-            assert service.n_images == 150
+            assert service.n_images == 100
             service.n_images, limit[0] = 0, 10**6
-            assert stopped.fit(X, y).n_queries_ == clf.n_queries_ == 150 + service.n_images
+            assert stopped.fit(X, y).n_queries_ == clf.n_queries_ == 100 + service.n_images
             np.testing.assert_array_equal(stopped.predict_proba(X), clf.predict_proba(X))
         finally:
             server.shutdown()
