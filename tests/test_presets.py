@@ -159,7 +159,8 @@ def test_what_there_is_not(make, message):
     ("parameters", "service", "n_steps", "share_left"),
     [
         (presets.cvpr2023("loc_1:4"), ToyService, 600, 0.3),
-        (presets.cvpr2023("loc_1:4", optimizer="spsa"), ToyService, 600, 0.99),  # slow: a = 0.02 without momentum
+        # Ten times the paper's step size: without momentum, 600 of its steps lead to 0.98 of the loss.
+        ({**presets.cvpr2023("loc_1:4", optimizer="spsa"), "a": 0.2}, ToyService, 300, 0.9),
         (presets.cvpr2023(encoder="scratch"), ToyService, 100, 0.3),
         (presets.cvpr2023(encoder="scratch", optimizer="spsa"), ToyService, 100, 0.5),
         (presets.cvpr2023("loc_1:4", encoder=TimmEncoder("test_vit", pretrained=False)), ToyService, 200, 0.8),
