@@ -45,7 +45,7 @@ EXPECTED_FAILURES = {
 }
 
 CLASSIFIER = BlackVIPClassifier(
-    RowReader(), "{}", prompter="basis", max_queries=600, optimizer=SPSAGC(n_directions=2), random_state=0
+    RowReader(), "{}", prompter="basis", max_queries=800, optimizer=SPSAGC(n_directions=2), random_state=0
 )
 ESTIMATORS = [
     CLASSIFIER,
