@@ -211,19 +211,18 @@ def test_what_cannot_be_saved(tmp_path):
         BlackVIPClassifier(ToyService()).save(tmp_path / "clf")
     with pytest.raises(PersistenceError, match=r"LogisticRegression, not one of .*; joblib\.dump saves any object"):
         fitted(head=LogisticRegression()).save(tmp_path / "clf")
+    clf = fitted()
     with pytest.raises(FileNotFoundError):
-        fitted().save(tmp_path / "nowhere" / "clf")
+        clf.save(tmp_path / "nowhere" / "clf")
     with pytest.raises(PersistenceError, match="folder of this name"):
-        fitted().save(tmp_path)
+        clf.save(tmp_path)
     with pytest.raises(PersistenceError, match="The 'a' parameter"):
-        fitted().set_params(a=-1).save(tmp_path / "clf")
-    noted = fitted()
-    noted.note_ = 1
+        clf.set_params(a=-1).save(tmp_path / "clf")
+    clf.set_params(a=clf.a_).note_ = 1
     with pytest.raises(PersistenceError, match=r"attributes \['note_'\]"):
-        noted.save(tmp_path / "clf")
+        clf.save(tmp_path / "clf")
+    clf = fitted(prompter=Coordinator(TimmEncoder("test_resnet.r160_in1k", pretrained=False)))
     for name in ("vit/../../x", "hf-hub:someone/model", "local-dir:/tmp"):  # they would be loaded from there
-        encoder = TimmEncoder("test_resnet.r160_in1k", pretrained=False)
-        clf = fitted(prompter=Coordinator(encoder))
         clf.coordinator_.encoder_.model_name = name
         with pytest.raises(PersistenceError, match="model_name is"):
             clf.save(tmp_path / "clf")
