@@ -28,7 +28,7 @@ _FEW = 100  # test images below which an accuracy is known only to within 10 %
 _ENDINGS = {
     "budget": "its budget was spent",
     "no_gain": "no further rung of the ladder helped",
-    "ceiling": "nothing was left to gain",
+    "ceiling": "too little was left to gain",
     "no_improvement": "the held-out images stopped improving",
     "nothing_to_train": "the prompter has nothing to train",
     "callback": "a callback stopped it",

@@ -220,9 +220,10 @@ def _fallback(kind: type[Head], counts: np.ndarray) -> type[Head]:
 def _best(data: LabelledScores, result_of: Callable[[type[Head]], HeadResult]) -> HeadResult:
     """Return the first candidate of ``head="auto"`` that no later one beats.
 
-    A head that learns wins a doubtful case against the service's own answers: with few images it is the better one more
-    often (docs/method.md). The service's answers to images with a prompt flatter those that the prompt was trained on,
-    so heads are then compared on the others. If there are none, a head that learns wins in any case.
+    A head that learns wins a doubtful case against the service's own answers, because with few images it is the better
+    one more often (docs/method.md), unless these are right for more images and have the lower log loss, too. The
+    service's answers to images with a prompt flatter those that the prompt was trained on, so heads are then compared
+    on the others. If there are none, a head that learns wins in any case.
     """
     if data.counts.min() < _MIN_IMAGES:
         return result_of(ServiceHead)
@@ -232,11 +233,13 @@ def _best(data: LabelledScores, result_of: Callable[[type[Head]], HeadResult]) -
     results.sort(key=lambda result: not result.head.learns)
     if data.is_trained_on and rows is None:
         results = [result for result in results if result.head.learns] or results
-    best = None
-    for result in results:
-        if best is None or best.is_worse(result, None if result.head.learns else rows):
-            best = result
-    assert best is not None  # TemperedHead is always a candidate
+    best = results[0]
+    for result in results[1:]:
+        if result.head.learns:
+            is_better = best.is_worse(result)
+        else:
+            is_better = best.is_worse(result, rows) or best.is_beaten_by(result, rows)
+        best = result if is_better else best
     return best
 
 

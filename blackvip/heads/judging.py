@@ -94,6 +94,12 @@ class HeadResult(Saveable):
         rows = np.arange(len(self.losses)) if rows is None else rows
         return is_clear(self._missed(other, rows), self.weights[rows])
 
+    def is_beaten_by(self, other: HeadResult, rows: np.ndarray | None = None) -> bool:
+        """Return whether another head gets more images right and has the lower log loss, be it by little."""
+        rows = np.arange(len(self.losses)) if rows is None else rows
+        weights = self.weights[rows]
+        return bool(weights @ self._missed(other, rows) > 0 and weights @ (self.losses - other.losses)[rows] > 0)
+
     def _missed(self, other: HeadResult, rows: np.ndarray) -> np.ndarray:
         """Return 1 for images (len(rows),) that only the other head gets right, and -1 for those only this one does."""
         return other.hits[rows].astype(float) - self.hits[rows]

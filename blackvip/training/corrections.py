@@ -15,7 +15,7 @@ from ..prompters.corrections import AS_IT_IS, CORRECTIONS, Correction
 
 __all__ = [
     "Choice",
-    "capped_losses",
+    "best_losses",
     "choose_correction",
     "fitted_corrections",
     "halving_sizes",
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 _FIRST, _MOST = 4, 64  # images on which all corrections are compared, and on which the last ones are
-_FOR_TEMPERATURE = 3  # corrections, to whose scores together the temperature is fitted: few images alone mislead it
+_FOR_TEMPERATURE = 4  # images that count as much for a correction's temperature as what suits the best one
 _LEAST_GAIN = 1e-3  # nats: where all answers are right, clear differences may mean nothing
 _CHECKED = 16  # further images on which the winner must not be worse, before it is tried on all the others
 
@@ -84,7 +84,6 @@ def choose_correction(
     weights: np.ndarray,
     rng: np.random.Generator,
     budget: int,
-    begin: Callable[[str], object] | None = None,
 ) -> Choice:
     """Choose an image correction by successive halving, and check it on images that have not chosen it.
 
@@ -105,8 +104,6 @@ def choose_correction(
         Draws the order of the images.
     budget : int
         The most images that may be billed.
-    begin : callable or None, default=None
-        Called with the name of a correction that is likely to be chosen, before the last images are scored.
 
     Returns
     -------
@@ -118,8 +115,10 @@ def choose_correction(
     -----
     All corrections are compared on four images; after each round, the better half is compared on twice as many
     (Jamieson and Talwalkar, AISTATS 2016). Those that are worse than no correction by more than a standard error drop
-    out, and the choice ends early when none is left. Losses are cross-entropies at the temperature that suits the best
-    three, and count for at most that of a guess.
+    out, and the choice ends early when none is left. Losses are cross-entropies, and count for at most that of a guess.
+    Each correction has a temperature of its own, since one for all would hide the only one with which the service is
+    right behind many with which it is sure and wrong. On few images it is drawn towards the temperature that suits the
+    best correction, so that sure answers still count for more than unsure ones where all are right (B32).
     """
     order = in_turn_of_classes(y, rng)
     alive, scores = list(names), {name: np.empty((0, plain.shape[1])) for name in names}
@@ -144,14 +143,13 @@ def choose_correction(
     if not n_seen or not alive or len(others) > budget:
         return Choice(None, losses)
     best, gain = alive[0], np.empty(0)
-    without = capped_losses(plain[others], y[others], fit_temperature(plain[chosen_by], y[chosen_by]))
-    temperature = fit_temperature(scores[best], y[chosen_by])
+    of_choosing = y[chosen_by], weights[chosen_by]
+    without = _capped_losses(plain[others], y[others], _temperature(plain[chosen_by], *of_choosing))
+    temperature = _temperature(scores[best], *of_choosing)
     for part in np.split(others, [_CHECKED]):
         if len(part):
-            if len(gain) and begin is not None:
-                begin(best)
             [scored] = score([best], part)
-            corrected = capped_losses(scored, y[part], temperature)
+            corrected = _capped_losses(scored, y[part], temperature)
             gain = np.concatenate([gain, without[len(gain) : len(gain) + len(part)] - corrected])
             if np.average(gain, weights=weights[others[: len(gain)]]) <= 0:
                 return Choice(None, losses)
@@ -186,17 +184,24 @@ def _n_kept(n: int) -> int:
     return max(1, n // 2)
 
 
-def capped_losses(log_scores: np.ndarray, y: np.ndarray, temperature: float) -> np.ndarray:
+def _capped_losses(log_scores: np.ndarray, y: np.ndarray, temperature: float) -> np.ndarray:
     """Compute losses (n_images,) at a temperature; at most that of a guess."""
     return np.minimum(cross_entropy(log_scores / temperature, y), np.log(log_scores.shape[1]))
 
 
+def best_losses(log_scores: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Compute losses (n_images,) at the temperature that suits these log scores; at most that of a guess."""
+    return _capped_losses(log_scores, y, _temperature(log_scores, y, weights))
+
+
+def _temperature(log_scores: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
+    return fit_temperature(log_scores, y, weights=weights)
+
+
 def _compared(scores: dict[str, np.ndarray], y: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute losses (n_images,) of several sets of log scores, at the temperature that suits the best of them."""
-    own = {
-        name: np.average(capped_losses(log_scores, y, fit_temperature(log_scores, y)), weights=weights)
-        for name, log_scores in scores.items()
-    }
-    best = sorted(own, key=own.__getitem__)[:_FOR_TEMPERATURE]
-    temperature = fit_temperature(np.concatenate([scores[name] for name in best]), np.tile(y, len(best)))
-    return {name: capped_losses(log_scores, y, temperature) for name, log_scores in scores.items()}
+    """Compute losses (n_images,) of several sets of log scores, each at a temperature of its own (B32)."""
+    own = {name: _temperature(log_scores, y, weights) for name, log_scores in scores.items()}
+    means = {name: np.average(_capped_losses(scores[name], y, own[name]), weights=weights) for name in scores}
+    of_best, share = own[min(means, key=means.__getitem__)], len(y) / (len(y) + _FOR_TEMPERATURE)
+    # (B32)
+    return {name: _capped_losses(scores[name], y, own[name] ** share * of_best ** (1 - share)) for name in scores}

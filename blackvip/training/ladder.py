@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from functools import cache, reduce
 from typing import Any
 
@@ -43,7 +42,9 @@ FIRST_RUNG = AS_IT_IS  #: The prompter of the lowest rung: no prompt, the baseli
 _TRAINED = "basis"  # the prompter of the upper rungs
 _FIRST_BUDGET = 500  # images that train on the first rung with a trained prompt; each further rung has twice as many
 _LEAST_BUDGET = 250  # images below which training is noise
-_CEILING = 0.02  # log loss in nats, cross-validated, below which nothing more is to be gained
+# Cross-validated log losses in nats: below the first, nothing more is to be gained; below the second, nothing that is
+# worth the images of a trained prompt (docs/method.md).
+_CEILING, _CEILING_OF_TRAINING = 0.02, 0.2
 
 #: The prompters of a rung, each of which draws on the output of the one before.
 Drawn = tuple[str | Prompter, ...]
@@ -131,7 +132,7 @@ class Ladder:
         Where no correction helps the service to recognise clearly more images, what it lacks is not in the images, and
         a trained prompt has hardly ever earned its price (docs/method.md).
         """
-        if self._at_ceiling:
+        if self.best.decision.result.log_loss <= _CEILING:
             return "ceiling"
         drawn, reason = self._correct(n_judged)
         if self.best.result.error is None and self._may_see_too_little:
@@ -204,10 +205,6 @@ class Ladder:
         return is_clear(after.astype(float) - before, outcome.weights)
 
     @property
-    def _at_ceiling(self) -> bool:
-        return self.best.decision.result.log_loss <= _CEILING
-
-    @property
     def _adds_nothing(self) -> bool:
         """Whether the best head gets no more images right than one that does without the service."""
         probe = self._local_probe
@@ -224,8 +221,8 @@ class Ladder:
         return self.outcomes.without.result().baselines.get("local_probe")
 
     def _reason_to_stop(self) -> str | None:
-        """Return why a trained prompt would not pay: there is nothing to gain, or nothing to train it with."""
-        if self._at_ceiling:
+        """Return why a trained prompt would not pay: there is little to gain, or nothing to train it with."""
+        if self.best.decision.result.log_loss <= _CEILING_OF_TRAINING:
             return "ceiling"
         # A service that adds nothing has nothing to say about prompts.
         return "no_gain" if self._adds_nothing else None
@@ -290,8 +287,9 @@ class ClimbsLadder:
 
         sizes = sizes_to_try(ledger, data.images.size)
 
-        def fitted(drawn: Drawn) -> TrainingFeatures:
-            """Fit prompters that draw one after another, or take a correction alone."""
+        @cache
+        def features_of(*drawn: str | Prompter) -> TrainingFeatures:
+            """Fit prompters that draw one after another, or take a correction alone; rungs share what is computed."""
             if len(drawn) == 1 and drawn[0] in first.corrections:
                 made = first.corrections[drawn[0]]
             else:
@@ -299,11 +297,6 @@ class ClimbsLadder:
             features = TrainingFeatures(made, data.images)
             features.compute_in(background)
             return features
-
-        @cache
-        def features_of(*drawn: str | Prompter) -> Future[TrainingFeatures]:
-            """Begin to fit prompters in a thread; the rungs that train them share what it computes."""
-            return background.submit(fitted, drawn)
 
         def scoring(prompters: Mapping[str, Prompter]) -> tuple[Score, dict[str, np.ndarray]]:
             """Return a function that scores judged images, and the score columns of all that it has scored."""
@@ -323,10 +316,8 @@ class ClimbsLadder:
             outcomes.monitor.begin_stage("corrections")
             score, known = scoring(first.corrections)
             plain, y = outcomes.scored.plain, data.y[judged]
-            # What would be trained on a promising correction is fitted while the service answers.
-            begin = None if sizes else lambda name: features_of(name, _TRAINED)
             names, weights = [*first.corrections], data.weights[judged]
-            choice = choose_correction(names, score, plain, y, weights, streams.corrections, left(), begin)
+            choice = choose_correction(names, score, plain, y, weights, streams.corrections, left())
             return choice, None if choice.name is None else known.get(choice.name)
 
         def enlarge(drawn: Drawn) -> tuple[Enlarged, np.ndarray] | None:
@@ -334,7 +325,7 @@ class ClimbsLadder:
                 return None
             outcomes.monitor.begin_stage("sizes")
             by_name = {size.title: size for size in sizes}
-            made = {name: features_of(*drawn, size).result().prompter for name, size in by_name.items()}
+            made = {name: features_of(*drawn, size).prompter for name, size in by_name.items()}
             for prompter in made.values():
                 prompter.freeze(np.zeros(0), None, self.prompt_scale)
             score, known = scoring(made)
@@ -344,7 +335,7 @@ class ClimbsLadder:
         def rung(drawn: Drawn, w: np.ndarray | None, images: int) -> Run:
             nonlocal streams
             streams = streams.above()
-            features = features_of(*drawn).result()
+            features = features_of(*drawn)
             objective = self._objective(features, data, ledger, memory, streams)
             optimizer = make_optimizer(self.optimizer, a=self.a, c=self.c)
             w = features.prompter.initial_parameters(streams.start) if w is None else w
