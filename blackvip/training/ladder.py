@@ -130,13 +130,14 @@ class Ladder:
         """Climb rung by rung, and return the reason for the end.
 
         Where no correction helps the service to recognise clearly more images, what it lacks is not in the images, and
-        a trained prompt has hardly ever earned its price (docs/method.md).
+        a trained prompt has hardly ever earned its price; on larger images, which cost more, it never has
+        (docs/method.md).
         """
         if self.best.decision.result.log_loss <= _CEILING:
             return "ceiling"
         drawn, reason = self._correct(n_judged)
-        if self.best.result.error is None and self._may_see_too_little:
-            drawn = self._enlarge(drawn, n_judged)
+        if self.best.result.error is None and self._may_see_too_little and self._enlarges(drawn, n_judged):
+            reason = "no_gain"
         if self.best.result.error is not None:
             return self.best.result.termination_reason
         if reason is not None:
@@ -169,15 +170,14 @@ class Ladder:
             return (), "no_gain"
         return (correction,), None if self._sees_more(outcome) else "no_gain"
 
-    def _enlarge(self, drawn: Drawn, n_judged: int) -> Drawn:
-        """Try to enlarge what is drawn, which loses nothing of it; return what is drawn then."""
+    def _enlarges(self, drawn: Drawn, n_judged: int) -> bool:
+        """Try to enlarge what is drawn, which loses nothing of it; return whether that is used."""
         found = self.enlarge(drawn)
         if found is None:
-            return drawn
+            return False
         enlarged, columns = found
-        larger = (*drawn, enlarged)
-        outcome = self._try(enlarged.title, self.rung(larger, None, n_judged), _is_better_on_average, columns)
-        return larger if outcome is self.best else drawn
+        run = self.rung((*drawn, enlarged), None, n_judged)
+        return self._try(enlarged.title, run, _is_better_on_average, columns) is self.best
 
     def _try(
         self,
