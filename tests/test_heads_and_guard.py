@@ -419,6 +419,24 @@ def test_a_head_is_worse_by_accuracy_or_by_log_loss_beyond_a_standard_error():
     assert not results(70, 0.5).is_worse(good, np.arange(60))
 
 
+def test_no_head_that_is_less_accurate_and_has_the_higher_log_loss_is_preferred_to_the_services_own_answers():
+    found = []
+    for seed in range(15):
+        scores, y = scores_with(2.5, n=30, seed=seed)
+        chosen, tempered = (choose_head(head, scores, y, ALL) for head in ("auto", "tempered"))
+        beaten = chosen.accuracy < tempered.accuracy and chosen.log_loss > tempered.log_loss
+        found.append((type(chosen.head), beaten))
+    assert {kind for kind, _ in found} == {TemperedHead, FusedHead}
+    assert not any(beaten for _, beaten in found)
+
+
+def test_a_head_is_beaten_in_both_accuracy_and_log_loss_be_it_by_little():
+    good = results(80, 0.5)
+    assert results(79, 0.501).is_beaten_by(good)
+    assert not any(results(*other).is_beaten_by(good) for other in ((79, 0.499), (80, 0.6), (81, 0.501)))
+    assert not results(79, 0.501).is_beaten_by(good, np.arange(79))
+
+
 @pytest.mark.parametrize("head", ["auto", "calibrated", None])
 def test_a_prompt_that_makes_the_service_surer_but_more_often_wrong_is_dropped(head):
     rng = np.random.default_rng(0)

@@ -159,6 +159,18 @@ def test_a_correction_is_the_first_rung_and_no_image_is_paid_for_twice(data):
     assert clf.score(blacked(X), np.array(["a", "b", "c"])[y]) == 1
 
 
+@pytest.mark.parametrize(("n_wrong", "trains"), [(0, False), (12, True)])
+def test_a_prompt_is_trained_only_where_there_is_room_for_it(n_wrong, trains, data):
+    X, y = data
+    y = np.concatenate([np.roll(y, 1)[:n_wrong], y[n_wrong:]])
+    clf = quietly(auto(Sharp(), max_queries=2000), X, y)
+    corrected, *trained = clf.rungs_[1:]
+    assert corrected["helps"]
+    assert [rung["prompter"] for rung in trained] == ["basis"] * trains
+    assert (corrected["log_loss"] > 0.2) == trains
+    assert clf.termination_reason_ == ("no_gain" if trains else "ceiling")
+
+
 def test_nothing_is_used_where_nothing_helps_and_training_stops():
     X, y = make_stripes(n=60, n_classes=3, side=9)
     service = ToyService(gain=60)  # it reads them perfectly
