@@ -130,7 +130,7 @@ class Ladder:
         """Climb rung by rung, and return the reason for the end.
 
         Where no correction helps the service to recognise clearly more images, what it lacks is not in the images, and
-        a trained prompt has hardly ever earned its price; on larger images, which cost more, it never has
+        a trained prompt has hardly ever earned its price. On larger images, which cost more, it has earned too little
         (docs/method.md).
         """
         if self.best.decision.result.log_loss <= _CEILING:
