@@ -24,7 +24,7 @@ What next:
   your own photos     the twenty lines in README.md, and docs/own_service.md
   other pictures      make demo-photos
   the other surfaces  make demo ARGS="--surface strike"
-  a larger budget     make demo ARGS="--queries 4000"
+  a trained prompt    make demo ARGS="--prompter auto basis"
   the paper's method  make demo-paper
 """
 parser = argparse.ArgumentParser(description="Adapt a text reader to digits on forms, from its scores alone.")
@@ -44,7 +44,7 @@ X, y, X_test, y_test = load_forms(args.surface, seed=args.seed)
 
 # %%
 # Fit within a budget of billed images. The default, ``prompter="auto"``, climbs a ladder: it scores the unmodified
-# training images, compares standard image corrections, and trains a prompt if that pays and there is budget left.
+# training images, compares standard image corrections, and trains a prompt where much is left to gain.
 
 fits, rows = {}, []
 for prompter in args.prompter:
