@@ -1,6 +1,5 @@
 """Toy services and data: real computations that take microseconds."""
 
-import multiprocessing
 import os
 import sys
 
@@ -12,13 +11,13 @@ import pytest
 import torch
 from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.backend.context import get_start_method, set_start_method
-from programs import Programs
+from programs import Programs, preload_forks
 from servers.running import running
 
 if sys.platform != "win32":
     # joblib's processes are forks of one that has imported blackvip, which would take each of them seconds.
     set_start_method("forkserver")
-    multiprocessing.set_forkserver_preload(["blackvip", "distributed"])
+    preload_forks()
 
 #: Files whose slow tests share nothing, so that each can go to another process. Tests of all others stay together,
 #: since they share servers, readers and fitted classifiers.

@@ -6,6 +6,7 @@ DESCRIPTOR. It ends when the socket's other end is closed. It needs Linux, as it
 
 import gc
 import json
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -17,6 +18,11 @@ import types
 
 MOST_BYTES = 100_000  # of a program and its arguments
 MOST_SECONDS = 900  # that a program may take
+
+
+def preload_forks():
+    """Let the workers of joblib and dask that are forks of a server begin with blackvip imported."""
+    multiprocessing.set_forkserver_preload(["distributed", "blackvip"])
 
 
 class Program:

@@ -109,6 +109,11 @@ def test_the_best_correction_is_found_or_none_for_exactly_what_is_said(seed):
         billed.clear()
 
 
+def scoring(table):
+    """A function that yields the log scores of images with each correction, from a table of all."""
+    return lambda names, rows: (table[name][rows] for name in names)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_images_that_weigh_more_choose_the_correction(seed):
     """One correction helps with two of the four classes, another with the other two."""
@@ -116,12 +121,9 @@ def test_images_that_weigh_more_choose_the_correction(seed):
     plain, good = log_scores(y, -2.0, 1), log_scores(y, 4.0, 2)
     table = {name: np.where(np.isin(y, own)[:, None], good, plain) for name, own in (("low", (0, 1)), ("high", (2, 3)))}
 
-    def score(names, rows):
-        return (table[name][rows] for name in names)
-
     for own, name in (((0, 1), "low"), ((2, 3), "high")):
         weights, rng = np.where(np.isin(y, own), 1.0, 0.01), np.random.default_rng(seed)
-        assert choose_correction(list(table), score, plain, y, weights, rng, 10_000).name == name
+        assert choose_correction(list(table), scoring(table), plain, y, weights, rng, 10_000).name == name
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -132,10 +134,8 @@ def test_the_only_correction_that_helps_is_found_among_many_with_which_the_servi
     useless = {f"useless {k}": one_class + 30 * log_scores(y, 0.0, k) for k in range(20)}
     table = useless | {"inverted": log_scores(y, 6.0, seed)}
 
-    def score(names, rows):
-        return (table[name][rows] for name in names)
-
-    choice = choose_correction(list(table), score, one_class, y, np.ones(120), np.random.default_rng(seed), 10_000)
+    rng = np.random.default_rng(seed)
+    choice = choose_correction(list(table), scoring(table), one_class, y, np.ones(120), rng, 10_000)
     assert choice.name == "inverted"
 
 

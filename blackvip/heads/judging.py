@@ -83,26 +83,36 @@ class HeadResult(Saveable):
             Whether this head gets fewer images right or has a higher log loss, by more than a standard error of the
             difference, and is no better in the other one of both; or gets fewer right by more than two (B17).
         """
-        rows = np.arange(len(self.losses)) if rows is None else rows
-        weights, missed, excess = self.weights[rows], self._missed(other, rows), (self.losses - other.losses)[rows]
+        weights, missed, excess = self._differences(other, rows)
         is_less_accurate = is_clear(missed, weights) and weights @ excess >= 0
         has_higher_loss = is_clear(excess, weights) and weights @ missed >= 0
         return bool(is_less_accurate or has_higher_loss or is_clear(missed, weights, n_errors=2.0))
 
     def is_less_accurate(self, other: HeadResult, rows: np.ndarray | None = None) -> bool:
         """Return whether this head gets fewer images right than another, by more than a standard error."""
-        rows = np.arange(len(self.losses)) if rows is None else rows
-        return is_clear(self._missed(other, rows), self.weights[rows])
+        weights, missed, _ = self._differences(other, rows)
+        return is_clear(missed, weights)
 
     def is_beaten_by(self, other: HeadResult, rows: np.ndarray | None = None) -> bool:
         """Return whether another head gets more images right and has the lower log loss, be it by little."""
-        rows = np.arange(len(self.losses)) if rows is None else rows
-        weights = self.weights[rows]
-        return bool(weights @ self._missed(other, rows) > 0 and weights @ (self.losses - other.losses)[rows] > 0)
+        weights, missed, excess = self._differences(other, rows)
+        return bool(weights @ missed > 0 and weights @ excess > 0)
 
-    def _missed(self, other: HeadResult, rows: np.ndarray) -> np.ndarray:
-        """Return 1 for images (len(rows),) that only the other head gets right, and -1 for those only this one does."""
-        return other.hits[rows].astype(float) - self.hits[rows]
+    def _differences(self, other: HeadResult, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return how this head differs from another on some of the images, or on all.
+
+        Returns
+        -------
+        weights : ndarray of shape (n,)
+            Weights of the images.
+        missed : ndarray of shape (n,)
+            1 for images that only the other head gets right, and -1 for those that only this one does.
+        excess : ndarray of shape (n,)
+            By how much the losses of this head are higher, in nats.
+        """
+        chosen = slice(None) if rows is None else rows
+        missed, excess = other.hits.astype(float) - self.hits, self.losses - other.losses
+        return self.weights[chosen], missed[chosen], excess[chosen]
 
 
 def is_clear(differences: np.ndarray, weights: np.ndarray | None = None, n_errors: float = 1.0) -> bool:

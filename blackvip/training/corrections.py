@@ -15,7 +15,7 @@ from ..prompters.corrections import AS_IT_IS, CORRECTIONS, Correction
 
 __all__ = [
     "Choice",
-    "best_losses",
+    "capped_losses",
     "choose_correction",
     "fitted_corrections",
     "halving_sizes",
@@ -143,13 +143,13 @@ def choose_correction(
     if not n_seen or not alive or len(others) > budget:
         return Choice(None, losses)
     best, gain = alive[0], np.empty(0)
-    of_choosing = y[chosen_by], weights[chosen_by]
-    without = _capped_losses(plain[others], y[others], _temperature(plain[chosen_by], *of_choosing))
-    temperature = _temperature(scores[best], *of_choosing)
+    temperature = fit_temperature(plain[chosen_by], y[chosen_by], weights=weights[chosen_by])
+    without = capped_losses(plain[others], y[others], temperature)
+    temperature = fit_temperature(scores[best], y[chosen_by], weights=weights[chosen_by])
     for part in np.split(others, [_CHECKED]):
         if len(part):
             [scored] = score([best], part)
-            corrected = _capped_losses(scored, y[part], temperature)
+            corrected = capped_losses(scored, y[part], temperature)
             gain = np.concatenate([gain, without[len(gain) : len(gain) + len(part)] - corrected])
             if np.average(gain, weights=weights[others[: len(gain)]]) <= 0:
                 return Choice(None, losses)
@@ -184,24 +184,15 @@ def _n_kept(n: int) -> int:
     return max(1, n // 2)
 
 
-def _capped_losses(log_scores: np.ndarray, y: np.ndarray, temperature: float) -> np.ndarray:
+def capped_losses(log_scores: np.ndarray, y: np.ndarray, temperature: float) -> np.ndarray:
     """Compute losses (n_images,) at a temperature; at most that of a guess."""
     return np.minimum(cross_entropy(log_scores / temperature, y), np.log(log_scores.shape[1]))
 
 
-def best_losses(log_scores: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Compute losses (n_images,) at the temperature that suits these log scores; at most that of a guess."""
-    return _capped_losses(log_scores, y, _temperature(log_scores, y, weights))
-
-
-def _temperature(log_scores: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
-    return fit_temperature(log_scores, y, weights=weights)
-
-
 def _compared(scores: dict[str, np.ndarray], y: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     """Compute losses (n_images,) of several sets of log scores, each at a temperature of its own (B32)."""
-    own = {name: _temperature(log_scores, y, weights) for name, log_scores in scores.items()}
-    means = {name: np.average(_capped_losses(scores[name], y, own[name]), weights=weights) for name in scores}
+    own = {name: fit_temperature(log_scores, y, weights=weights) for name, log_scores in scores.items()}
+    means = {name: np.average(capped_losses(scores[name], y, own[name]), weights=weights) for name in scores}
     of_best, share = own[min(means, key=means.__getitem__)], len(y) / (len(y) + _FOR_TEMPERATURE)
     # (B32)
-    return {name: _capped_losses(scores[name], y, own[name] ** share * of_best ** (1 - share)) for name in scores}
+    return {name: capped_losses(scores[name], y, own[name] ** share * of_best ** (1 - share)) for name in scores}

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from ..losses import fit_temperature
 from ..prompters.enlarged import Enlarged
 from ..scorers.ledger import Ledger
-from .corrections import best_losses, in_turn_of_classes
+from .corrections import capped_losses, in_turn_of_classes
 
 __all__ = ["choose_size", "enlargements", "n_images_for_size", "sizes_to_try"]
 
@@ -70,7 +71,8 @@ def choose_size(
     compared, others = np.split(in_turn_of_classes(y, rng), [_COMPARED])
     weighed, losses = weights[compared], {}
     for name, log_scores in zip(names, score(names, compared), strict=True):
-        losses[name] = np.average(best_losses(log_scores, y[compared], weighed), weights=weighed)
+        temperature = fit_temperature(log_scores, y[compared], weights=weighed)
+        losses[name] = np.average(capped_losses(log_scores, y[compared], temperature), weights=weighed)
     chosen = min(names, key=losses.__getitem__)
     for _ in score([chosen], others):
         pass

@@ -3,16 +3,16 @@
 from contextlib import contextmanager
 
 import pytest
+from programs import preload_forks
 
 
 @contextmanager
 def workers_are_forks():
     """Workers of a local cluster are forks of one process that has imported blackvip, which takes seconds."""
     from dask import config
-    from distributed.utils import get_mp_context
 
     with config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
-        get_mp_context().set_forkserver_preload(["distributed", "blackvip"])
+        preload_forks()
         yield
 
 
